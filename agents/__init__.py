@@ -1,0 +1,1 @@
+"""Worlds that a controller can act in."""

@@ -1,0 +1,1 @@
+"""Models (MJCF) and small recorded data."""

@@ -1,0 +1,90 @@
+"""The errors that the toolkit raises on purpose; each message says what, where and what would help.
+
+The command line turns a GPSError into one line and exit code 2. Anything else is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class GPSError(Exception):
+    """Base of all errors that a user can do something about."""
+
+
+class ConfigError(GPSError):
+    """A configuration field has a value that cannot work; raised before the first rollout."""
+
+
+class ShapeError(GPSError, ValueError):
+    """An array does not have the shape that the other arrays imply."""
+
+
+class NotPositiveDefiniteError(GPSError):
+    """A matrix that must have a Cholesky factor has none."""
+
+    def __init__(self, matrix: str, *, t: int, hint: str, smallest: float | None = None) -> None:
+        self.matrix, self.t, self.hint, self.smallest = matrix, t, hint, smallest
+        eig = "" if smallest is None else f" (smallest eigenvalue {smallest:.3g})"
+        super().__init__(f"{matrix} is not positive definite at t={t}{eig}; {hint}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_npd, (self.matrix, self.t, self.hint, self.smallest)
+
+
+def _rebuild_npd(
+    matrix: str, t: int, hint: str, smallest: float | None
+) -> NotPositiveDefiniteError:
+    return NotPositiveDefiniteError(matrix, t=t, hint=hint, smallest=smallest)
+
+
+class DualError(GPSError):
+    """The search for the dual variable of the KL bound found no acceptable controller."""
+
+
+class NonFiniteError(GPSError):
+    """NaN or infinity where numbers are needed."""
+
+
+class FitError(GPSError):
+    """A statistical fit (dynamics, mixture, policy) cannot be done with the data given."""
+
+
+@dataclass(frozen=True)
+class SampleFailure:
+    """One simulated sample that went wrong."""
+
+    sample: int
+    t: int
+    reason: str
+
+
+class SimulationError(GPSError):
+    """Samples of one condition ended in a simulator warning, NaN or infinity."""
+
+    def __init__(self, condition: int, failures: Iterable[SampleFailure]) -> None:
+        self.condition, self.failures = condition, tuple(failures)
+        what = "; ".join(f"sample {f.sample}, t={f.t}: {f.reason}" for f in self.failures)
+        super().__init__(f"condition {condition}: simulation failed ({what})")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.condition, self.failures)
+
+
+class StoreError(GPSError):
+    """A run folder or one of its files cannot be written or read."""
+
+
+class ExperimentError(GPSError):
+    """An experiment cannot be found or loaded."""
+
+
+def choices(kind: str, given: object, known: Iterable[str]) -> str:
+    """`unknown world 'pg'; did you mean 'peg'? known: peg, reacher`."""
+    known = sorted(known)
+    close = get_close_matches(str(given), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"unknown {kind} {given!r}{hint} known: {', '.join(known) or 'none'}"

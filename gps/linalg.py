@@ -1,0 +1,109 @@
+"""Small dense linear algebra for numba kernels, with a status where numpy would raise.
+
+All arrays are contiguous float64. Matrices are small (a few tens of rows): plain loops are as fast
+as LAPACK there and, unlike a function pointer, can be cached on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from gps.types import Array
+
+
+@njit(cache=True, nogil=True)
+def cholesky(A, L):  # type: ignore[no-untyped-def]
+    """Lower factor of A into L (upper part set to 0), reading A's lower triangle.
+
+    Returns 0, or 1 + the index of the first pivot that is not above zero (NaN included).
+    """
+    n = A.shape[0]
+    for j in range(n):
+        s = A[j, j]
+        for p in range(j):
+            s -= L[j, p] * L[j, p]
+        if not s > 0.0:
+            return j + 1
+        d = np.sqrt(s)
+        if not np.isfinite(d):
+            return j + 1
+        L[j, j] = d
+        inv = 1.0 / d
+        for i in range(j + 1, n):
+            s = A[i, j]
+            for p in range(j):
+                s -= L[i, p] * L[j, p]
+            L[i, j] = s * inv
+            L[j, i] = 0.0
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def solve_lower(L, B):  # type: ignore[no-untyped-def]
+    """Overwrite B (n, m) with L^-1 B."""
+    n, m = B.shape
+    for i in range(n):
+        for p in range(i):
+            a = L[i, p]
+            for j in range(m):
+                B[i, j] -= a * B[p, j]
+        inv = 1.0 / L[i, i]
+        for j in range(m):
+            B[i, j] *= inv
+
+
+@njit(cache=True, nogil=True)
+def solve_lower_t(L, B):  # type: ignore[no-untyped-def]
+    """Overwrite B (n, m) with L'^-1 B."""
+    n, m = B.shape
+    for i in range(n - 1, -1, -1):
+        for p in range(i + 1, n):
+            a = L[p, i]
+            for j in range(m):
+                B[i, j] -= a * B[p, j]
+        inv = 1.0 / L[i, i]
+        for j in range(m):
+            B[i, j] *= inv
+
+
+@njit(cache=True, nogil=True)
+def invert_lower(L, out):  # type: ignore[no-untyped-def]
+    """L^-1 into out, lower triangular."""
+    n = L.shape[0]
+    for j in range(n):
+        for i in range(j):
+            out[i, j] = 0.0
+        out[j, j] = 1.0 / L[j, j]
+        for i in range(j + 1, n):
+            s = 0.0
+            for p in range(j, i):
+                s -= L[i, p] * out[p, j]
+            out[i, j] = s / L[i, i]
+
+
+@njit(cache=True, nogil=True)
+def symmetrise(A):  # type: ignore[no-untyped-def]
+    """Overwrite A with (A + A') / 2."""
+    n = A.shape[0]
+    for i in range(n):
+        for j in range(i):
+            m = 0.5 * (A[i, j] + A[j, i])
+            A[i, j] = m
+            A[j, i] = m
+
+
+@njit(cache=True, nogil=True)
+def half_logdet(L):  # type: ignore[no-untyped-def]
+    """Half the log determinant of L L'."""
+    s = 0.0
+    for i in range(L.shape[0]):
+        s += np.log(L[i, i])
+    return s
+
+
+def smallest_eigenvalue(A: Array) -> float:
+    """Of the symmetric part of A; NaN if A is not finite. For error messages."""
+    if not np.all(np.isfinite(A)):
+        return float("nan")
+    return float(np.linalg.eigvalsh((A + A.T) / 2)[0])

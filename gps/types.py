@@ -1,0 +1,397 @@
+"""The records that travel through the pipeline, and the protocols of agents and policies.
+
+Axis order is (condition, sample, time, feature). Arrays are float64, C-ordered and read-only;
+to change a record, use `dataclasses.replace`. The letters are those of CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.errors import ShapeError, choices
+
+Array = npt.NDArray[np.float64]
+
+
+def readonly(value: npt.ArrayLike) -> Array:
+    """A float64, C-ordered, aligned, read-only array; copies unless `value` is one already."""
+    if (
+        type(value) is np.ndarray
+        and value.dtype == np.float64
+        and value.flags.c_contiguous
+        and value.flags.aligned
+        and not value.flags.writeable
+    ):
+        return value
+    array = np.array(value, dtype=np.float64, order="C", copy=True)
+    array.setflags(write=False)
+    return array
+
+
+def freeze(record: object, **shapes: Sequence[int]) -> None:
+    """Cast the named fields of a frozen dataclass to read-only arrays and check their shapes."""
+    for name, shape in shapes.items():
+        array = readonly(getattr(record, name))
+        if array.shape != tuple(shape):
+            raise ShapeError(
+                f"{type(record).__name__}.{name} must have shape {tuple(shape)}, got {array.shape}"
+            )
+        object.__setattr__(record, name, array)
+
+
+def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
+    """The shape of a field that must have `ndim` axes; ShapeError names it otherwise."""
+    shape = np.shape(getattr(record, name))
+    if len(shape) != ndim:
+        raise ShapeError(f"{type(record).__name__}.{name} must have {ndim} axes, got shape {shape}")
+    return shape
+
+
+class Record:
+    """Base of the records: one that travelled to another process is checked and frozen again."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+        plain = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()}
+        return _rebuild, (type(self), plain)
+
+
+def _rebuild(cls: type, values: dict[str, Any]) -> Any:
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Named entries of a vector, in order: `Layout((("joint_pos", 7), ("joint_vel", 7)))`."""
+
+    entries: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.entries]
+        if len(set(names)) != len(names):
+            raise ShapeError(f"Layout names an entry twice: {', '.join(names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The entries' names, in order."""
+        return tuple(name for name, _ in self.entries)
+
+    @property
+    def size(self) -> int:
+        """Length of the whole vector."""
+        return sum(n for _, n in self.entries)
+
+    def slice(self, name: str) -> slice:
+        """Where the entry lies in the vector; ShapeError with the known names otherwise."""
+        start = 0
+        for entry, n in self.entries:
+            if entry == name:
+                return slice(start, start + n)
+            start += n
+        raise ShapeError(choices("state entry", name, self.names))
+
+    def length(self, name: str) -> int:
+        """Number of values of the entry."""
+        where = self.slice(name)
+        return where.stop - where.start
+
+    def select(self, names: Sequence[str]) -> Layout:
+        """The layout that holds only `names`, in the given order."""
+        return Layout(tuple((name, self.length(name)) for name in names))
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts(Record):
+    """N samples of T steps from one condition. Action U[:, T-1] is recorded and charged only."""
+
+    X: Array  # (N, T, nx)
+    U: Array  # (N, T, nu) as applied, after clipping to the control range
+    obs: Array  # (N, T, no)
+    noise: Array  # (N, T, nu) the unit-variance noise that the controller was given
+    layout: Layout  # of the state
+    condition: int = 0
+    jacobians: Mapping[str, Array] = field(default_factory=dict)
+    """Of state entries that are functions of others, d entry / d x: name -> (N, T, size, nx)."""
+
+    def __post_init__(self) -> None:
+        N, T, nx = shape_of(self, "X", 3)
+        nu, no = shape_of(self, "U", 3)[-1], shape_of(self, "obs", 3)[-1]
+        freeze(self, X=(N, T, nx), U=(N, T, nu), obs=(N, T, no), noise=(N, T, nu))
+        if self.layout.size != nx:
+            raise ShapeError(f"Rollouts.layout describes {self.layout.size} values, X has {nx}")
+        jac = {name: readonly(J) for name, J in self.jacobians.items()}
+        for name, J in jac.items():
+            want = (N, T, self.layout.length(name), nx)
+            if J.shape != want:
+                raise ShapeError(f"Rollouts.jacobians[{name!r}] must be {want}, got {J.shape}")
+        object.__setattr__(self, "jacobians", MappingProxyType(jac))
+
+    @property
+    def N(self) -> int:
+        """Number of samples."""
+        return self.X.shape[0]
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return self.X.shape[1]
+
+    @property
+    def nx(self) -> int:
+        """State size."""
+        return self.X.shape[2]
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self.U.shape[2]
+
+    def entry(self, name: str) -> Array:
+        """One named entry of the states, (N, T, size)."""
+        return self.X[:, :, self.layout.slice(name)]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearDynamics(Record):
+    """x[t+1] ~ N(F[t] @ [x[t]; u[t]] + f[t], W[t]) for t = 0 .. T-2."""
+
+    F: Array  # (T-1, nx, nx+nu)
+    f: Array  # (T-1, nx)
+    W: Array  # (T-1, nx, nx) symmetric positive semi-definite
+
+    def __post_init__(self) -> None:
+        S, nx, nz = shape_of(self, "F", 3)
+        freeze(self, F=(S, nx, nz), f=(S, nx), W=(S, nx, nx))
+
+    @property
+    def nx(self) -> int:
+        """State size."""
+        return self.F.shape[1]
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self.F.shape[2] - self.F.shape[1]
+
+    @property
+    def T(self) -> int:
+        """Number of steps of the trajectory: one more than there are transitions."""
+        return self.F.shape[0] + 1
+
+    @property
+    def A(self) -> Array:
+        """State part of F, (T-1, nx, nx); a view."""
+        return self.F[:, :, : self.nx]
+
+    @property
+    def B(self) -> Array:
+        """Action part of F, (T-1, nx, nu); a view."""
+        return self.F[:, :, self.nx :]
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticCost(Record):
+    """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0."""
+
+    C: Array  # (T, nz, nz) symmetric
+    c: Array  # (T, nz)
+    c0: Array  # (T,)
+
+    def __post_init__(self) -> None:
+        T, nz, _ = shape_of(self, "C", 3)
+        freeze(self, C=(T, nz, nz), c=(T, nz), c0=(T,))
+
+
+@dataclass(frozen=True, eq=False)
+class CostTerms(Record):
+    """Cost and derivatives at every sample and step."""
+
+    l: Array  # noqa: E741 (N, T)
+    l_x: Array  # (N, T, nx)
+    l_u: Array  # (N, T, nu)
+    l_xx: Array  # (N, T, nx, nx)
+    l_ux: Array  # (N, T, nu, nx)
+    l_uu: Array  # (N, T, nu, nu)
+
+    def __post_init__(self) -> None:
+        N, T, nx = shape_of(self, "l_x", 3)
+        nu = shape_of(self, "l_u", 3)[-1]
+        freeze(self, l=(N, T), l_x=(N, T, nx), l_u=(N, T, nu), l_xx=(N, T, nx, nx))
+        freeze(self, l_ux=(N, T, nu, nx), l_uu=(N, T, nu, nu))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Record):
+    """One Gaussian."""
+
+    mean: Array  # (n,)
+    cov: Array  # (n, n)
+
+    def __post_init__(self) -> None:
+        (n,) = shape_of(self, "mean", 1)
+        freeze(self, mean=(n,), cov=(n, n))
+
+
+@dataclass(frozen=True, eq=False)
+class Marginals(Record):
+    """Gaussian marginals of z = [x; u] along a trajectory."""
+
+    mean: Array  # (T, nz)
+    cov: Array  # (T, nz, nz)
+
+    def __post_init__(self) -> None:
+        T, nz = shape_of(self, "mean", 2)
+        freeze(self, mean=(T, nz), cov=(T, nz, nz))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianController(Record):
+    """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]', lower."""
+
+    K: Array  # (T, nu, nx)
+    k: Array  # (T, nu)
+    chol: Array  # (T, nu, nu) lower triangular, positive diagonal
+
+    def __post_init__(self) -> None:
+        T, nu, nx = shape_of(self, "K", 3)
+        freeze(self, K=(T, nu, nx), k=(T, nu), chol=(T, nu, nu))
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return self.K.shape[0]
+
+    @property
+    def nx(self) -> int:
+        """State size."""
+        return self.K.shape[2]
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self.K.shape[1]
+
+    @property
+    def Sigma(self) -> Array:
+        """Action covariances, (T, nu, nu)."""
+        return self.chol @ self.chol.transpose(0, 2, 1)
+
+    @property
+    def precision(self) -> Array:
+        """Inverse action covariances, (T, nu, nu), symmetric."""
+        inv = np.linalg.inv(self.chol)
+        return inv.transpose(0, 2, 1) @ inv
+
+    def mean_action(self, X: Array) -> Array:
+        """K x + k for states (..., T, nx); returns (..., T, nu)."""
+        return np.einsum("tux,...tx->...tu", self.K, X) + self.k
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """Actions (N, nu) at step t for states (N, nx) and unit-variance noise (N, nu)."""
+        return x @ self.K[t].T + self.k[t] + noise @ self.chol[t].T
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Whatever chooses actions in a rollout: a local controller or the global policy."""
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """Actions (N, nu) for states (N, nx), observations (N, no), unit-variance noise (N, nu)."""
+        ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A world that a controller can act in, with a fixed list of start conditions."""
+
+    @property
+    def layout(self) -> Layout:
+        """Named entries of the state."""
+        ...
+
+    @property
+    def obs_layout(self) -> Layout:
+        """Named entries of the observation."""
+        ...
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        ...
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        ...
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        ...
+
+    @property
+    def n_start(self) -> int:
+        """Size of the unit-variance vector that disturbs a start state; 0 for fixed starts."""
+        ...
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        ...
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        ...
+
+    def rollout(
+        self,
+        policy: Policy,
+        condition: int,
+        noise: Array,
+        start_noise: Array | None = None,
+        *,
+        test: bool = False,
+    ) -> Rollouts:
+        """Run one sample per row of `noise` (N, T, nu); `start_noise` is (N, n_start).
+
+        `test` counts `condition` in the test conditions. Samples do not influence each other.
+        Raises SimulationError with every failed sample (simulator warning, NaN, infinity).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A stage's result and the seconds that it took where it ran."""
+
+    value: Any
+    seconds: float
+
+
+class Executor(Protocol):
+    """Decides where stage functions run. Handles may be passed to later calls as arguments."""
+
+    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+        """Start `fn(*args)`; returns a handle. `args` may hold handles, also inside sequences."""
+        ...
+
+    def gather(self, tree: Any) -> Any:
+        """Replace every handle in nested tuples, lists, dicts and records by its result."""
+        ...
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent per stage since the last call of this method."""
+        ...
+
+
+def iter_fields(record: object) -> Iterator[tuple[str, Any]]:
+    """Names and values of a record's fields, in order of definition."""
+    for f in fields(record):  # type: ignore[arg-type]
+        yield f.name, getattr(record, f.name)

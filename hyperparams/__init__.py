@@ -1,0 +1,1 @@
+"""Experiments, one a file; loaded by name or path, never imported by the library."""
