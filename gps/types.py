@@ -6,7 +6,7 @@ to change a record, use `dataclasses.replace`. The letters are those of CONTRIBU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -364,30 +364,6 @@ class Agent(Protocol):
         `test` counts `condition` in the test conditions. Samples do not influence each other.
         Raises SimulationError with every failed sample (simulator warning, NaN, infinity).
         """
-        ...
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A stage's result and the seconds that it took where it ran."""
-
-    value: Any
-    seconds: float
-
-
-class Executor(Protocol):
-    """Decides where stage functions run. Handles may be passed to later calls as arguments."""
-
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
-        """Start `fn(*args)`; returns a handle. `args` may hold handles, also inside sequences."""
-        ...
-
-    def gather(self, tree: Any) -> Any:
-        """Replace every handle in nested tuples, lists, dicts and records by its result."""
-        ...
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds spent per stage since the last call of this method."""
         ...
 
 

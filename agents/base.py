@@ -1,0 +1,96 @@
+"""What the worlds share: checked inputs, observations by name, failed samples, smoothed noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from gps.errors import ConfigError, SampleFailure, ShapeError, SimulationError
+from gps.types import Array, Layout
+
+
+def require(ok: bool, config: object, field: str, rule: str, got: object) -> None:
+    """Raise a ConfigError that names the class, the field, the rule and the value."""
+    if not ok:
+        raise ConfigError(f"{type(config).__name__}.{field} must be {rule}, got {got!r}")
+
+
+def check_condition(condition: int, count: int, *, test: bool) -> int:
+    """The condition's number, or a ShapeError with the range."""
+    if not 0 <= condition < count:
+        kind = "test condition" if test else "condition"
+        raise ShapeError(f"{kind} {condition} does not exist; this world has {count} of them")
+    return condition
+
+
+def check_noise(noise: Array, T: int, nu: int) -> Array:
+    """Action noise as a C-ordered float64 array (N, T, nu) with N >= 1 and finite values."""
+    noise = np.ascontiguousarray(noise, dtype=np.float64)
+    if noise.ndim != 3 or noise.shape[1:] != (T, nu) or noise.shape[0] < 1:
+        raise ShapeError(f"noise must have shape (N, {T}, {nu}) with N >= 1, got {noise.shape}")
+    if not np.isfinite(noise).all():
+        raise ShapeError("noise must be finite; it holds NaN or infinity")
+    return noise
+
+
+def check_start_noise(start_noise: Array | None, N: int, n_start: int) -> Array:
+    """Start noise as (N, n_start); None stands for no disturbance."""
+    if start_noise is None:
+        return np.zeros((N, n_start))
+    start_noise = np.ascontiguousarray(start_noise, dtype=np.float64)
+    if start_noise.shape != (N, n_start):
+        raise ShapeError(f"start_noise must have shape {(N, n_start)}, got {start_noise.shape}")
+    if not np.isfinite(start_noise).all():
+        raise ShapeError("start_noise must be finite; it holds NaN or infinity")
+    return start_noise
+
+
+def entry_indices(layout: Layout, names: Sequence[str]) -> np.ndarray:
+    """Where the named entries lie in the state, in the given order, (n,) int64."""
+    parts = [np.arange(s.start, s.stop) for s in map(layout.slice, names)]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Array:
+    """Noise (N, T, nu) smoothed along time by a Gaussian of deviation `sigma` steps.
+
+    With `renormalise`, every sample's and action's noise is divided by its own standard deviation
+    over time (its mean stays). Edges are reflected, the kernel is cut at 4 sigma. sigma = 0 gives
+    the noise back. Smoothed noise is kinder to a real robot, but it is not the white noise that
+    the algorithms assume: actions of neighbouring steps are correlated, and the action covariance
+    of the controller no longer describes a trajectory's spread.
+    Source: as generate_noise in cbfinn/gps, whose arrays are (T, nu).
+    """
+    if sigma <= 0:
+        return noise
+    smooth = gaussian_filter1d(noise, sigma, axis=1, mode="reflect", truncate=4.0)
+    if renormalise:
+        deviation = smooth.std(axis=1, keepdims=True)
+        # a sample without any noise (the mean trajectory) stays at zero
+        smooth = smooth / np.where(deviation > 0, deviation, 1.0)
+    return np.ascontiguousarray(smooth)
+
+
+class Failures:
+    """The first thing that went wrong with each sample of one rollout."""
+
+    def __init__(self, condition: int) -> None:
+        self.condition = condition
+        self._first: dict[int, SampleFailure] = {}
+
+    def add(self, sample: int, t: int, reason: str) -> None:
+        """Note a failure, unless this sample has failed before."""
+        self._first.setdefault(int(sample), SampleFailure(int(sample), t, reason))
+
+    def __contains__(self, sample: int) -> bool:
+        return sample in self._first
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def raise_if_any(self) -> None:
+        """Raise SimulationError with all failed samples, in order; do nothing without any."""
+        if self._first:
+            raise SimulationError(self.condition, [self._first[i] for i in sorted(self._first)])

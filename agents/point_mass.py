@@ -1,0 +1,195 @@
+"""A mass on a frictionless plane, pushed by a force: linear, exact, and fast enough for tests."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gps.agents.base import (
+    Failures,
+    check_condition,
+    check_noise,
+    check_start_noise,
+    entry_indices,
+    require,
+    smooth_noise,
+)
+from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts
+
+LAYOUT = Layout((("position", 2), ("velocity", 2)))
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointMassConfig:
+    """A point mass with viscous damping: mass dv/dt = force - damping v."""
+
+    T: int = 50
+    """Steps of one rollout."""
+    dt: float = 0.05
+    """Duration of one step, in seconds; the force is constant during a step."""
+    mass: float = 1.0
+    """Mass in kg."""
+    damping: float = 0.5
+    """Viscous damping in N s/m; 0 is allowed."""
+    force_limit: float | None = None
+    """Bound on the absolute force along each axis, in N; None for none."""
+    starts: tuple[Point, ...] = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
+    """Start position of each training condition, in m; the mass starts at rest."""
+    test_starts: tuple[Point, ...] = ()
+    """Start positions kept for evaluation, in m."""
+    start_position_std: float = 0.0
+    """Standard deviation of the start position along each axis, in m."""
+    start_velocity_std: float = 0.0
+    """Standard deviation of the start velocity along each axis, in m/s."""
+    obs: tuple[str, ...] = ("position", "velocity")
+    """State entries that the global policy sees, in order."""
+    noise_sigma: float = 0.0
+    """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
+    limit: float = 1e6
+    """A sample whose state exceeds this in absolute value has failed."""
+
+    def __post_init__(self) -> None:
+        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
+        require(0 < self.dt < math.inf, self, "dt", "above 0 s", self.dt)
+        require(0 < self.mass < math.inf, self, "mass", "above 0 kg", self.mass)
+        require(0 <= self.damping < math.inf, self, "damping", "0 N s/m or more", self.damping)
+        limit = self.force_limit
+        require(limit is None or limit > 0, self, "force_limit", "above 0 N or None", limit)
+        require(len(self.starts) > 0, self, "starts", "one position or more", self.starts)
+        for field in ("starts", "test_starts"):
+            points = tuple(tuple(float(v) for v in p) for p in getattr(self, field))
+            good = all(len(p) == 2 and np.isfinite(p).all() for p in points)
+            require(good, self, field, "pairs of finite numbers (x, y)", points)
+            object.__setattr__(self, field, points)  # lists would not hash
+        for field in ("start_position_std", "start_velocity_std", "noise_sigma"):
+            value = getattr(self, field)
+            require(0 <= value < math.inf, self, field, "0 or more", value)
+        require(len(self.obs) > 0, self, "obs", "one entry or more", self.obs)
+        LAYOUT.select(self.obs)  # raises with the known names
+        object.__setattr__(self, "obs", tuple(self.obs))
+        require(self.limit > 0, self, "limit", "above 0", self.limit)
+
+    def build(self, threads: int = 1) -> PointMassAgent:
+        """The world; `threads` is accepted as for other worlds and has nothing to do here."""
+        return PointMassAgent(self)
+
+
+class PointMassAgent:
+    """Runs all samples of a rollout as one array, with the exact solution of every step."""
+
+    def __init__(self, config: PointMassConfig) -> None:
+        self.config = config
+        rate = config.damping / config.mass
+        decay = math.exp(-rate * config.dt)
+        # int_0^dt exp(-rate s) ds and its own integral; the series is exact enough near rate = 0
+        if rate * config.dt > 1e-4:
+            reach = (1.0 - decay) / rate
+            reach2 = (config.dt - reach) / rate
+        else:
+            h, r = config.dt, rate * config.dt
+            reach = h * (1.0 - r / 2 + r * r / 6)
+            reach2 = h * h * (1.0 / 2 - r / 6 + r * r / 24)
+        self._decay, self._reach = decay, reach
+        self._push_v, self._push_p = reach / config.mass, reach2 / config.mass
+        self._obs_index = entry_indices(LAYOUT, config.obs)
+        self._obs_layout = LAYOUT.select(config.obs)
+
+    @property
+    def layout(self) -> Layout:
+        """Position (m) and velocity (m/s)."""
+        return LAYOUT
+
+    @property
+    def obs_layout(self) -> Layout:
+        """The configured state entries."""
+        return self._obs_layout
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        return self.config.T
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        return self.config.dt
+
+    @property
+    def nu(self) -> int:
+        """Two forces, in N."""
+        return 2
+
+    @property
+    def n_start(self) -> int:
+        """Four if starts are disturbed, else 0."""
+        cfg = self.config
+        return 4 if cfg.start_position_std > 0 or cfg.start_velocity_std > 0 else 0
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        return len(self.config.starts)
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        return len(self.config.test_starts)
+
+    def step(self, x: Array, u: Array) -> Array:
+        """The states after one step from states (..., 4) under forces (..., 2)."""
+        p, v = x[..., :2], x[..., 2:]
+        # element by element: a matrix product could round differently for another number of rows
+        return np.concatenate(
+            (p + self._reach * v + self._push_p * u, self._decay * v + self._push_v * u), axis=-1
+        )
+
+    def dynamics(self) -> LinearDynamics:
+        """The true dynamics, x' = F [x; u], without noise and without the force limit."""
+        eye, F = np.eye(2), np.zeros((4, 6))
+        F[:2, :2], F[:2, 2:4], F[:2, 4:] = eye, self._reach * eye, self._push_p * eye
+        F[2:, 2:4], F[2:, 4:] = self._decay * eye, self._push_v * eye
+        S = self.T - 1
+        return LinearDynamics(F=np.tile(F, (S, 1, 1)), f=np.zeros((S, 4)), W=np.zeros((S, 4, 4)))
+
+    def rollout(
+        self,
+        policy: Policy,
+        condition: int,
+        noise: Array,
+        start_noise: Array | None = None,
+        *,
+        test: bool = False,
+    ) -> Rollouts:
+        """See `gps.types.Agent`; the state is checked against `limit` and for NaN every step."""
+        cfg = self.config
+        starts = cfg.test_starts if test else cfg.starts
+        check_condition(condition, len(starts), test=test)
+        noise = smooth_noise(check_noise(noise, self.T, 2), cfg.noise_sigma)
+        N = noise.shape[0]
+        start = np.concatenate((starts[condition], (0.0, 0.0)))
+        x = np.tile(start, (N, 1))
+        if self.n_start:
+            std = np.repeat((cfg.start_position_std, cfg.start_velocity_std), 2)
+            x += std * check_start_noise(start_noise, N, 4)
+        X, U = np.empty((N, self.T, 4)), np.empty((N, self.T, 2))
+        obs = np.empty((N, self.T, len(self._obs_index)))
+        failures = Failures(condition)
+        for t in range(self.T):
+            X[:, t], obs[:, t] = x, x[:, self._obs_index]
+            u = np.array(policy.act(x.copy(), obs[:, t].copy(), t, noise[:, t].copy()))
+            for i in np.flatnonzero(~np.isfinite(u).all(axis=1)):
+                failures.add(i, t, "the policy's action is NaN or infinite")
+                u[i] = 0.0
+            if cfg.force_limit is not None:
+                u = np.clip(u, -cfg.force_limit, cfg.force_limit)
+            U[:, t] = u
+            if t + 1 < self.T:
+                x = self.step(x, u)
+                for i in np.flatnonzero(~(np.abs(x) <= cfg.limit).all(axis=1)):
+                    failures.add(i, t + 1, f"the state left +-{cfg.limit:g}")
+                    x[i] = start
+        failures.raise_if_any()
+        return Rollouts(X=X, U=U, obs=obs, noise=noise, layout=LAYOUT, condition=condition)

@@ -1,0 +1,159 @@
+"""What an algorithm carries from one iteration to the next, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gps.control.dual import DualResult
+from gps.distributions.regression import MixturePrior
+from gps.dynamics.linear import DynamicsFit
+from gps.policies.neural import NeuralPolicy
+from gps.policies.training import TrainingConfig
+from gps.types import (
+    Array,
+    LinearGaussianController,
+    QuadraticCost,
+    Record,
+    freeze,
+    shape_of,
+)
+
+
+@dataclass(frozen=True)
+class ConditionReport:
+    """One condition's iteration in numbers. Costs are sums over a rollout's steps."""
+
+    condition: int
+    cost_mean: float
+    """Mean over the samples of this iteration."""
+    cost_min: float
+    cost_max: float
+    expected_cost: float
+    """Of the distribution that the update starts from, under the fitted model."""
+    predicted_cost: float
+    """Of the improved controller, under the fitted model."""
+    kl: float
+    """Mean KL of the update per time step, in nats."""
+    kl_max: float
+    """Its bound, in nats."""
+    step_mult: float
+    eta: float
+    """Dual variable of the KL bound."""
+    event: str = ""
+    """What the guard did, in words; empty when nothing was wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel(Record):
+    """Sampled costs of one condition and their quadratic expansion."""
+
+    l: Array  # noqa: E741 (N, T)
+    quadratic: QuadraticCost
+
+    def __post_init__(self) -> None:
+        freeze(self, l=shape_of(self, "l", 2))
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicsModel(Record):
+    """Fitted dynamics of one condition and the prior that now includes its rollouts."""
+
+    fit: DynamicsFit
+    prior: MixturePrior | None
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionState(Record):
+    """What one condition needs for its next iteration."""
+
+    controller: LinearGaussianController
+    """The controller to sample next."""
+    previous: LinearGaussianController
+    """The one sampled last; the guard goes back to it."""
+    step_mult: float
+    eta: float = 1.0
+    dynamics_prior: MixturePrior | None = None
+    policy_prior: MixturePrior | None = None
+    expected_cost: float = float("nan")
+    """Of the last update's starting point under the last model: with `predicted_cost` and the cost
+    now, all that the step rule needs."""
+    predicted_cost: float = float("nan")
+    sampled_cost: float = float("nan")
+    """Mean sampled cost of `previous`."""
+    cost_scale: float = float("nan")
+    """Scale of the sampled costs of `previous`; see GuardConfig."""
+    report: ConditionReport | None = None
+    dual: DualResult | None = None
+    """The last update's dual search, for inspection."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The scalars by which the driver sets the step of one condition."""
+
+    condition: int
+    sampled_cost: float
+    """Mean over samples."""
+    cost_min: float
+    cost_max: float
+    cost_scale: float
+    expected_cost: float
+    """Of the update's starting point under the model fitted now."""
+    model_gap: float
+    """Expected minus sampled cost of the sampled controller, as a share of `cost_scale`."""
+    step_mult: float
+    """Multiplier before this iteration's rule."""
+    last_expected: float
+    last_predicted: float
+    last_sampled: float
+    exploded: bool
+    trusted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyState(Record):
+    """The global policy and how its last training went."""
+
+    policy: NeuralPolicy
+    loss: float = float("nan")
+    loss_trace: Array | None = None  # (n, 2): SGD step, loss
+
+
+@dataclass(frozen=True, eq=False)
+class GPSState(Record):
+    """Everything that an iteration starts from. Entries may be handles of an executor."""
+
+    iteration: int
+    """Iterations done."""
+    seed: int
+    costs: tuple[Any, ...]
+    """One cost configuration per condition."""
+    conditions: tuple[Any, ...]
+    """One ConditionState per condition."""
+    policy: Any = None
+    """PolicyState, or None for algorithms without a global policy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report(Record):
+    """What one iteration did, for people; `models` may be handles of an executor."""
+
+    iteration: int
+    conditions: tuple[ConditionReport, ...]
+    policy_loss: float
+    models: dict[str, Any]
+    """Per stage one record per condition: 'cost', 'dynamics', 'linearised'."""
+
+
+__all__ = [
+    "Assessment",
+    "ConditionReport",
+    "ConditionState",
+    "CostModel",
+    "DynamicsModel",
+    "GPSState",
+    "PolicyState",
+    "Report",
+    "TrainingConfig",
+]

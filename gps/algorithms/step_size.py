@@ -1,0 +1,74 @@
+"""How far the next update may go: the step rule, and the guard against models that lie.
+
+The improvement of an update of size `s` (in KL) is modelled as linear plus quadratic in `s`; the
+best `s` follows from what the last update promised (`predicted`) and what it brought (`actual`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from gps.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """The KL trust region and how it adapts."""
+
+    kl_max: float = 1.0
+    """KL bound per time step at multiplier 1, in nats; above zero."""
+    rule: Literal["laplace", "mc"] = "laplace"
+    """What counts as the cost now: 'laplace', expected under the fitted model; 'mc', sampled."""
+    initial_mult: float = 1.0
+    """Step multiplier of the first update."""
+    min_mult: float = 0.01
+    """Smallest step multiplier."""
+    max_mult: float = 10.0
+    """Largest step multiplier."""
+
+    def __post_init__(self) -> None:
+        if not self.kl_max > 0:
+            raise ConfigError(f"StepConfig.kl_max must be above 0 nats, got {self.kl_max}")
+        if self.rule not in ("laplace", "mc"):
+            raise ConfigError(f"StepConfig.rule must be 'laplace' or 'mc', got {self.rule!r}")
+        if not 0 < self.min_mult <= self.initial_mult <= self.max_mult:
+            raise ConfigError(
+                "StepConfig needs 0 < min_mult <= initial_mult <= max_mult, got "
+                f"{self.min_mult}, {self.initial_mult}, {self.max_mult}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """When a condition's fitted model or its new controller is not to be trusted."""
+
+    disagreement: float = 1.0
+    """Largest gap between expected and sampled cost, as a share of the sampled cost's scale (the
+    mean absolute cost of a rollout, at least the spread over samples); a larger one shrinks the
+    step."""
+    explosion: float = 3.0
+    """A sampled cost that rises by more than this many times the scale of the last one is an
+    explosion: the condition goes back to its previous controller."""
+    shrink: float = 0.5
+    """Factor on the step multiplier after each of these events."""
+
+    def __post_init__(self) -> None:
+        if not (self.disagreement > 0 and self.explosion > 0):
+            raise ConfigError("GuardConfig.disagreement and .explosion must be above 0")
+        if not 0 < self.shrink < 1:
+            raise ConfigError(f"GuardConfig.shrink must lie between 0 and 1, got {self.shrink}")
+
+
+def new_multiplier(mult: float, predicted: float, actual: float, config: StepConfig) -> float:
+    """The step multiplier after an update that promised `predicted` and brought `actual`.
+
+    `mult * clip(predicted / (2 max(1e-4, predicted - actual)), 0.1, 5)`, clipped to the range of
+    `config`. Improvements are cost drops. Values that are not finite shrink the step by 10.
+    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`.
+    """
+    factor = 0.1
+    if math.isfinite(predicted) and math.isfinite(actual):
+        factor = min(max(predicted / (2.0 * max(1e-4, predicted - actual)), 0.1), 5.0)
+    return min(max(mult * factor, config.min_mult), config.max_mult)

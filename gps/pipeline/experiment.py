@@ -1,0 +1,130 @@
+"""What an experiment consists of: a world, a cost, a measure of success and an algorithm.
+
+A hyperparams file is plain Python that ends in `experiment = Experiment(...)`. Building one makes
+no folder, reads no clock and loads no model; `validate` builds the world once and refuses whatever
+does not fit together, before the first rollout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from gps.algorithms.state import GPSState, Report
+from gps.costs.base import Cost
+from gps.costs.measure import EndpointMeasure
+from gps.errors import ConfigError
+from gps.execution import Executor
+from gps.types import Agent, Array, Layout, LinearGaussianController
+
+
+@runtime_checkable
+class WorldConfig(Protocol):
+    """Configuration of an agent: frozen, hashable, and able to build it."""
+
+    def build(self) -> Agent:
+        """Make the agent; ConfigError when the configuration cannot work."""
+        ...
+
+
+@runtime_checkable
+class InitialControllerConfig(Protocol):
+    """Configuration of the controllers of the first iteration."""
+
+    def controller(
+        self, x0: Array, layout: Layout, nu: int, T: int, dt: float
+    ) -> LinearGaussianController:
+        """The controller for a condition that starts at state `x0` (nx,)."""
+        ...
+
+
+@runtime_checkable
+class AlgorithmConfig(Protocol):
+    """Configuration of an algorithm, which knows the algorithm's two functions."""
+
+    trains_policy: ClassVar[bool]
+    """Whether the algorithm learns a global policy."""
+    fewest_samples: ClassVar[int]
+    """Rollouts per condition that its fits need at least."""
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration."""
+        ...
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """What to roll out next: a policy, or a handle of one, per condition."""
+        ...
+
+    def iterate(
+        self, state: GPSState, rollouts: tuple[Any, ...], executor: Executor
+    ) -> tuple[GPSState, Report]:
+        """One iteration; pure. The entries of `rollouts` may be handles of the executor."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that defines a run but its seed and its machine."""
+
+    name: str = ""
+    """Name of the experiment; the loader fills in the file's name when it is empty."""
+    description: str = ""
+    """One line for `gps list`."""
+    world: WorldConfig
+    """Configuration of the agent."""
+    cost: Cost
+    """The cost that is minimised, the same for every condition."""
+    initial: InitialControllerConfig
+    """Configuration of the first controllers."""
+    measure: EndpointMeasure | None = None
+    """The task's own measure of success."""
+    algorithm: AlgorithmConfig
+    """Configuration of the algorithm."""
+    samples: int = 5
+    """Rollouts per condition and iteration."""
+    iterations: int = 10
+    """Iterations of a whole run."""
+    seed: int = 0
+    """Seed of every random stream of a run."""
+    redraws: int = 3
+    """How often a sample whose simulation fails is drawn again before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("redraws", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ConfigError(
+                    f"Experiment.{name} must be a whole number of at least {low}, got {value!r}"
+                )
+        needed: list[tuple[str, type]] = [
+            ("world", WorldConfig),
+            ("cost", Cost),
+            ("initial", InitialControllerConfig),
+            ("algorithm", AlgorithmConfig),
+        ]
+        for name, protocol in needed:
+            value = getattr(self, name)
+            if isinstance(value, type) or not isinstance(value, protocol):
+                raise ConfigError(
+                    f"Experiment.{name} must be a configuration object with the methods of "
+                    f"{protocol.__name__}, got {value!r}"
+                )
+        if self.samples < self.algorithm.fewest_samples:
+            raise ConfigError(
+                f"Experiment.samples must be at least {self.algorithm.fewest_samples} for "
+                f"{type(self.algorithm).__name__}, got {self.samples}"
+            )
+
+    def validate(self) -> Agent:
+        """Build the agent and check that cost and measure fit it. Raises ConfigError."""
+        agent = self.world.build()
+        self.cost.check(agent.layout, agent.nu, agent.T)
+        if self.measure is not None:
+            self.measure.check(agent.layout)
+        return agent
