@@ -5,10 +5,18 @@ describes it. Nothing here knows costs, controllers or algorithms.
 """
 
 from gps.agents.base import smooth_noise
+from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
+from gps.agents.worlds import arm_reach, peg_insertion
 
 __all__ = [
+    "Condition",
+    "MujocoAgent",
+    "MujocoConfig",
     "PointMassAgent",
     "PointMassConfig",
+    "arm_reach",
+    "peg_insertion",
+    "random_conditions",
     "smooth_noise",
 ]

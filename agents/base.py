@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsInt
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -47,6 +48,14 @@ def check_start_noise(start_noise: Array | None, N: int, n_start: int) -> Array:
     return start_noise
 
 
+def check_actions(actions: Array, N: int, nu: int) -> Array:
+    """What a policy returned, as an own float64 array (N, nu)."""
+    actions = np.array(actions, dtype=np.float64, order="C")
+    if actions.shape != (N, nu):
+        raise ShapeError(f"the policy's actions must have shape {(N, nu)}, got {actions.shape}")
+    return actions
+
+
 def entry_indices(layout: Layout, names: Sequence[str]) -> np.ndarray:
     """Where the named entries lie in the state, in the given order, (n,) int64."""
     parts = [np.arange(s.start, s.stop) for s in map(layout.slice, names)]
@@ -80,9 +89,10 @@ class Failures:
         self.condition = condition
         self._first: dict[int, SampleFailure] = {}
 
-    def add(self, sample: int, t: int, reason: str) -> None:
+    def add(self, sample: SupportsInt, t: int, reason: str) -> None:
         """Note a failure, unless this sample has failed before."""
-        self._first.setdefault(int(sample), SampleFailure(int(sample), t, reason))
+        i = int(sample)
+        self._first.setdefault(i, SampleFailure(i, t, reason))
 
     def __contains__(self, sample: int) -> bool:
         return sample in self._first

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-
 from gps.agents.base import (
     Failures,
+    check_actions,
     check_condition,
     check_noise,
     check_start_noise,
@@ -16,7 +16,9 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
-from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts
+
+from gps.errors import ConfigError, choices
+from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts, readonly
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
 Point = tuple[float, float]
@@ -68,7 +70,9 @@ class PointMassConfig:
             value = getattr(self, field)
             require(0 <= value < math.inf, self, field, "0 or more", value)
         require(len(self.obs) > 0, self, "obs", "one entry or more", self.obs)
-        LAYOUT.select(self.obs)  # raises with the known names
+        for name in self.obs:
+            if name not in LAYOUT.names:
+                raise ConfigError(f"PointMassConfig.obs: {choices('entry', name, LAYOUT.names)}")
         object.__setattr__(self, "obs", tuple(self.obs))
         require(self.limit > 0, self, "limit", "above 0", self.limit)
 
@@ -154,6 +158,12 @@ class PointMassAgent:
         S = self.T - 1
         return LinearDynamics(F=np.tile(F, (S, 1, 1)), f=np.zeros((S, 4)), W=np.zeros((S, 4, 4)))
 
+    def start_state(self, condition: int, *, test: bool = False) -> Array:
+        """The undisturbed state (4,) at which rollouts of `condition` start."""
+        starts = self.config.test_starts if test else self.config.starts
+        check_condition(condition, len(starts), test=test)
+        return readonly(np.concatenate((starts[condition], (0.0, 0.0))))
+
     def rollout(
         self,
         policy: Policy,
@@ -165,11 +175,9 @@ class PointMassAgent:
     ) -> Rollouts:
         """See `gps.types.Agent`; the state is checked against `limit` and for NaN every step."""
         cfg = self.config
-        starts = cfg.test_starts if test else cfg.starts
-        check_condition(condition, len(starts), test=test)
+        start = self.start_state(condition, test=test)
         noise = smooth_noise(check_noise(noise, self.T, 2), cfg.noise_sigma)
         N = noise.shape[0]
-        start = np.concatenate((starts[condition], (0.0, 0.0)))
         x = np.tile(start, (N, 1))
         if self.n_start:
             std = np.repeat((cfg.start_position_std, cfg.start_velocity_std), 2)
@@ -178,18 +186,19 @@ class PointMassAgent:
         obs = np.empty((N, self.T, len(self._obs_index)))
         failures = Failures(condition)
         for t in range(self.T):
+            for i in np.flatnonzero(~(np.abs(x) <= cfg.limit).all(axis=1)):
+                failures.add(i, t, f"the state is NaN or left +-{cfg.limit:g}")
+                x[i] = start
             X[:, t], obs[:, t] = x, x[:, self._obs_index]
-            u = np.array(policy.act(x.copy(), obs[:, t].copy(), t, noise[:, t].copy()))
+            # copies: the policy must not change the record
+            u = policy.act(x.copy(), obs[:, t].copy(), t, noise[:, t].copy())
+            u = check_actions(u, N, 2)
             for i in np.flatnonzero(~np.isfinite(u).all(axis=1)):
                 failures.add(i, t, "the policy's action is NaN or infinite")
                 u[i] = 0.0
             if cfg.force_limit is not None:
                 u = np.clip(u, -cfg.force_limit, cfg.force_limit)
             U[:, t] = u
-            if t + 1 < self.T:
-                x = self.step(x, u)
-                for i in np.flatnonzero(~(np.abs(x) <= cfg.limit).all(axis=1)):
-                    failures.add(i, t + 1, f"the state left +-{cfg.limit:g}")
-                    x[i] = start
+            x = self.step(x, u)
         failures.raise_if_any()
         return Rollouts(X=X, U=U, obs=obs, noise=noise, layout=LAYOUT, condition=condition)

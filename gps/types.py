@@ -350,6 +350,10 @@ class Agent(Protocol):
         """Conditions kept for evaluation."""
         ...
 
+    def start_state(self, condition: int, *, test: bool = False) -> Array:
+        """The undisturbed state (nx,) at which rollouts of `condition` start."""
+        ...
+
     def rollout(
         self,
         policy: Policy,

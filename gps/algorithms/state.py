@@ -87,6 +87,11 @@ class ConditionState(Record):
     dual: DualResult | None = None
     """The last update's dual search, for inspection."""
 
+    @property
+    def actor(self) -> LinearGaussianController:
+        """What acts in rollouts of this condition."""
+        return self.controller
+
 
 @dataclass(frozen=True)
 class Assessment:
@@ -118,6 +123,11 @@ class PolicyState(Record):
     policy: NeuralPolicy
     loss: float = float("nan")
     loss_trace: Array | None = None  # (n, 2): SGD step, loss
+
+    @property
+    def actor(self) -> NeuralPolicy:
+        """What acts in rollouts of the global policy."""
+        return self.policy
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,37 @@
-"""To be filled."""
+"""Costs of states and actions with exact derivatives, and their expansion for the LQR.
+
+A cost is a frozen dataclass of numbers: configuration and function in one. `evaluate` gives value
+and derivatives at the samples, `expand` turns these into the quadratic model of each step, and
+`check` refuses a cost that does not fit the world before the first rollout.
+"""
+
+from gps.costs.action import ActionCost
+from gps.costs.base import (
+    Cost,
+    InPlaceCost,
+    RampKind,
+    TermBuffers,
+    expand,
+    ramp,
+    smooth_distance,
+)
+from gps.costs.combine import SumCost, WeightedCost
+from gps.costs.endpoint import EndpointCost
+from gps.costs.measure import EndpointMeasure
+from gps.costs.state import StateCost
+
+__all__ = [
+    "ActionCost",
+    "Cost",
+    "EndpointCost",
+    "EndpointMeasure",
+    "InPlaceCost",
+    "RampKind",
+    "StateCost",
+    "SumCost",
+    "TermBuffers",
+    "WeightedCost",
+    "expand",
+    "ramp",
+    "smooth_distance",
+]

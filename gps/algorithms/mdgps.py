@@ -1,0 +1,225 @@
+"""Mirror descent guided policy search (MDGPS).
+
+The C-step improves every local controller under a KL bound around the linearised global policy;
+the S-step fits the policy to the improved controllers.
+Source: W. Montgomery, S. Levine, Guided Policy Search as Approximate Mirror Descent, NIPS 2016
+(arXiv 1607.04614), algorithm 2 and section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from gps.algorithms import stages
+from gps.algorithms.state import Assessment, ConditionState, GPSState, PolicyState, Report
+from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
+from gps.control.dual import DualConfig
+from gps.costs.base import Cost
+from gps.dynamics.linear import DynamicsConfig
+from gps.errors import ConfigError
+from gps.execution import Executor, Serial
+from gps.policies.linearise import LineariseConfig
+from gps.policies.neural import MLPConfig, initial_policy
+from gps.policies.training import TrainingConfig
+from gps.rng import stream
+from gps.types import Agent, LinearGaussianController
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDGPSConfig:
+    """MDGPS with fitted dynamics and one step size for all conditions."""
+
+    trains_policy: ClassVar[bool] = True
+    fewest_samples: ClassVar[int] = 2
+
+    sample_from: Literal["controllers", "policy"] = "controllers"
+    """What is rolled out: the local controllers ("off-policy") or the global policy
+    ("on-policy", from the second iteration on)."""
+    network: MLPConfig = field(default_factory=MLPConfig)
+    """The global policy."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Its training in every iteration."""
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Fit of the dynamics."""
+    linearise: LineariseConfig = field(default_factory=LineariseConfig)
+    """Linearisation of the policy."""
+    dual: DualConfig = field(default_factory=DualConfig)
+    """Search for the dual variable of the KL bound."""
+    step: StepConfig = field(default_factory=StepConfig)
+    """KL bound and its adaptation."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a model or a controller is not trusted."""
+
+    def __post_init__(self) -> None:
+        if self.sample_from not in ("controllers", "policy"):
+            raise ConfigError(
+                "MDGPSConfig.sample_from must be 'controllers' or 'policy', "
+                f"got {self.sample_from!r}"
+            )
+        if self.step.rule == "mc" and self.sample_from == "controllers":
+            raise ConfigError(
+                "MDGPSConfig.step.rule 'mc' compares sampled costs of the policy: it needs "
+                "sample_from='policy'; with 'controllers' use rule 'laplace'"
+            )
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration, with an untrained policy."""
+        policy = initial_policy(
+            self.network, agent.obs_layout.size, agent.nu, stream(seed, "initial policy")
+        )
+        return GPSState(
+            iteration=0,
+            seed=seed,
+            costs=costs,
+            conditions=tuple(
+                ConditionState(controller=c, previous=c, step_mult=self.step.initial_mult)
+                for c in controllers
+            ),
+            policy=PolicyState(policy=policy),
+        )
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """The local controllers, or the policy once it has been trained."""
+        if self.sample_from == "policy" and state.iteration > 0:
+            return (state.policy,) * len(state.conditions)
+        return state.conditions
+
+    def iterate(
+        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        return iterate(state, rollouts, self, executor)
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Any],
+    config: MDGPSConfig,
+    executor: Executor | None = None,
+) -> tuple[GPSState, Report]:
+    """One iteration: fit dynamics, linearise the policy, set the step, C-step, S-step."""
+    ex = executor or Serial()
+    it, seed, M = state.iteration, state.seed, range(len(state.conditions))
+    cond, rollouts = state.conditions, list(rollouts)
+    costs = [
+        ex.call("expand_cost", stages.expand_cost, state.costs[m], rollouts[m], condition=m)
+        for m in M
+    ]
+    models = [
+        ex.call(
+            "fit_dynamics",
+            stages.fit_dynamics,
+            *(rollouts[m], cond[m], config.dynamics, seed, it),
+            condition=m,
+        )
+        for m in M
+    ]
+    policy = state.policy
+    if it == 0:  # there is no policy to be near to yet: start from the initial controllers
+        policy = ex.call(
+            "train_policy",
+            stages.train_policy,
+            *(policy, rollouts, list(cond), config.training, seed, it, 0),
+        )
+    linearised = [
+        ex.call(
+            "linearise_policy",
+            stages.linearise_policy,
+            *(policy, rollouts[m], cond[m], config.linearise, seed, it),
+            condition=m,
+        )
+        for m in M
+    ]
+    on_policy = config.sample_from == "policy" and it > 0
+    checks = ex.gather(
+        [
+            ex.call(
+                "assess",
+                assess,
+                *(cond[m], rollouts[m], costs[m], models[m], linearised[m], on_policy),
+                config.guard,
+                condition=m,
+            )
+            for m in M
+        ]
+    )
+    mults = adjust_steps(checks, config.step, config.guard)
+    new = [
+        ex.call(
+            "improve",
+            improve,
+            *(cond[m], costs[m], models[m], linearised[m], checks[m], mults[m], config),
+            condition=m,
+        )
+        for m in M
+    ]
+    policy = ex.call(
+        "train_policy", stages.train_policy, *(policy, rollouts, new, config.training, seed, it, 1)
+    )
+    reports = ex.gather([ex.call("report", _report, new[m], condition=m) for m in M])
+    report = Report(
+        iteration=it,
+        conditions=tuple(reports),
+        policy_loss=ex.gather(ex.call("report", _loss, policy)),
+        models={
+            "cost": tuple(costs),
+            "dynamics": tuple(models),
+            "linearised": tuple(linearised),
+        },
+    )
+    return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
+
+
+def assess(condition, rollouts, cost, dynamics, linearised, on_policy, guard):  # type: ignore[no-untyped-def]
+    """The assessment with the linearised policy as reference."""
+    reference = linearised.controller
+    sampled = reference if on_policy else condition.controller
+    return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
+
+
+def improve(condition, cost, dynamics, linearised, checked, mult, config):  # type: ignore[no-untyped-def]
+    """The C-step around the linearised policy."""
+    return stages.improve(
+        *(condition, cost, dynamics, linearised.controller, linearised.prior, checked, mult),
+        *(config.step.kl_max, config.dual, config.guard),
+    )
+
+
+def _report(condition: ConditionState) -> Any:
+    return condition.report
+
+
+def _loss(policy: PolicyState) -> float:
+    return policy.loss
+
+
+def adjust_steps(
+    checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig
+) -> list[float]:
+    """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
+    mult = float(np.mean([c.step_mult for c in checks]))
+    known = [c for c in checks if math.isfinite(c.last_predicted) and not c.exploded]
+    new = mult
+    if known:
+        last = np.mean([c.last_expected for c in known])
+        predicted = last - np.mean([c.last_predicted for c in known])
+        now = [c.expected_cost if step.rule == "laplace" else c.sampled_cost for c in known]
+        before = last if step.rule == "laplace" else np.mean([c.last_sampled for c in known])
+        new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step)
+    return [
+        new
+        if c.trusted and not c.exploded
+        else max(min(new, mult) * guard.shrink, step.min_mult)
+        for c in checks
+    ]

@@ -1,0 +1,288 @@
+"""The stages of one condition's iteration: pure functions of records, run by any executor."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from gps.algorithms.state import (
+    Assessment,
+    ConditionReport,
+    ConditionState,
+    CostModel,
+    DynamicsModel,
+    PolicyState,
+)
+from gps.algorithms.step_size import GuardConfig
+from gps.control import dual, lqr
+from gps.control.dual import DualConfig
+from gps.costs.base import Cost, expand
+from gps.distributions.regression import MixturePrior, update_prior
+from gps.dynamics import linear
+from gps.dynamics.linear import DynamicsConfig
+from gps.errors import FitError, GPSError
+from gps.policies.linearise import LineariseConfig, Linearised, linearise
+from gps.policies.training import TrainingConfig, TrainingData, fit
+from gps.rng import stream
+from gps.types import LinearGaussianController, Rollouts
+
+log = logging.getLogger(__name__)
+
+
+def expand_cost(cost: Cost, rollouts: Rollouts) -> CostModel:
+    """Costs at the samples, and their mean quadratic expansion."""
+    terms = cost.evaluate(rollouts)
+    return CostModel(l=terms.l, quadratic=expand(terms, rollouts))
+
+
+def fit_dynamics(
+    rollouts: Rollouts,
+    condition: ConditionState,
+    config: DynamicsConfig,
+    seed: int,
+    iteration: int,
+) -> DynamicsModel:
+    """Time-varying linear-Gaussian dynamics with the condition's own mixture prior."""
+    prior: MixturePrior | None = None
+    if config.prior is not None:
+        prior = update_prior(
+            condition.dynamics_prior,
+            linear.points(rollouts.X, rollouts.U),
+            config.prior,
+            stream(seed, "dynamics prior", iteration, rollouts.condition),
+        )
+    return DynamicsModel(fit=linear.fit(rollouts, prior, config), prior=prior)
+
+
+def linearise_policy(
+    policy: PolicyState,
+    rollouts: Rollouts,
+    condition: ConditionState,
+    config: LineariseConfig,
+    seed: int,
+    iteration: int,
+) -> Linearised:
+    """The global policy as a linear-Gaussian controller around this condition's rollouts."""
+    rng = stream(seed, "policy prior", iteration, rollouts.condition)
+    return linearise(policy.policy, rollouts, condition.policy_prior, config, rng)
+
+
+def total_expected_cost(
+    controller: LinearGaussianController, cost: CostModel, dynamics: DynamicsModel
+) -> float:
+    """Expected cost of a whole rollout under the fitted model; NaN or infinity if it explodes."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        marginals = lqr.forward(dynamics.fit.dynamics, controller, dynamics.fit.start)
+        return float(np.sum(lqr.expected_cost(cost.quadratic, marginals)))
+
+
+def assess(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    sampled: LinearGaussianController,
+    reference: LinearGaussianController,
+    guard: GuardConfig,
+) -> Assessment:
+    """Compare what was sampled with what the fitted model expects.
+
+    `sampled` is (the linear form of) what acted in the rollouts; `reference` is where the update
+    starts from, so that KL is measured against it.
+    """
+    totals = cost.l.sum(axis=1)
+    mean, spread = float(totals.mean()), float(totals.std())
+    scale = max(float(np.abs(cost.l).sum(axis=1).mean()), spread, 1e-12)
+    expected = _finite_or_nan(reference, cost, dynamics)
+    expected_sampled = (
+        expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
+    )
+    gap = (expected_sampled - mean) / scale
+    jump = mean - condition.sampled_cost
+    exploded = not math.isfinite(mean) or jump > guard.explosion * condition.cost_scale
+    return Assessment(
+        condition=rollouts.condition,
+        sampled_cost=mean,
+        cost_min=float(totals.min()),
+        cost_max=float(totals.max()),
+        cost_scale=scale,
+        expected_cost=expected,
+        model_gap=gap,
+        step_mult=condition.step_mult,
+        last_expected=condition.expected_cost,
+        last_predicted=condition.predicted_cost,
+        last_sampled=condition.sampled_cost,
+        exploded=exploded,
+        trusted=abs(gap) <= guard.disagreement,  # False for NaN
+    )
+
+
+def _finite_or_nan(
+    controller: LinearGaussianController, cost: CostModel, dynamics: DynamicsModel
+) -> float:
+    try:
+        return total_expected_cost(controller, cost, dynamics)
+    except GPSError:  # a forward pass that leaves the numbers: the model explodes
+        return float("nan")
+
+
+def improve(
+    condition: ConditionState,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    reference: LinearGaussianController,
+    policy_prior: MixturePrior | None,
+    checked: Assessment,
+    step_mult: float,
+    kl_max: float,
+    config: DualConfig,
+    guard: GuardConfig,
+) -> ConditionState:
+    """One C-step: KL-constrained LQG around `reference`, with the guard's fall-backs.
+
+    `kl_max` is the bound per step at multiplier 1. Never raises for a model that cannot be used:
+    the condition keeps a controller that has been seen to work, and shrinks its step.
+    """
+    event = ""
+    if checked.exploded:
+        event = (
+            f"sampled cost rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}: "
+            "back to the previous controller"
+        )
+        return _fall_back(condition, condition.previous, checked, step_mult, event, kl_max)
+    if not checked.trusted:
+        event = (
+            f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
+            f"{checked.model_gap:+.2f} of its scale: smaller step"
+        )
+    bound = kl_max * step_mult
+    try:
+        result = dual.minimise(
+            dynamics.fit.dynamics,
+            cost.quadratic,
+            dynamics.fit.start,
+            reference,
+            bound,
+            config,
+            condition.eta,
+        )
+        predicted = total_expected_cost(result.controller, cost, dynamics)
+    except GPSError as error:
+        event = f"no update: {error}"
+        return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
+    slack = 1e-6 * checked.cost_scale
+    if not predicted <= checked.expected_cost + slack and math.isfinite(checked.expected_cost):
+        event = (
+            f"no update: its expected cost {predicted:.4g} is above the present "
+            f"{checked.expected_cost:.4g}"
+        )
+        return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
+    if event:
+        log.warning("condition %d: %s", checked.condition, event)
+    log.debug(
+        "condition %d: kl %.3f of %.3f nats at eta %.2e",
+        checked.condition,
+        float(result.kl.mean()),
+        bound,
+        result.eta,
+    )
+    return ConditionState(
+        controller=result.controller,
+        previous=condition.controller,
+        step_mult=step_mult,
+        eta=result.eta,
+        dynamics_prior=dynamics.prior,
+        policy_prior=policy_prior,
+        expected_cost=checked.expected_cost,
+        predicted_cost=predicted,
+        sampled_cost=checked.sampled_cost,
+        cost_scale=checked.cost_scale,
+        report=_report(
+            checked, predicted, float(result.kl.mean()), bound, step_mult, result.eta, event
+        ),
+        dual=result,
+    )
+
+
+def _fall_back(
+    condition: ConditionState,
+    controller: LinearGaussianController,
+    checked: Assessment,
+    step_mult: float,
+    event: str,
+    kl_max: float,
+) -> ConditionState:
+    """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
+    log.warning("condition %d: %s", checked.condition, event)
+    if not checked.exploded:  # what was sampled is sound: later explosions come back to it
+        condition = replace(
+            condition,
+            previous=condition.controller,
+            sampled_cost=checked.sampled_cost,
+            cost_scale=checked.cost_scale,
+        )
+    return replace(
+        condition,
+        controller=controller,
+        step_mult=step_mult,
+        expected_cost=float("nan"),  # the next step rule has nothing to compare with
+        predicted_cost=float("nan"),
+        report=_report(
+            checked, float("nan"), 0.0, kl_max * step_mult, step_mult, condition.eta, event
+        ),
+        dual=None,
+    )
+
+
+def _report(
+    checked: Assessment,
+    predicted: float,
+    kl: float,
+    kl_max: float,
+    step_mult: float,
+    eta: float,
+    event: str,
+) -> ConditionReport:
+    return ConditionReport(
+        condition=checked.condition,
+        cost_mean=checked.sampled_cost,
+        cost_min=checked.cost_min,
+        cost_max=checked.cost_max,
+        expected_cost=checked.expected_cost,
+        predicted_cost=predicted,
+        kl=kl,
+        kl_max=kl_max,
+        step_mult=step_mult,
+        eta=eta,
+        event=event,
+    )
+
+
+def train_policy(
+    policy: PolicyState,
+    rollouts: list[Rollouts],
+    conditions: list[ConditionState],
+    config: TrainingConfig,
+    seed: int,
+    iteration: int,
+    call: int,
+) -> PolicyState:
+    """The S-step: regression on the improved controllers' actions at the pooled rollouts."""
+    obs, target, precision = [], [], []
+    for r, c in zip(rollouts, conditions, strict=True):
+        obs.append(r.obs.reshape(r.N * r.T, -1))
+        target.append(c.controller.mean_action(r.X).reshape(r.N * r.T, -1))
+        precision.append(np.tile(c.controller.precision, (r.N, 1, 1)))
+    data = TrainingData(
+        obs=np.concatenate(obs),
+        target=np.concatenate(target),
+        precision=np.concatenate(precision),
+        weight=np.ones(sum(len(o) for o in obs)),
+    )
+    result = fit(policy.policy, data, config, stream(seed, "train policy", iteration, call))
+    if not math.isfinite(result.loss):
+        raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")
+    return PolicyState(policy=result.policy, loss=result.loss, loss_trace=result.trace)

@@ -1,0 +1,163 @@
+"""Trajectory optimisation under unknown dynamics: local controllers only.
+
+Source: S. Levine, P. Abbeel, Learning Neural Network Policies with Guided Policy Search under
+Unknown Dynamics, NIPS 2014, section 3: fitted linear-Gaussian dynamics and a KL trust region
+around the previous controller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from gps.algorithms import stages
+from gps.algorithms.state import (
+    Assessment,
+    ConditionState,
+    GPSState,
+    Report,
+)
+from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
+from gps.control.dual import DualConfig
+from gps.costs.base import Cost
+from gps.dynamics.linear import DynamicsConfig
+from gps.execution import Executor, Serial
+from gps.types import Agent, LinearGaussianController
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajOptConfig:
+    """Trajectory optimisation with fitted dynamics, one step size per condition."""
+
+    trains_policy: ClassVar[bool] = False
+    fewest_samples: ClassVar[int] = 2
+
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Fit of the dynamics."""
+    dual: DualConfig = field(default_factory=DualConfig)
+    """Search for the dual variable of the KL bound."""
+    step: StepConfig = field(default_factory=StepConfig)
+    """KL bound and its adaptation."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a model or a controller is not trusted."""
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration."""
+        return GPSState(
+            iteration=0,
+            seed=seed,
+            costs=costs,
+            conditions=tuple(
+                ConditionState(controller=c, previous=c, step_mult=self.step.initial_mult)
+                for c in controllers
+            ),
+        )
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """Every condition's own controller."""
+        return state.conditions
+
+    def iterate(
+        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        return iterate(state, rollouts, self, executor)
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Any],
+    config: TrajOptConfig,
+    executor: Executor | None = None,
+) -> tuple[GPSState, Report]:
+    """One iteration: expand costs, fit dynamics, set the steps, improve the controllers."""
+    ex = executor or Serial()
+    it, M = state.iteration, range(len(state.conditions))
+    cond = state.conditions
+    costs = [
+        ex.call("expand_cost", stages.expand_cost, state.costs[m], rollouts[m], condition=m)
+        for m in M
+    ]
+    models = [
+        ex.call(
+            "fit_dynamics",
+            stages.fit_dynamics,
+            *(rollouts[m], cond[m], config.dynamics, state.seed, it),
+            condition=m,
+        )
+        for m in M
+    ]
+    checks = ex.gather(
+        [
+            ex.call(
+                "assess",
+                assess,
+                *(cond[m], rollouts[m], costs[m], models[m], config.guard),
+                condition=m,
+            )
+            for m in M
+        ]
+    )
+    mults = [adjust_step(check, it, config.step, config.guard) for check in checks]
+    new = [
+        ex.call(
+            "improve",
+            improve,
+            *(cond[m], costs[m], models[m], checks[m], mults[m], config),
+            condition=m,
+        )
+        for m in M
+    ]
+    reports = tuple(ex.gather([ex.call("report", _report, new[m], condition=m) for m in M]))
+    report = Report(
+        iteration=it,
+        conditions=reports,
+        policy_loss=float("nan"),
+        models={"cost": tuple(costs), "dynamics": tuple(models)},
+    )
+    return replace(state, iteration=it + 1, conditions=tuple(new)), report
+
+
+def assess(condition, rollouts, cost, dynamics, guard):  # type: ignore[no-untyped-def]
+    """The assessment with the sampled controller as reference."""
+    c = condition.controller
+    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
+
+
+def improve(condition, cost, dynamics, checked, mult, config):  # type: ignore[no-untyped-def]
+    """The C-step around the sampled controller."""
+    return stages.improve(
+        *(condition, cost, dynamics, condition.controller, None, checked, mult),
+        *(config.step.kl_max, config.dual, config.guard),
+    )
+
+
+def _report(condition: ConditionState) -> Any:
+    return condition.report
+
+
+def adjust_step(
+    check: Assessment, iteration: int, step: StepConfig, guard: GuardConfig
+) -> float:
+    """One condition's step multiplier for this iteration."""
+    if check.exploded:
+        return max(check.step_mult * guard.shrink, step.min_mult)
+    mult = check.step_mult
+    if check.last_predicted == check.last_predicted:  # NaN: first iteration, or after a fall-back
+        predicted = check.last_expected - check.last_predicted
+        actual = (
+            check.last_expected - check.expected_cost
+            if step.rule == "laplace"
+            else check.last_sampled - check.sampled_cost
+        )
+        mult = new_multiplier(mult, predicted, actual, step)
+    if not check.trusted:
+        mult = max(min(mult, check.step_mult) * guard.shrink, step.min_mult)
+    return mult

@@ -1,0 +1,398 @@
+"""Array kernels of the package: no checks in here, see `gps.control._checks`.
+
+Inputs are read-only C-ordered float64 arrays (as records hold them), outputs are writable ones, so
+that each kernel is compiled once. Kernels return (status, t): OK, or why and at which step they
+stopped. Products of blocks larger than nu x nu go to BLAS through `np.dot(a, b, out)`, the rest is
+plain loops whose inner index runs along memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from gps.linalg import invert_lower, solve_lower, solve_lower_t, symmetrise
+
+OK, NOT_POSITIVE_DEFINITE, NON_FINITE = 0, 1, 2
+
+
+@njit(cache=True, nogil=True)
+def _factor(A, N):  # type: ignore[no-untyped-def]
+    """Lower N with A = N' N, reading A's lower triangle; a status as in `backward`.
+
+    The order is chosen so that N^-1 is the lower Cholesky factor of A^-1: one factorisation gives
+    both the gains and the covariance.
+    """
+    n = A.shape[0]
+    for j in range(n - 1, -1, -1):
+        s = A[j, j]
+        for p in range(j + 1, n):
+            s -= N[p, j] * N[p, j]
+        if not np.isfinite(s):
+            return NON_FINITE
+        if s <= 0.0:
+            return NOT_POSITIVE_DEFINITE
+        d = np.sqrt(s)
+        N[j, j] = d
+        inv = 1.0 / d
+        for i in range(j):
+            s = A[j, i]
+            for p in range(j + 1, n):
+                s -= N[p, j] * N[p, i]
+            N[j, i] = s * inv
+            N[i, j] = 0.0
+    return OK
+
+
+@njit(cache=True, nogil=True)
+def _action_value(C, c, R, r, eta, F, f, t, V_xx, V_x, G, g, Q, q):  # type: ignore[no-untyped-def]
+    """Expansion Q, q of cost C + eta R plus the next step's value at step t."""
+    nz = q.shape[0]
+    if t == C.shape[0] - 1:
+        for i in range(nz):
+            q[i] = c[t, i] + eta * r[t, i]
+            for j in range(nz):
+                Q[i, j] = C[t, i, j] + eta * R[t, i, j]
+        return
+    A = F[t]
+    np.dot(V_xx, A, G)
+    np.dot(A.T, G, Q)
+    np.dot(V_xx, f[t], g)
+    for i in range(g.shape[0]):
+        g[i] += V_x[i]
+    np.dot(A.T, g, q)
+    for i in range(nz):
+        q[i] += c[t, i] + eta * r[t, i]
+        for j in range(nz):
+            Q[i, j] += C[t, i, j] + eta * R[t, i, j]
+
+
+@njit(cache=True, nogil=True)
+def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ignore[no-untyped-def]
+    """Riccati recursion for the cost C + eta R; Sigma[t] = temperature[t] Q_uu[t]^-1.
+
+    When it stops early, Q_uu holds the block that has no factor.
+    """
+    T, nu, nx = K.shape
+    nz = nx + nu
+    V_xx, V_x = np.zeros((nx, nx)), np.zeros(nx)
+    G, g, Q, q = np.empty((nx, nz)), np.empty(nx), np.empty((nz, nz)), np.empty(nz)
+    N, Q_ux, Y, y = np.zeros((nu, nu)), np.empty((nu, nx)), np.empty((nu, nx)), np.empty(nu)
+    inv, YY, K_t = np.zeros((nu, nu)), np.empty((nx, nx)), np.empty((nu, nx))
+    for t in range(T - 1, -1, -1):
+        _action_value(C, c, R, r, eta, F, f, t, V_xx, V_x, G, g, Q, q)
+        for i in range(nu):
+            for j in range(nu):
+                Q_uu[i, j] = Q[nx + i, nx + j]
+            for j in range(nx):
+                Q_ux[i, j] = Q[nx + i, j]
+        status = _factor(Q_uu, N)
+        if status != OK:
+            return status, t
+        # with N^-1 = inv: Y = inv'Q_ux, K = -inv Y, V = Q_xx - Y'Y (equal to Q_xx + Q_xu K)
+        invert_lower(N, inv)
+        np.dot(inv.T, Q_ux, Y)
+        np.dot(inv, Y, K_t)
+        np.dot(Y.T, Y, YY)
+        scale = np.sqrt(temperature[t])
+        for i in range(nu):
+            y[i] = 0.0
+            for p in range(i, nu):
+                y[i] += inv[p, i] * q[nx + p]
+            for j in range(nx):
+                K[t, i, j] = -K_t[i, j]
+            for j in range(nu):
+                chol[t, i, j] = scale * inv[i, j]
+        for i in range(nu):
+            s = 0.0
+            for p in range(i + 1):
+                s -= inv[i, p] * y[p]
+            if not np.isfinite(s):
+                return NON_FINITE, t
+            k[t, i] = s
+        for i in range(nx):
+            V_x[i] = q[i]
+        for p in range(nu):
+            a = y[p]
+            for i in range(nx):
+                V_x[i] -= Y[p, i] * a
+        for i in range(nx):
+            for j in range(i + 1):
+                v = Q[i, j] - YY[i, j]
+                V_xx[i, j] = v
+                V_xx[j, i] = v
+    return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  # type: ignore[no-untyped-def]
+    """As `backward`, with the precision Q_uu / eta[t] + P[t] and the values of the cost alone.
+
+    Where that precision has no factor, eta[t] is raised in place by factors of 4, up to eta_max.
+    """
+    T, nu, nx = K.shape
+    nz = nx + nu
+    V_xx, V_x = np.zeros((nx, nx)), np.zeros(nx)
+    G, g, Q, q = np.empty((nx, nz)), np.empty(nx), np.empty((nz, nz)), np.empty(nz)
+    N, Y, y, YY = np.zeros((nu, nu)), np.empty((nu, nx)), np.empty((nu, 1)), np.empty((nx, nx))
+    M, m, A = np.empty((nu, nx)), np.empty(nu), np.empty((nu, nu))
+    for t in range(T - 1, -1, -1):
+        _action_value(C, c, C, c, 0.0, F, f, t, V_xx, V_x, G, g, Q, q)
+        for i in range(nu):
+            for j in range(nu):
+                Q_uu[i, j] = 0.5 * (Q[nx + i, nx + j] + Q[nx + j, nx + i])
+        while True:
+            inv = 1.0 / eta[t]
+            for i in range(nu):
+                for j in range(nu):
+                    A[i, j] = inv * Q_uu[i, j] + P[t, i, j]
+            status = _factor(A, N)
+            if status == OK:
+                break
+            if status == NON_FINITE or eta[t] >= eta_max:
+                return status, t
+            eta[t] = min(4.0 * eta[t], eta_max)
+        for i in range(nu):
+            for j in range(nx):
+                Y[i, j] = PK[t, i, j] - inv * Q[nx + i, j]
+            y[i, 0] = Pk[t, i] - inv * q[nx + i]
+        solve_lower_t(N, Y)
+        solve_lower_t(N, y)
+        solve_lower(N, Y)
+        solve_lower(N, y)
+        # V_xx = Q_xx + K'(Q_uu K + 2 Q_ux), symmetrised; V_x alike
+        for i in range(nu):
+            m[i] = q[nx + i]
+            for j in range(nx):
+                M[i, j] = 2.0 * Q[nx + i, j]
+            for p in range(nu):
+                a = Q_uu[i, p]
+                m[i] += a * y[p, 0]
+                for j in range(nx):
+                    M[i, j] += a * Y[p, j]
+        np.dot(Y.T, M, YY)
+        for i in range(nx):
+            V_x[i] = q[i]
+        for p in range(nu):
+            for i in range(nx):
+                V_x[i] += Y[p, i] * m[p] + Q[nx + p, i] * y[p, 0]
+        for i in range(nx):
+            for j in range(nx):
+                V_xx[i, j] = Q[i, j] + YY[i, j]
+        symmetrise(V_xx)
+        for i in range(nu):
+            for j in range(nx):
+                K[t, i, j] = Y[i, j]
+            k[t, i] = y[i, 0]
+            if not np.isfinite(k[t, i]):
+                return NON_FINITE, t
+        invert_lower(N, chol[t])
+    return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no-untyped-def]
+    """Marginals of z = [x; u] into mean, cov."""
+    T, nu, nx = K.shape
+    S, m, G, KS = np.empty((nx, nx)), np.empty(nx), np.empty((nx, nx + nu)), np.empty((nu, nx))
+    for i in range(nx):
+        m[i] = x0_mean[i]
+        for j in range(nx):
+            S[i, j] = x0_cov[i, j]
+    for t in range(T):
+        np.dot(K[t], S, KS)
+        for i in range(nx):
+            mean[t, i] = m[i]
+            for j in range(nx):
+                cov[t, i, j] = S[i, j]
+        for i in range(nu):
+            s = k[t, i]
+            for j in range(nx):
+                s += K[t, i, j] * m[j]
+                cov[t, nx + i, j] = KS[i, j]
+                cov[t, j, nx + i] = KS[i, j]
+            mean[t, nx + i] = s
+            for j in range(i + 1):
+                s = 0.0
+                for p in range(nx):
+                    s += KS[i, p] * K[t, j, p]
+                for p in range(j + 1):
+                    s += chol[t, i, p] * chol[t, j, p]
+                cov[t, nx + i, nx + j] = s
+                cov[t, nx + j, nx + i] = s
+        for i in range(nx + nu):
+            if not (np.isfinite(mean[t, i]) and np.isfinite(cov[t, i, i])):
+                return NON_FINITE, t
+        if t < T - 1:
+            np.dot(F[t], cov[t], G)
+            np.dot(G, F[t].T, S)
+            np.dot(F[t], mean[t], m)
+            for i in range(nx):
+                m[i] += f[t, i]
+                for j in range(nx):
+                    S[i, j] += W[t, i, j]
+            symmetrise(S)
+    return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl):  # type: ignore[no-untyped-def]
+    """KL per step; of mean and cov only the state part is read; returns the sum."""
+    T, nu, nx = K.shape
+    n = cov.shape[1]
+    # with differences D = K_old - K, zero where cov is not of the state, and E = Lbar^-1 D
+    D, d, E, ES = np.zeros((nu, n)), np.empty(nu), np.empty((nu, n)), np.empty((nu, n))
+    total = 0.0
+    for t in range(T):
+        for i in range(nu):
+            s = k_old[t, i] - k[t, i]
+            for j in range(nx):
+                D[i, j] = K_old[t, i, j] - K[t, i, j]
+                s += D[i, j] * mean[t, j]
+            d[i] = s
+        np.dot(inv_chol_old[t], D, E)
+        np.dot(E, cov[t], ES)
+        s = half_logdet_old[t] - 0.5 * nu
+        for i in range(nu):
+            s -= np.log(chol[t, i, i])
+            e = 0.0
+            for p in range(i + 1):
+                e += inv_chol_old[t, i, p] * d[p]
+            s += 0.5 * e * e
+            for j in range(i + 1):
+                a = 0.0
+                for p in range(j, i + 1):
+                    a += inv_chol_old[t, i, p] * chol[t, p, j]
+                s += 0.5 * a * a
+            for j in range(nx):
+                s += 0.5 * E[i, j] * ES[i, j]
+        kl[t] = s
+        total += s
+    return total
+
+
+@njit(cache=True, nogil=True)
+def trial(  # type: ignore[no-untyped-def]
+    C, c, R, r, eta, temperature, F, f, W, x0_mean, x0_cov,
+    K_old, k_old, inv_chol_old, half_logdet_old,
+    K, k, chol, mean, cov, kl, Q_uu,
+):  # fmt: skip
+    """Backward, forward and KL for one dual variable; (status, t, total KL)."""
+    status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
+    if status != OK:
+        return status, t, np.nan
+    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
+    if status != OK:
+        return status, t, np.nan
+    total = divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl)
+    if not np.isfinite(total):
+        return NON_FINITE, 0, np.nan
+    return OK, 0, total
+
+
+@njit(cache=True, nogil=True)
+def trial_per_step(  # type: ignore[no-untyped-def]
+    C, c, P, PK, Pk, eta_max, eta, F, f, W, x0_mean, x0_cov,
+    K_old, k_old, inv_chol_old, half_logdet_old,
+    K, k, chol, mean, cov, kl, Q_uu,
+):  # fmt: skip
+    """As `trial` with one dual variable per step; raises eta in place where it must."""
+    status, t = backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu)
+    if status != OK:
+        return status, t
+    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
+    if status != OK:
+        return status, t
+    divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl)
+    for t in range(kl.shape[0]):
+        if not np.isfinite(kl[t]):
+            return NON_FINITE, t
+    return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def expected_cost(C, c, c0, mean, cov, out):  # type: ignore[no-untyped-def]
+    """Expectation of the quadratic cost under Gaussian marginals, per step."""
+    T, nz = c.shape
+    row = np.empty(nz)
+    for t in range(T):
+        for j in range(nz):
+            row[j] = 2.0 * c[t, j] * mean[t, j]
+        for i in range(nz):
+            m = mean[t, i]
+            for j in range(nz):
+                row[j] += C[t, i, j] * (cov[t, i, j] + m * mean[t, j])
+        s = 0.0
+        for j in range(nz):
+            s += row[j]
+        out[t] = c0[t] + 0.5 * s
+
+
+@njit(cache=True, nogil=True)
+def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
+    """Hessian R and gradient r about z = 0 of -log N(u; K x + k, Sigma)."""
+    T, nu, nx = K.shape
+    nz = nx + nu
+    H, h = np.empty((nu, nz)), np.empty(nu)
+    for t in range(T):
+        # H = Lbar^-1 [-K, I], so that R = H'H
+        for i in range(nu):
+            h[i] = 0.0
+            for j in range(nz):
+                H[i, j] = 0.0
+            for p in range(i + 1):
+                a = inv_chol[t, i, p]
+                h[i] -= a * k[t, p]
+                H[i, nx + p] = a
+                for j in range(nx):
+                    H[i, j] -= a * K[t, p, j]
+        np.dot(H.T, H, R[t])
+        symmetrise(R[t])
+        for j in range(nz):
+            r[t, j] = 0.0
+        for i in range(nu):
+            for j in range(nz):
+                r[t, j] += H[i, j] * h[i]
+
+
+@njit(cache=True, nogil=True)
+def invert_factors(chol, inv, half_logdet):  # type: ignore[no-untyped-def]
+    """Inverses and half log determinants of stacked lower factors."""
+    T, nu, _ = chol.shape
+    for t in range(T):
+        invert_lower(chol[t], inv[t])
+        s = 0.0
+        for i in range(nu):
+            s += np.log(chol[t, i, i])
+        half_logdet[t] = s
+
+
+@njit(cache=True, nogil=True)
+def scan_finite(A):  # type: ignore[no-untyped-def]
+    """First index t at which A (T, n) is not finite, or -1."""
+    for t in range(A.shape[0]):
+        bad = 0
+        for i in range(A.shape[1]):
+            # x - x is 0 exactly for finite x and NaN otherwise
+            bad |= A[t, i] - A[t, i] != 0.0
+        if bad:
+            return t
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def scan_symmetry(A):  # type: ignore[no-untyped-def]
+    """Largest |A - A'| / max |A| over the stacked matrices, and where."""
+    worst, where = 0.0, 0
+    n = A.shape[1]
+    for t in range(A.shape[0]):
+        size, off = 0.0, 0.0
+        for i in range(n):
+            size = max(size, abs(A[t, i, i]))
+            for j in range(i):
+                a, b = A[t, i, j], A[t, j, i]
+                size = max(size, abs(a), abs(b))
+                off = max(off, abs(a - b))
+        if off > worst * size:
+            worst, where = off / size, t
+    return worst, where

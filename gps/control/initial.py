@@ -1,0 +1,229 @@
+"""Controllers to start from, before anything is known of the dynamics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.control import lqr
+from gps.errors import ConfigError, ShapeError
+from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
+
+__all__ = ["HoldConfig", "PDConfig", "hold_position", "pd"]
+
+Index = npt.NDArray[np.signedinteger]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldConfig:
+    """A soft LQR that holds the start position, for joints that integrate acceleration."""
+
+    variance: float = 1.0
+    """Scale of the exploration: the action variance where stiffness is negligible, in squared
+    action units; above 0."""
+
+    stiffness: float = 1.0
+    """Cost weight of squared position errors relative to squared actions; 0 or above."""
+
+    stiffness_vel: float = 0.5
+    """Cost weight of squared velocities, as a multiple of `stiffness`; 0 or above."""
+
+    final_weight: float = 1.0
+    """Factor on the cost of the last step; above 0."""
+
+    gains: tuple[float, ...] = ()
+    """Acceleration per unit of each action, assumed for the joint that it drives; empty: all 1."""
+
+    acceleration: tuple[float, ...] = ()
+    """Constant acceleration of each driven joint, such as gravity's; empty: all 0."""
+
+    joints: tuple[int, ...] = ()
+    """Which position entry each action drives; empty: action i drives entry i."""
+
+    position: str = "joint_pos"
+    """Name of the state entry that holds the positions."""
+
+    velocity: str = "joint_vel"
+    """Name of the state entry that holds their velocities."""
+
+    def __post_init__(self) -> None:
+        _above(self, "variance", "final_weight")
+        _above(self, "stiffness", "stiffness_vel", zero=True)
+        _tuples(self, "gains", "acceleration", "joints")
+
+    def controller(
+        self, x0: Array, layout: Layout, nu: int, T: int, dt: float
+    ) -> LinearGaussianController:
+        """`hold_position` at x0 with this configuration."""
+        return hold_position(
+            x0, layout, nu, T, dt, self, position=self.position, velocity=self.velocity
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDConfig:
+    """A proportional-derivative controller about the start state."""
+
+    variance: float = 10.0
+    """Action variance, in squared action units; above 0."""
+
+    position_gain: float = 10.0
+    """Action per unit of position error; 0 or above."""
+
+    velocity_gain: float = 0.01
+    """Velocity gain as a multiple of `position_gain`; 0 or above."""
+
+    joints: tuple[int, ...] = ()
+    """Which position entry each action drives; empty: action i drives entry i."""
+
+    position: str = "joint_pos"
+    """Name of the state entry that holds the positions."""
+
+    velocity: str = "joint_vel"
+    """Name of the state entry that holds their velocities."""
+
+    def __post_init__(self) -> None:
+        _above(self, "variance")
+        _above(self, "position_gain", "velocity_gain", zero=True)
+        _tuples(self, "joints")
+
+    def controller(
+        self, x0: Array, layout: Layout, nu: int, T: int, dt: float
+    ) -> LinearGaussianController:
+        """`pd` about x0 with this configuration; dt is not used."""
+        return pd(x0, layout, nu, T, self, position=self.position, velocity=self.velocity)
+
+
+def hold_position(
+    x0: Array,
+    layout: Layout,
+    nu: int,
+    T: int,
+    dt: float,
+    config: HoldConfig | None = None,
+    *,
+    position: str = "joint_pos",
+    velocity: str = "joint_vel",
+) -> LinearGaussianController:
+    """The LQR controller that holds x0, under double-integrator joints.
+
+    Model: vel[t+1] = vel + dt (gains u + acceleration), pos[t+1] = pos + dt vel
+    + dt^2 (gains u + acceleration); other state entries become 0 and cost nothing. Cost of step t:
+    (stiffness |pos - pos0|^2 + stiffness stiffness_vel |vel - vel0|^2 + |u|^2) / (2 variance),
+    times final_weight at the last step.
+
+    x0: (nx,), split by `layout`, whose entries `position` and `velocity` have equal length, at
+    least nu. dt in seconds. Raises ShapeError, ConfigError, NonFiniteError.
+    Source: as init_lqr of cbfinn/gps lin_gauss_init.py, which takes the first 2 nu state entries.
+    """
+    config = HoldConfig() if config is None else config
+    x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
+    if not (dt > 0 and math.isfinite(dt)):
+        raise ConfigError(f"dt must be a finite number of seconds above 0, got {dt}")
+    driven = _driven(config.joints, nu, len(pos))
+    gains = _vector("HoldConfig.gains", config.gains, 1.0, nu)
+    acceleration = _vector("HoldConfig.acceleration", config.acceleration, 0.0, nu)
+    nx = len(x0)
+    F, f = np.zeros((nx, nx + nu)), np.zeros(nx)
+    F[pos, pos] = F[vel, vel] = 1.0
+    F[pos, vel] = dt
+    action = nx + np.arange(nu)
+    F[pos[driven], action], F[vel[driven], action] = dt**2 * gains, dt * gains
+    f[pos[driven]], f[vel[driven]] = dt**2 * acceleration, dt * acceleration
+    weights = np.zeros(nx + nu)
+    weights[pos] = config.stiffness
+    weights[vel] = config.stiffness * config.stiffness_vel
+    weights[action] = 1.0
+    C = np.tile(np.diag(weights / config.variance), (T, 1, 1))
+    C[-1] *= config.final_weight
+    target = np.concatenate([x0, np.zeros(nu)])
+    steps = T - 1
+    model = LinearDynamics(
+        np.tile(F, (steps, 1, 1)), np.tile(f, (steps, 1)), np.zeros((steps, nx, nx))
+    )
+    return lqr.backward(model, QuadraticCost(C, -C @ target, np.zeros(T)))
+
+
+def pd(
+    x0: Array,
+    layout: Layout,
+    nu: int,
+    T: int,
+    config: PDConfig | None = None,
+    *,
+    position: str = "joint_pos",
+    velocity: str = "joint_vel",
+) -> LinearGaussianController:
+    """u = -position_gain ((pos - pos0) + velocity_gain (vel - vel0)) + noise, for T steps.
+
+    Arguments and errors as of `hold_position`; joints beyond the nu driven ones have no gain.
+    Source: as init_pd of cbfinn/gps lin_gauss_init.py, whose case of more joints than actions
+    fails.
+    """
+    config = PDConfig() if config is None else config
+    x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
+    driven, action = _driven(config.joints, nu, len(pos)), np.arange(nu)
+    K = np.zeros((nu, len(x0)))
+    K[action, pos[driven]] = -config.position_gain
+    K[action, vel[driven]] = -config.position_gain * config.velocity_gain
+    chol = math.sqrt(config.variance) * np.eye(nu)
+    return LinearGaussianController(
+        np.tile(K, (T, 1, 1)), np.tile(-K @ x0, (T, 1)), np.tile(chol, (T, 1, 1))
+    )
+
+
+def _joints(
+    x0: Array, layout: Layout, nu: int, T: int, position: str, velocity: str
+) -> tuple[Array, Index, Index]:
+    """x0 and the indices of positions and velocities, checked."""
+    x0 = np.asarray(x0, dtype=np.float64)
+    if x0.shape != (layout.size,):
+        raise ShapeError(f"x0 must have shape {(layout.size,)} as its layout, got {x0.shape}")
+    if nu < 1 or T < 1:
+        raise ShapeError(f"nu and T must be at least 1, got nu={nu} and T={T}")
+    pos, vel = (np.arange(layout.size)[layout.slice(name)] for name in (position, velocity))
+    if len(pos) != len(vel):
+        raise ShapeError(
+            f"{position!r} has {len(pos)} values and {velocity!r} {len(vel)}: they must pair up "
+            "(joints with quaternions need a controller of their own)"
+        )
+    if len(pos) < nu:
+        raise ShapeError(f"{position!r} has {len(pos)} values, too few for nu={nu} actions")
+    return x0, pos, vel
+
+
+def _driven(joints: tuple[int, ...], nu: int, n: int) -> Index:
+    """Indices into the joints, one per action."""
+    if not joints:
+        return np.arange(nu)
+    if len(joints) != nu or len(set(joints)) != nu or not all(0 <= j < n for j in joints):
+        raise ConfigError(f"joints must name {nu} different entries of 0..{n - 1}, got {joints}")
+    return np.array(joints)
+
+
+def _vector(name: str, values: tuple[float, ...], default: float, n: int) -> Array:
+    """A tuple of n numbers, or n times the default."""
+    if values and len(values) != n:
+        raise ConfigError(f"{name} must have {n} values, one per action, got {len(values)}")
+    return np.array(values or (default,) * n, dtype=np.float64)
+
+
+def _above(config: object, *names: str, zero: bool = False) -> None:
+    """ConfigError unless the fields are finite and above 0 (or not below it)."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and (value >= 0 if zero else value > 0)):
+            limit = "0 or above" if zero else "above 0"
+            raise ConfigError(f"{type(config).__name__}.{name} must be {limit}, got {value}")
+
+
+def _tuples(config: object, *names: str) -> None:
+    """Turn sequences into tuples; ConfigError unless their values are finite."""
+    for name in names:
+        values = tuple(getattr(config, name))
+        if not all(math.isfinite(v) for v in values):
+            raise ConfigError(f"{type(config).__name__}.{name} must be finite, got {values}")
+        object.__setattr__(config, name, values)

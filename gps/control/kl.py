@@ -1,0 +1,95 @@
+"""Divergence between linear-Gaussian controllers, and the cost term that keeps them close."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gps.control import _checks, _kernels
+from gps.control.lqr import per_step
+from gps.errors import ConfigError, ShapeError
+from gps.types import Array, LinearGaussianController, QuadraticCost, readonly
+
+__all__ = ["kl_per_step", "penalised"]
+
+
+def kl_per_step(
+    new: LinearGaussianController, old: LinearGaussianController, mean: Array, cov: Array
+) -> Array:
+    """KL(new || old) of the action distributions, averaged over Gaussian states.
+
+    With dK = K_old - K, dk = k_old - k, P = Sigma_old^-1 and the state marginal (m, S)::
+
+        1/2 (log|Sigma_old| - log|Sigma| - nu + tr(P Sigma)
+             + (dK m + dk)' P (dK m + dk) + tr(dK' P dK S))
+
+    mean, cov: marginals of the states, (T, nx) and (T, nx, nx), or those of [x; u], whose state
+    part is read. Under the marginals that `new` causes, the sum over t is the KL between the two
+    trajectory distributions. Returns (T,) in nats, >= 0 up to rounding and not clipped, so that a
+    sign error stays visible. Raises ShapeError, NonFiniteError, NotPositiveDefiniteError.
+    Source: as in cbfinn/gps traj_opt_utils.py, which clips at 0.
+    """
+    T, nu, nx = new.K.shape
+    _checks.controller("new", new, T, nu, nx)
+    _checks.controller("old", old, T, nu, nx)
+    mean, cov = readonly(mean), readonly(cov)
+    n = mean.shape[-1]
+    if n not in (nx, nx + nu) or mean.shape != (T, n) or cov.shape != (T, n, n):
+        raise ShapeError(
+            f"mean and cov must have shapes {(T, nx)} and {(T, nx, nx)} "
+            f"(or {nx + nu} for [x; u]), got {mean.shape} and {cov.shape}"
+        )
+    _checks.finite("mean", mean)
+    _checks.finite("cov", cov)
+    inv, half_logdet = factors(old)
+    kl = np.empty(T)
+    _kernels.divergence(new.K, new.k, new.chol, old.K, old.k, inv, half_logdet, mean, cov, kl)
+    return kl
+
+
+def penalised(
+    cost: QuadraticCost,
+    previous: LinearGaussianController,
+    eta: float,
+    entropy_weight: float = 0.0,
+) -> QuadraticCost:
+    """(cost + eta * (-log previous(u | x))) / (eta + entropy_weight).
+
+    Under this cost `lqr.backward` gives the minimiser of E[cost] + eta KL(p || previous)
+    - entropy_weight H(p), with H the entropy. With P = Sigma^-1 of `previous` the added term has
+    the Hessian [[K'PK, -K'P], [-PK, P]], the gradient [K'Pk; -Pk] at z = 0 and the constant
+    1/2 k'Pk + 1/2 log|2 pi Sigma|. eta in cost units per nat, above 0.
+
+    Raises ConfigError (eta, entropy_weight), ShapeError, NonFiniteError, NotPositiveDefiniteError.
+    """
+    T, nu, nx = previous.K.shape
+    _checks.controller("previous", previous, T, nu, nx)
+    C = _checks.cost(cost, T, nx + nu)
+    if np.ndim(eta) or np.ndim(entropy_weight):
+        raise ConfigError("eta and entropy_weight must be numbers; see lqr.backward's temperature")
+    per_step("eta", eta, 1)
+    per_step("entropy_weight", entropy_weight, 1, zero=True)
+    inv, half_logdet = factors(previous)
+    R, r = penalty(previous, inv)
+    whitened = np.einsum("tij,tj->ti", inv, previous.k)
+    r0 = 0.5 * (whitened**2).sum(axis=1) + half_logdet + 0.5 * nu * np.log(2 * np.pi)
+    a, b = 1.0 / (eta + entropy_weight), eta / (eta + entropy_weight)
+    return QuadraticCost(a * C + b * R, a * cost.c + b * r, a * cost.c0 + b * r0)
+
+
+def factors(controller: LinearGaussianController) -> tuple[Array, Array]:
+    """chol^-1 (T, nu, nu), read-only, and 1/2 log|Sigma| (T,)."""
+    inv, half_logdet = np.empty_like(controller.chol), np.empty(controller.T)
+    _kernels.invert_factors(controller.chol, inv, half_logdet)
+    inv.setflags(write=False)
+    half_logdet.setflags(write=False)
+    return inv, half_logdet
+
+
+def penalty(controller: LinearGaussianController, inv: Array) -> tuple[Array, Array]:
+    """Hessian (T, nz, nz) and gradient (T, nz) at z = 0 of -log controller(u | x), read-only."""
+    T, nu, nx = controller.K.shape
+    R, r = np.empty((T, nx + nu, nx + nu)), np.empty((T, nx + nu))
+    _kernels.relative_penalty(controller.K, controller.k, inv, R, r)
+    R.setflags(write=False)
+    r.setflags(write=False)
+    return R, r

@@ -1,0 +1,132 @@
+"""Finite-horizon linear-quadratic-Gaussian control.
+
+The problem: dynamics x[t+1] ~ N(F[t] z + f[t], W[t]) with z = [x; u] for t = 0 .. T-2, and cost
+1/2 z'C[t]z + c[t]'z + c0[t] for t = 0 .. T-1. Everything is affine in absolute states and actions:
+an expansion about a trajectory has to be rewritten about z = 0 first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gps.control import _checks, _kernels
+from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.linalg import smallest_eigenvalue
+from gps.types import (
+    Array,
+    Gaussian,
+    LinearDynamics,
+    LinearGaussianController,
+    Marginals,
+    QuadraticCost,
+)
+
+__all__ = ["backward", "expected_cost", "forward"]
+
+
+def backward(
+    dynamics: LinearDynamics, cost: QuadraticCost, temperature: float | Array = 1.0
+) -> LinearGaussianController:
+    """The controller that minimises the expected cost less temperature times entropy.
+
+    For t = T-1 .. 0, with V = 0 after the last step::
+
+        Q_zz = C + F' V_xx F            Q_z = c + F' (V_x + V_xx f)
+        K = -Q_uu^-1 Q_ux               k = -Q_uu^-1 Q_u        Sigma = temperature Q_uu^-1
+        V_xx = Q_xx + Q_xu K            V_x = Q_x + Q_xu k
+
+    K and k are the LQR gains whatever the temperature, which sets the exploration alone: a scalar
+    or (T,) values above 0, in cost units per nat. Returns K (T, nu, nx), k (T, nu) and the lower
+    Cholesky factors of Sigma (T, nu, nu).
+
+    Raises ShapeError (sizes, or a Hessian asymmetric beyond rounding), NonFiniteError, ConfigError
+    (temperature), NotPositiveDefiniteError with t and the smallest eigenvalue of Q_uu.
+    Source: the recursion of cbfinn/gps traj_opt_lqr_python.py (which normalises the cost by the
+    temperature instead of scaling Sigma).
+    """
+    T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
+    _checks.dynamics(dynamics)
+    C = _checks.cost(cost, T, nx + nu)
+    heat = per_step("temperature", temperature, T)
+    K, k, chol = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
+    Q_uu = np.empty((nu, nu))
+    c = cost.c
+    status, t = _kernels.backward(
+        C, c, C, c, 0.0, heat, dynamics.F, dynamics.f, K, k, chol, Q_uu
+    )  # fmt: skip
+    if status == _kernels.NOT_POSITIVE_DEFINITE:
+        raise NotPositiveDefiniteError(
+            "Q_uu",
+            t=t,
+            smallest=smallest_eigenvalue(Q_uu),
+            hint="add action cost, or bound the KL to a previous controller (gps.control.dual)",
+        )
+    if status == _kernels.NON_FINITE or not (np.isfinite(K).all() and np.isfinite(chol).all()):
+        raise NonFiniteError(
+            f"the value function overflows at t={t}; the dynamics may be unstable or badly scaled"
+        )
+    return controller_of(K, k, chol)
+
+
+def forward(
+    dynamics: LinearDynamics, controller: LinearGaussianController, start: Gaussian
+) -> Marginals:
+    """Gaussian marginals of z = [x; u] along the trajectory, from x[0] ~ start.
+
+    mean (T, nz) and cov (T, nz, nz), with u = K x + k + noise of covariance Sigma::
+
+        cov = [[S, S K'], [K S, K S K' + Sigma]]        S[t+1] = F cov F' + W
+
+    Raises ShapeError, NonFiniteError (also when an unstable closed loop overflows, with the step),
+    NotPositiveDefiniteError (negative variances in `dynamics.W`, `start.cov`, or a Sigma without
+    factor).
+    """
+    T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
+    _checks.dynamics(dynamics)
+    _checks.controller("controller", controller, T, nu, nx)
+    W, S0 = _checks.noise(dynamics), _checks.start(start, nx)
+    mean, cov = np.empty((T, nx + nu)), np.empty((T, nx + nu, nx + nu))
+    status, t = _kernels.forward(
+        controller.K, controller.k, controller.chol, dynamics.F, dynamics.f, W,
+        start.mean, S0, mean, cov,
+    )  # fmt: skip
+    if status != _kernels.OK:
+        raise NonFiniteError(
+            f"the trajectory marginals overflow at t={t}; the closed loop is unstable"
+        )
+    mean.setflags(write=False)
+    cov.setflags(write=False)
+    return Marginals(mean, cov)
+
+
+def expected_cost(cost: QuadraticCost, marginals: Marginals) -> Array:
+    """E[1/2 z'Cz + c'z + c0] per step under Gaussian marginals, (T,), in cost units.
+
+    Equal to 1/2 tr(C cov) + 1/2 m'C m + c'm + c0. Raises ShapeError, NonFiniteError.
+    """
+    T, nz = marginals.mean.shape
+    C = _checks.cost(cost, T, nz)
+    _checks.finite("marginals.mean", marginals.mean)
+    _checks.finite("marginals.cov", marginals.cov)
+    out = np.empty(T)
+    _kernels.expected_cost(C, cost.c, cost.c0, marginals.mean, marginals.cov, out)
+    return out
+
+
+def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> Array:
+    """A scalar or (T,) values as a (T,) array, each above 0 (or not below, with `zero`)."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape not in ((), (T,)):
+        raise ShapeError(f"{name} must be a number or have shape {(T,)}, got {array.shape}")
+    good = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
+    if not good.all():
+        limit = "0 or above" if zero else "above 0"
+        raise ConfigError(f"{name} must be finite and {limit}, got {array[~good].flat[0]}")
+    return np.broadcast_to(array, (T,)).copy()
+
+
+def controller_of(K: Array, k: Array, chol: Array) -> LinearGaussianController:
+    """A record that takes over freshly computed arrays without copying them."""
+    for array in (K, k, chol):
+        array.setflags(write=False)
+    return LinearGaussianController(K, k, chol)

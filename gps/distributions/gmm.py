@@ -1,0 +1,346 @@
+"""Gaussian mixtures fitted by expectation maximisation (EM), made for nearly collinear points.
+
+The covariance floor eps is part of what is maximised. A covariance is never estimated as the
+weighted scatter S alone but as S + eps I, and adding eps I by itself can lower the likelihood. So
+the fit maximises, per point,
+
+    log sum_j w_j N(x; mean_j, cov_j) exp(-eps/2 tr(cov_j^-1)),
+
+each component's density being the geometric mean of N over points known up to noise of variance
+eps. For it S + eps I is the exact M-step and the E-step uses the same factor; hence each EM
+iteration raises it or leaves it. Where every variance is far above eps it is the log-likelihood.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.distributions import _kernels
+from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
+from gps.types import Array, Record, freeze, readonly, shape_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture(Record):
+    """sum_j exp(log_weight[j]) N(mean[j], cov[j])."""
+
+    mean: Array  # (J, D)
+    cov: Array  # (J, D, D)
+    log_weight: Array  # (J,) natural logarithm; the weights sum to 1
+
+    def __post_init__(self) -> None:
+        J, D = shape_of(self, "mean", 2)
+        freeze(self, mean=(J, D), cov=(J, D, D), log_weight=(J,))
+
+    @property
+    def J(self) -> int:
+        """Number of components."""
+        return self.mean.shape[0]
+
+    @property
+    def D(self) -> int:
+        """Size of a point."""
+        return self.mean.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMMConfig:
+    """How a mixture is fitted."""
+
+    max_iterations: int = 50
+    """EM iterations at most; 1 or more."""
+    tol: float = 1e-3
+    """Stop when the mean objective per point rises by no more than tol * max(1, |objective|). Each
+    fit of a prior goes on from the last one, so that little is gained by less; on held-out rollouts
+    of a simulated arm 1e-3 predicted better than 1e-5, which fits small clusters too closely."""
+    covariance_floor: float = 1e-6
+    """Added to every variance, in the points' units squared; above zero."""
+    dead_mass: float = 0.5
+    """A component that explains fewer points than this is re-seeded; 0 never does."""
+
+    def __post_init__(self) -> None:
+        if self.max_iterations < 1:
+            raise ConfigError(
+                f"GMMConfig.max_iterations must be 1 or more, got {self.max_iterations}"
+            )
+        if not 0 <= self.tol < np.inf:
+            raise ConfigError(f"GMMConfig.tol must be finite and not negative, got {self.tol}")
+        if not 0 < self.covariance_floor < np.inf:
+            raise ConfigError(
+                f"GMMConfig.covariance_floor must be above 0, got {self.covariance_floor}"
+            )
+        if not 0 <= self.dead_mass < np.inf:
+            raise ConfigError(f"GMMConfig.dead_mass must not be negative, got {self.dead_mass}")
+
+
+@dataclass(frozen=True, eq=False)
+class GMMFit(Record):
+    """A fitted mixture and how the fit went."""
+
+    mixture: Mixture
+    log_likelihood: Array
+    """(iterations + 1,) mean per point of the objective above, in nats: first at the start, last of
+    the returned mixture; it never falls, up to rounding."""
+    reseeded: int
+    """Components that died and were re-seeded with success."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_likelihood", readonly(self.log_likelihood))
+
+
+class _EM:
+    """Points, parameters and workspace of one mixture; the points are centred for accuracy."""
+
+    def __init__(self, points: Array, J: int, floor: float) -> None:
+        n, D = points.shape
+        self.n, self.D, self.J, self.floor = n, D, J, floor
+        self.centre = points.mean(axis=0)
+        self.points = points - self.centre
+        b = D if D <= 2 * _kernels.LEAD else _kernels.LEAD
+        self.lead = np.ascontiguousarray(self.points[:, :b])
+        self.mean, self.cov = np.zeros((J, D)), np.zeros((J, D, D))
+        self.log_weight, self.const = np.zeros(J), np.zeros(J)
+        self.inv_t = np.empty((J, D, D))
+        self.resp = np.empty((n, J))
+        self.guess = np.full(n, -1)
+        self.mass = np.empty(J)
+        self.diff, self.rows = np.empty((n, D)), np.empty(n, dtype=np.int64)
+        self.square, self.scratch = np.empty((D, D)), np.empty((D, D))
+        self.white = np.empty((n, D))
+        self.lead_diff, self.lead_white = np.empty((n, b)), np.empty((n, b))
+        self.upper, self.low = np.empty((n, J)), np.empty(n)
+
+    def load(self, mixture: Mixture) -> None:
+        """Take a mixture's parameters; its components fill the first columns."""
+        J = mixture.J
+        self.mean[:J] = mixture.mean - self.centre
+        self.cov[:J] = mixture.cov
+        self.log_weight[:J] = mixture.log_weight
+        self.log_weight[J:] = -np.inf
+
+    def expect(self) -> float:
+        """E-step into `resp`; returns the mean objective per point."""
+        status = _kernels.whitening(
+            self.cov, self.floor, self.log_weight, self.square, self.scratch, self.inv_t, self.const
+        )
+        if status:
+            raise FitError(
+                f"covariance of mixture component {status - 1} of {self.J} has no Cholesky factor;"
+                " raise GMMConfig.covariance_floor or scale the points to similar units"
+            )
+        work = (
+            self.diff,
+            self.white,
+            self.lead_diff,
+            self.lead_white,
+            self.upper,
+            self.rows,
+            self.low,
+        )
+        _kernels.log_joint(
+            self.points, self.lead, self.mean, self.inv_t, self.const, self.guess, work, self.resp
+        )
+        return float(_kernels.normalise(self.resp, self.guess)) / self.n
+
+    def maximise(self) -> None:
+        """M-step from `resp`."""
+        work = (self.diff, self.square, self.rows)
+        _kernels.maximise(self.points, self.resp, self.floor, work, self.mean, self.cov, self.mass)
+        self.log_weight[:] = np.log(np.maximum(self.mass, 1e-300) / self.n)
+
+    def split_heaviest(self, empty: int, scale: Array) -> None:
+        """Give the empty component half of the heaviest one's points, cut across its long axis."""
+        mass = self.resp.sum(axis=0)
+        heavy = int(np.argmax(mass))
+        w = self.resp[:, heavy]
+        Z = self.points / scale
+        Z = Z - (w @ Z) / mass[heavy]
+        axis = np.linalg.eigh((Z * w[:, None]).T @ Z)[1][:, -1]
+        along = Z @ axis
+        side = along > 0
+        if not (w[side].sum() > 0 and w[~side].sum() > 0):
+            side = np.arange(self.n) % 2 == 0  # copies of one point: any cut will do
+        self.resp[:, empty] = np.where(side, w, 0.0)
+        self.resp[side, heavy] = 0.0
+
+    def reseed(self, dead: npt.NDArray[np.int64], scale: Array) -> None:
+        """Empty the dead components, then fill each with half of the heaviest other one."""
+        self.resp[:, dead] = 0.0
+        total = self.resp.sum(axis=1)
+        lost = total < 1e-6  # points that only a dead component explained
+        self.resp[lost] = 0.0
+        self.resp[lost, int(np.argmax(self.resp.sum(axis=0)))] = 1.0
+        self.resp /= self.resp.sum(axis=1)[:, None]
+        for j in dead:
+            self.split_heaviest(int(j), scale)
+
+    def mixture(self) -> Mixture:
+        """The present parameters as a record."""
+        w = self.log_weight - np.log(np.exp(self.log_weight).sum())
+        return Mixture(self.mean + self.centre, self.cov, w)
+
+
+def fit(
+    points: npt.ArrayLike,
+    n_components: int,
+    config: GMMConfig,
+    rng: np.random.Generator,
+    warm: Mixture | None = None,
+) -> GMMFit:
+    """Fit a mixture to points (n, D) by EM on the objective in this module's docstring.
+
+    A cold start draws centres by k-means++ on standardised points and gives all components the
+    common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
+    components than asked, the heaviest ones are split in two until there are enough; with more,
+    the lightest are dropped. A component that dies is re-seeded by splitting the heaviest one; if
+    that lowers the objective it is undone, and no other is tried in this fit.
+    Raises FitError, NonFiniteError, ShapeError.
+    """
+    Y = _points(points)
+    n, D = Y.shape
+    if not 1 <= n_components <= n:
+        raise FitError(
+            f"{n} points cannot carry {n_components} mixture components;"
+            " use more samples or fewer components"
+        )
+    if warm is not None and warm.D != D:
+        raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
+    scale = Y.std(axis=0)
+    scale[scale == 0] = 1.0
+    em = _EM(Y, n_components, config.covariance_floor)
+    if warm is None:
+        _seed(em, scale, rng)
+    else:
+        _resume(em, scale, warm)
+    trace = [em.expect()]
+    reseeded, may_reseed = 0, config.dead_mass > 0
+    for _ in range(config.max_iterations):
+        saved = None
+        dead = np.flatnonzero(em.resp.sum(axis=0) < config.dead_mass) if may_reseed else None
+        if dead is not None and 0 < dead.size < em.J:
+            saved = em.mean.copy(), em.cov.copy(), em.log_weight.copy(), em.resp.copy()
+            em.reseed(dead, scale)
+        em.maximise()
+        value = em.expect()
+        if saved is not None and dead is not None:
+            if value < trace[-1]:
+                log.debug("re-seeding component(s) %s lowered the likelihood: undone", dead)
+                may_reseed = False
+                em.mean, em.cov, em.log_weight, em.resp = saved
+                em.maximise()
+                value = em.expect()
+            else:
+                reseeded += dead.size
+                log.info("mixture component(s) %s of %d died and were re-seeded", dead, em.J)
+        trace.append(value)
+        if saved is None and trace[-1] - trace[-2] <= config.tol * max(1.0, abs(trace[-1])):
+            break
+    log.debug(
+        "mixture of %d on %d points of size %d: %d iterations, %.6f nats a point",
+        em.J,
+        n,
+        D,
+        len(trace) - 1,
+        trace[-1],
+    )
+    return GMMFit(em.mixture(), np.array(trace), int(reseeded))
+
+
+def m_step(points: npt.ArrayLike, responsibilities: npt.ArrayLike, floor: float) -> Mixture:
+    """The mixture with weighted means, weighted covariances + floor I, and mean responsibilities.
+
+    points (n, D), responsibilities (n, J) with columns of non-zero sum.
+    """
+    Y = _points(points)
+    R = np.array(responsibilities, dtype=np.float64)
+    if R.ndim != 2 or R.shape[0] != Y.shape[0]:
+        raise ShapeError(f"responsibilities must be ({Y.shape[0]}, J), got {R.shape}")
+    if not np.all(R.sum(axis=0) >= _kernels.TINY_MASS):
+        raise FitError("a component without points has no M-step")
+    em = _EM(Y, R.shape[1], floor)
+    em.resp = R
+    em.maximise()
+    return em.mixture()
+
+
+def responsibilities(mixture: Mixture, points: npt.ArrayLike) -> Array:
+    """Probability of each component given each point: (n, D) -> (n, J), rows sum to 1.
+
+    Values under 5e-18 of a row's largest are 0.
+    """
+    em = _loaded(mixture, points)
+    em.expect()
+    return em.resp
+
+
+def log_likelihood(mixture: Mixture, points: npt.ArrayLike) -> float:
+    """Mean log density of the points (n, D) under the mixture, in nats."""
+    return _loaded(mixture, points).expect()
+
+
+def _loaded(mixture: Mixture, points: npt.ArrayLike) -> _EM:
+    """A workspace that holds the mixture and the points, without floor."""
+    Y = _points(points)
+    if Y.shape[1] != mixture.D:
+        raise ShapeError(f"mixture is over points of size {mixture.D}, got {Y.shape[1]}")
+    em = _EM(Y, mixture.J, 0.0)
+    em.load(mixture)
+    return em
+
+
+def _points(points: npt.ArrayLike) -> Array:
+    """Points as a finite, contiguous (n, D) array."""
+    Y = np.ascontiguousarray(points, dtype=np.float64)
+    if Y.ndim != 2 or Y.shape[0] == 0 or Y.shape[1] == 0:
+        raise ShapeError(f"points must be (n, D) with n, D above 0, got {Y.shape}")
+    if not np.all(np.isfinite(Y)):
+        raise NonFiniteError(f"point {np.argwhere(~np.isfinite(Y))[0][0]} is not finite")
+    return Y
+
+
+def _seed(em: _EM, scale: Array, rng: np.random.Generator) -> None:
+    """Cold start: k-means++ centres, nearest-centre means, one common covariance."""
+    Z = em.points / scale
+    nearest = np.zeros(em.n, dtype=np.int64)
+    distance = ((Z - Z[rng.integers(em.n)]) ** 2).sum(axis=1)
+    for j in range(1, em.J):
+        cumulative = np.cumsum(distance)
+        if cumulative[-1] > 0:
+            pick = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        else:
+            pick = int(rng.integers(em.n))
+        d = ((Z - Z[min(pick, em.n - 1)]) ** 2).sum(axis=1)
+        closer = d < distance
+        nearest[closer] = j
+        distance = np.where(closer, d, distance)
+    em.resp[:] = 0.0
+    em.resp[np.arange(em.n), nearest] = 1.0
+    for j in range(em.J):  # copies of one point leave centres without points
+        if not em.resp[:, j].any():
+            em.split_heaviest(j, scale)
+    em.maximise()
+    common = np.einsum("j,jab->ab", em.mass / em.n, em.cov)
+    em.cov[:] = (common + common.T) / 2
+
+
+def _resume(em: _EM, scale: Array, warm: Mixture) -> None:
+    """Warm start; see `fit`."""
+    if warm.J > em.J:
+        keep = np.sort(np.argsort(-warm.log_weight, kind="stable")[: em.J])
+        warm = Mixture(warm.mean[keep], warm.cov[keep], warm.log_weight[keep])
+    em.load(warm)
+    em.log_weight -= np.log(np.exp(em.log_weight).sum())
+    if warm.J == em.J:
+        return
+    em.cov[warm.J :] = np.eye(em.D)
+    em.expect()
+    for j in range(warm.J, em.J):
+        em.split_heaviest(j, scale)
+    em.maximise()
+    log.debug("mixture grown from %d to %d components by splitting", warm.J, em.J)

@@ -1,0 +1,213 @@
+"""Time-varying linear-Gaussian regression with a mixture model as prior.
+
+Few samples per step cannot determine a linear model of dozens of inputs. The mixture, fitted to
+the points of all steps and of earlier rollouts, says what such points look like in general. Near
+each step it is worth `strength` samples: enough to settle the directions in which the step's own
+samples do not vary, too little to outvote them where they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.distributions import _kernels
+from gps.distributions.gmm import GMMConfig, Mixture, fit, responsibilities
+from gps.distributions.niw import NIW, prior_counts
+from gps.errors import ConfigError, FitError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.types import Array, Record, freeze, shape_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePriorConfig:
+    """How many rollouts a mixture prior remembers, and what mixture is fitted to them."""
+
+    max_samples: int = 20
+    """Rollouts kept, counting all that are pooled; 1 or more."""
+    min_points_per_component: int = 40
+    """Points that justify one more component; 1 or more."""
+    max_components: int = 20
+    """Mixture components at most; 2 or more."""
+    strength: float = 1.0
+    """Samples that the prior is worth in the fit of one step; above zero."""
+    gmm: GMMConfig = field(default_factory=GMMConfig)
+    """The mixture fit."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_samples", 1),
+            ("min_points_per_component", 1),
+            ("max_components", 2),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"MixturePriorConfig.{name} must be {least} or more, got {getattr(self, name)}"
+                )
+        if not 0 < self.strength < np.inf:
+            raise ConfigError(f"MixturePriorConfig.strength must be above 0, got {self.strength}")
+
+
+@dataclass(frozen=True, eq=False)
+class MixturePrior(Record):
+    """The points of the last rollouts and the mixture fitted to them."""
+
+    history: Array  # (S, Tp, D) oldest rollout first
+    mixture: Mixture
+
+    def __post_init__(self) -> None:
+        S, Tp, D = shape_of(self, "history", 3)
+        freeze(self, history=(S, Tp, D))
+        if self.mixture.D != D:
+            raise ShapeError(f"mixture is over points of size {self.mixture.D}, history has {D}")
+
+    @property
+    def n_points(self) -> int:
+        """Points that the mixture was fitted to."""
+        return self.history.shape[0] * self.history.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianFit(Record):
+    """output[t] ~ N(gain[t] @ input[t] + offset[t], cov[t]), and the joint Gaussian behind it."""
+
+    gain: Array  # (Tp, no, ni)
+    offset: Array  # (Tp, no)
+    cov: Array  # (Tp, no, no) symmetric positive semi-definite
+    mean: Array  # (Tp, ni + no) sample means of [input; output]
+    joint_cov: Array  # (Tp, ni + no, ni + no) posterior, with the ridge in the input block
+
+    def __post_init__(self) -> None:
+        Tp, no, ni = shape_of(self, "gain", 3)
+        D = ni + no
+        freeze(self, gain=(Tp, no, ni), offset=(Tp, no), cov=(Tp, no, no))
+        freeze(self, mean=(Tp, D), joint_cov=(Tp, D, D))
+
+    def predict(self, inputs: Array) -> Array:
+        """Mean outputs (..., Tp, no) for inputs (..., Tp, ni)."""
+        return np.einsum("toi,...ti->...to", self.gain, inputs) + self.offset
+
+
+def n_components(n_points: int, config: MixturePriorConfig) -> int:
+    """clip(n_points / min_points_per_component, 2, max_components)."""
+    return max(2, min(config.max_components, n_points // config.min_points_per_component))
+
+
+def update_prior(
+    prior: MixturePrior | None,
+    points: npt.ArrayLike,
+    config: MixturePriorConfig,
+    rng: np.random.Generator,
+    *,
+    replace_history: bool = False,
+) -> MixturePrior:
+    """Add the points (N, Tp, D) of N rollouts and fit the mixture again.
+
+    Keeps exactly the last `max_samples` rollouts, of whatever conditions they are; a caller that
+    pools conditions sets `max_samples` for all of them together. EM starts from the previous
+    mixture; more data may add components, by splitting. Only a first fit draws from rng.
+    With `replace_history` the points are the whole new history and only the mixture is taken over:
+    for points that change with time, like the present policy's actions in remembered states.
+    Raises FitError, NonFiniteError, ShapeError.
+    """
+    Y = np.asarray(points, dtype=np.float64)
+    if Y.ndim != 3:
+        raise ShapeError(f"points must be (N, Tp, D), got shape {Y.shape}")
+    _check_finite(Y, "points")
+    if prior is not None and not replace_history:
+        if prior.history.shape[1:] != Y.shape[1:]:
+            raise ShapeError(
+                f"points of a rollout must be {prior.history.shape[1:]} as in the prior's history,"
+                f" got {Y.shape[1:]}"
+            )
+        Y = np.concatenate([prior.history, Y])
+    Y = Y[-config.max_samples :]
+    flat = Y.reshape(-1, Y.shape[2])
+    warm = None if prior is None else prior.mixture
+    result = fit(flat, n_components(len(flat), config), config.gmm, rng, warm)
+    return MixturePrior(Y, result.mixture)
+
+
+def fit_linear_gaussian(
+    inputs: npt.ArrayLike,
+    outputs: npt.ArrayLike,
+    prior: MixturePrior | NIW | None,
+    *,
+    strength: float = 1.0,
+    ridge: float = 1e-6,
+) -> LinearGaussianFit:
+    """Regress outputs (N, Tp, no) on inputs (N, Tp, ni), each step on its own.
+
+    With y = [input; output], posterior covariance of a step
+    P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus the ridge on
+    the diagonal of the input block; gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample
+    mean, not the posterior's, so that the model passes through the data),
+    cov = P_oo - gain P_io. A mixture prior is worth `strength` samples: moments under the step's
+    averaged responsibilities; an NIW prior is used as it is at every step; without prior P = S,
+    that is, ridge regression with penalty N * ridge.
+    Raises FitError for N = 1, NonFiniteError, NotPositiveDefiniteError, ShapeError.
+    """
+    X, Z = np.asarray(inputs, dtype=np.float64), np.asarray(outputs, dtype=np.float64)
+    if X.ndim != 3 or Z.ndim != 3 or X.shape[:2] != Z.shape[:2]:
+        raise ShapeError(
+            f"inputs and outputs must be (N, Tp, ni) and (N, Tp, no), got {X.shape}, {Z.shape}"
+        )
+    if not (0 <= ridge < np.inf and 0 < strength < np.inf):
+        raise ConfigError(
+            f"ridge must be at least 0 and strength above 0, got {ridge} and {strength}"
+        )
+    N, Tp, n_in = X.shape
+    if N < 2:
+        raise FitError(f"a linear model of each step cannot be fitted to {N} sample; use 2 or more")
+    _check_finite(X, "inputs")
+    _check_finite(Z, "outputs")
+    Y = np.concatenate([X, Z], axis=2)
+    D = Y.shape[2]
+    means, scales, weights, psi, kappa0, nu0 = _prior_arrays(prior, Y, strength)
+    no = D - n_in
+    mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
+    gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
+    status = _kernels.regress(
+        Y, n_in, weights, means, scales, psi, kappa0, nu0, ridge, mean, gain, offset, W, joint
+    )
+    if status:
+        raise NotPositiveDefiniteError(
+            "input covariance", t=status - 1, hint="raise the ridge or use a prior"
+        )
+    failed = np.zeros(Tp, dtype=np.bool_)
+    _kernels.without_factor(W, failed)
+    for t in np.flatnonzero(failed):  # singular, as with few samples and no prior: cut rounding
+        values, vectors = np.linalg.eigh(W[t])
+        half = vectors * np.sqrt(np.maximum(values, 0.0))
+        W[t] = half @ half.T
+    return LinearGaussianFit(gain, offset, W, mean, joint)
+
+
+def _prior_arrays(
+    prior: MixturePrior | NIW | None, Y: Array, strength: float
+) -> tuple[Array, Array, Array, float, float, float]:
+    """Any prior as (means, scales, weights per step, psi, kappa0, nu0) of the kernel."""
+    N, Tp, D = Y.shape
+    if prior is None:
+        return np.zeros((1, D)), np.zeros((1, D, D)), np.zeros((Tp, 1)), 0.0, 0.0, 0.0
+    size = prior.mu0.size if isinstance(prior, NIW) else prior.mixture.D
+    if size != D:
+        raise ShapeError(f"prior is over points of size {size}, inputs and outputs give {D}")
+    if isinstance(prior, NIW):
+        one = np.ones((Tp, 1))
+        mu0, Psi = np.array(prior.mu0[None]), np.array(prior.Psi[None])
+        return mu0, Psi, one, 1.0, float(prior.kappa0), float(prior.nu0)
+    mixture = prior.mixture
+    weights = np.empty((Tp, mixture.J))
+    resp = responsibilities(mixture, Y.reshape(-1, D))
+    _kernels.average_weights(resp, N, Tp, weights)
+    kappa0, nu0 = prior_counts(prior.n_points, D, strength)
+    return np.array(mixture.mean), np.array(mixture.cov), weights, strength, kappa0, nu0
+
+
+def _check_finite(values: Array, name: str) -> None:
+    """NonFiniteError that names the first bad sample and step of (N, Tp, n) values."""
+    if not np.all(np.isfinite(values)):
+        sample, t, _ = np.argwhere(~np.isfinite(values))[0]
+        raise NonFiniteError(f"{name} of sample {sample} at t={t} are not finite")

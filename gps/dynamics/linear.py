@@ -1,0 +1,118 @@
+"""Time-varying linear-Gaussian dynamics fitted to the rollouts of one condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gps.distributions.regression import (
+    MixturePrior,
+    MixturePriorConfig,
+    fit_linear_gaussian,
+)
+from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
+from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    """How dynamics are fitted."""
+
+    ridge: float = 1e-6
+    """Added to the variance of every state and action in the regression; 0 or more."""
+    x0_variance_floor: float = 1e-6
+    """Least variance of each entry of the start state; above zero."""
+    x0_strength: float = 1.0
+    """Samples that the start states of the prior's history are worth; 0 leaves them out, which is
+    right for a prior that pools conditions with different starts."""
+    prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
+    """The mixture prior, or None for plain ridge regression."""
+
+    def __post_init__(self) -> None:
+        for name in ("ridge", "x0_strength"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(
+                    f"DynamicsConfig.{name} must be finite and not negative,"
+                    f" got {getattr(self, name)}"
+                )
+        if not 0 < self.x0_variance_floor < np.inf:
+            raise ConfigError(
+                f"DynamicsConfig.x0_variance_floor must be above 0, got {self.x0_variance_floor}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicsFit(Record):
+    """Fitted dynamics and the distribution of the start state."""
+
+    dynamics: LinearDynamics
+    start: Gaussian
+
+
+def points(X: Array, U: Array) -> Array:
+    """[x_t; u_t; x_t+1] of states (N, T, nx) and actions (N, T, nu): (N, T-1, 2 nx + nu)."""
+    if X.ndim != 3 or U.ndim != 3 or X.shape[:2] != U.shape[:2]:
+        raise ShapeError(f"X and U must be (N, T, nx) and (N, T, nu), got {X.shape}, {U.shape}")
+    return np.concatenate([X[:, :-1], U[:, :-1], X[:, 1:]], axis=2)
+
+
+def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) -> DynamicsFit:
+    """Fit x[t+1] ~ N(F [x; u] + f, W) at each step to the N >= 2 rollouts of one condition.
+
+    `prior` is a mixture over `points`, worth `config.prior.strength` samples (1 if that is None).
+    The start is the sample mean; its covariance is `start_covariance`.
+    Raises FitError (one sample, one step), NonFiniteError, NotPositiveDefiniteError, ShapeError.
+    """
+    X, U = rollouts.X, rollouts.U
+    N, T, nx = X.shape
+    if N < 2 or T < 2:
+        raise FitError(
+            f"dynamics of condition {rollouts.condition} cannot be fitted to {N} sample(s) of {T}"
+            " step(s); use 2 or more of each"
+        )
+    for name, values in (("states", X), ("actions", U)):
+        if not np.all(np.isfinite(values)):
+            i, t, _ = np.argwhere(~np.isfinite(values))[0]
+            raise NonFiniteError(
+                f"{name} of condition {rollouts.condition}, sample {i} at t={t} are not finite"
+            )
+    strength = 1.0 if config.prior is None else config.prior.strength
+    inputs = np.concatenate([X[:, :-1], U[:, :-1]], axis=2)
+    model = fit_linear_gaussian(inputs, X[:, 1:], prior, strength=strength, ridge=config.ridge)
+    earlier = None if prior is None else prior.history[:, 0, :nx]
+    x0_cov = start_covariance(X[:, 0], earlier, config)
+    return DynamicsFit(
+        LinearDynamics(model.gain, model.offset, model.cov), Gaussian(X[:, 0].mean(axis=0), x0_cov)
+    )
+
+
+def start_covariance(x0: Array, earlier: Array | None, config: DynamicsConfig) -> Array:
+    """(N V + s V_e + N s/(N + s) d d') / (N + s), variances floored on the diagonal.
+
+    V and V_e are the diagonal variances of the start states x0 (N, nx) and of the earlier ones
+    (S, nx), d the difference of their means, s = x0_strength: the normal-inverse-Wishart posterior.
+    The public reference adds the prior's scatter without dividing it by a count.
+    """
+    N, s = len(x0), config.x0_strength if earlier is not None else 0.0
+    cov = N * np.diag(x0.var(axis=0))
+    if earlier is not None and s > 0:
+        d = x0.mean(axis=0) - earlier.mean(axis=0)
+        cov = cov + s * np.diag(earlier.var(axis=0)) + N * s / (N + s) * np.outer(d, d)
+    cov = cov / (N + s)
+    lack = np.maximum(config.x0_variance_floor - cov.diagonal(), 0.0)
+    result: Array = cov + np.diag(lack)
+    return result
+
+
+def prediction_error(dynamics: LinearDynamics, rollouts: Rollouts) -> Array:
+    """Root mean square over samples of x[t+1] - (F [x; u] + f), (T-1, nx)."""
+    if rollouts.T != dynamics.T or rollouts.nx != dynamics.nx or rollouts.nu != dynamics.nu:
+        raise ShapeError(
+            f"dynamics of T={dynamics.T}, nx={dynamics.nx}, nu={dynamics.nu} do not match rollouts"
+            f" of T={rollouts.T}, nx={rollouts.nx}, nu={rollouts.nu}"
+        )
+    Z = np.concatenate([rollouts.X[:, :-1], rollouts.U[:, :-1]], axis=2)
+    error = rollouts.X[:, 1:] - (np.einsum("txz,ntz->ntx", dynamics.F, Z) + dynamics.f)
+    result: Array = np.sqrt((error**2).mean(axis=0))
+    return result

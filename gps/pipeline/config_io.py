@@ -1,0 +1,200 @@
+"""Configuration trees as JSON: what experiment.json holds, without pickle.
+
+    a dataclass         {"class": "gps.costs.action:ActionCost", "fields": {...}}
+    tuple               {"tuple": [...]}
+    list                [...]
+    dict                {"dict": {...}}, keys are strings
+    array               {"array": [...], "dtype": "float64", "shape": [2, 3]}, values in C order
+    NaN, infinity       {"float": "nan"}, {"float": "inf"}, {"float": "-inf"}
+    path                {"path": "/data/model.xml"}
+    function, class     {"name": "gps.costs.base:ramp"}
+    the rest            None, true, 1, 1.5, "text" as JSON has them
+
+Names are `module:qualname`. Only names below `gps.` are imported, and nothing but a dataclass is
+called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`; the
+reader passes that file's names in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+
+from gps.errors import ConfigError, ExperimentError, GPSError, choices
+
+USER_MODULES = "gps_experiment_"
+"""Prefix of the names of modules that hold a user's hyperparams file; see the loader."""
+USER = "hyperparams"
+"""What stands for such a module in a stored name."""
+
+Names = Callable[[], Mapping[str, Any]]
+"""Gives the names of the user's hyperparams file; called only when one is needed."""
+
+
+def name_of(thing: Any) -> str:
+    """`module:qualname` of a class or function that can be found again; ExperimentError if not."""
+    module, qualname = thing.__module__, thing.__qualname__
+    shown = f"{module}.{qualname}"
+    if "<" in qualname:
+        raise ExperimentError(
+            f"{shown} cannot be stored: it is defined inside a function; define it at the top "
+            "level of the hyperparams file"
+        )
+    if module.startswith(USER_MODULES):
+        return f"{USER}:{qualname}"
+    if module.startswith("gps."):
+        return f"{module}:{qualname}"
+    raise ExperimentError(
+        f"{shown} cannot be stored: only what gps.* or the hyperparams file itself defines can be "
+        "found again; move it into the hyperparams file"
+    )
+
+
+def find(name: str, user: Names | None = None) -> Any:
+    """The class or function behind `module:qualname`; ExperimentError when it is not allowed."""
+    module, colon, qualname = name.partition(":")
+    if not colon or not (module == USER or module.startswith("gps.")):
+        raise ExperimentError(
+            f"{name!r} is not allowed here: names come from gps.* or from the hyperparams file"
+        )
+    if module == USER:
+        if user is None:
+            raise ExperimentError(f"{name!r} needs the hyperparams file, which is not at hand")
+        first, *rest = qualname.split(".")
+        known = user()
+        if first not in known:
+            raise ExperimentError(f"the hyperparams file does not define {first}")
+        thing = known[first]
+    else:
+        first, *rest = qualname.split(".")
+        try:
+            thing = getattr(importlib.import_module(module), first)
+        except (ImportError, AttributeError):
+            raise ExperimentError(
+                f"{name!r} does not exist in this version of gps; the run was made by another one"
+            ) from None
+    for part in rest:
+        thing = getattr(thing, part, None)
+    home = getattr(thing, "__module__", "")
+    # a module's imports must not be reachable through it: gps.pipeline.store:os.system
+    if not (home.startswith(USER_MODULES) if module == USER else home == module):
+        raise ExperimentError(f"{name!r} is not defined there")
+    return thing
+
+
+def find_dataclass(name: str, user: Names | None = None) -> type:
+    """The dataclass behind `module:qualname`; ExperimentError when it is anything else."""
+    cls = find(name, user)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ExperimentError(f"{name!r} is not a dataclass; nothing else may be built from a file")
+    return cls
+
+
+def build(name: str, values: dict[str, Any], user: Names | None = None) -> Any:
+    """An instance of a dataclass from its fields; ExperimentError names fields that do not fit."""
+    cls = find_dataclass(name, user)
+    known = {f.name: f for f in fields(cls) if f.init}
+    for given in values:
+        if given not in known:
+            raise ExperimentError(f"{name}: {choices('field', given, known)}")
+    for field in known.values():
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in values:
+            raise ExperimentError(f"{name}: the field {field.name!r} is missing")
+    try:
+        return cls(**values)
+    except GPSError:
+        raise
+    except Exception as error:
+        raise ExperimentError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def to_json(value: Any, where: str = "experiment") -> Any:
+    """`value` as JSON types; ExperimentError says which entry cannot be stored."""
+    try:
+        return _to_json(value, where)
+    except ExperimentError as error:
+        text = str(error)
+        raise ExperimentError(text if text.startswith(where) else f"{where}: {text}") from None
+
+
+def _to_json(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        value = float(value)
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if type(value) is tuple:
+        return {"tuple": [to_json(v, f"{where}[{i}]") for i, v in enumerate(value)]}
+    if type(value) is list:
+        return [to_json(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ExperimentError(f"{where}: keys must be text to be stored, got {key!r}")
+        return {"dict": {k: to_json(v, f"{where}[{k!r}]") for k, v in value.items()}}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        flat = [to_json(v, where) for v in value.ravel().tolist()]
+        return {"array": flat, "dtype": value.dtype.name, "shape": list(value.shape)}
+    if isinstance(value, PurePath):
+        return {"path": str(value)}
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return {"name": name_of(value)}
+    if is_dataclass(value):
+        pairs = [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
+        values = {name: to_json(v, f"{where}.{name}") for name, v in pairs}
+        return {"class": name_of(type(value)), "fields": values}
+    raise ExperimentError(
+        f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored; use "
+        "dataclasses, tuples, lists, dicts, arrays, numbers and text"
+    )
+
+
+def from_json(tree: Any, user: Names | None = None, where: str = "experiment") -> Any:
+    """The value that `to_json` stored; ExperimentError says which entry cannot be read.
+
+    user: names of the hyperparams file that the run was made from.
+    """
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    if isinstance(tree, list):
+        return [from_json(v, user, f"{where}[{i}]") for i, v in enumerate(tree)]
+    try:
+        kind = next(iter(tree))
+        body = tree[kind]
+        if kind == "class":
+            items = tree["fields"].items()
+            values = {name: from_json(v, user, f"{where}.{name}") for name, v in items}
+            return build(body, values, user)
+        if kind == "tuple":
+            return tuple(from_json(v, user, f"{where}[{i}]") for i, v in enumerate(body))
+        if kind == "dict":
+            return {k: from_json(v, user, f"{where}[{k!r}]") for k, v in body.items()}
+        if kind == "array":
+            flat = [from_json(v) for v in body]
+            return np.array(flat, dtype=tree["dtype"]).reshape(tree["shape"])
+        if kind == "float":
+            return float(body)
+        if kind == "path":
+            return Path(body)
+        if kind == "name":
+            return find(body, user)
+    except GPSError as error:
+        text = str(error)
+        text = text if text.startswith("experiment") else f"{where}: {text}"
+        kind_of_error = ConfigError if isinstance(error, ConfigError) else ExperimentError
+        raise kind_of_error(text) from error
+    except Exception as error:
+        raise ExperimentError(f"{where}: {type(error).__name__}: {error}") from error
+    raise ExperimentError(f"{where}: {kind!r} is no entry that this version of gps writes")

@@ -1,0 +1,471 @@
+"""Experiments from hyperparams files: by name, by path, with typed changes from the command line.
+
+A hyperparams file is plain Python that ends in `experiment = Experiment(...)`. It runs in a module
+of its own that is not importable: nothing else sees its names, and dask, which cannot pickle its
+classes and functions by reference, sends them to its workers by value.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.resources
+import inspect
+import io
+import itertools
+import operator
+import re
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
+from functools import lru_cache, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from gps.errors import ConfigError, ExperimentError, GPSError, choices
+from gps.pipeline.config_io import USER_MODULES
+
+if TYPE_CHECKING:
+    from gps.pipeline.experiment import Experiment
+
+_counter = itertools.count(1)
+_modules: dict[str, types.ModuleType] = {}
+"""Executed files: type hints of their classes are looked up in them."""
+_LONGEST = 8
+"""Items of a tuple of configurations that get options of their own; longer tuples get none."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An experiment and the file that it came from."""
+
+    experiment: Experiment
+    source: Path
+
+
+def load(name_or_path: str | Path) -> Loaded:
+    """The experiment of a hyperparams file, by name or by path; raises ExperimentError.
+
+    A ConfigError of the file's own configuration passes through, with file and line in front.
+    """
+    path = _find(name_or_path)
+    module = execute(path)
+    from gps.pipeline.experiment import Experiment
+
+    if not hasattr(module, "experiment"):
+        raise ExperimentError(
+            f"{path}: defines no `experiment`; end the file with `experiment = Experiment(...)`"
+        )
+    experiment = module.experiment
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(
+            f"{path}: `experiment` must be an Experiment, got {type(experiment).__name__}"
+        )
+    if not experiment.name:
+        experiment = replace(experiment, name=path.stem)
+    return Loaded(experiment, path)
+
+
+def names() -> list[tuple[str, str]]:
+    """The installed experiments and their one-line descriptions; executes none of them."""
+    return [(path.stem, _description(path)) for path in _installed()]
+
+
+def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Path:
+    """Write a hyperparams file to edit, made from another one; raises ExperimentError."""
+    name = name.removesuffix(".py")
+    if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+        raise ExperimentError(
+            f"{name!r} is no name for an experiment: use letters, digits, _ and -"
+        )
+    source, target = _find(from_experiment), Path(folder) / f"{name}.py"
+    header = textwrap.dedent(
+        f"""\
+        # Experiment {name}, made from {source.stem}. Edit it, then run it by its path:
+        #
+        #     gps run {target}
+        #     gps run {target} --help        all options, their meaning and their values
+        #
+        # Every value can be changed for one run without editing: --algorithm.some.option VALUE.
+        # Costs, worlds and networks of your own may be defined in this file, at its top level.
+        """
+    )
+    try:
+        text = source.read_text(encoding="utf-8")
+        with open(target, "x", encoding="utf-8") as file:
+            file.write(f"{header}\n{_renamed(text, source.stem, name)}")
+    except FileExistsError:
+        raise ExperimentError(f"{target} exists already; choose another name") from None
+    except OSError as error:
+        raise ExperimentError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """The source with `name="old"` of its Experiment changed, where it has one."""
+    return re.sub(rf"(\bname\s*=\s*)(['\"]){re.escape(old)}\2", rf"\g<1>\g<2>{new}\g<2>", text)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def execute(path: str | Path) -> types.ModuleType:
+    """Run a hyperparams file in a module of its own; raises ExperimentError with file and line."""
+    path = Path(path)
+    try:
+        source = path.read_bytes()
+    except FileNotFoundError:
+        raise ExperimentError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        code = compile(source, str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = f"{path}:{error.lineno}" if error.lineno else str(path)
+        raise ExperimentError(f"{where}: syntax error: {error.msg}") from error
+    except ValueError as error:  # a NUL byte
+        raise ExperimentError(f"{path}: is no Python source: {error}") from error
+    stem = re.sub(r"\W", "_", path.stem)
+    module = types.ModuleType(f"{USER_MODULES}{stem}_{next(_counter)}")
+    module.__file__ = str(path)
+    _modules[module.__name__] = module
+    with importable():
+        try:
+            exec(code, module.__dict__)
+        except Exception as error:
+            where = f"{path}:{line}" if (line := _line(error, path)) else str(path)
+            if isinstance(error, ConfigError):
+                raise ConfigError(f"{where}: {error}") from error
+            text = " ".join(str(error).split())
+            what = text if isinstance(error, GPSError) else f"{type(error).__name__}: {text}"
+            raise ExperimentError(f"{where}: {what}{_hint(error)}") from error
+    return module
+
+
+@contextlib.contextmanager
+def importable() -> Iterator[None]:
+    """Let type hints of the executed files be looked up meanwhile, as of imported modules."""
+    sys.modules.update(_modules)
+    try:
+        yield
+    finally:
+        for name in list(_modules):
+            sys.modules.pop(name, None)
+
+
+def _line(error: BaseException, path: Path) -> int | None:
+    """The innermost line of the file that an exception passed through."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _hint(error: Exception) -> str:
+    """`; did you mean 'kl_max'?` where a configuration was given a field that it does not have."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    trace = error.__traceback__
+    while found and trace is not None:
+        scope = {**trace.tb_frame.f_globals, **trace.tb_frame.f_locals}
+        cls = scope.get(found[1])
+        if isinstance(cls, type) and is_dataclass(cls):
+            known = [f.name for f in fields(cls) if f.init]
+            close = get_close_matches(found[2], known, n=1)
+            return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+        trace = trace.tb_next
+    return ""
+
+
+def _installed() -> list[Path]:
+    folder = Path(str(importlib.resources.files("gps.hyperparams")))
+    return sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    """The file of an experiment; ExperimentError lists the known names."""
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".py") or "/" in text or "\\" in text:
+        path = Path(name_or_path).expanduser()
+        if path.is_dir():
+            raise ExperimentError(f"{path} is a folder; give a hyperparams file")
+        if not path.exists():
+            raise ExperimentError(f"{path} does not exist; give an experiment's file or its name")
+        return path.absolute()
+    known = {path.stem: path for path in _installed()}
+    if text not in known:
+        raise ExperimentError(f"{choices('experiment', text, known)}; or give the path of a file")
+    return known[text]
+
+
+def _description(path: Path) -> str:
+    """The `description="..."` in a file's source, else the first line of its docstring."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"(cannot be loaded: {error})"
+    for node in reversed(tree.body):
+        targets = node.targets if isinstance(node, ast.Assign) else ()
+        if any(isinstance(t, ast.Name) and t.id == "experiment" for t in targets):
+            for call in ast.walk(node):
+                for keyword in call.keywords if isinstance(call, ast.Call) else ():
+                    value = keyword.value
+                    if keyword.arg == "description" and isinstance(value, ast.Constant):
+                        return str(value.value)
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Items:
+    """A tuple or mapping of configurations, one group of options for each."""
+
+    values: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One entry of a configuration that the command line can change."""
+
+    name: str
+    type: Any
+    value: Any
+    help: str
+
+
+def options(experiment: Experiment, skip: Sequence[str] = ("name", "description")) -> list[str]:
+    """All options of an experiment, `--algorithm.step.kl-max` and so on."""
+    with importable():
+        return _names(experiment, "", skip)
+
+
+def override(
+    experiment: Experiment,
+    argv: Sequence[str],
+    *,
+    prog: str = "gps run",
+    skip: Sequence[str] = ("name", "description"),
+    known: Sequence[str] = (),
+) -> Experiment:
+    """The experiment with the options in `argv` set, `--algorithm.step.kl_max 0.5`.
+
+    The options are the fields of the configuration's dataclasses, with the types of the objects
+    that are there now. `--help` prints them and raises SystemExit(0). Raises ExperimentError for an
+    unknown option or a value of the wrong type, ConfigError for a value that cannot work.
+    skip: fields of the experiment that get no option. known: the caller's own options, for hints.
+    """
+    argv = list(argv)
+    if not argv:
+        return experiment
+    with importable():
+        if not {"-h", "--help"} & set(argv):
+            _check_names(argv, _names(experiment, "", skip), known, prog)
+        changes = _parse(experiment, argv, prog, skip)
+        changed: Experiment = _apply(experiment, changes)
+    return changed
+
+
+def _check_names(
+    argv: Sequence[str], known: Sequence[str], others: Sequence[str], prog: str
+) -> None:
+    if not argv[0].startswith("--"):
+        raise ExperimentError(f"unexpected {argv[0]!r}; options look like --samples 5")
+    for token in argv:
+        name = token.partition("=")[0].replace("_", "-")
+        if not name.startswith("--") or name in known:
+            continue
+        same_end = [k for k in known if k.rpartition(".")[2] == name.removeprefix("--")]
+        close = same_end or get_close_matches(name, [*others, *known], n=1)
+        inside = [k for k in known if k.startswith(name + ".")]
+        if inside:
+            hint = f"it is a group; one of its options is {inside[0]}"
+        elif close:
+            hint = f"did you mean {' or '.join(close[:3])}?"
+        else:
+            hint = f"see {prog} --help"
+        raise ExperimentError(f"unknown option {token.partition('=')[0]}; {hint}")
+
+
+def _names(value: Any, prefix: str, skip: Sequence[str] = ()) -> list[str]:
+    found: list[str] = []
+    for option in _options(value):
+        if option.name in skip:
+            continue
+        name = prefix + option.name.replace("_", "-")
+        if _is_group(option.value):
+            found += _names(option.value, f"{name}.")
+        else:
+            found.append(f"--{name}")
+    return found
+
+
+def _is_group(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _options(value: Any) -> list[_Option]:
+    """What can be changed in a configuration; entries of other types have no option."""
+    if isinstance(value, _Items):
+        return [_Option(name, type(item), item, "") for name, item in value.values]
+    cls: type = type(value)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:
+        hints = {}  # a type that is imported for type checkers only: no option with a plain type
+    texts = _field_texts(cls)
+    found = []
+    for f in fields(value):
+        if not f.init:
+            continue
+        now, hint, text = getattr(value, f.name), hints.get(f.name, Any), texts.get(f.name, "")
+        if _is_group(now):
+            found.append(_Option(f.name, type(now), now, text))
+        elif (items := _items(now)) is not None:
+            found.append(_Option(f.name, _Items, items, text))
+        elif _is_plain(hint):
+            found.append(_Option(f.name, _narrow_first(hint), now, text))
+    return found
+
+
+def _items(value: Any) -> _Items | None:
+    """The configurations in a tuple or mapping of them; None for anything else."""
+    if isinstance(value, tuple):
+        pairs = tuple((str(i), item) for i, item in enumerate(value))
+    elif isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        pairs = tuple(value.items())
+    else:
+        return None
+    good = 0 < len(pairs) <= _LONGEST and all(_is_group(item) for _, item in pairs)
+    return _Items(pairs) if good else None
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether text can be turned into a value of the type."""
+    if hint in (bool, int, float, str, Path, type(None), None):
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return True
+    if origin in (Union, types.UnionType, tuple, list):
+        return bool(args) and all(a is Ellipsis or _is_plain(a) for a in args)
+    return False
+
+
+def _narrow_first(hint: Any) -> Any:
+    """`tuple[float, ...] | float` the other way round: one number given is to stay one number."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    kinds = sorted(get_args(hint), key=lambda kind: get_origin(kind) in (tuple, list))
+    return reduce(operator.or_, kinds)
+
+
+@lru_cache(maxsize=256)
+def _field_texts(cls: type) -> dict[str, str]:
+    """The strings under the fields of a dataclass, its bases included."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):
+            continue
+        nodes = body.body if isinstance(body, ast.ClassDef) else []
+        for node, after in itertools.pairwise(nodes):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                value = after.value if isinstance(after, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    texts[node.target.id] = " ".join(value.value.split())
+    return texts
+
+
+def _parse(
+    experiment: Experiment, argv: Sequence[str], prog: str, skip: Sequence[str]
+) -> dict[str, Any]:
+    """Nested dicts of the options' values, changed or not."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def group(
+        info: tyro.constructors.StructTypeInfo,
+    ) -> tyro.constructors.StructConstructorSpec | None:
+        if not _is_group(info.default):
+            return None
+        top = info.default is experiment
+        specs = tuple(
+            tyro.constructors.StructFieldSpec(
+                name=o.name, type=o.type, default=o.value, helptext=o.help or None
+            )
+            for o in _options(info.default)
+            if not (top and o.name in skip)
+        )
+        return tyro.constructors.StructConstructorSpec(instantiate=dict, fields=specs)
+
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            values: Any = tyro.cli(
+                type(experiment),
+                prog=prog,
+                description=experiment.description or experiment.name,
+                args=argv,
+                default=experiment,
+                config=(tyro.conf.FlagConversionOff,),
+                registry=registry,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ExperimentError(_one_line(errors.getvalue(), prog)) from None
+    parsed: dict[str, Any] = values
+    return parsed
+
+
+def _one_line(text: str, prog: str) -> str:
+    """The message in one of tyro's boxes, without its title and the help that it repeats."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip(" \t│|╭╮╰╯─-+") for line in text.splitlines()]
+    kept = [line for line in lines if line][1:]
+    ends = ("For full helptext", "Argument helptext")
+    message = " ".join(itertools.takewhile(lambda line: not line.startswith(ends), kept))
+    return f"{message.removeprefix('Error parsing ') or 'wrong options'}; see {prog} --help"
+
+
+def _apply(value: Any, changes: Mapping[str, Any]) -> Any:
+    """The configuration with the values of `changes`; what is unchanged stays the same object."""
+    changed: dict[str, Any] = {}
+    for option in _options(value):
+        if option.name not in changes:
+            continue
+        given = changes[option.name]
+        new = _apply(option.value, given) if _is_group(option.value) else given
+        if new is not option.value and not _equal(new, option.value):
+            changed[option.name] = new
+    if not changed:
+        return value
+    if isinstance(value, _Items):
+        return _Items(tuple((name, changed.get(name, item)) for name, item in value.values))
+    plain = {
+        name: _unwrapped(new, getattr(value, name)) if isinstance(new, _Items) else new
+        for name, new in changed.items()
+    }
+    return replace(value, **plain)
+
+
+def _unwrapped(items: _Items, like: Any) -> Any:
+    if isinstance(like, tuple):
+        return tuple(item for _, item in items.values)
+    return dict(items.values)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)

@@ -1,0 +1,261 @@
+"""The run loop: roll out, iterate, score, store, report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gps.algorithms.state import GPSState, Report
+from gps.errors import GPSError, StoreError
+from gps.execution import Executor, Serial
+from gps.pipeline import stages
+from gps.pipeline.experiment import Experiment
+from gps.pipeline.store import RunFolder, Snapshot
+from gps.threads import one_thread
+from gps.types import Agent, Rollouts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class IterationReport:
+    """One finished iteration, with all that it made."""
+
+    iteration: int
+    """Number of the iteration, from 1."""
+    report: Report
+    """What the algorithm says; `report.models` holds costs, dynamics, linearised policies."""
+    row: dict[str, float]
+    """The line of metrics.csv."""
+    state: GPSState
+    """What the next iteration starts from: controllers, priors, policy."""
+    rollouts: tuple[Rollouts, ...]
+    """One per condition."""
+    seconds: float
+    """Wall-clock time of the iteration, storing included."""
+    stage_seconds: dict[str, float]
+    """Work per stage; with several workers the sum over all of them."""
+    events: tuple[str, ...] = ()
+    """What the guard had to do, one line per event."""
+
+
+def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
+    """Controllers, and an untrained policy where the algorithm has one."""
+    controllers = tuple(
+        experiment.initial.controller(
+            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
+        )
+        for m in range(agent.n_conditions)
+    )
+    costs = (experiment.cost,) * agent.n_conditions
+    return experiment.algorithm.start(costs, controllers, agent, experiment.seed)
+
+
+def run(
+    experiment: Experiment,
+    *,
+    seed: int | None = None,
+    iterations: int | None = None,
+    out: str | Path | None = None,
+    executor: Executor | None = None,
+    source: Path | None = None,
+) -> Iterator[IterationReport]:
+    """Run an experiment; yields a report after every stored iteration.
+
+    out: the run folder, which must be new or empty; None keeps everything in memory.
+    executor: where the stages run; None runs them in this process. source: the hyperparams file,
+    copied into the run folder. Raises ConfigError before the first rollout, SimulationError,
+    StoreError.
+    """
+    if seed is not None:
+        experiment = replace(experiment, seed=seed)
+    if iterations is not None:
+        experiment = replace(experiment, iterations=iterations)
+    with one_thread():
+        agent = experiment.validate()
+        state = initial_state(experiment, agent)
+        folder = None
+        if out is not None:
+            folder = RunFolder.create(Path(out), experiment, source)
+    yield from _checked_loop(experiment, agent, state, folder, executor)
+
+
+def resume(
+    path: str | Path,
+    *,
+    start: int | None = None,
+    iterations: int | None = None,
+    executor: Executor | None = None,
+) -> Iterator[IterationReport]:
+    """Continue a stored run to the same bytes as if it had never stopped.
+
+    start: the iteration to go on from (later ones are deleted); None takes the last whole one.
+    iterations: the total to reach; None takes the experiment's. Raises StoreError.
+    """
+    folder = RunFolder.open(Path(path))
+    experiment = folder.experiment()
+    if iterations is not None:
+        experiment = replace(experiment, iterations=iterations)
+    done = folder.iterations()
+    if not done:
+        raise StoreError(f"{folder.path}: no whole iteration file to resume from")
+    if start is None:
+        start = done[-1]
+    if start not in done:
+        raise StoreError(
+            f"{folder.path}: iteration {start} is not stored; stored: {_ranges(done)}"
+        )
+    folder.truncate(start)
+    with one_thread():
+        agent = experiment.validate()
+        stored = folder.read_state(start)
+        state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
+    yield from _checked_loop(experiment, agent, state, folder, executor, stored=True)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _checked_loop(
+    experiment: Experiment,
+    agent: Agent,
+    state: GPSState,
+    folder: RunFolder | None,
+    executor: Executor | None,
+    stored: bool = False,
+) -> Iterator[IterationReport]:
+    ex = executor or Serial()
+    try:
+        if folder is not None and not stored:
+            folder.write(Snapshot.of_start(state))
+        yield from _loop(experiment, agent, state, folder, ex)
+    finally:
+        if folder is not None:
+            folder.close()
+        if executor is None:
+            ex.close()
+
+
+def _loop(
+    experiment: Experiment,
+    agent: Agent,
+    state: GPSState,
+    folder: RunFolder | None,
+    ex: Executor,
+) -> Iterator[IterationReport]:
+    M = range(agent.n_conditions)
+    ex.seconds()
+    while state.iteration < experiment.iterations:
+        begin = time.perf_counter()
+        with one_thread():
+            it = state.iteration
+            live = _rollouts(experiment, state, ex, M)
+            try:
+                live_state, live_report = experiment.algorithm.iterate(state, live, ex)
+                local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
+                policy = [
+                    _score(experiment, ex, live_state.policy, m)
+                    for m in M
+                    if live_state.policy is not None
+                ]
+                done, rollouts, report, local, policy = ex.gather(
+                    (live_state, tuple(live), live_report, local, policy)
+                )
+            except GPSError as error:
+                error.add_note(f"in iteration {it + 1}")
+                raise
+            stage_seconds = ex.seconds()
+            row = metrics_row(report, local, policy, done, agent, experiment)
+            row["seconds"] = time.perf_counter() - begin
+            row |= {f"seconds_{name}": s for name, s in stage_seconds.items()}
+            if folder is not None:
+                clean = replace(report, models={})
+                folder.write(
+                    Snapshot(
+                        state=replace(done, costs=()),
+                        rollouts=rollouts,
+                        models=report.models,
+                        report=clean,
+                    )
+                )
+                row["seconds_store"] = time.perf_counter() - begin - row["seconds"]
+                row["seconds"] += row["seconds_store"]
+                folder.append_metrics(row)
+        events = tuple(
+            f"condition {c.condition}: {c.event}" for c in report.conditions if c.event
+        )
+        yield IterationReport(
+            iteration=done.iteration,
+            report=report,
+            row=row,
+            state=done,
+            rollouts=rollouts,
+            seconds=row["seconds"],
+            stage_seconds=stage_seconds,
+            events=events,
+        )
+        state = live_state  # handles: on a cluster the data stays on its workers
+
+
+def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -> list[Any]:
+    sources = experiment.algorithm.sampling(state)
+    return [
+        ex.call(
+            "rollout",
+            stages.rollout,
+            *(experiment.world, sources[m], m, experiment.samples),
+            *(state.seed, state.iteration, experiment.redraws),
+            condition=m,
+        )
+        for m in M
+    ]
+
+
+def _score(experiment: Experiment, ex: Executor, source: Any, m: int) -> Any:
+    return ex.call(
+        "score",
+        stages.score,
+        *(experiment.world, experiment.cost, experiment.measure, source, m),
+        condition=m,
+    )
+
+
+def metrics_row(
+    report: Report,
+    local: Sequence[stages.Score],
+    policy: Sequence[stages.Score],
+    state: GPSState,
+    agent: Agent,
+    experiment: Experiment,
+) -> dict[str, float]:
+    """One line of metrics.csv. Costs are sums over a rollout, distances in metres, KL in nats per
+    step; `local_*` and `policy_*` are noise-free rollouts of what the iteration produced."""
+    c = report.conditions
+    row: dict[str, float] = {
+        "iteration": float(state.iteration),
+        "cost_mean": float(np.mean([x.cost_mean for x in c])),
+        "cost_min": min(x.cost_min for x in c),
+        "cost_max": max(x.cost_max for x in c),
+    }
+    for kind, scores in (("local", local), ("policy", policy)):
+        none = math.nan if not scores else None
+        row[f"{kind}_cost_mean"] = none or float(np.mean([s.cost for s in scores]))
+        row[f"{kind}_distance_mean"] = none or float(np.mean([s.distance for s in scores]))
+        row[f"{kind}_distance_max"] = none or float(np.max([s.distance for s in scores]))
+        row[f"{kind}_success"] = none or float(np.mean([s.success for s in scores]))
+    row["policy_loss"] = report.policy_loss
+    row["kl_mean"] = float(np.mean([x.kl for x in c]))
+    row["kl_max"] = float(np.mean([x.kl_max for x in c]))
+    row["step_mult_mean"] = float(np.mean([x.step_mult for x in c]))
+    row["eta_mean"] = float(np.mean([x.eta for x in c]))
+    per_iteration = len(c) * experiment.samples * agent.T
+    row["env_steps"] = float(state.iteration * per_iteration)
+    return row

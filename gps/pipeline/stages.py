@@ -1,0 +1,135 @@
+"""The stages that touch a world: rollouts for learning, and rollouts for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gps.costs.base import Cost
+from gps.costs.measure import EndpointMeasure
+from gps.errors import SimulationError
+from gps.pipeline.experiment import WorldConfig
+from gps.rng import stream
+from gps.types import Agent, Array, Policy, Record, Rollouts, freeze
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=4)
+def agent_of(world: WorldConfig) -> Agent:
+    """The agent of a configuration; built once in every process, since models load slowly.
+
+    Agents keep no state between rollouts, so sharing one changes no result.
+    """
+    return world.build()
+
+
+def rollout(
+    world: WorldConfig,
+    source: Any,
+    condition: int,
+    samples: int,
+    seed: int,
+    iteration: int,
+    redraws: int,
+) -> Rollouts:
+    """`samples` rollouts of one training condition; `source.actor` acts.
+
+    A sample whose simulation fails is drawn again with fresh noise, `redraws` times; then the
+    SimulationError of the last try is raised.
+    """
+    agent = agent_of(world)
+    attempts = [0] * samples
+    for attempt in range(redraws + 1):
+        noise = np.empty((samples, agent.T, agent.nu))
+        start = np.empty((samples, agent.n_start))
+        for n in range(samples):
+            address = (iteration, condition, n, attempts[n])
+            noise[n] = stream(seed, "noise", *address).standard_normal(noise[n].shape)
+            start[n] = stream(seed, "start", *address).standard_normal(agent.n_start)
+        try:
+            return agent.rollout(source.actor, condition, noise, start)
+        except SimulationError as error:
+            if attempt == redraws:
+                raise
+            log.warning("%s; drawing these samples again", error)
+            for failure in error.failures:
+                attempts[failure.sample] += 1
+    raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Record):
+    """Rollouts of one policy from one condition, judged."""
+
+    condition: int
+    cost: Array  # (N,) sum over the steps
+    distance: Array  # (N,) by the experiment's measure; NaN without one
+    success: Array  # (N,) 1 or 0; NaN without a measure
+    rollouts: Rollouts
+
+    def __post_init__(self) -> None:
+        N = self.rollouts.N
+        freeze(self, cost=(N,), distance=(N,), success=(N,))
+
+
+def evaluate_condition(
+    world: WorldConfig,
+    cost: Cost,
+    measure: EndpointMeasure | None,
+    policy: Policy,
+    condition: int,
+    samples: int,
+    seed: int,
+    noise: bool = False,
+    test: bool = False,
+) -> Evaluation:
+    """Roll out `policy` from one condition, without exploration noise unless asked for.
+
+    Start states are disturbed as in training when `samples` is above 1; a single sample starts
+    at the condition itself. Raises SimulationError.
+    """
+    agent = agent_of(world)
+    kind = "test" if test else "train"
+    zeta = np.zeros((samples, agent.T, agent.nu))
+    start = np.zeros((samples, agent.n_start))
+    for n in range(samples):
+        if noise:
+            zeta[n] = stream(seed, f"evaluation noise {kind}", condition, n).standard_normal(
+                zeta[n].shape
+            )
+        if samples > 1:
+            start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
+                agent.n_start
+            )
+    rollouts = agent.rollout(policy, condition, zeta, start, test=test)
+    total = cost.evaluate(rollouts).l.sum(axis=1)
+    distance = success = np.full(samples, np.nan)
+    if measure is not None:
+        distance, success = measure.evaluate(rollouts)
+    return Evaluation(condition, total, distance, np.asarray(success, dtype=float), rollouts)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A noise-free rollout in numbers."""
+
+    cost: float
+    distance: float
+    success: float
+
+
+def score(
+    world: WorldConfig, cost: Cost, measure: EndpointMeasure | None, source: Any, condition: int
+) -> Score:
+    """How `source.actor` does from one training condition; infinite cost if it cannot finish."""
+    try:
+        e = evaluate_condition(world, cost, measure, source.actor, condition, 1, 0)
+    except SimulationError as error:
+        log.warning("evaluation: %s", error)
+        return Score(float("inf"), float("inf"), 0.0)
+    return Score(float(e.cost[0]), float(e.distance[0]), float(e.success[0]))

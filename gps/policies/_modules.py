@@ -1,0 +1,65 @@
+"""The torch side of the policies; imported late, because importing torch takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from gps.types import Array
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
+
+
+def mlp(sizes: Sequence[int], activation: str) -> nn.Module:
+    """Linear layers of the given widths with an activation between them; all parameters zero."""
+    layers: list[nn.Module] = []
+    for i, (n, m) in enumerate(pairwise(sizes)):
+        if i:
+            layers.append(_ACTIVATIONS[activation]())
+        # torch would draw start values from its global generator
+        linear = nn.utils.skip_init(nn.Linear, n, m, dtype=torch.float64)
+        with torch.no_grad():
+            linear.weight.zero_()
+            linear.bias.zero_()
+        layers.append(linear)
+    return nn.Sequential(*layers)
+
+
+class WhitenedNetwork(nn.Module):
+    """A network of the whitened observation: `network((obs - mean) / std)`."""
+
+    obs_mean: torch.Tensor
+    obs_std: torch.Tensor
+
+    def __init__(self, network: nn.Module, obs_mean: Array, obs_std: Array) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("obs_mean", torch.tensor(obs_mean))
+        self.register_buffer("obs_std", torch.tensor(obs_std))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Mean actions (..., nu) of raw observations (..., no)."""
+        action: torch.Tensor = self.network((obs - self.obs_mean) / self.obs_std)
+        return action
+
+
+def set_parameters(module: nn.Module, weights: Sequence[Array]) -> None:
+    """Copy the weights, in the order of `module.parameters()`, into the module."""
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), weights, strict=True):
+            parameter.copy_(torch.tensor(value))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, so that sums have one order; the old number is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

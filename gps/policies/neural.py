@@ -1,0 +1,258 @@
+"""Neural policies as records of arrays: pi(o) = N(network((o - mean) / std), chol chol').
+
+Torch defines what a network computes. A plain multi-layer perceptron is evaluated by a numba kernel
+that a rollout can call thousands of times; every other network takes the slower way through torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from gps.errors import ConfigError, ShapeError, choices
+from gps.policies import _kernels
+from gps.types import Array, Record, freeze, readonly, shape_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PlainLayout(NamedTuple):
+    """What the fast kernels need to know of a plain multi-layer perceptron."""
+
+    sizes: tuple[int, ...]
+    """Widths of all layers, observation and action included."""
+    activation: int
+    """A code of `gps.policies._kernels`."""
+
+    @property
+    def n_weights(self) -> int:
+        """Length of the vector of all weights."""
+        return sum((n + 1) * m for n, m in pairwise(self.sizes))
+
+
+class Network(Protocol):
+    """A network's configuration: hashable, and all that is needed to build the network."""
+
+    def build(self, no: int, nu: int) -> torch.nn.Module:
+        """The network: whitened observations (B, no) to mean actions (B, nu), float64."""
+        ...
+
+    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Start values in the order of the module's parameters, drawn from `rng` only."""
+        ...
+
+    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
+        """The layout for the fast kernels, or None where `build` is the only way."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """A multi-layer perceptron: linear layers with one kind of activation between them."""
+
+    hidden: tuple[int, ...] = (40, 40)
+    """Widths of the hidden layers; empty for a linear policy."""
+    activation: str = "relu"
+    """Function between the layers: relu, tanh or softplus."""
+    init_scale: float = 1.0
+    """Start deviation of the hidden weights, in units of sqrt(2 / n_in); above zero."""
+    output_init_scale: float = 0.1
+    """The same of the output layer, in units of sqrt(1 / n_in); small: first actions near 0."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hidden, tuple) or not all(
+            isinstance(n, int) and n > 0 for n in self.hidden
+        ):
+            raise ConfigError(
+                f"MLPConfig.hidden must be a tuple of whole numbers above 0, got {self.hidden!r}"
+            )
+        if self.activation not in _kernels.ACTIVATIONS:
+            text = choices("activation", self.activation, _kernels.ACTIVATIONS)
+            raise ConfigError(f"MLPConfig.activation: {text}")
+        for name in ("init_scale", "output_init_scale"):
+            value = getattr(self, name)
+            if not 0 < value < np.inf:
+                raise ConfigError(f"MLPConfig.{name} must be above 0 and finite, got {value}")
+
+    def build(self, no: int, nu: int) -> torch.nn.Module:
+        """The network in torch, with all parameters zero."""
+        from gps.policies import _modules
+
+        return _modules.mlp((no, *self.hidden, nu), self.activation)
+
+    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Normal weights with deviations after He, biases 0."""
+        sizes = (no, *self.hidden, nu)
+        scales = [self.init_scale * np.sqrt(2.0)] * len(self.hidden) + [self.output_init_scale]
+        weights: list[Array] = []
+        for (n, m), scale in zip(pairwise(sizes), scales, strict=True):
+            weights += [rng.normal(size=(m, n)) * (scale / np.sqrt(n)), np.zeros(m)]
+        return tuple(weights)
+
+    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
+        """Always there: this is the network that the fast kernels compute."""
+        return PlainLayout((no, *self.hidden, nu), _kernels.ACTIVATIONS[self.activation])
+
+
+@dataclass(frozen=True, eq=False)
+class AdamState(Record):
+    """State of the Adam optimiser, continued from one training to the next."""
+
+    m: tuple[Array, ...]  # running mean of the gradient, shaped like the weights
+    v: tuple[Array, ...]  # running mean of its square
+    step: int = 0  # updates made so far
+
+    def __post_init__(self) -> None:
+        _freeze_arrays(self, "m")
+        _freeze_arrays(self, "v")
+        if [a.shape for a in self.m] != [a.shape for a in self.v]:
+            raise ShapeError("AdamState.m and AdamState.v must have the same shapes")
+
+    @classmethod
+    def zero(cls, weights: Sequence[Array]) -> AdamState:
+        """The state before the first update."""
+        zeros = tuple(np.zeros(w.shape) for w in weights)
+        return cls(m=zeros, v=zeros)
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralPolicy(Record):
+    """u ~ N(network((obs - obs_mean) / obs_std), chol chol'); made by `initial_policy`."""
+
+    network: Network
+    weights: tuple[Array, ...]  # in the order of the torch module's parameters
+    obs_mean: Array  # (no,) of the first training data, in the units of the observation
+    obs_std: Array  # (no,) above zero
+    chol: Array  # (nu, nu) lower
+    optimiser: AdamState
+
+    def __post_init__(self) -> None:
+        (no,), (nu, _) = shape_of(self, "obs_mean", 1), shape_of(self, "chol", 2)
+        freeze(self, obs_mean=(no,), obs_std=(no,), chol=(nu, nu))
+        _freeze_arrays(self, "weights")
+        shapes = [w.shape for w in self.weights]
+        layout = self.network.plain_layout(no, nu)
+        if layout is not None:
+            want: list[tuple[int, ...]] = []
+            for n, m in pairwise(layout.sizes):
+                want += [(m, n), (m,)]
+            if shapes != want:
+                raise ShapeError(f"NeuralPolicy.weights must have shapes {want}, got {shapes}")
+        if [a.shape for a in self.optimiser.m] != shapes:
+            raise ShapeError(f"NeuralPolicy.optimiser must hold arrays of shapes {shapes}")
+        if not np.all(self.obs_std > 0):
+            raise ShapeError("NeuralPolicy.obs_std must be above 0 everywhere")
+
+    @property
+    def no(self) -> int:
+        """Observation size."""
+        return self.obs_mean.shape[0]
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self.chol.shape[0]
+
+    @property
+    def Sigma(self) -> Array:
+        """Action covariance, (nu, nu), the same at every step and observation."""
+        return self.chol @ self.chol.T
+
+    @property
+    def trained(self) -> bool:
+        """Whether `fit` has updated the weights, and so has set the normaliser."""
+        return self.optimiser.step > 0
+
+    @cached_property
+    def _fast(self) -> tuple[Array, np.ndarray, int] | None:
+        """Layers with transposed weights in one vector, sizes, activation; for the kernel."""
+        layout = self.network.plain_layout(self.no, self.nu)
+        if layout is None:
+            return None
+        flat = np.concatenate([w.T.ravel() for w in self.weights])
+        return readonly(flat), np.array(layout.sizes, dtype=np.int64), layout.activation
+
+    @cached_property
+    def _slow(self) -> torch.nn.Module:
+        """The module behind `mean` where there is no fast kernel."""
+        return self.module()
+
+    def mean(self, obs: Array) -> Array:
+        """Mean actions (..., nu) for observations (..., no), NaN where the observation has NaN."""
+        obs = np.asarray(obs, dtype=np.float64)
+        if obs.ndim == 0 or obs.shape[-1] != self.no:
+            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
+        rows = readonly(obs.reshape(-1, self.no))
+        fast = self._fast
+        if fast is None:
+            out = self._mean_torch(rows)
+        else:
+            layers, sizes, activation = fast
+            out = np.empty((rows.shape[0], self.nu))
+            _kernels.forward_rows(layers, sizes, activation, self.obs_mean, self.obs_std, rows, out)
+        return out.reshape(*obs.shape[:-1], self.nu)
+
+    def _mean_torch(self, rows: Array) -> Array:
+        import torch
+
+        from gps.policies import _modules
+
+        with _modules.one_thread(), torch.no_grad():
+            out: Array = self._slow(torch.tensor(rows)).numpy()
+        return out
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu)."""
+        return self.mean(obs) + noise @ self.chol.T
+
+    def predict(
+        self,
+        obs: Array,
+        state: object = None,
+        episode_start: object = None,
+        deterministic: bool = True,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, None]:
+        """Action (..., nu) and None, in the manner of Stable-Baselines3; two arguments unused.
+
+        With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
+        """
+        action = self.mean(obs)
+        if not deterministic:
+            if rng is None:
+                raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
+            action = action + rng.normal(size=action.shape) @ self.chol.T
+        return action, None
+
+    def module(self) -> torch.nn.Module:
+        """A torch module of its own, normaliser inside: raw observation to mean action."""
+        from gps.policies import _modules
+
+        network = self.network.build(self.no, self.nu)
+        _modules.set_parameters(network, self.weights)
+        return _modules.WhitenedNetwork(network, self.obs_mean, self.obs_std).eval()
+
+
+def initial_policy(network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
+    """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
+    weights = network.initial_weights(no, nu, rng)
+    return NeuralPolicy(
+        network=network,
+        weights=weights,
+        obs_mean=np.zeros(no),
+        obs_std=np.ones(no),
+        chol=np.eye(nu),
+        optimiser=AdamState.zero(weights),
+    )
+
+
+def _freeze_arrays(record: object, name: str) -> None:
+    """Cast a field that is a sequence of arrays to a tuple of read-only arrays."""
+    object.__setattr__(record, name, tuple(readonly(a) for a in getattr(record, name)))

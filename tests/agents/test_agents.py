@@ -1,0 +1,307 @@
+"""What every world has to do; a new world joins WORLDS and is tested."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import pickle
+import textwrap
+from dataclasses import FrozenInstanceError, fields, replace
+
+import numpy as np
+import pytest
+from gps.agents import MujocoConfig, PointMassConfig, arm_reach, peg_insertion
+
+from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
+from gps.rng import stream
+from gps.types import Agent, Policy
+
+WORLDS = {
+    "point_mass": PointMassConfig(
+        T=30, test_starts=((0.5, 0.2),), start_position_std=0.1, start_velocity_std=0.1
+    ),
+    "point_mass_limited": PointMassConfig(T=30, force_limit=1.0, test_starts=((0.5, 0.2),)),
+    "point_mass_partial": PointMassConfig(T=30, obs=("position",), test_starts=((0.5, 0.2),)),
+    "arm_reach": replace(arm_reach(), T=20, start_qpos_std=0.05, start_qvel_std=(0.1, 0.2)),
+    "arm_joints_only": replace(
+        arm_reach(), T=20, state=("joint_vel", "joint_pos"), obs=("end_points", "joint_pos")
+    ),
+    "peg_insertion": replace(peg_insertion(n_test=3), T=25),
+    "peg_smooth_noise": replace(
+        peg_insertion(n_test=3), T=25, noise_sigma=2.0, obs=("joint_pos", "joint_vel")
+    ),
+}
+
+
+class NoisyDamping:
+    """Damps the first states and adds noise; element by element, so that rows cannot mix."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        self.scale = scale
+
+    def act(self, x, obs, t, noise):
+        return self.scale * noise - 0.3 * x[:, : noise.shape[1]]
+
+
+class Break(NoisyDamping):
+    """Returns NaN for some samples at some step."""
+
+    def __init__(self, when: dict[int, int]) -> None:
+        super().__init__()
+        self.when = when
+
+    def act(self, x, obs, t, noise):
+        u = super().act(x, obs, t, noise)
+        assert np.isfinite(x).all()
+        assert np.isfinite(obs).all()
+        for sample, step in self.when.items():
+            if t >= step:
+                u[sample, 0] = np.nan
+        return u
+
+
+@pytest.fixture(params=WORLDS, scope="module")
+def agent(request):
+    return WORLDS[request.param].build()
+
+
+def draw(agent: Agent, N: int = 4, seed: int = 0):
+    noise = stream(seed, "noise").normal(size=(N, agent.T, agent.nu))
+    return noise, stream(seed, "start").normal(size=(N, agent.n_start))
+
+
+def arrays(rollouts):
+    found = {n: getattr(rollouts, n) for n in ("X", "U", "obs", "noise")}
+    return found | {f"d {n}": J for n, J in rollouts.jacobians.items()}
+
+
+def assert_same_bytes(a, b):
+    a, b = arrays(a), arrays(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def test_follows_the_protocol(agent):
+    assert isinstance(agent, Agent)
+    assert isinstance(NoisyDamping(), Policy)
+    assert agent.dt > 0
+    assert agent.n_conditions >= 1
+    assert agent.n_test_conditions >= 1
+
+
+def test_configuration_is_frozen_hashable_and_travels(agent):
+    cfg = agent.config
+    assert hash(cfg) == hash(replace(cfg))
+    assert pickle.loads(pickle.dumps(cfg)) == cfg
+    with pytest.raises(FrozenInstanceError):
+        cfg.T = 3
+    with pytest.raises(TypeError, match="dtt"):
+        replace(cfg, dtt=0.1)
+
+
+@pytest.mark.parametrize("config", [MujocoConfig, PointMassConfig])
+def test_every_field_of_a_configuration_is_described(config):
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body
+    for here, after in itertools.pairwise(body):
+        if isinstance(here, ast.AnnAssign):
+            described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert described, here.target.id
+    assert len(fields(config)) > 5
+
+
+def test_shapes_and_finite_values(agent):
+    noise, start = draw(agent)
+    r = agent.rollout(NoisyDamping(), 0, noise, start)
+    assert r.X.shape == (4, agent.T, agent.layout.size)
+    assert r.U.shape == (4, agent.T, agent.nu)
+    assert r.obs.shape == (4, agent.T, agent.obs_layout.size)
+    assert r.layout == agent.layout
+    for name, value in arrays(r).items():
+        assert np.isfinite(value).all(), name
+        assert not value.flags.writeable, name
+    assert np.abs(np.diff(r.X, axis=1)).max() > 1e-4  # something moves
+
+
+def test_named_entries_cover_the_state_and_the_observation(agent):
+    r = agent.rollout(NoisyDamping(), 0, *draw(agent))
+    parts = [r.entry(name) for name in agent.layout.names]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=2), r.X)
+    for name in agent.obs_layout.names:
+        if name in agent.layout.names:
+            np.testing.assert_array_equal(r.obs[:, :, agent.obs_layout.slice(name)], r.entry(name))
+
+
+def test_the_same_draws_give_the_same_bytes_whatever_came_before(agent):
+    noise, start = draw(agent)
+    first = agent.rollout(NoisyDamping(), 0, noise, start)
+    assert_same_bytes(first, agent.rollout(NoisyDamping(), 0, noise, start))
+    agent.rollout(NoisyDamping(30.0), agent.n_conditions - 1, *draw(agent, seed=1))
+    agent.rollout(NoisyDamping(), 0, *draw(agent, N=4, seed=2), test=True)
+    agent.rollout(NoisyDamping(), 0, *draw(agent, N=2, seed=3))
+    with pytest.raises(SimulationError):
+        agent.rollout(Break({1: 3}), 0, noise, start)
+    assert_same_bytes(first, agent.rollout(NoisyDamping(), 0, noise, start))
+    assert_same_bytes(first, agent.config.build().rollout(NoisyDamping(), 0, noise, start))
+    assert_same_bytes(first, agent.config.build(2).rollout(NoisyDamping(), 0, noise, start))
+
+
+def test_a_sample_alone_is_the_sample_in_the_batch(agent):
+    noise, start = draw(agent)
+    together = arrays(agent.rollout(NoisyDamping(), 0, noise, start))
+    alone = arrays(agent.rollout(NoisyDamping(), 0, noise[2:3], start[2:3]))
+    for name, value in together.items():
+        assert value[2:3].tobytes() == alone[name].tobytes(), name
+
+
+def test_samples_differ_by_their_noise_and_share_no_memory(agent):
+    noise, start = draw(agent)
+    r = agent.rollout(NoisyDamping(), 0, noise, start)
+    assert not np.allclose(r.X[0, -1], r.X[1, -1])
+    again = agent.rollout(NoisyDamping(), 0, *draw(agent, seed=5))
+    for name, value in arrays(r).items():
+        assert not np.shares_memory(value, arrays(again)[name]), name
+    kept = r.X.copy()
+    noise[:] = 7.0
+    np.testing.assert_array_equal(r.X, kept)
+    assert np.abs(r.noise).max() < 7.0
+
+
+def test_a_policy_cannot_change_the_record(agent):
+    class Meddler(NoisyDamping):
+        def act(self, x, obs, t, noise):
+            u = super().act(x, obs, t, noise)
+            for value in (x, obs, noise):
+                if value.flags.writeable:
+                    value[:] = 1e3
+            return u
+
+    noise, start = draw(agent)
+    expected = agent.rollout(NoisyDamping(), 0, noise.copy(), start)
+    assert_same_bytes(expected, agent.rollout(Meddler(), 0, noise.copy(), start))
+
+
+def test_starts_are_exact(agent):
+    noise, start = draw(agent)
+    for test, count in ((False, agent.n_conditions), (True, agent.n_test_conditions)):
+        for m in range(count):
+            x0 = agent.start_state(m, test=test)
+            r = agent.rollout(NoisyDamping(), m, noise, test=test)
+            for i in range(r.N):
+                np.testing.assert_array_equal(r.X[i, 0], x0)
+    if agent.n_start:
+        r = agent.rollout(NoisyDamping(), 0, noise, start)
+        shift = r.X[:, 0] - agent.start_state(0)
+        doubled = agent.rollout(NoisyDamping(), 0, noise, 2 * start).X[:, 0] - agent.start_state(0)
+        free = [n for n in agent.layout.names if not n.startswith("end_point")]
+        for name in free:
+            where = agent.layout.slice(name)
+            np.testing.assert_allclose(doubled[:, where], 2 * shift[:, where], atol=1e-12)
+            assert np.abs(shift[:, where]).min() > 0
+
+
+def test_conditions_differ(agent):
+    noise, _ = draw(agent, N=1)
+    obs = [agent.rollout(NoisyDamping(), m, noise).obs[0, 0] for m in range(agent.n_conditions)]
+    X = [agent.start_state(m) for m in range(agent.n_conditions)]
+    for a in range(len(X)):
+        for b in range(a):
+            differ = not np.allclose(X[a], X[b]) or not np.allclose(obs[a], obs[b])
+            assert differ or agent.config is WORLDS["arm_joints_only"]
+
+
+def test_every_failed_sample_is_named(agent):
+    noise, start = draw(agent, N=5)
+    with pytest.raises(SimulationError, match="condition 0") as caught:
+        agent.rollout(Break({1: 3, 4: 6}), 0, noise, start)
+    assert [(f.sample, f.t) for f in caught.value.failures] == [(1, 3), (4, 6)]
+    assert all("action is NaN" in f.reason for f in caught.value.failures)
+    with pytest.raises(SimulationError) as caught:
+        agent.rollout(Break(dict.fromkeys(range(5), 0)), 0, noise, start)
+    assert len(caught.value.failures) == 5
+
+
+def test_a_state_beyond_the_limit_is_a_failure(agent):
+    noise, _ = draw(agent)
+    first = agent.rollout(NoisyDamping(), 0, noise)
+    reach = max(np.abs(first.X[:, 0]).max(), np.abs(first.obs[:, 0]).max())
+    tight = replace(agent.config, limit=float(reach) + 0.6).build()
+    noise[2] = 60.0
+    with pytest.raises(SimulationError, match="left") as caught:
+        tight.rollout(NoisyDamping(0.5), 0, noise)
+    failed = {f.sample: f.t for f in caught.value.failures}
+    assert failed[2] > 0
+
+
+def test_wrong_inputs_are_named(agent):
+    noise, _ = draw(agent)
+    with pytest.raises(ShapeError, match="noise must have shape"):
+        agent.rollout(NoisyDamping(), 0, noise[:, :-1])
+    with pytest.raises(ShapeError, match="finite"):
+        agent.rollout(NoisyDamping(), 0, np.full_like(noise, np.nan))
+    with pytest.raises(ShapeError, match="condition 99 does not exist"):
+        agent.rollout(NoisyDamping(), 99, noise)
+    with pytest.raises(ShapeError, match="test condition -1"):
+        agent.start_state(-1, test=True)
+    if agent.n_start:
+        with pytest.raises(ShapeError, match="start_noise"):
+            agent.rollout(NoisyDamping(), 0, noise, np.zeros((1, agent.n_start)))
+
+    class Flat:
+        def act(self, x, obs, t, noise):
+            return np.zeros(agent.nu)
+
+    with pytest.raises(ShapeError, match="actions must have shape"):
+        agent.rollout(Flat(), 0, noise)
+
+
+@pytest.mark.parametrize("name", ["point_mass_limited", "arm_reach", "peg_insertion"])
+def test_recorded_actions_are_clipped(name):
+    agent = WORLDS[name].build()
+    noise, _ = draw(agent)
+    high = np.full(2, 1.0) if name == "point_mass_limited" else agent.control_range[1]
+    bang = replace(WORLDS[name], limit=1e6).build()
+    r = bang.rollout(NoisyDamping(1e3), 0, noise)
+    assert (np.abs(r.U) <= high).all()
+    assert (np.abs(r.U).max(axis=(0, 1)) == high).all()
+
+    class Replay:
+        def act(self, x, obs, t, noise):
+            return r.U[:, t]
+
+    np.testing.assert_array_equal(bang.rollout(Replay(), 0, noise).X, r.X)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: PointMassConfig(T=1), r"PointMassConfig\.T must be at least 2"),
+        (lambda: PointMassConfig(dt=0.0), r"\.dt must be above 0 s"),
+        (lambda: PointMassConfig(mass=float("nan")), r"\.mass"),
+        (lambda: PointMassConfig(damping=-1.0), r"\.damping"),
+        (lambda: PointMassConfig(force_limit=0.0), r"\.force_limit"),
+        (lambda: PointMassConfig(starts=()), r"\.starts"),
+        (lambda: PointMassConfig(starts=((1.0, 2.0, 3.0),)), r"\.starts"),
+        (lambda: PointMassConfig(obs=("positon",)), "did you mean 'position'"),
+        (lambda: replace(peg_insertion(), T=0), r"MujocoConfig\.T"),
+        (lambda: replace(peg_insertion(), substeps=0), r"\.substeps"),
+        (lambda: replace(peg_insertion(), state=("joint_poss",)), "did you mean 'joint_pos'"),
+        (lambda: replace(peg_insertion(), obs=("camera",)), "unknown entry 'camera'"),
+        (lambda: replace(peg_insertion(), sites=()), r"\.sites"),
+        (lambda: replace(peg_insertion(), sites="peg_tip"), "a tuple of names"),
+        (lambda: replace(peg_insertion(), conditions=()), r"\.conditions"),
+        (lambda: replace(peg_insertion(), start_qpos_std=-1.0), r"\.start_qpos_std"),
+        (lambda: replace(peg_insertion(), qpos=(float("inf"),) * 7), r"\.qpos"),
+        (lambda: replace(peg_insertion(), model="peg").build(), "unknown model 'peg'"),
+        (lambda: replace(peg_insertion(), model="none.xml").build(), "does not exist"),
+        (lambda: replace(peg_insertion(), sites=("tip",)).build(), "unknown site 'tip'"),
+        (lambda: replace(peg_insertion(), qpos=(0.0,)).build(), "must have 7 values"),
+        (lambda: replace(peg_insertion(), start_qpos_std=(0.1,)).build(), "must have 7 values"),
+        (lambda: peg_insertion().build(0), "threads"),
+    ],
+)
+def test_configuration_errors_say_what_would_help(make, match):
+    with pytest.raises(GPSError, match=match) as caught:
+        make()
+    assert isinstance(caught.value, ConfigError)

@@ -1,0 +1,51 @@
+"""Problems that the tests of this folder share."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+def make_problem(rng, T=12, nx=4, nu=2):
+    """A random well-posed problem and a controller to stay close to."""
+    nz = nx + nu
+    F = 0.6 * rng.normal(size=(T - 1, nx, nz))
+    root = rng.normal(size=(T, nz, nz))
+    noise = 0.2 * rng.normal(size=(T - 1, nx, nx))
+    spread = 0.3 * rng.normal(size=(nx, nx))
+    dynamics = LinearDynamics(F, rng.normal(size=(T - 1, nx)), noise @ noise.transpose(0, 2, 1))
+    cost = QuadraticCost(
+        root @ root.transpose(0, 2, 1) + 0.2 * np.eye(nz),
+        rng.normal(size=(T, nz)),
+        rng.normal(size=T),
+    )
+    start = Gaussian(rng.normal(size=nx), spread @ spread.T)
+    return dynamics, cost, start, make_controller(rng, T, nx, nu)
+
+
+def make_controller(rng, T, nx, nu):
+    chol = np.tril(0.3 * rng.normal(size=(T, nu, nu)), -1)
+    chol += np.eye(nu) * rng.uniform(0.5, 1.5, size=(T, 1, nu))
+    return LinearGaussianController(
+        0.3 * rng.normal(size=(T, nu, nx)), 0.3 * rng.normal(size=(T, nu)), chol
+    )
+
+
+def transposed(stack):
+    return stack.transpose(0, 2, 1)
+
+
+def load(name):
+    """Inputs of a recorded LQR problem as records, and the raw arrays."""
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        d = dict(file)
+    dynamics = LinearDynamics(d["Fm"][:-1], d["fv"][:-1], d["dyn_covar"][:-1])
+    cost = QuadraticCost(d["Cm"], d["cv"], d["cc"])
+    start = Gaussian(d["x0mu"], d["x0sigma"])
+    previous = LinearGaussianController(
+        d["prev_K"], d["prev_k"], transposed(d["prev_chol_pol_covar"])
+    )
+    return d, dynamics, cost, start, previous

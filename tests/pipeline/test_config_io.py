@@ -1,0 +1,175 @@
+import importlib
+import inspect
+import json
+import pkgutil
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+
+import gps.agents
+import numpy as np
+import pytest
+from gps.agents.point_mass import PointMassConfig
+
+import gps
+from gps.costs import ActionCost, SumCost, WeightedCost
+from gps.errors import ConfigError, ExperimentError
+from gps.pipeline import config_io, loader
+from gps.types import Layout, Record
+
+
+def round_trip(value, user=None):
+    text = json.dumps(config_io.to_json(value), allow_nan=False)
+    return config_io.from_json(json.loads(text), user)
+
+
+def configurations():
+    """Every dataclass of the library that can be built without arguments and is no record."""
+    found = []
+    walk = [
+        *pkgutil.walk_packages(gps.__path__, "gps."),
+        # mapped to another folder in an editable install, so not below gps.__path__
+        *pkgutil.walk_packages(gps.agents.__path__, "gps.agents."),
+    ]
+    for info in walk:
+        module = importlib.import_module(info.name)
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ != info.name or not is_dataclass(cls) or issubclass(cls, Record):
+                continue
+            needed = [
+                f for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
+            ]
+            if not needed and cls.__name__.endswith(("Config", "Cost")):
+                found.append(cls)
+    return found
+
+
+@pytest.mark.parametrize("cls", configurations(), ids=lambda cls: cls.__name__)
+def test_every_configuration_with_defaults_comes_back(cls):
+    assert round_trip(cls()) == cls()
+
+
+def test_the_search_above_finds_something():
+    assert PointMassConfig in configurations()
+    assert len(configurations()) >= 8
+
+
+@pytest.mark.parametrize("name", [name for name, _ in loader.names()])
+def test_every_experiment_comes_back(name):
+    experiment = loader.load(name).experiment
+    assert round_trip(experiment) == experiment
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        3,
+        2.5,
+        1e300,
+        float("inf"),
+        -float("inf"),
+        "text",
+        (),
+        (1, (2.0, "x")),
+        [1, [2]],
+        {"a": (1,), "class": 2, "tuple": 3},
+        Path("models/peg.xml"),
+        Layout,
+        config_io.name_of,
+        Layout((("position", 2),)),
+    ],
+    ids=repr,
+)
+def test_values_come_back_with_their_types(value):
+    back = round_trip(value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_nan_and_arrays_come_back():
+    assert np.isnan(round_trip(float("nan")))
+    array = np.array([[1.5, np.inf, np.nan], [0.1, -0.0, 3.0]])
+    back = round_trip(array)
+    assert back.dtype == array.dtype
+    assert back.tobytes() == array.tobytes()
+    assert round_trip(np.arange(3)).dtype == np.int64
+    assert round_trip(np.empty((0, 4))).shape == (0, 4)
+
+
+def test_tuples_stay_tuples_inside_configurations():
+    cost = SumCost(terms=(WeightedCost(cost=ActionCost(weights=(1.0, 2.0))),))
+    back = round_trip(cost)
+    assert back == cost
+    assert isinstance(back.terms[0].cost.weights, tuple)
+
+
+def test_classes_of_the_hyperparams_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class MyCost:\n"
+        "    weight: float = 1.0\n"
+        "    shape: object = None\n"
+        "def my_shape(x):\n"
+        "    return x\n"
+    )
+    module = loader.execute(path)
+    cost = module.MyCost(weight=3.0, shape=module.my_shape)
+    tree = config_io.to_json(cost)
+    assert tree["class"] == "hyperparams:MyCost"
+    assert config_io.from_json(tree, lambda: vars(module)) == cost
+    with pytest.raises(ExperimentError, match="needs the hyperparams file"):
+        config_io.from_json(tree)
+    with pytest.raises(ExperimentError, match="does not define Other"):
+        config_io.from_json({"class": "hyperparams:Other", "fields": {}}, lambda: vars(module))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    x: int = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Elsewhere(), "only what gps.* or the hyperparams file itself"),
+        ({"a": {1, 2}}, r"experiment\['a'\]: a builtins.set cannot be stored"),
+        ((1, {2: 3}), r"experiment\[1\]: keys must be text"),
+        (lambda: 0, "defined inside a function"),
+        (np.array(["a"]), "cannot be stored"),
+    ],
+)
+def test_what_cannot_be_stored_is_named(value, message):
+    with pytest.raises(ExperimentError, match=message):
+        config_io.to_json(value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"class": "os:environ", "fields": {}}, "not allowed here"),
+        ({"name": "subprocess:run"}, "not allowed here"),
+        ({"class": "gps.pipeline.store:subprocess.run", "fields": {}}, "not defined there"),
+        ({"class": "gps.pipeline.store:Path", "fields": {}}, "not defined there"),
+        ({"class": "gps.pipeline.loader:execute", "fields": {}}, "not a dataclass"),
+        ({"class": "gps.nowhere:X", "fields": {}}, "does not exist in this version"),
+        ({"class": "gps.types:Layouts", "fields": {}}, "does not exist in this version"),
+        ({"class": "gps.types:Layout", "fields": {"entry": 1}}, "did you mean 'entries'"),
+        ({"class": "gps.types:Layout", "fields": {}}, "'entries' is missing"),
+        ({"other": 1}, "no entry that this version"),
+        ({}, "StopIteration"),
+        ({"array": [1, 2], "dtype": "float64", "shape": [3]}, "ValueError"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tree, message):
+    with pytest.raises(ExperimentError, match=message):
+        config_io.from_json(tree)
+
+
+def test_a_value_that_cannot_work_is_a_config_error_with_its_place():
+    tree = {"dict": {"world": config_io.to_json(PointMassConfig())}}
+    tree["dict"]["world"]["fields"]["dt"] = -1.0
+    with pytest.raises(ConfigError, match=r"experiment\['world'\]: PointMassConfig.dt"):
+        config_io.from_json(tree)
