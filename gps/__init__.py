@@ -1,1 +1,31 @@
-"""Guided policy search."""
+"""Guided policy search: local controllers by fitted dynamics and LQR, one neural policy for all.
+
+`load` finds an experiment by name or path, `run` and `resume` yield a report after every iteration,
+with every record of it reachable. The parts work alone too: `gps.control`, `gps.dynamics`,
+`gps.costs`, `gps.policies`, `gps.agents`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gps.errors import GPSError
+    from gps.pipeline import Experiment, IterationReport, load, resume, run
+
+__version__ = "0.1.0"
+
+__all__ = ["Experiment", "GPSError", "IterationReport", "__version__", "load", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the parts can be used without loading torch and MuJoCo."""
+    if name not in __all__:
+        raise AttributeError(f"module 'gps' has no attribute {name!r}")
+    if name == "GPSError":
+        from gps.errors import GPSError
+
+        return GPSError
+    from gps import pipeline
+
+    return getattr(pipeline, name)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -209,7 +210,8 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     changes = {k: getattr(args, k) for k in ("seed", "iterations") if getattr(args, k) is not None}
     experiment = replace(experiment, **changes)
 
-    from gps.pipeline import run, store
+    from gps.pipeline import store
+    from gps.pipeline.run import run
 
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
@@ -217,7 +219,7 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     experiment.validate()
 
     def start(executor: Executor) -> Iterator[IterationReport]:
-        return run.run(experiment, out=out, executor=executor, source=loaded.source)
+        return run(experiment, out=out, executor=executor, source=loaded.source)
 
     return _follow(args, experiment.name, experiment.iterations, out, start)
 
@@ -236,7 +238,8 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _resume(args: argparse.Namespace, options: list[str]) -> int:
-    from gps.pipeline import run, store
+    from gps.pipeline import store
+    from gps.pipeline.run import resume
 
     folder = store.RunFolder.open(args.run)
     experiment = folder.experiment()
@@ -246,7 +249,7 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
 
     def start(executor: Executor) -> Iterator[IterationReport]:
-        return run.resume(args.run, start=args.start, iterations=args.iterations, executor=executor)
+        return resume(args.run, start=args.start, iterations=args.iterations, executor=executor)
 
     return _follow(args, experiment.name, total, Path(args.run), start)
 
@@ -268,7 +271,8 @@ def _follow(
         progress = stack.enter_context(Progress(total))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
         interrupt = stack.enter_context(_Interrupt())
-        executor = make_executor(args.executor, args.workers, args.scheduler, warm_up)
+        with _deferred_interrupts():
+            executor = make_executor(args.executor, args.workers, args.scheduler, warm_up)
         stack.callback(executor.close)
         progress.line(f"{name}: {total} iterations, {args.executor}, in {out}")
         progress.header()
@@ -283,6 +287,8 @@ def _follow(
                 if interrupt.requested:
                     break
         except KeyboardInterrupt:
+            # dask leaves tasks behind whose end nobody awaits, and asyncio complains
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED
         if interrupt.requested and done < total:
@@ -290,8 +296,27 @@ def _follow(
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {total} iterations")
         else:
-            progress.line(f"done; the policy's table: gps evaluate {out}")
+            progress.line(f"done; look at the result with: gps evaluate {out}")
     return 0
+
+
+@contextmanager
+def _deferred_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block.
+
+    Processes and threads that start inside never see it. A terminal sends it to all processes of
+    the command, and workers that die of it would end the iteration that is to be finished.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # starting the tracker unblocks the signal again; so it must not be started by the first worker
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Interrupt:

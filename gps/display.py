@@ -60,7 +60,8 @@ class Progress:
     def working(self, iteration: int) -> None:
         """What is being worked on, on a terminal."""
         if self._status is not None:
-            self._status.update(f"iteration {iteration} of {self._total}")
+            last = iteration > self._total
+            self._status.update("closing" if last else f"iteration {iteration} of {self._total}")
 
     def iteration(self, row: Mapping[str, float], stages: Mapping[str, float]) -> None:
         """The line of a finished iteration."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from gps.algorithms import stages
-from gps.algorithms.state import Assessment, ConditionState, GPSState, PolicyState, Report
+from gps.algorithms.state import Assessment, ConditionState, GPSState, PolicyState, Replay, Report
 from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost
@@ -44,6 +44,9 @@ class MDGPSConfig:
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Its training in every iteration."""
+    replay: int = 0
+    """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
+    the newest controllers' actions; never fewer than the newest ones."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Fit of the dynamics."""
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
@@ -159,7 +162,8 @@ def iterate(
         ex.call(
             "improve",
             improve,
-            *(cond[m], costs[m], models[m], linearised[m], checks[m], mults[m], config),
+            *(cond[m], rollouts[m], costs[m], models[m], linearised[m], checks[m], mults[m]),
+            config,
             condition=m,
         )
         for m in M
@@ -188,10 +192,12 @@ def assess(condition, rollouts, cost, dynamics, linearised, on_policy, guard):  
     return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
 
 
-def improve(condition, cost, dynamics, linearised, checked, mult, config):  # type: ignore[no-untyped-def]
+def improve(condition, rollouts, cost, dynamics, linearised, checked, mult, config):  # type: ignore[no-untyped-def]
     """The C-step around the linearised policy."""
+    replay = Replay.extended(condition.replay, rollouts, config.replay)
     return stages.improve(
-        *(condition, cost, dynamics, linearised.controller, linearised.prior, checked, mult),
+        *(condition, cost, dynamics, linearised.controller, linearised.prior, replay),
+        *(checked, mult),
         *(config.step.kl_max, config.dual, config.guard),
     )
 

@@ -15,6 +15,7 @@ from gps.algorithms.state import (
     CostModel,
     DynamicsModel,
     PolicyState,
+    Replay,
 )
 from gps.algorithms.step_size import GuardConfig
 from gps.control import dual, lqr
@@ -24,7 +25,7 @@ from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import FitError, GPSError
-from gps.policies.linearise import LineariseConfig, Linearised, linearise
+from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.training import TrainingConfig, TrainingData, fit
 from gps.rng import stream
 from gps.types import LinearGaussianController, Rollouts
@@ -101,6 +102,7 @@ def assess(
         expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
     )
     gap = (expected_sampled - mean) / scale
+    astray = not expected - expected_sampled <= guard.astray * scale  # True for NaN
     jump = mean - condition.sampled_cost
     exploded = not math.isfinite(mean) or jump > guard.explosion * condition.cost_scale
     return Assessment(
@@ -110,6 +112,7 @@ def assess(
         cost_max=float(totals.max()),
         cost_scale=scale,
         expected_cost=expected,
+        expected_sampled=expected_sampled,
         model_gap=gap,
         step_mult=condition.step_mult,
         last_expected=condition.expected_cost,
@@ -117,6 +120,7 @@ def assess(
         last_sampled=condition.sampled_cost,
         exploded=exploded,
         trusted=abs(gap) <= guard.disagreement,  # False for NaN
+        policy_astray=sampled is not reference and astray,
     )
 
 
@@ -134,7 +138,8 @@ def improve(
     cost: CostModel,
     dynamics: DynamicsModel,
     reference: LinearGaussianController,
-    policy_prior: MixturePrior | None,
+    policy_prior: PolicyPrior | None,
+    replay: Replay | None,
     checked: Assessment,
     step_mult: float,
     kl_max: float,
@@ -158,6 +163,13 @@ def improve(
             f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
             f"{checked.model_gap:+.2f} of its scale: smaller step"
         )
+    expected = checked.expected_cost
+    if checked.policy_astray:
+        reference, expected = condition.controller, checked.expected_sampled
+        event = event or (
+            f"the linearised policy's expected cost {checked.expected_cost:.4g} is far above the "
+            f"sampled controller's {expected:.4g}: update from the controller"
+        )
     bound = kl_max * step_mult
     try:
         result = dual.minimise(
@@ -174,10 +186,9 @@ def improve(
         event = f"no update: {error}"
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     slack = 1e-6 * checked.cost_scale
-    if not predicted <= checked.expected_cost + slack and math.isfinite(checked.expected_cost):
+    if not predicted <= expected + slack and math.isfinite(expected):
         event = (
-            f"no update: its expected cost {predicted:.4g} is above the present "
-            f"{checked.expected_cost:.4g}"
+            f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
         )
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     if event:
@@ -196,7 +207,8 @@ def improve(
         eta=result.eta,
         dynamics_prior=dynamics.prior,
         policy_prior=policy_prior,
-        expected_cost=checked.expected_cost,
+        replay=replay,
+        expected_cost=expected,
         predicted_cost=predicted,
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
@@ -273,9 +285,11 @@ def train_policy(
     """The S-step: regression on the improved controllers' actions at the pooled rollouts."""
     obs, target, precision = [], [], []
     for r, c in zip(rollouts, conditions, strict=True):
-        obs.append(r.obs.reshape(r.N * r.T, -1))
-        target.append(c.controller.mean_action(r.X).reshape(r.N * r.T, -1))
-        precision.append(np.tile(c.controller.precision, (r.N, 1, 1)))
+        where = c.replay or r  # before the first update there is nothing to replay
+        S, T, _ = where.X.shape
+        obs.append(where.obs.reshape(S * T, -1))
+        target.append(c.controller.mean_action(where.X).reshape(S * T, -1))
+        precision.append(np.tile(c.controller.precision, (S, 1, 1)))
     data = TrainingData(
         obs=np.concatenate(obs),
         target=np.concatenate(target),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gps.control.dual import DualResult
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
+from gps.policies.linearise import PolicyPrior
 from gps.policies.neural import NeuralPolicy
 from gps.policies.training import TrainingConfig
 from gps.types import (
@@ -15,6 +18,7 @@ from gps.types import (
     LinearGaussianController,
     QuadraticCost,
     Record,
+    Rollouts,
     freeze,
     shape_of,
 )
@@ -64,6 +68,27 @@ class DynamicsModel(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class Replay(Record):
+    """States and observations of one condition's last sound rollouts, oldest first."""
+
+    X: Array  # (S, T, nx)
+    obs: Array  # (S, T, no)
+
+    def __post_init__(self) -> None:
+        S, T, nx = shape_of(self, "X", 3)
+        freeze(self, X=(S, T, nx), obs=(S, T, shape_of(self, "obs", 3)[-1]))
+
+    @staticmethod
+    def extended(old: Replay | None, rollouts: Rollouts, size: int) -> Replay:
+        """The last `size` rollouts, the new ones included; never fewer than the new ones."""
+        size = max(size, rollouts.N)
+        if old is None:
+            return Replay(rollouts.X, rollouts.obs)
+        X = np.concatenate([old.X, rollouts.X])[-size:]
+        return Replay(X, np.concatenate([old.obs, rollouts.obs])[-size:])
+
+
+@dataclass(frozen=True, eq=False)
 class ConditionState(Record):
     """What one condition needs for its next iteration."""
 
@@ -74,7 +99,9 @@ class ConditionState(Record):
     step_mult: float
     eta: float = 1.0
     dynamics_prior: MixturePrior | None = None
-    policy_prior: MixturePrior | None = None
+    policy_prior: PolicyPrior | None = None
+    replay: Replay | None = None
+    """Where the policy is trained; None without a policy, and before the first iteration."""
     expected_cost: float = float("nan")
     """Of the last update's starting point under the last model: with `predicted_cost` and the cost
     now, all that the step rule needs."""
@@ -105,6 +132,8 @@ class Assessment:
     cost_scale: float
     expected_cost: float
     """Of the update's starting point under the model fitted now."""
+    expected_sampled: float
+    """Of the sampled controller under the model fitted now."""
     model_gap: float
     """Expected minus sampled cost of the sampled controller, as a share of `cost_scale`."""
     step_mult: float
@@ -113,7 +142,11 @@ class Assessment:
     last_predicted: float
     last_sampled: float
     exploded: bool
+    """The sampled cost rose beyond all measure."""
     trusted: bool
+    """The model's expectation for the sampled controller agrees with the samples."""
+    policy_astray: bool
+    """The linearised policy is far worse than what was sampled: no place to start from."""
 
 
 @dataclass(frozen=True, eq=False)

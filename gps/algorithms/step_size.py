@@ -51,12 +51,16 @@ class GuardConfig:
     explosion: float = 3.0
     """A sampled cost that rises by more than this many times the scale of the last one is an
     explosion: the condition goes back to its previous controller."""
+    astray: float = 0.5
+    """MDGPS: where the linearised policy's expected cost exceeds that of the sampled controller by
+    more than this share of the scale, the update starts from the sampled controller instead."""
     shrink: float = 0.5
     """Factor on the step multiplier after each of these events."""
 
     def __post_init__(self) -> None:
-        if not (self.disagreement > 0 and self.explosion > 0):
-            raise ConfigError("GuardConfig.disagreement and .explosion must be above 0")
+        for name in ("disagreement", "explosion", "astray"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"GuardConfig.{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.shrink < 1:
             raise ConfigError(f"GuardConfig.shrink must lie between 0 and 1, got {self.shrink}")
 

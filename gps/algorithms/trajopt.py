@@ -134,7 +134,7 @@ def assess(condition, rollouts, cost, dynamics, guard):  # type: ignore[no-untyp
 def improve(condition, cost, dynamics, checked, mult, config):  # type: ignore[no-untyped-def]
     """The C-step around the sampled controller."""
     return stages.improve(
-        *(condition, cost, dynamics, condition.controller, None, checked, mult),
+        *(condition, cost, dynamics, condition.controller, None, None, checked, mult),
         *(config.step.kl_max, config.dual, config.guard),
     )
 

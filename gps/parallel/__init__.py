@@ -1,1 +1,5 @@
-"""To be filled."""
+"""Where the stages of a run are executed: in this process, or on a Dask cluster."""
+
+from gps.parallel.executors import Dask, Executor, Serial, make_executor
+
+__all__ = ["Dask", "Executor", "Serial", "make_executor"]

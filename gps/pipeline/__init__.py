@@ -1,1 +1,42 @@
-"""To be filled."""
+"""Experiments and their runs: loading, the loop, the store.
+
+`load(name or path)` gives an Experiment, `run` and `resume` yield an IterationReport for each
+iteration, `RunFolder` reads what a run left behind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gps.pipeline.experiment import Experiment
+    from gps.pipeline.run import IterationReport, resume, run
+    from gps.pipeline.store import RunFolder
+
+_HOME = {
+    "Experiment": "experiment",
+    "IterationReport": "run",
+    "RunFolder": "store",
+    "resume": "run",
+    "run": "run",
+}
+
+__all__ = ["Experiment", "IterationReport", "RunFolder", "load", "resume", "run"]
+
+
+def load(name_or_path: str | Path) -> Experiment:
+    """The experiment of that name, or of a hyperparams file anywhere; raises ExperimentError."""
+    from gps.pipeline import loader
+
+    return loader.load(name_or_path).experiment
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the loader alone needs neither torch nor h5py."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'gps.pipeline' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"gps.pipeline.{_HOME[name]}"), name)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 def warm_up() -> None:
     """One serial MDGPS iteration on a tiny point mass; about a second once kernels are cached."""
     from gps.agents.point_mass import PointMassConfig
     from gps.algorithms.mdgps import MDGPSConfig
     from gps.control.initial import HoldConfig
-    from gps.costs import ActionCost, EndpointCost, SumCost, WeightedCost
+    from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.run import run
     from gps.policies.training import TrainingConfig
 
-    endpoint: Any = EndpointCost(
-        entry="position", target=(0.0, 0.0), weights=(1.0, 1.0), through="state"
-    )
+    position = StateCost(entry="position", target=(0.0, 0.0), weights=1.0, l2=1.0)
     tiny = Experiment(
         name="warm_up",
         world=PointMassConfig(T=5, starts=((1.0, 1.0),)),
         cost=SumCost(
             terms=(
                 WeightedCost(weight=1.0, cost=ActionCost(weights=0.01)),
-                WeightedCost(weight=1.0, cost=endpoint),
+                WeightedCost(weight=1.0, cost=position),
             )
         ),
         initial=HoldConfig(position="position", velocity="velocity"),

@@ -1,0 +1,449 @@
+import csv
+import io
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gps import cli, display
+from gps.errors import GPSError, SimulationError
+from gps.pipeline import stages
+from gps.pipeline.store import RunFolder
+
+SLOW = '''
+"""A world in which every rollout takes a while."""
+import time
+from dataclasses import dataclass, replace
+
+from gps.agents.point_mass import PointMassAgent, PointMassConfig
+from gps.algorithms import TrajOptConfig
+from gps.control.initial import HoldConfig
+from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.pipeline.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowWorld(PointMassConfig):
+    pause: float = 0.0
+    """Seconds that a rollout sleeps."""
+
+    def build(self, threads=1):
+        return SlowAgent(self)
+
+
+class MyCost(ActionCost):
+    pass
+
+
+class SlowAgent(PointMassAgent):
+    def rollout(self, *args, **kwargs):
+        time.sleep(self.config.pause)
+        return super().rollout(*args, **kwargs)
+
+
+experiment = Experiment(
+    world=SlowWorld(T=10, starts=((1.0, 1.0), (1.0, -1.0))),
+    cost=SumCost(
+        terms=(
+            WeightedCost(cost=MyCost(weights=0.1)),
+            WeightedCost(cost=StateCost(entry="position", target=0.0, l2=1.0)),
+        )
+    ),
+    initial=HoldConfig(position="position", velocity="velocity"),
+    measure=EndpointMeasure(entry="position", target=(0.0, 0.0), point_size=2, threshold=0.1),
+    algorithm=TrajOptConfig(),
+    samples=4,
+    iterations=3,
+)
+'''
+
+
+@pytest.fixture
+def slow(tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text(SLOW)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two serial iterations."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    argv = ["run", "point_mass_policy", "--iterations", "2", "--out", str(path)]
+    argv += ["--executor", "serial", "--world.T", "12", "--algorithm.training.steps", "50"]
+    assert cli.main(argv) == 0
+    return path
+
+
+def error_of(capsys, *argv):
+    """The one line of an error, after the exit code has been checked."""
+    assert cli.main([str(a) for a in argv]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("gps: error: ")
+    return lines[0].removeprefix("gps: error: ")
+
+
+# --- the top level
+
+
+def test_help_and_version(capsys):
+    for argv in ([], ["--help"], ["-h"]):
+        assert cli.main(argv) == 0
+        text = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} ", text, re.M) for name in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert re.match(r"gps \d", capsys.readouterr().out)
+    for name in ("resume", "evaluate", "list", "new"):
+        assert cli.main([name, "--help"]) == 0
+        assert f"usage: gps {name}" in capsys.readouterr().out
+
+
+def test_quick_commands_import_nothing_heavy():
+    code = (
+        "import sys; from gps.cli import main; main(['list']); main(['--help']);"
+        "print('HEAVY', [m for m in ('torch', 'mujoco', 'numba', 'dask', 'h5py') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY []" in out.stdout, out.stdout + out.stderr
+
+
+def test_list_shows_names_with_descriptions(capsys):
+    assert cli.main(["list"]) == 0
+    assert re.search(r"^point_mass +2-D point mass", capsys.readouterr().out, re.M)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("gps.pipeline.loader.names", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list"])
+
+
+def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
+    def fail():
+        error = GPSError("two\nlines")
+        error.add_note("in iteration 3")
+        raise error
+
+    monkeypatch.setattr("gps.pipeline.loader.names", fail)
+    assert error_of(capsys, "list") == "two lines (in iteration 3)"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["rum"], "unknown command 'rum'; did you mean 'run'"),
+        (["run", "point_mas"], "unknown experiment 'point_mas'; did you mean 'point_mass'"),
+        (["run", "nowhere/x.py"], "nowhere/x.py does not exist"),
+        (
+            ["run", "point_mass", "--iteration", "3"],
+            "unknown option --iteration; did you mean --it",
+        ),
+        (
+            ["run", "point_mass", "--sampels", "3"],
+            "unknown option --sampels; did you mean --samples",
+        ),
+        (["run", "point_mass", "--samples", "x"], "--samples: invalid literal"),
+        (["run", "point_mass", "--samples", "0"], "Experiment.samples must be"),
+        (["run", "point_mass", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["run", "point_mass", "--seed", "-1"], "Experiment.seed must be"),
+        (["run", "point_mass", "--executor", "mpi"], "argument --executor: invalid choice: 'mpi'"),
+        (["run", "point_mass", "stray"], "stray"),
+        (["run", "point_mass", "--executor", "serial", "--workers", "2"], "need --executor dask"),
+        (["resume", "nowhere"], "nowhere does not exist"),
+        (["resume"], "the following arguments are required: RUN; see gps resume --help"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "nowhere", "--samples", "0"], "--samples must be at least 1"),
+        (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
+        (["new", "x"], "required: --from"),
+        (["list", "--frob"], "unrecognized arguments: --frob"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_wrong_input_is_one_line_and_code_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(capsys, *argv)
+    assert os.listdir(tmp_path) == []  # nothing was begun
+
+
+def test_run_without_an_experiment(capsys):
+    assert cli.main(["run"]) == 2
+    assert "gps list shows them" in capsys.readouterr().err
+
+
+def test_help_of_an_experiment_shows_fixed_and_own_options(capsys, slow):
+    assert cli.main(["run", str(slow), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--executor {serial,dask}" in text
+    assert "--world.pause" in text
+    assert "Seconds that a rollout sleeps." in text
+    assert text.count("--seed ") == 1
+
+
+def test_new(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "mine", "--from", "point_mass"]) == 0
+    assert "gps run mine.py" in capsys.readouterr().out
+    assert (tmp_path / "mine.py").is_file()
+    assert "exists already" in error_of(capsys, "new", "mine", "--from", "point_mass")
+
+
+# --- run and resume
+
+
+def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_path):
+    out = tmp_path / "run"
+    argv = ["run", str(slow), "--out", str(out), "--executor", "serial", "--seed", "3"]
+    assert cli.main([*argv, "--world.dt", "0.1", "--verbose"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(bool(re.match(r" +\d+  ", line)) for line in lines) == 3
+    assert lines[0] == f"slow: 3 iterations, serial, in {out}"
+    assert f"gps evaluate {out}" in lines[-1]
+    folder = RunFolder.open(out)
+    assert folder.iterations() == [0, 1, 2, 3]
+    assert [row["iteration"] for row in folder.metrics()] == [1, 2, 3]
+    experiment = folder.experiment()
+    assert (experiment.seed, experiment.world.dt, experiment.world.pause) == (3, 0.1, 0.0)
+    assert not (out / "lock").exists()
+    assert "is not empty" in error_of(capsys, *argv)
+    argv = ["resume", str(out), "--executor", "serial"]
+    assert cli.main(argv) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    before = [folder.iteration_path(n).read_bytes() for n in range(4)]
+    assert cli.main([*argv, "--from", "1"]) == 0
+    assert [folder.iteration_path(n).read_bytes() for n in range(4)] == before
+    assert [row["iteration"] for row in folder.metrics()] == [1, 2, 3]
+    assert "iteration 9 is not stored; stored: 0-3" in error_of(capsys, *argv, "--from", "9")
+
+
+def test_the_default_folder(slow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "slow.py", "--executor", "serial", "--iterations", "1"]) == 0
+    (path,) = (tmp_path / "runs" / "slow").iterdir()
+    assert path.name.endswith("-seed0")
+    assert (path / "hyperparams.py").read_bytes() == slow.read_bytes()
+
+
+def wait_for(path, process):
+    limit = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("executor", "signals"), [("serial", 2), ("dask", 1)])
+def test_interrupts(slow, tmp_path, executor, signals):
+    """One Ctrl-C lets the iteration finish, two do not; a resumed run gives the same bytes."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    argv = [sys.executable, "-m", "gps.cli", "run", str(slow), "--executor", executor]
+    if executor == "dask":
+        argv += ["--workers", "1"]
+    process = subprocess.Popen(
+        [*argv, "--out", str(out), "--world.pause", "0.3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(out / "iterations" / "0001.h5", process)
+    time.sleep(0.4)  # an iteration takes 1.2 s of pauses
+    for _ in range(signals):
+        os.killpg(process.pid, signal.SIGINT)  # a terminal too sends it to the workers
+        time.sleep(0.1)
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "stopping after this iteration" in stderr
+    assert f"gps resume {out}" in stdout
+    assert "Traceback" not in stderr
+    assert not (out / "lock").exists()
+    folder = RunFolder.open(out)
+    assert process.returncode == (0 if signals == 1 else 130)
+    done = folder.iterations()
+    assert done == ([0, 1, 2] if signals == 1 else [0, 1])
+    assert len(folder.metrics()) == done[-1]
+    assert cli.main(["resume", str(out), "--executor", "serial"]) == 0
+    argv = ["run", str(slow), "--executor", "serial", "--out", str(whole)]
+    assert cli.main(argv) == 0
+    for n in range(4):
+        other = RunFolder.open(whole).iteration_path(n)
+        assert folder.iteration_path(n).read_bytes() == other.read_bytes(), n
+
+
+def fake_report(n):
+    row = {"iteration": float(n), "cost_mean": 1.0, "seconds": 0.1}
+    return SimpleNamespace(
+        iteration=n, row=row, stage_seconds={"rollout": 0.05}, events=("condition 1: went back",)
+    )
+
+
+def test_an_event_is_a_line_and_an_error_ends_the_run(capsys, slow, tmp_path, monkeypatch):
+    def reports(experiment, **kwargs):
+        yield fake_report(1)
+        logging.getLogger("gps.algorithms").warning("careful")
+        raise SimulationError(2, ())
+
+    # gps.pipeline.run may also be the function of that name
+    monkeypatch.setattr(import_module("gps.pipeline.run"), "run", reports)
+    argv = ["run", str(slow), "--executor", "serial", "--out", str(tmp_path / "x")]
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert "condition 1: went back" in captured.out
+    assert "warning: careful" in captured.out
+    assert captured.err == "gps: error: condition 2: simulation failed ()\n"
+
+
+# --- evaluate
+
+
+def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
+    for kind, count in (("train", 4), ("test", 6)):
+        argv = ["evaluate", str(finished), "--conditions", kind, "--samples", "2"]
+        assert cli.main(argv) == 0
+        text = capsys.readouterr().out
+        assert ("local cost" in text) == (kind == "train")
+        assert "policy cost" in text
+        with open(finished / f"evaluation_{kind}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["condition", "cost", "distance", "success"]
+        assert [int(r["condition"]) for r in rows] == list(range(count))
+        folder = RunFolder.open(finished)
+        experiment, policy = folder.experiment(), folder.read_state(2).policy.policy
+        for r in rows:
+            want = stages.evaluate_condition(
+                experiment.world,
+                experiment.cost,
+                experiment.measure,
+                policy,
+                int(r["condition"]),
+                2,
+                0,
+                test=kind == "test",
+            )
+            assert float(r["cost"]) == want.cost.mean()
+            assert float(r["distance"]) == want.distance.mean()
+
+
+def test_evaluate_an_earlier_iteration_and_with_noise(capsys, finished):
+    costs = []
+    for more in ([], ["--iteration", "1"], ["--noise", "--samples", "3"]):
+        assert cli.main(["evaluate", str(finished), *more]) == 0
+        with open(finished / "evaluation_train.csv", newline="") as file:
+            costs.append([float(r["cost"]) for r in csv.DictReader(file)])
+    assert costs[0] != costs[1] != costs[2] != costs[0]
+    assert "iteration 7 is not stored" in error_of(capsys, "evaluate", finished, "--iteration", "7")
+
+
+def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
+    out = tmp_path / "run"
+    argv = ["run", str(slow), "--executor", "serial", "--iterations", "1", "--out", str(out)]
+    assert cli.main(argv) == 0
+    assert cli.main(["evaluate", str(out)]) == 0
+    assert "local cost" in capsys.readouterr().out
+    assert len((out / "evaluation_train.csv").read_text().splitlines()) == 3
+    test = ["evaluate", out, "--conditions", "test"]
+    assert "slow has no test conditions" in error_of(capsys, *test)
+    argv = [*argv[:-1], str(tmp_path / "two"), "--world.test_starts", "0.5", "0.5"]
+    assert cli.main(argv) == 0
+    test[1] = tmp_path / "two"
+    capsys.readouterr()
+    assert "trains no global policy" in error_of(capsys, *test)
+
+
+def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch):
+    real = stages.evaluate_condition
+
+    def sometimes(world, cost, measure, policy, condition, *args, **kwargs):
+        if condition == 1:
+            raise SimulationError(1, ())
+        return real(world, cost, measure, policy, condition, *args, **kwargs)
+
+    monkeypatch.setattr(stages, "evaluate_condition", sometimes)
+    assert cli.main(["evaluate", str(finished)]) == 0
+    with open(finished / "evaluation_train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[1]["cost"], rows[1]["success"]) == ("inf", "0.0")
+    assert math.isfinite(float(rows[0]["cost"]))
+    assert "condition 1: simulation failed" in capsys.readouterr().err
+
+
+def test_pictures(capsys, finished, tmp_path, monkeypatch):
+    from gps.agents.point_mass import PointMassAgent
+    from PIL import Image
+
+    png, mp4 = tmp_path / "a.png", tmp_path / "a.mp4"
+    assert "PointMassAgent draws no pictures" in error_of(
+        capsys, "evaluate", finished, "--images", png
+    )
+
+    def render(self, rollouts, sample, *, width, height, camera, every, test):
+        steps = range(0, rollouts.T, every)
+        return np.full((len(steps), height, width, 3), 10 * rollouts.condition, dtype=np.uint8)
+
+    monkeypatch.setattr(PointMassAgent, "render", render, raising=False)
+    assert cli.main(["evaluate", str(finished), "--images", str(png), "--size", "20x10"]) == 0
+    with Image.open(png) as image:
+        assert image.size == (6 * 20, 4 * 10)  # a row of pictures for each condition
+        assert image.getpixel((0, 35)) == (30, 30, 30)
+    capsys.readouterr()
+    assert "cannot write" in error_of(
+        capsys, "evaluate", finished, "--images", tmp_path / "no" / "a.png"
+    )
+    monkeypatch.setitem(sys.modules, "imageio", None)
+    monkeypatch.setitem(sys.modules, "imageio.v2", None)
+    message = error_of(capsys, "evaluate", finished, "--video", mp4)
+    assert "guided-policy-search[video]" in message
+
+
+# --- the display
+
+
+def test_the_line_of_an_iteration():
+    row = {
+        "iteration": 3.0,
+        "cost_mean": -12.3456789,
+        "cost_min": -20.0,
+        "cost_max": 1.0,
+        "local_distance_mean": 0.5,
+        "local_success": 0.25,
+        "policy_distance_mean": float("nan"),
+        "kl_mean": 0.991,
+        "kl_max": 1.0,
+        "step_mult_mean": 0.5,
+        "seconds": 1.234,
+    }
+    stages = {"rollout": 0.5, "improve": 0.25, "score": 0.001, "train": 0.3, "cost": 0.1}
+    line = display.iteration_line(row, stages)
+    assert line.split()[:6] == ["3", "-12.346", "-20", "1", "0.5", "25"]
+    assert "0.991/1" in line
+    assert line.endswith("1.23  rollout 0.5, train 0.3, improve 0.25")
+    line = display.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
+    assert line.split()[4:6] == ["0.125", "100"]
+    assert "nan" not in display.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_progress_on_a_terminal_and_elsewhere(live):
+    stream = io.StringIO()
+    with display.Progress(2, stream=stream, live=live) as progress:
+        progress.header()
+        progress.iteration(fake_report(1).row, {})
+        progress.log_handler().emit(logging.LogRecord("x", 30, "", 0, "odd [%s]", ("red",), None))
+    text = stream.getvalue()
+    assert "cost" in text
+    assert "warning: odd [red]" in text
+    assert ("iteration 2 of 2" in text) <= live
