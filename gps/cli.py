@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gps.execution import Executor
     from gps.pipeline.experiment import Experiment
-    from gps.pipeline.run import IterationReport
+    from gps.pipeline.runner import IterationReport
     from gps.types import Agent, Policy
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -211,7 +211,7 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     experiment = replace(experiment, **changes)
 
     from gps.pipeline import store
-    from gps.pipeline.run import run
+    from gps.pipeline.runner import run
 
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
@@ -239,7 +239,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _resume(args: argparse.Namespace, options: list[str]) -> int:
     from gps.pipeline import store
-    from gps.pipeline.run import resume
+    from gps.pipeline.runner import resume
 
     folder = store.RunFolder.open(args.run)
     experiment = folder.experiment()

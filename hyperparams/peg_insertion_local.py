@@ -1,6 +1,7 @@
 """Peg insertion with local controllers only: one linear-Gaussian controller per base offset."""
 
 from gps.agents import peg_insertion
+
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, EndpointCost, EndpointMeasure, SumCost, WeightedCost
@@ -22,7 +23,12 @@ experiment = Experiment(
             WeightedCost(
                 weight=1.0,
                 cost=EndpointCost(
-                    target=TARGET, weights=1.0, log_weight=1.0, l2=1.0, alpha=1e-5, ramp="final",
+                    target=TARGET,
+                    weights=1.0,
+                    log_weight=1.0,
+                    l2=1.0,
+                    alpha=1e-5,
+                    ramp="final",
                     final_multiplier=10.0,
                 ),
             ),

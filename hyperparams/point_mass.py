@@ -1,6 +1,7 @@
 """Point mass: drive a 2-D mass to the origin with linear controllers. The smoke test."""
 
 from gps.agents.point_mass import PointMassConfig
+
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost

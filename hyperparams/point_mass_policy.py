@@ -1,6 +1,7 @@
 """Point mass with MDGPS: one neural policy for four start positions."""
 
 from gps.agents.point_mass import PointMassConfig
+
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost

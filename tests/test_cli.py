@@ -297,8 +297,7 @@ def test_an_event_is_a_line_and_an_error_ends_the_run(capsys, slow, tmp_path, mo
         logging.getLogger("gps.algorithms").warning("careful")
         raise SimulationError(2, ())
 
-    # gps.pipeline.run may also be the function of that name
-    monkeypatch.setattr(import_module("gps.pipeline.run"), "run", reports)
+    monkeypatch.setattr(import_module("gps.pipeline.runner"), "run", reports)
     argv = ["run", str(slow), "--executor", "serial", "--out", str(tmp_path / "x")]
     assert cli.main(argv) == 2
     captured = capsys.readouterr()

@@ -210,9 +210,7 @@ def _loss(policy: PolicyState) -> float:
     return policy.loss
 
 
-def adjust_steps(
-    checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig
-) -> list[float]:
+def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
     """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
     mult = float(np.mean([c.step_mult for c in checks]))
     known = [c for c in checks if math.isfinite(c.last_predicted) and not c.exploded]
@@ -224,8 +222,6 @@ def adjust_steps(
         before = last if step.rule == "laplace" else np.mean([c.last_sampled for c in known])
         new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step)
     return [
-        new
-        if c.trusted and not c.exploded
-        else max(min(new, mult) * guard.shrink, step.min_mult)
+        new if c.trusted and not c.exploded else max(min(new, mult) * guard.shrink, step.min_mult)
         for c in checks
     ]

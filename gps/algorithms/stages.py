@@ -98,9 +98,7 @@ def assess(
     mean, spread = float(totals.mean()), float(totals.std())
     scale = max(float(np.abs(cost.l).sum(axis=1).mean()), spread, 1e-12)
     expected = _finite_or_nan(reference, cost, dynamics)
-    expected_sampled = (
-        expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
-    )
+    expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
     gap = (expected_sampled - mean) / scale
     astray = not expected - expected_sampled <= guard.astray * scale  # True for NaN
     jump = mean - condition.sampled_cost
@@ -187,9 +185,7 @@ def improve(
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     slack = 1e-6 * checked.cost_scale
     if not predicted <= expected + slack and math.isfinite(expected):
-        event = (
-            f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
-        )
+        event = f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     if event:
         log.warning("condition %d: %s", checked.condition, event)

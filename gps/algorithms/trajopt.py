@@ -143,9 +143,7 @@ def _report(condition: ConditionState) -> Any:
     return condition.report
 
 
-def adjust_step(
-    check: Assessment, iteration: int, step: StepConfig, guard: GuardConfig
-) -> float:
+def adjust_step(check: Assessment, iteration: int, step: StepConfig, guard: GuardConfig) -> float:
     """One condition's step multiplier for this iteration."""
     if check.exploded:
         return max(check.step_mult * guard.shrink, step.min_mult)

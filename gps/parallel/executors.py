@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, Literal
@@ -35,6 +37,9 @@ class OneThread(WorkerPlugin):
 
         torch.set_num_threads(1)
         threadpool_limits(limits=1)
+        if threading.current_thread() is threading.main_thread():
+            # Ctrl-C is for the driver, which finishes the iteration with these workers
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_task(fn: Callable[..., Any], *args: Any) -> Timed:
@@ -126,9 +131,7 @@ class Dask:
 
         map_tree(collect, tree)
         keys = list(futures)
-        values = dict(
-            zip(keys, self.client.gather([futures[key] for key in keys]), strict=True)
-        )
+        values = dict(zip(keys, self.client.gather([futures[key] for key in keys]), strict=True))
         self._seconds |= {key: value.seconds for key, value in values.items()}
         return map_tree(
             lambda item: leaf(values[item.key]) if isinstance(item, Future) else leaf(item), tree
@@ -141,9 +144,7 @@ class Dask:
         missing = [future for _, future in pending if future.key not in known]
         if missing:  # results that nobody asked for: fetch the number, not the data
             asked = [self.client.submit(_seconds_of, future, pure=False) for future in missing]
-            known |= dict(
-                zip([f.key for f in missing], self.client.gather(asked), strict=True)
-            )
+            known |= dict(zip([f.key for f in missing], self.client.gather(asked), strict=True))
         out: dict[str, float] = {}
         for stage, future in pending:
             out[stage] = out.get(stage, 0.0) + known[future.key]

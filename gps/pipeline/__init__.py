@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gps.pipeline.experiment import Experiment
-    from gps.pipeline.run import IterationReport, resume, run
+    from gps.pipeline.runner import IterationReport, resume, run
     from gps.pipeline.store import RunFolder
 
 _HOME = {
     "Experiment": "experiment",
-    "IterationReport": "run",
+    "IterationReport": "runner",
     "RunFolder": "store",
-    "resume": "run",
-    "run": "run",
+    "resume": "runner",
+    "run": "runner",
 }
 
 __all__ = ["Experiment", "IterationReport", "RunFolder", "load", "resume", "run"]

@@ -7,6 +7,7 @@ does not fit together, before the first rollout.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from gps.types import Agent, Array, Layout, LinearGaussianController
 
 
 @runtime_checkable
-class WorldConfig(Protocol):
+class WorldConfig(Hashable, Protocol):
     """Configuration of an agent: frozen, hashable, and able to build it."""
 
     def build(self) -> Agent:

@@ -10,7 +10,7 @@ def warm_up() -> None:
     from gps.control.initial import HoldConfig
     from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
     from gps.pipeline.experiment import Experiment
-    from gps.pipeline.run import run
+    from gps.pipeline.runner import run
     from gps.policies.training import TrainingConfig
 
     position = StateCost(entry="position", target=(0.0, 0.0), weights=1.0, l2=1.0)

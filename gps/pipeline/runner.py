@@ -83,7 +83,8 @@ def run(
         state = initial_state(experiment, agent)
         folder = None
         if out is not None:
-            folder = RunFolder.create(Path(out), experiment, source)
+            where = "serial" if executor is None else type(executor).__name__.lower()
+            folder = RunFolder.create(Path(out), experiment, source, extra={"executor": where})
     yield from _checked_loop(experiment, agent, state, folder, executor)
 
 
@@ -109,9 +110,7 @@ def resume(
     if start is None:
         start = done[-1]
     if start not in done:
-        raise StoreError(
-            f"{folder.path}: iteration {start} is not stored; stored: {_ranges(done)}"
-        )
+        raise StoreError(f"{folder.path}: iteration {start} is not stored; stored: {_ranges(done)}")
     folder.truncate(start)
     with one_thread():
         agent = experiment.validate()
@@ -157,7 +156,7 @@ def _loop(
         begin = time.perf_counter()
         with one_thread():
             it = state.iteration
-            live = _rollouts(experiment, state, ex, M)
+            live = tuple(_rollouts(experiment, state, ex, M))
             try:
                 live_state, live_report = experiment.algorithm.iterate(state, live, ex)
                 local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
@@ -167,7 +166,7 @@ def _loop(
                     if live_state.policy is not None
                 ]
                 done, rollouts, report, local, policy = ex.gather(
-                    (live_state, tuple(live), live_report, local, policy)
+                    (live_state, live, live_report, local, policy)
                 )
             except GPSError as error:
                 error.add_note(f"in iteration {it + 1}")
@@ -183,15 +182,14 @@ def _loop(
                         state=replace(done, costs=()),
                         rollouts=rollouts,
                         models=report.models,
+                        metrics=dict(row),
                         report=clean,
                     )
                 )
                 row["seconds_store"] = time.perf_counter() - begin - row["seconds"]
                 row["seconds"] += row["seconds_store"]
                 folder.append_metrics(row)
-        events = tuple(
-            f"condition {c.condition}: {c.event}" for c in report.conditions if c.event
-        )
+        events = tuple(f"condition {c.condition}: {c.event}" for c in report.conditions if c.event)
         yield IterationReport(
             iteration=done.iteration,
             report=report,
