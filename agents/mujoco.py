@@ -12,6 +12,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from mujoco.batch import Batch
+from mujoco.batch import SimulationError as BatchError
+
 from gps.agents._kernels import apply, observe
 from gps.agents.base import (
     Failures,
@@ -25,9 +28,6 @@ from gps.agents.base import (
 )
 from gps.agents.rendering import render_states
 from gps.data import model_path
-from mujoco.batch import Batch
-from mujoco.batch import SimulationError as BatchError
-
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.rng import stream
 from gps.types import Array, Layout, Policy, Rollouts

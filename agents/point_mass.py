@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
 from gps.agents.base import (
     Failures,
     check_actions,
@@ -16,7 +17,6 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
-
 from gps.errors import ConfigError, choices
 from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts, readonly
 

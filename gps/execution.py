@@ -49,7 +49,7 @@ class Executor(Protocol):
 
 def map_tree(fn: Callable[[Any], Any], tree: Any) -> Any:
     """Apply `fn` to the leaves of nested tuples, lists, dicts and records that hold handles."""
-    if isinstance(tree, tuple | list):
+    if type(tree) in (tuple, list):  # a named tuple is a value
         return type(tree)(map_tree(fn, item) for item in tree)
     if isinstance(tree, dict | MappingProxyType):
         return {key: map_tree(fn, item) for key, item in tree.items()}
@@ -89,15 +89,15 @@ class Serial:
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Timed:
-        """Run `fn(*args)` now."""
+    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+        """Run `fn(*args)` now; the handle is the value itself."""
         result = run_timed(fn, args)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + result.seconds
-        return result
+        return result.value
 
     def gather(self, tree: Any) -> Any:
-        """Unwrap the results in `tree`."""
-        return map_tree(leaf, tree)
+        """The tree as it is: it holds no handles."""
+        return tree
 
     def seconds(self) -> dict[str, float]:
         """Seconds per stage since the last call."""

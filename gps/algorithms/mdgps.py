@@ -44,6 +44,10 @@ class MDGPSConfig:
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Its training in every iteration."""
+    restart: bool = True
+    """Train a fresh network in every iteration. A network that is trained on keeps the normaliser
+    of its first data, hold-still rollouts that say little of later ones, and generalises worse to
+    unseen start conditions; False continues from the last weights, as the paper does."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""
@@ -133,7 +137,7 @@ def iterate(
         policy = ex.call(
             "train_policy",
             stages.train_policy,
-            *(policy, rollouts, list(cond), config.training, seed, it, 0),
+            *(policy, rollouts, list(cond), config.training, config.restart, seed, it, 0),
         )
     linearised = [
         ex.call(
@@ -169,7 +173,9 @@ def iterate(
         for m in M
     ]
     policy = ex.call(
-        "train_policy", stages.train_policy, *(policy, rollouts, new, config.training, seed, it, 1)
+        "train_policy",
+        stages.train_policy,
+        *(policy, rollouts, new, config.training, config.restart, seed, it, 1),
     )
     reports = ex.gather([ex.call("report", _report, new[m], condition=m) for m in M])
     report = Report(
@@ -213,7 +219,7 @@ def _loss(policy: PolicyState) -> float:
 def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
     """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
     mult = float(np.mean([c.step_mult for c in checks]))
-    known = [c for c in checks if math.isfinite(c.last_predicted) and not c.exploded]
+    known = [c for c in checks if math.isfinite(c.last_predicted) and not c.rejected]
     new = mult
     if known:
         last = np.mean([c.last_expected for c in known])
@@ -222,6 +228,6 @@ def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardCon
         before = last if step.rule == "laplace" else np.mean([c.last_sampled for c in known])
         new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step)
     return [
-        new if c.trusted and not c.exploded else max(min(new, mult) * guard.shrink, step.min_mult)
+        new if c.trusted and not c.rejected else max(min(new, mult) * guard.shrink, step.min_mult)
         for c in checks
     ]

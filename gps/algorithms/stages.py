@@ -26,6 +26,7 @@ from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import FitError, GPSError
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
+from gps.policies.neural import initial_policy
 from gps.policies.training import TrainingConfig, TrainingData, fit
 from gps.rng import stream
 from gps.types import LinearGaussianController, Rollouts
@@ -101,14 +102,21 @@ def assess(
     expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
     gap = (expected_sampled - mean) / scale
     astray = not expected - expected_sampled <= guard.astray * scale  # True for NaN
+    error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else scale
     jump = mean - condition.sampled_cost
-    exploded = not math.isfinite(mean) or jump > guard.explosion * condition.cost_scale
+    noise = math.hypot(error, condition.cost_error)
+    rejected = (
+        not math.isfinite(mean)
+        or jump > guard.explosion * condition.cost_scale
+        or jump > guard.setback * noise + 0.02 * condition.cost_scale
+    )
     return Assessment(
         condition=rollouts.condition,
         sampled_cost=mean,
         cost_min=float(totals.min()),
         cost_max=float(totals.max()),
         cost_scale=scale,
+        cost_error=error,
         expected_cost=expected,
         expected_sampled=expected_sampled,
         model_gap=gap,
@@ -116,7 +124,7 @@ def assess(
         last_expected=condition.expected_cost,
         last_predicted=condition.predicted_cost,
         last_sampled=condition.sampled_cost,
-        exploded=exploded,
+        rejected=rejected,
         trusted=abs(gap) <= guard.disagreement,  # False for NaN
         policy_astray=sampled is not reference and astray,
     )
@@ -150,7 +158,7 @@ def improve(
     the condition keeps a controller that has been seen to work, and shrinks its step.
     """
     event = ""
-    if checked.exploded:
+    if checked.rejected:
         event = (
             f"sampled cost rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}: "
             "back to the previous controller"
@@ -188,7 +196,7 @@ def improve(
         event = f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     if event:
-        log.warning("condition %d: %s", checked.condition, event)
+        log.info("condition %d: %s", checked.condition, event)
     log.debug(
         "condition %d: kl %.3f of %.3f nats at eta %.2e",
         checked.condition,
@@ -208,6 +216,7 @@ def improve(
         predicted_cost=predicted,
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
+        cost_error=checked.cost_error,
         report=_report(
             checked, predicted, float(result.kl.mean()), bound, step_mult, result.eta, event
         ),
@@ -224,13 +233,14 @@ def _fall_back(
     kl_max: float,
 ) -> ConditionState:
     """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
-    log.warning("condition %d: %s", checked.condition, event)
-    if not checked.exploded:  # what was sampled is sound: later explosions come back to it
+    log.info("condition %d: %s", checked.condition, event)
+    if not checked.rejected:  # what was sampled is sound: later explosions come back to it
         condition = replace(
             condition,
             previous=condition.controller,
             sampled_cost=checked.sampled_cost,
             cost_scale=checked.cost_scale,
+            cost_error=checked.cost_error,
         )
     return replace(
         condition,
@@ -274,11 +284,16 @@ def train_policy(
     rollouts: list[Rollouts],
     conditions: list[ConditionState],
     config: TrainingConfig,
+    restart: bool,
     seed: int,
     iteration: int,
     call: int,
 ) -> PolicyState:
     """The S-step: regression on the improved controllers' actions at the pooled rollouts."""
+    start = policy.policy
+    if restart:
+        rng = stream(seed, "restarted policy", iteration, call)
+        start = initial_policy(start.network, start.no, start.nu, rng)
     obs, target, precision = [], [], []
     for r, c in zip(rollouts, conditions, strict=True):
         where = c.replay or r  # before the first update there is nothing to replay
@@ -292,7 +307,7 @@ def train_policy(
         precision=np.concatenate(precision),
         weight=np.ones(sum(len(o) for o in obs)),
     )
-    result = fit(policy.policy, data, config, stream(seed, "train policy", iteration, call))
+    result = fit(start, data, config, stream(seed, "train policy", iteration, call))
     if not math.isfinite(result.loss):
         raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")
     return PolicyState(policy=result.policy, loss=result.loss, loss_trace=result.trace)

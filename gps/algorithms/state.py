@@ -110,6 +110,8 @@ class ConditionState(Record):
     """Mean sampled cost of `previous`."""
     cost_scale: float = float("nan")
     """Scale of the sampled costs of `previous`; see GuardConfig."""
+    cost_error: float = float("nan")
+    """Standard error of `sampled_cost`."""
     report: ConditionReport | None = None
     dual: DualResult | None = None
     """The last update's dual search, for inspection."""
@@ -130,6 +132,8 @@ class Assessment:
     cost_min: float
     cost_max: float
     cost_scale: float
+    cost_error: float
+    """Standard error of `sampled_cost`."""
     expected_cost: float
     """Of the update's starting point under the model fitted now."""
     expected_sampled: float
@@ -141,8 +145,8 @@ class Assessment:
     last_expected: float
     last_predicted: float
     last_sampled: float
-    exploded: bool
-    """The sampled cost rose beyond all measure."""
+    rejected: bool
+    """The sampled cost rose, beyond all measure or beyond its noise: the last update was bad."""
     trusted: bool
     """The model's expectation for the sampled controller agrees with the samples."""
     policy_astray: bool

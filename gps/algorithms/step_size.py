@@ -51,6 +51,10 @@ class GuardConfig:
     explosion: float = 3.0
     """A sampled cost that rises by more than this many times the scale of the last one is an
     explosion: the condition goes back to its previous controller."""
+    setback: float = 2.0
+    """A sampled cost that rises by more than this many standard errors (of the difference of the
+    two means over samples) takes the last update back: the condition returns to its previous
+    controller. Infinite to switch off."""
     astray: float = 0.5
     """MDGPS: where the linearised policy's expected cost exceeds that of the sampled controller by
     more than this share of the scale, the update starts from the sampled controller instead."""
@@ -58,7 +62,7 @@ class GuardConfig:
     """Factor on the step multiplier after each of these events."""
 
     def __post_init__(self) -> None:
-        for name in ("disagreement", "explosion", "astray"):
+        for name in ("disagreement", "explosion", "setback", "astray"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"GuardConfig.{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.shrink < 1:

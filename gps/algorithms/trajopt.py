@@ -145,7 +145,7 @@ def _report(condition: ConditionState) -> Any:
 
 def adjust_step(check: Assessment, iteration: int, step: StepConfig, guard: GuardConfig) -> float:
     """One condition's step multiplier for this iteration."""
-    if check.exploded:
+    if check.rejected:
         return max(check.step_mult * guard.shrink, step.min_mult)
     mult = check.step_mult
     if check.last_predicted == check.last_predicted:  # NaN: first iteration, or after a fall-back

@@ -1,0 +1,52 @@
+"""Two-link arm: swing the tip to a target against gravity, one neural policy for four poses."""
+
+from gps.agents import arm_reach
+from gps.algorithms import MDGPSConfig, StepConfig
+from gps.control import HoldConfig
+from gps.costs import ActionCost, EndpointCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.dynamics import DynamicsConfig
+from gps.pipeline import Experiment
+from gps.policies import MLPConfig, TrainingConfig
+
+TARGET = (0.6, 0.0, 0.1)  # m; in front of the shoulder and a little above it
+
+experiment = Experiment(
+    description="2-link arm under gravity, tip to a target, one neural policy by MDGPS",
+    world=arm_reach(),
+    cost=SumCost(
+        terms=(
+            # Holding the arm up needs 3 N m at the shoulder. The weight makes that cheap beside
+            # being a few centimetres off; with ten times as much the arm hangs 0.3 m too low.
+            WeightedCost(weight=1.0, cost=ActionCost(weights=3e-3)),
+            # The l2 term pulls from afar, the log term asks for precision near the target.
+            WeightedCost(
+                weight=1.0, cost=EndpointCost(target=TARGET, l2=1.0, log_weight=0.2, alpha=1e-3)
+            ),
+            # The light elbow moves first, and folding it up brings the tip nearer at once. But a
+            # folded arm (elbow at its stop, tip 0.35 m from the target) is a trap: this makes the
+            # shoulder do its part. It costs 1 or 2 mm of precision.
+            WeightedCost(
+                weight=0.1,
+                cost=StateCost(entry="joint_pos", target=0.0, weights=(0.0, 1.0), l2=1.0),
+            ),
+            WeightedCost(weight=0.01, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0)),
+        )
+    ),
+    # gains: acceleration of each joint per N m, from the inverse mass matrix at the start. With
+    # the default of 1 the first controller would be far too stiff at the elbow.
+    # variance: noise of 2 N m, where shoulder and elbow can give 12 and 5.
+    initial=HoldConfig(gains=(4.5, 31.0), variance=4.0),
+    measure=EndpointMeasure(target=TARGET, threshold=0.02),
+    algorithm=MDGPSConfig(
+        # The way to the target leads far from the start: rollouts of the policy itself show what
+        # it does there. With those of the local controllers it is often lost in between.
+        sample_from="policy",
+        network=MLPConfig(hidden=(32, 32), activation="tanh"),
+        training=TrainingConfig(steps=2000, batch_size=25, weight_decay=1e-3),
+        replay=10,
+        dynamics=DynamicsConfig(ridge=1e-5),
+        step=StepConfig(kl_max=0.7, min_mult=0.2, max_mult=1.0),
+    ),
+    samples=5,
+    iterations=12,
+)

@@ -1,0 +1,271 @@
+"""What happens when a model or a controller is not to be trusted."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from algorithm_problems import (
+    COST,
+    HOLD,
+    Reward,
+    Unusable,
+    advance,
+    begin,
+    digest,
+    noise_free_cost,
+    sample,
+    unstable,
+)
+
+from gps.agents.point_mass import PointMassAgent, PointMassConfig
+from gps.algorithms import GuardConfig, MDGPSConfig, PolicyState, StepConfig, TrajOptConfig
+from gps.control import DualConfig, kl_per_step, lqr
+from gps.pipeline.experiment import Experiment
+from gps.pipeline.runner import run
+from gps.policies import MLPConfig, TrainingConfig
+from gps.policies.neural import initial_policy
+from gps.policies.training import TrainingData, fit
+from gps.rng import stream
+
+TRAJOPT = TrajOptConfig(step=StepConfig(kl_max=1.0))
+MDGPS = MDGPSConfig(
+    step=StepConfig(kl_max=1.0),
+    network=MLPConfig(hidden=(16,)),
+    training=TrainingConfig(steps=1500),
+    replay=10,
+)
+
+
+def with_condition(state, m, **changes):
+    conditions = list(state.conditions)
+    conditions[m] = replace(conditions[m], **changes)
+    return replace(state, conditions=tuple(conditions))
+
+
+def same(a, b):
+    return digest(a) == digest(b)
+
+
+@pytest.mark.parametrize("config", [TRAJOPT, MDGPS], ids=["trajopt", "mdgps"])
+def test_an_exploded_condition_goes_back_and_recovers(config):
+    agent, start = begin(config)
+    before, _, _ = advance(config, agent, start, 2)
+    good = before.conditions[0].controller
+    # the update went wrong: a controller that drives the mass away
+    broken = with_condition(before, 0, controller=unstable(good), previous=good)
+    after, report = config.iterate(broken, sample(agent, broken.conditions, 2))
+    old, new = before.conditions[0], after.conditions[0]
+    seen = report.conditions[0]
+    assert seen.cost_mean > 100 * old.sampled_cost
+    assert "back to the previous controller" in seen.event
+    assert f"{seen.cost_mean:.4g}" in seen.event
+    assert same(new.controller, good)
+    assert new.step_mult < old.step_mult
+    for kept in ("dynamics_prior", "policy_prior", "replay", "sampled_cost", "cost_scale"):
+        assert same(getattr(new, kept), getattr(old, kept)), kept
+    if config is MDGPS:
+        assert old.replay is not None
+        assert old.policy_prior is not None
+    # the other condition does not suffer
+    assert report.conditions[1].event == ""
+    assert not same(after.conditions[1].controller, before.conditions[1].controller)
+    # and the run goes on
+    final, reports, _ = advance(config, agent, after, 4)
+    costs = [r.conditions[0].cost_mean for r in reports]
+    assert costs[0] < 2 * old.sampled_cost
+    assert noise_free_cost(agent, final.conditions[0].controller, 0) < noise_free_cost(
+        agent, good, 0
+    )
+    assert not same(final.conditions[0].controller, good)
+
+
+@pytest.mark.parametrize("config", [TRAJOPT, MDGPS], ids=["trajopt", "mdgps"])
+def test_a_model_that_contradicts_the_samples_shrinks_the_step(config):
+    agent, start = begin(config)
+    before, _, _ = advance(config, agent, start, 2)
+    # sampled with a good controller, while the state says that another one acted
+    rollouts = sample(agent, before.conditions, 2)
+    expected, _ = config.iterate(before, rollouts)
+    wrong = unstable(before.conditions[0].controller, gain=4.0)
+    astray = with_condition(before, 0, controller=wrong)
+    after, report = config.iterate(astray, rollouts)
+    assert "expected cost leaves the sampled cost" in report.conditions[0].event
+    assert "smaller step" in report.conditions[0].event
+    assert after.conditions[0].step_mult <= 0.5 * before.conditions[0].step_mult
+    assert after.conditions[0].step_mult < expected.conditions[0].step_mult
+    assert report.conditions[0].kl <= 1.02 * report.conditions[0].kl_max
+    assert report.conditions[1].event == ""
+
+
+def test_the_step_never_leaves_its_range():
+    config = TrajOptConfig(step=StepConfig(kl_max=1.0, min_mult=0.3))
+    agent, state = begin(config)
+    state, _, _ = advance(config, agent, state, 2)
+    good = state.conditions[0].controller
+    for _ in range(7):
+        broken = with_condition(state, 0, controller=unstable(good), previous=good)
+        state, report = config.iterate(broken, sample(agent, broken.conditions, 2))
+        assert report.conditions[0].event
+    assert state.conditions[0].step_mult == 0.3
+
+
+@pytest.mark.parametrize("config", [TRAJOPT, MDGPS], ids=["trajopt", "mdgps"])
+@pytest.mark.parametrize("value", [True, False], ids=["cost", "gradient"])
+def test_a_cost_that_is_no_number_is_never_progress(config, value):
+    agent, start = begin(config)
+    before, _, _ = advance(config, agent, start, 2)
+    rollouts = sample(agent, before.conditions, 2)
+    edge = float(rollouts[0].X[:, :, 0].mean())
+    lost = replace(before, costs=(Unusable(edge, value), COST))
+    after, report = config.iterate(lost, rollouts)
+    old, new = before.conditions[0], after.conditions[0]
+    assert report.conditions[0].event
+    assert math.isnan(report.conditions[0].cost_mean) == value
+    # one of the two controllers that have been seen to work
+    assert same(new.controller, old.previous if value else old.controller)
+    assert new.step_mult < old.step_mult
+    assert math.isfinite(new.sampled_cost)
+    assert math.isfinite(new.cost_scale)
+    assert report.conditions[1].event == ""
+    assert math.isfinite(after.conditions[1].step_mult)
+    # the next step is judged by nothing of this iteration
+    final, reports, _ = advance(config, agent, replace(after, costs=(COST, COST)), 3)
+    assert all(math.isfinite(c.cost_mean) for r in reports for c in r.conditions)
+    assert final.conditions[0].step_mult > 0
+    assert not same(final.conditions[0].controller, new.controller)
+
+
+def test_an_indefinite_cost_keeps_the_controller_and_the_run_goes_on():
+    # no eta that the search may use makes Q_uu positive definite
+    config = TrajOptConfig(step=StepConfig(kl_max=1.0), dual=DualConfig(eta_max=1e-3))
+    agent, start = begin(config)
+    state, first = start, start.conditions[0].controller
+    state = replace(state, costs=(Reward(), COST))
+    for _ in range(3):
+        state, report = config.iterate(state, sample(agent, state.conditions, state.iteration))
+        assert report.conditions[0].event.startswith("no update: ")
+        assert "Q_uu is not positive definite at t=" in report.conditions[0].event
+        assert report.conditions[0].kl == 0.0
+        assert same(state.conditions[0].controller, first)
+    assert state.iteration == 3
+
+
+def test_a_search_without_result_keeps_the_controller_until_it_works_again():
+    bad = TrajOptConfig(step=StepConfig(kl_max=0.01), dual=DualConfig(max_trials=1))
+    agent, start = begin(TRAJOPT)
+    before, _, _ = advance(TRAJOPT, agent, start, 1)
+    before = with_condition(before, 0, eta=1e-6)  # far below the bound's
+    after, reports, _ = advance(bad, agent, before, 1)
+    assert "no update: no controller within" in reports[0].conditions[0].event
+    old, new = before.conditions[0], after.conditions[0]
+    assert same(new.controller, old.controller)
+    assert same(new.previous, old.controller)  # what was sampled is sound
+    assert new.sampled_cost == reports[0].conditions[0].cost_mean
+    final, reports, _ = advance(TRAJOPT, agent, after, 2)
+    assert not any(c.event for r in reports for c in r.conditions)
+    assert noise_free_cost(agent, final.conditions[0].controller, 0) < noise_free_cost(
+        agent, old.controller, 0
+    )
+
+
+def test_an_update_that_raises_the_expected_cost_is_not_taken():
+    # an entropy bonus that is worth more than the cost
+    config = replace(TRAJOPT, dual=DualConfig(entropy_weight=1e4))
+    agent, start = begin(TRAJOPT)
+    before, _, _ = advance(TRAJOPT, agent, start, 1)
+    after, reports, _ = advance(config, agent, before, 1)
+    for m in range(2):
+        assert "no update: its expected cost" in reports[0].conditions[m].event
+        assert same(after.conditions[m].controller, before.conditions[m].controller)
+
+
+def test_an_update_leaves_a_policy_that_went_astray_alone():
+    agent, start = begin(MDGPS)
+    before, _, _ = advance(MDGPS, agent, start, 2)
+    rollouts = sample(agent, before.conditions, 2)
+    # a policy that has learned to push the mass away
+    X = np.concatenate([r.X.reshape(-1, 4) for r in rollouts])
+    data = TrainingData(
+        obs=X,
+        target=6.0 * X[:, :2],
+        precision=np.tile(np.eye(2), (len(X), 1, 1)),
+        weight=X[:, 0] ** 0,
+    )
+    policy = initial_policy(MLPConfig(hidden=(16,)), 4, 2, stream(0, "astray"))
+    policy = fit(policy, data, TrainingConfig(steps=1500), stream(0, "fit")).policy
+    for m in range(2):
+        limit = 3 * noise_free_cost(agent, before.conditions[m].controller, m)
+        assert noise_free_cost(agent, policy, m) > limit
+    astray = replace(before, policy=PolicyState(policy=policy))
+    after, report = MDGPS.iterate(astray, rollouts)
+    for m in range(2):
+        old, new, seen = before.conditions[m], after.conditions[m], report.conditions[m]
+        assert "linearised policy" in seen.event
+        assert "update from the controller" in seen.event
+        # the bound holds around the sampled controller, under the fitted model
+        model = report.models["dynamics"][m].fit
+        where = lqr.forward(model.dynamics, new.controller, model.start)
+        kl = kl_per_step(new.controller, old.controller, where.mean, where.cov).mean()
+        assert 0 < kl <= 1.02 * seen.kl_max
+        assert kl == pytest.approx(seen.kl, rel=1e-6)
+        costs = [noise_free_cost(agent, c.controller, m) for c in (old, new)]
+        assert costs[1] < costs[0]
+    # the policy is drawn back by the next trainings
+    final, _, _ = advance(MDGPS, agent, after, 2)
+    for m in range(2):
+        assert noise_free_cost(agent, final.policy.policy, m) < limit
+
+
+# --- whole runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CliffWorld(PointMassConfig):
+    """Whoever crosses `edge` to the left is hit by a ball: as sudden as a contact."""
+
+    edge: float = 0.3
+    kick: float = 25.0
+
+    def build(self, threads=1):
+        return CliffAgent(self)
+
+
+class CliffAgent(PointMassAgent):
+    def step(self, x, u):
+        y = super().step(x, u)
+        over = (x[..., 0] >= self.config.edge) & (y[..., 0] < self.config.edge)
+        y[..., 3] += np.where(over, self.config.kick, 0.0)
+        return y
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_run_over_a_cliff_recovers(seed):
+    world = CliffWorld(T=40, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)))
+    experiment = Experiment(
+        world=world,
+        cost=COST,
+        initial=HOLD,
+        algorithm=TrajOptConfig(step=StepConfig(kl_max=3.0)),
+        samples=5,
+        iterations=12,
+        seed=seed,
+    )
+    limit = GuardConfig().explosion
+    explosions, last, sound = 0, None, {}
+    for report in run(experiment):
+        for m, c in enumerate(report.report.conditions):
+            state = report.state.conditions[m]
+            if last is not None and c.cost_mean - last[m].sampled_cost > limit * last[m].cost_scale:
+                explosions += 1
+                assert "back to the previous controller" in c.event
+                assert f"condition {m}: {c.event}" in report.events
+                assert same(state.controller, last[m].previous)
+                assert state.step_mult < last[m].step_mult
+            else:
+                sound.setdefault(m, []).append(c.cost_mean)
+        last = report.state.conditions
+    assert explosions >= 2  # the world does what this test needs
+    for costs in sound.values():
+        assert len(costs) >= 6
+        assert costs[-1] < costs[0]

@@ -1,0 +1,175 @@
+"""Both algorithms on a world whose optimum is known, called as in a notebook."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from algorithm_problems import (
+    WORLD,
+    advance,
+    begin,
+    digest,
+    noise_free_cost,
+    optimal_costs,
+    sample,
+)
+
+from gps.agents.point_mass import PointMassConfig
+from gps.algorithms import ConditionState, MDGPSConfig, Report, StepConfig, TrajOptConfig
+from gps.control import kl_per_step, lqr
+from gps.errors import ConfigError
+from gps.execution import Serial
+from gps.policies import MLPConfig, TrainingConfig
+from gps.types import LinearGaussianController, Rollouts
+
+STEP = StepConfig(kl_max=0.5, max_mult=2.0)
+MC = replace(STEP, rule="mc")
+SMALL = MDGPSConfig(
+    network=MLPConfig(hidden=(24, 24)),
+    training=TrainingConfig(steps=2000, final_rate=0.1),
+    step=STEP,
+    replay=10,
+)
+DISTURBED = replace(WORLD, start_position_std=0.05)
+CONFIGS = {
+    "trajopt": TrajOptConfig(step=STEP),
+    "trajopt, mc": TrajOptConfig(step=MC),
+    "mdgps": SMALL,
+    "mdgps on-policy": replace(SMALL, sample_from="policy"),
+    "mdgps on-policy, mc": replace(SMALL, sample_from="policy", step=MC),
+}
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def config(request):
+    return request.param
+
+
+def test_local_controllers_reach_the_optimum(config):
+    agent, state = begin(config)
+    first = [noise_free_cost(agent, c.controller, m) for m, c in enumerate(state.conditions)]
+    state, _, _ = advance(config, agent, state, 8)
+    best = optimal_costs()
+    cost = [noise_free_cost(agent, c.controller, m) for m, c in enumerate(state.conditions)]
+    assert np.all(np.array(first) > 2 * best)  # there is something to learn
+    assert np.all(cost <= 1.02 * best)
+    assert np.all(cost >= (1 - 1e-9) * best)
+
+
+@pytest.mark.parametrize("name", ["mdgps", "mdgps on-policy", "mdgps on-policy, mc"])
+def test_the_policy_learns_all_conditions(name):
+    config = CONFIGS[name]
+    agent, state = begin(config)
+    untrained = [noise_free_cost(agent, state.policy.policy, m) for m in range(2)]
+    state, reports, _ = advance(config, agent, state, 8)
+    cost = [noise_free_cost(agent, state.policy.policy, m) for m in range(2)]
+    best = optimal_costs()
+    assert np.all(np.array(untrained) > 2 * best)
+    assert np.all(cost <= 1.03 * best)
+    assert np.isfinite([r.policy_loss for r in reports]).all()
+    assert state.policy.policy.trained
+
+
+def test_no_update_leaves_its_trust_region(config):
+    """KL of the new controller from where the update started, under the fitted model."""
+    agent, state = begin(config, world=DISTURBED)
+    updates = 0
+    for _ in range(4):
+        rollouts = sample(agent, config.sampling(state), state.iteration)
+        new, report = config.iterate(state, rollouts)
+        for m, (old, c) in enumerate(zip(state.conditions, new.conditions, strict=True)):
+            seen = report.conditions[m]
+            bound = config.step.kl_max * c.step_mult
+            assert seen.kl_max == pytest.approx(bound)
+            assert seen.kl <= 1.02 * bound
+            if c.dual is None:  # the guard kept an old controller
+                assert seen.kl == 0.0
+                assert seen.event
+                assert digest(c.controller) in (digest(old.controller), digest(old.previous))
+                continue
+            updates += 1
+            from_policy = "linearised" in report.models and not seen.event
+            start = report.models["linearised"][m].controller if from_policy else old.controller
+            model = report.models["dynamics"][m].fit
+            where = lqr.forward(model.dynamics, c.controller, model.start)
+            kl = kl_per_step(c.controller, start, where.mean, where.cov).mean()
+            assert kl == pytest.approx(seen.kl, rel=1e-6, abs=1e-9)
+        state = new
+    assert updates >= 4
+
+
+def test_an_iteration_is_a_pure_function(config):
+    agent, state = begin(config)
+    state, _, _ = advance(config, agent, state, 1)
+    rollouts = sample(agent, config.sampling(state), 1)
+    before = digest((state, rollouts, config))
+    one, first = config.iterate(state, rollouts)
+    two, second = config.iterate(state, rollouts)
+    assert digest((state, rollouts, config)) == before
+    assert digest((one, first)) == digest((two, second))
+    other, _ = config.iterate(state, sample(agent, config.sampling(state), 2))
+    assert digest(other) != digest(one)  # the digest sees the numbers
+
+
+def test_an_iteration_gives_plain_records(config):
+    """Without an executor nothing has to be unwrapped, and nothing is kept elsewhere."""
+    agent, state = begin(config)
+    rollouts = sample(agent, config.sampling(state), 0)
+    new, report = config.iterate(state, rollouts)
+    assert type(report) is Report
+    assert (state.iteration, new.iteration, report.iteration) == (0, 1, 0)
+    assert all(type(c) is ConditionState for c in new.conditions)
+    assert all(type(c.controller) is LinearGaussianController for c in new.conditions)
+    assert [c.report for c in new.conditions] == list(report.conditions)
+    assert report.models["dynamics"][1].fit.dynamics.F.shape == (24, 4, 6)
+    if config.trains_policy:
+        assert new.policy.policy.mean(np.zeros((3, 4))).shape == (3, 2)
+        assert report.models["linearised"][0].controller.T == 25
+    else:
+        assert new.policy is None
+        assert np.isnan(report.policy_loss)
+    for sources in (config.sampling(state), config.sampling(new)):
+        assert all(type(r) is Rollouts for r in sample(agent, sources, 1))
+    serial, _ = config.iterate(state, tuple(rollouts), Serial())
+    assert digest(serial) == digest(new)
+
+
+def test_what_is_sampled(config):
+    agent, state = begin(config)
+    assert config.sampling(state) == state.conditions  # there is no policy yet
+    new, _, _ = advance(config, agent, state, 1)
+    on_policy = config.trains_policy and config.sample_from == "policy"
+    want = (new.policy,) * 2 if on_policy else new.conditions
+    assert config.sampling(new) == want
+
+
+def test_replay_keeps_the_newest_rollouts():
+    agent, state = begin(SMALL)
+    rollouts = []
+    for _ in range(3):
+        rollouts.append(sample(agent, SMALL.sampling(state), state.iteration))
+        state, _ = SMALL.iterate(state, rollouts[-1])
+    want = np.concatenate([r[1].X for r in rollouts])[-SMALL.replay :]
+    np.testing.assert_array_equal(state.conditions[1].replay.X, want)
+    fewer = replace(SMALL, replay=3)  # fewer than the rollouts of one iteration
+    rollouts = sample(agent, SMALL.sampling(state), state.iteration)
+    state, _ = fewer.iterate(state, rollouts)
+    np.testing.assert_array_equal(state.conditions[1].replay.X, rollouts[1].X)
+
+
+def test_conditions_do_not_influence_each_other_without_a_policy():
+    config = CONFIGS["trajopt"]
+    agent, state = begin(config)
+    alone = begin(config, world=PointMassConfig(T=25, dt=0.08, starts=WORLD.starts[:1]))[1]
+    for _ in range(2):
+        rollouts = sample(agent, config.sampling(state), state.iteration)
+        state, _ = config.iterate(state, rollouts)
+        alone, _ = config.iterate(alone, rollouts[:1])
+    assert digest(state.conditions[0]) == digest(alone.conditions[0])
+
+
+def test_the_rule_of_sampled_costs_needs_samples_of_the_policy():
+    with pytest.raises(ConfigError, match=r"'mc'.*needs sample_from='policy'"):
+        MDGPSConfig(step=StepConfig(rule="mc"))
+    with pytest.raises(ConfigError, match="sample_from must be 'controllers' or 'policy'"):
+        MDGPSConfig(sample_from="both")

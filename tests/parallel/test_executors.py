@@ -1,0 +1,256 @@
+import hashlib
+import logging
+import os
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+
+import gps
+from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, SimulationError
+from gps.execution import Serial
+from gps.parallel import Dask, make_executor
+from gps.pipeline import runner, stages
+from gps.threads import single_thread_environment
+
+
+@pytest.fixture(scope="module")
+def one():
+    ex = Dask(workers=1)
+    yield ex
+    ex.close()
+
+
+@pytest.fixture(scope="module")
+def two():
+    ex = Dask(workers=2)
+    yield ex
+    ex.close()
+
+
+def small(name):
+    """A short run of an experiment that comes with the toolkit."""
+    experiment = gps.load(name)
+    experiment = replace(experiment, iterations=3, samples=4)
+    if experiment.algorithm.trains_policy:
+        training = replace(experiment.algorithm.training, steps=200)
+        algorithm = replace(experiment.algorithm, training=training)
+        return replace(
+            experiment, algorithm=algorithm, world=replace(experiment.world, T=15), iterations=2
+        )
+    return experiment
+
+
+def hashes(folder):
+    files = sorted((folder / "iterations").iterdir())
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def serial_hashes(tmp_path_factory):
+    """Iteration files of serial runs."""
+    out = {}
+    for name in ("point_mass", "point_mass_policy"):
+        path = tmp_path_factory.mktemp("serial") / name
+        for _ in gps.run(small(name), out=path):
+            pass
+        out[name] = hashes(path)
+    return out
+
+
+@pytest.mark.parametrize("workers", ["one", "two"])
+@pytest.mark.parametrize("name", ["point_mass", "point_mass_policy"])
+def test_a_stored_run_has_the_serial_bytes(name, workers, request, serial_hashes, tmp_path):
+    executor = request.getfixturevalue(workers)
+    reports = list(gps.run(small(name), out=tmp_path / "run", executor=executor))
+    want = serial_hashes[name]
+    assert hashes(tmp_path / "run") == want
+    assert len(want) == 1 + len(reports)
+    assert len(set(want.values())) == len(want)
+    expected = {"rollout", "expand_cost", "fit_dynamics", "assess", "improve", "report", "score"}
+    if name == "point_mass_policy":
+        expected |= {"train_policy", "linearise_policy"}
+    for r in reports:
+        assert set(r.stage_seconds) >= expected
+        assert all(s >= 0 for s in r.stage_seconds.values())
+        assert r.stage_seconds["rollout"] > 0
+
+
+def test_rollouts_have_the_serial_bytes(two):
+    experiment = small("point_mass")
+    agent = experiment.validate()
+    state = runner.initial_state(experiment, agent)
+    results = []
+    for ex in (Serial(), two):
+        handles = [
+            ex.call(
+                "rollout",
+                stages.rollout,
+                *(experiment.world, state.conditions[m], m, 5, 0, 0, 1),
+                condition=m,
+            )
+            for m in range(2)
+        ]
+        results.append(ex.gather(handles))
+    for a, b in zip(*results, strict=True):
+        for name in ("X", "U", "obs", "noise"):
+            assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
+        assert not b.X.flags.writeable  # frozen again after the journey
+        assert (a.condition, a.layout) == (b.condition, b.layout)
+    assert not np.array_equal(results[0][0].X, results[0][1].X)
+
+
+def double(x):
+    return 2 * x
+
+
+def fail(kind):
+    if kind == "simulation":
+        raise SimulationError(3, ())
+    if kind == "matrix":
+        raise NotPositiveDefiniteError("Q_uu", t=4, hint="raise eta", smallest=-0.5)
+    raise GPSError("went wrong")
+
+
+def where(_):
+    return os.getpid()
+
+
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def test_handles_are_passed_on_and_gathered_wherever_they_are(two):
+    two.seconds()
+    first = two.call("a", double, 2)
+    second = two.call("b", double, first, condition=1)
+    got = two.gather({"all": (first, [second, "x"]), "none": None})
+    assert got == {"all": (4, [8, "x"]), "none": None}
+    assert set(two.seconds()) == {"a", "b"}
+
+
+def test_seconds_count_the_work_that_nobody_asked_for(two):
+    two.seconds()
+    for m in range(2):
+        two.call("nap", nap, 0.1, condition=m)
+    seconds = two.seconds()
+    assert set(seconds) == {"nap"}
+    assert 0.2 <= seconds["nap"] < 2.0
+    assert two.seconds() == {}
+
+
+def test_tasks_run_in_other_processes(two):
+    pids = set(two.gather([two.call("where", where, n) for n in range(8)]))
+    assert os.getpid() not in pids
+
+
+def test_equal_calls_are_not_confused(two):
+    """Dask gives a task with a known key its old result; every call here is a new one."""
+    a, b = two.call("same", double, 1, condition=0), two.call("same", double, 5, condition=0)
+    assert two.gather([a, b]) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        ("plain", GPSError, "^went wrong$"),
+        ("simulation", SimulationError, "condition 3: simulation failed"),
+        ("matrix", NotPositiveDefiniteError, r"Q_uu is not positive definite at t=4 .*raise eta"),
+    ],
+)
+def test_an_error_arrives_as_it_was_raised(two, kind, error, text):
+    with pytest.raises(error, match=text) as caught:
+        two.gather([two.call("ok", double, 1), two.call("fail", fail, kind)])
+    assert type(caught.value) is error
+    if kind == "simulation":
+        assert caught.value.condition == 3
+    # also through a task that depends on the one that failed, and the executor still works
+    with pytest.raises(error):
+        two.gather(two.call("next", double, two.call("fail", fail, kind)))
+    assert two.gather(two.call("ok", double, 3)) == 6
+
+
+def test_warm_up_runs_once_on_a_host(two, tmp_path):
+    mark = tmp_path / "marks"
+    mark.mkdir()
+
+    def warm():
+        (mark / str(os.getpid())).touch()
+
+    two.warm_up(warm)
+    assert len(list(mark.iterdir())) == 1
+
+
+def test_workers_have_one_thread(two):
+    def threads():
+        import torch
+        from threadpoolctl import threadpool_info
+
+        blas = {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+        return torch.get_num_threads(), blas, os.environ["NUMBA_NUM_THREADS"]
+
+    for torch_threads, blas, numba_threads in two.client.run(threads).values():
+        assert torch_threads == 1
+        assert blas <= {1}
+        assert numba_threads == "1"
+
+
+def test_close_leaves_no_processes():
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    ex = make_executor("dask", workers=1)
+    started = {p.pid for p in psutil.Process().children(recursive=True)} - before
+    (pid,) = ex.client.run(os.getpid).values()
+    assert pid in started
+    ex.call("nap", nap, 0.01)
+    ex.close()
+    ex.close()  # a second time does no harm
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_client_that_was_handed_in_stays_open_and_a_scheduler_can_be_joined():
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            env=single_thread_environment(),
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        ex = Dask(client=client)
+        assert ex.gather(ex.call("double", double, 4)) == 8
+        ex.close()
+        assert client.status == "running"
+        assert client.submit(double, 5).result() == 10
+        joined = make_executor("dask", scheduler=cluster.scheduler_address)
+        assert joined.gather(joined.call("double", double, 6)) == 12
+        joined.close()
+        assert client.submit(double, 7).result() == 14  # the cluster goes on
+
+
+def test_an_address_where_nothing_answers():
+    with pytest.raises(GPSError, match=r"no Dask scheduler answers there within 0\.5 s") as caught:
+        Dask(scheduler="tcp://127.0.0.1:9", timeout=0.5)
+    assert "\n" not in str(caught.value)
+    assert "--scheduler tcp://127.0.0.1:9" in str(caught.value)
+    with pytest.raises(GPSError, match="--scheduler nonsense://x"):
+        Dask(scheduler="nonsense://x", timeout=0.5)
+
+
+def test_make_executor():
+    assert type(make_executor("serial")) is Serial
+    for wrong in ({"workers": 2}, {"scheduler": "tcp://127.0.0.1:1"}):
+        with pytest.raises(ConfigError, match="need --executor dask"):
+            make_executor("serial", **wrong)
+    with pytest.raises(ConfigError, match="unknown executor 'dusk'; did you mean 'dask'"):
+        make_executor("dusk")
+    with pytest.raises(ConfigError, match="--workers must be at least 1, got 0"):
+        make_executor("dask", workers=0)

@@ -1,0 +1,102 @@
+"""Every example runs by itself, away from the checkout, and prints what it is there to show."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NUMBER = r"(-?\d+\.?\d*(?:e[+-]?\d+)?)"
+
+
+def output(command: list[str], cwd: Path) -> str:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr  # no warning either
+    return done.stdout
+
+
+def example(name: str, cwd: Path) -> str:
+    return output([sys.executable, str(EXAMPLES / f"{name}.py")], cwd)
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """The numbers in the places marked # of a pattern, over all its occurrences."""
+    found = re.findall(pattern.replace("#", NUMBER), text)
+    assert found, f"nothing like {pattern!r} in:\n{text}"
+    return [float(x) for match in found for x in (match if isinstance(match, tuple) else (match,))]
+
+
+def test_every_example_is_tested():
+    tested = set(re.findall(r'example\("(\w+)"', Path(__file__).read_text()))
+    assert tested == {path.stem for path in EXAMPLES.glob("*.py")}
+
+
+def test_lqr_with_kl_bound(tmp_path):
+    text = example("lqr_with_kl_bound", tmp_path)
+    table = numbers(r"(?m)^ +# +# +# +#$", text)
+    bound, used, eta, cost = (table[i::4] for i in range(4))
+    assert len(bound) == 7
+    assert used[:-1] == pytest.approx(bound[:-1], rel=0.011)  # DualConfig.tol and the rounding
+    assert used[-1] < bound[-1]  # the optimum is nearer than that
+    assert eta == sorted(eta, reverse=True)
+    (previous,), (best,) = numbers(r"\(previous\) +[\d.]+ +#", text), numbers(r"\(LQR\) +#", text)
+    assert previous > cost[0]
+    assert cost == sorted(cost, reverse=True)
+    assert cost[-1] == pytest.approx(best, rel=1e-3)
+    # eta is the slope of cost over total KL (40 steps), so it bounds every stretch's chord
+    for i in range(5):
+        chord = (cost[i] - cost[i + 1]) / (40 * (used[i + 1] - used[i]))
+        assert eta[i + 1] < chord < eta[i]
+
+
+def test_fit_dynamics(tmp_path):
+    text = example("fit_dynamics", tmp_path)
+    table = numbers(r"# rollouts +# +#", text)
+    rollouts, without, prior = table[::3], table[1::3], table[2::3]
+    (nothing,) = numbers(r"no model +#", text)
+    assert rollouts == [3, 5, 10, 20]
+    assert max(prior) < 0.02 * nothing
+    assert prior[1] < 0.1 * without[1]
+    assert prior[-1] == pytest.approx(without[-1], rel=0.3)  # enough samples need no prior
+
+
+def test_run_in_python(tmp_path):
+    text = example("run_in_python", tmp_path)
+    cost = numbers(r"sampled cost +#", text)
+    assert len(cost) == 4
+    assert cost[-1] < 0.2 * cost[0]
+    assert numbers(r"policy ends # m", text)[-1] < 0.05
+    assert numbers(r"from there ends # m", text)[0] < 0.1
+    assert not list(tmp_path.iterdir())  # kept in memory
+
+
+def test_own_cost_and_world(tmp_path):
+    text = example("own_cost_and_world", tmp_path)
+    off = numbers(r"ends # rad off", text)
+    assert len(off) == 10
+    assert off[-1] < 0.05 < 0.5 < off[0]
+
+
+def test_own_cost_and_world_is_an_experiment(tmp_path):
+    file = str(EXAMPLES / "own_cost_and_world.py")
+    gps = [sys.executable, "-m", "gps.cli"]
+    command = [*gps, "run", file, "--executor", "serial", "--iterations", "2", "--out", "run"]
+    output([*command, "--world.torque-limit", "15"], tmp_path)
+    text = output([*gps, "evaluate", "run"], tmp_path)  # finds the classes in the stored copy
+    assert "own_cost_and_world, iteration 2" in text
+    assert "15.0" in (tmp_path / "run" / "experiment.json").read_text()
+
+
+def test_store_with_h5py(tmp_path):
+    text = example("store_with_h5py", tmp_path)
+    assert "iterations/0000.h5, iterations/0001.h5, iterations/0002.h5" in text
+    assert numbers(r"stored actions: within # N", text)[0] < 1e-12
+    (stored,) = numbers(r"mean over all: #", text)
+    assert stored in numbers(r"'cost_mean': '#'", text)
