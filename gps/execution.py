@@ -8,7 +8,7 @@ call at once, in the calling process; it is the definition that any other must r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -81,6 +81,18 @@ def run_timed(fn: Callable[..., Any], args: tuple[Any, ...]) -> Timed:
     start = time.perf_counter()
     value = fn(*values)
     return Timed(value, time.perf_counter() - start)
+
+
+def each(
+    executor: Executor,
+    stage: str,
+    fn: Callable[..., Any],
+    columns: Sequence[Sequence[Any]],
+    *same: Any,
+) -> list[Any]:
+    """Call `fn(*row, *same)` for every condition; `columns` hold one entry per condition."""
+    rows = zip(*columns, strict=True)
+    return [executor.call(stage, fn, *row, *same, condition=m) for m, row in enumerate(rows)]
 
 
 class Serial:

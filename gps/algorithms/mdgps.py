@@ -16,18 +16,28 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from gps.algorithms import stages
-from gps.algorithms.state import Assessment, ConditionState, GPSState, PolicyState, Replay, Report
+from gps.algorithms.state import (
+    Assessment,
+    ConditionReport,
+    ConditionState,
+    CostModel,
+    DynamicsModel,
+    GPSState,
+    PolicyState,
+    Replay,
+    Report,
+)
 from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
-from gps.execution import Executor, Serial
-from gps.policies.linearise import LineariseConfig
-from gps.policies.neural import MLPConfig, initial_policy
+from gps.execution import Executor, Serial, each
+from gps.policies.linearise import LineariseConfig, Linearised
+from gps.policies.neural import MLPConfig, Network, initial_policy
 from gps.policies.training import TrainingConfig
 from gps.rng import stream
-from gps.types import Agent, LinearGaussianController
+from gps.types import Agent, LinearGaussianController, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +50,7 @@ class MDGPSConfig:
     sample_from: Literal["controllers", "policy"] = "controllers"
     """What is rolled out: the local controllers ("off-policy") or the global policy
     ("on-policy", from the second iteration on)."""
-    network: MLPConfig = field(default_factory=MLPConfig)
+    network: Network = field(default_factory=MLPConfig)
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Its training in every iteration."""
@@ -117,70 +127,33 @@ def iterate(
 ) -> tuple[GPSState, Report]:
     """One iteration: fit dynamics, linearise the policy, set the step, C-step, S-step."""
     ex = executor or Serial()
-    it, seed, M = state.iteration, state.seed, range(len(state.conditions))
-    cond, rollouts = state.conditions, list(rollouts)
-    costs = [
-        ex.call("expand_cost", stages.expand_cost, state.costs[m], rollouts[m], condition=m)
-        for m in M
-    ]
-    models = [
-        ex.call(
-            "fit_dynamics",
-            stages.fit_dynamics,
-            *(rollouts[m], cond[m], config.dynamics, seed, it),
-            condition=m,
-        )
-        for m in M
-    ]
+    it, seed, cond = state.iteration, state.seed, state.conditions
+    train = (config.training, config.restart, seed, it)
+    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
+    models = each(
+        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
+    )
     policy = state.policy
     if it == 0:  # there is no policy to be near to yet: start from the initial controllers
-        policy = ex.call(
-            "train_policy",
-            stages.train_policy,
-            *(policy, rollouts, list(cond), config.training, config.restart, seed, it, 0),
-        )
-    linearised = [
-        ex.call(
-            "linearise_policy",
-            stages.linearise_policy,
-            *(policy, rollouts[m], cond[m], config.linearise, seed, it),
-            condition=m,
-        )
-        for m in M
-    ]
+        everything = (policy, list(rollouts), list(cond))
+        policy = ex.call("train_policy", stages.train_policy, *everything, *train, 0)
+    linearised = each(
+        ex,
+        "linearise_policy",
+        stages.linearise_policy,
+        ((policy,) * len(cond), rollouts, cond),
+        *(config.linearise, seed, it),
+    )
     on_policy = config.sample_from == "policy" and it > 0
-    checks = ex.gather(
-        [
-            ex.call(
-                "assess",
-                assess,
-                *(cond[m], rollouts[m], costs[m], models[m], linearised[m], on_policy),
-                config.guard,
-                condition=m,
-            )
-            for m in M
-        ]
-    )
+    models_of = (cond, rollouts, costs, models, linearised)
+    checks = ex.gather(each(ex, "assess", _assess, models_of, on_policy, config.guard))
     mults = adjust_steps(checks, config.step, config.guard)
-    new = [
-        ex.call(
-            "improve",
-            improve,
-            *(cond[m], rollouts[m], costs[m], models[m], linearised[m], checks[m], mults[m]),
-            config,
-            condition=m,
-        )
-        for m in M
-    ]
-    policy = ex.call(
-        "train_policy",
-        stages.train_policy,
-        *(policy, rollouts, new, config.training, config.restart, seed, it, 1),
-    )
-    reports = ex.gather([ex.call("report", _report, new[m], condition=m) for m in M])
+    new = each(ex, "improve", _improve, (*models_of, checks, mults), config)
+    everything = (policy, list(rollouts), list(new))
+    policy = ex.call("train_policy", stages.train_policy, *everything, *train, 1)
     report = Report(
         iteration=it,
-        conditions=tuple(reports),
+        conditions=tuple(ex.gather(each(ex, "report", _report, (new,)))),
         policy_loss=ex.gather(ex.call("report", _loss, policy)),
         models={
             "cost": tuple(costs),
@@ -191,24 +164,49 @@ def iterate(
     return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
 
 
-def assess(condition, rollouts, cost, dynamics, linearised, on_policy, guard):  # type: ignore[no-untyped-def]
+def _assess(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    linearised: Linearised,
+    on_policy: bool,
+    guard: GuardConfig,
+) -> Assessment:
     """The assessment with the linearised policy as reference."""
     reference = linearised.controller
     sampled = reference if on_policy else condition.controller
     return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
 
 
-def improve(condition, rollouts, cost, dynamics, linearised, checked, mult, config):  # type: ignore[no-untyped-def]
+def _improve(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    linearised: Linearised,
+    checked: Assessment,
+    mult: float,
+    config: MDGPSConfig,
+) -> ConditionState:
     """The C-step around the linearised policy."""
     replay = Replay.extended(condition.replay, rollouts, config.replay)
     return stages.improve(
-        *(condition, cost, dynamics, linearised.controller, linearised.prior, replay),
-        *(checked, mult),
-        *(config.step.kl_max, config.dual, config.guard),
+        condition,
+        cost,
+        dynamics,
+        linearised.controller,
+        linearised.prior,
+        replay,
+        checked,
+        mult,
+        config.step.kl_max,
+        config.dual,
+        config.guard,
     )
 
 
-def _report(condition: ConditionState) -> Any:
+def _report(condition: ConditionState) -> ConditionReport | None:
     return condition.report
 
 

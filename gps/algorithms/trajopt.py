@@ -14,7 +14,10 @@ from typing import Any, ClassVar
 from gps.algorithms import stages
 from gps.algorithms.state import (
     Assessment,
+    ConditionReport,
     ConditionState,
+    CostModel,
+    DynamicsModel,
     GPSState,
     Report,
 )
@@ -22,8 +25,8 @@ from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost
 from gps.dynamics.linear import DynamicsConfig
-from gps.execution import Executor, Serial
-from gps.types import Agent, LinearGaussianController
+from gps.execution import Executor, Serial, each
+from gps.types import Agent, LinearGaussianController, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,71 +82,64 @@ def iterate(
 ) -> tuple[GPSState, Report]:
     """One iteration: expand costs, fit dynamics, set the steps, improve the controllers."""
     ex = executor or Serial()
-    it, M = state.iteration, range(len(state.conditions))
-    cond = state.conditions
-    costs = [
-        ex.call("expand_cost", stages.expand_cost, state.costs[m], rollouts[m], condition=m)
-        for m in M
-    ]
-    models = [
-        ex.call(
-            "fit_dynamics",
-            stages.fit_dynamics,
-            *(rollouts[m], cond[m], config.dynamics, state.seed, it),
-            condition=m,
-        )
-        for m in M
-    ]
-    checks = ex.gather(
-        [
-            ex.call(
-                "assess",
-                assess,
-                *(cond[m], rollouts[m], costs[m], models[m], config.guard),
-                condition=m,
-            )
-            for m in M
-        ]
+    it, seed, cond = state.iteration, state.seed, state.conditions
+    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
+    models = each(
+        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    mults = [adjust_step(check, it, config.step, config.guard) for check in checks]
-    new = [
-        ex.call(
-            "improve",
-            improve,
-            *(cond[m], costs[m], models[m], checks[m], mults[m], config),
-            condition=m,
-        )
-        for m in M
-    ]
-    reports = tuple(ex.gather([ex.call("report", _report, new[m], condition=m) for m in M]))
+    checks = ex.gather(each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard))
+    mults = [adjust_step(check, config.step, config.guard) for check in checks]
+    new = each(ex, "improve", _improve, (cond, costs, models, checks, mults), config)
     report = Report(
         iteration=it,
-        conditions=reports,
+        conditions=tuple(ex.gather(each(ex, "report", _report, (new,)))),
         policy_loss=float("nan"),
         models={"cost": tuple(costs), "dynamics": tuple(models)},
     )
     return replace(state, iteration=it + 1, conditions=tuple(new)), report
 
 
-def assess(condition, rollouts, cost, dynamics, guard):  # type: ignore[no-untyped-def]
+def _assess(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    guard: GuardConfig,
+) -> Assessment:
     """The assessment with the sampled controller as reference."""
     c = condition.controller
     return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
 
 
-def improve(condition, cost, dynamics, checked, mult, config):  # type: ignore[no-untyped-def]
+def _improve(
+    condition: ConditionState,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    checked: Assessment,
+    mult: float,
+    config: TrajOptConfig,
+) -> ConditionState:
     """The C-step around the sampled controller."""
     return stages.improve(
-        *(condition, cost, dynamics, condition.controller, None, None, checked, mult),
-        *(config.step.kl_max, config.dual, config.guard),
+        condition,
+        cost,
+        dynamics,
+        condition.controller,
+        None,
+        None,
+        checked,
+        mult,
+        config.step.kl_max,
+        config.dual,
+        config.guard,
     )
 
 
-def _report(condition: ConditionState) -> Any:
+def _report(condition: ConditionState) -> ConditionReport | None:
     return condition.report
 
 
-def adjust_step(check: Assessment, iteration: int, step: StepConfig, guard: GuardConfig) -> float:
+def adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:
     """One condition's step multiplier for this iteration."""
     if check.rejected:
         return max(check.step_mult * guard.shrink, step.min_mult)
