@@ -381,8 +381,9 @@ def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch)
 
 
 def test_pictures(capsys, finished, tmp_path, monkeypatch):
-    from gps.agents.point_mass import PointMassAgent
     from PIL import Image
+
+    from gps.agents.point_mass import PointMassAgent
 
     png, mp4 = tmp_path / "a.png", tmp_path / "a.mp4"
     assert "PointMassAgent draws no pictures" in error_of(

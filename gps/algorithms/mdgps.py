@@ -57,7 +57,9 @@ class MDGPSConfig:
     restart: bool = True
     """Train a fresh network in every iteration. A network that is trained on keeps the normaliser
     of its first data, hold-still rollouts that say little of later ones, and generalises worse to
-    unseen start conditions; False continues from the last weights, as the paper does."""
+    unseen start conditions. False continues from the last weights, as the paper does; with
+    sample_from="policy" it is the safer choice, since a fresh network may stray from the last one
+    by more than the KL bound."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""
@@ -176,6 +178,8 @@ def _assess(
     """The assessment with the linearised policy as reference."""
     reference = linearised.controller
     sampled = reference if on_policy else condition.controller
+    if on_policy:  # going back to a controller would not take back the policy that was sampled
+        guard = replace(guard, setback=math.inf)
     return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
 
 

@@ -108,7 +108,11 @@ def assess(
     rejected = (
         not math.isfinite(mean)
         or jump > guard.explosion * condition.cost_scale
-        or jump > guard.setback * noise + 0.02 * condition.cost_scale
+        # after a fall-back there is no update to take back, only one lucky sample to compare with
+        or (
+            condition.dual is not None
+            and jump > guard.setback * noise + 0.02 * condition.cost_scale
+        )
     )
     return Assessment(
         condition=rollouts.condition,
@@ -192,7 +196,9 @@ def improve(
         event = f"no update: {error}"
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     slack = 1e-6 * checked.cost_scale
-    if not predicted <= expected + slack and math.isfinite(expected):
+    # with an entropy weight the cost may rise, for more noise
+    worse = config.entropy_weight == 0 and math.isfinite(expected) and predicted > expected + slack
+    if worse or not math.isfinite(predicted):
         event = f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
         return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
     if event:
@@ -212,8 +218,9 @@ def improve(
         dynamics_prior=dynamics.prior,
         policy_prior=policy_prior,
         replay=replay,
-        expected_cost=expected,
-        predicted_cost=predicted,
+        # what an untrusted model promised must not count as kept or broken
+        expected_cost=expected if checked.trusted else float("nan"),
+        predicted_cost=predicted if checked.trusted else float("nan"),
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
         cost_error=checked.cost_error,

@@ -25,7 +25,7 @@ class StepConfig:
     """Step multiplier of the first update."""
     min_mult: float = 0.01
     """Smallest step multiplier."""
-    max_mult: float = 10.0
+    max_mult: float = 3.0
     """Largest step multiplier."""
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
-from gps.agents import MujocoConfig, PointMassConfig, arm_reach, peg_insertion
 
+from gps.agents import MujocoConfig, PointMassConfig, arm_reach, peg_insertion
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
 from gps.rng import stream
 from gps.types import Agent, Policy

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gps.agents import PointMassConfig, smooth_noise
-from gps.agents.base import Failures
 from scipy.integrate import solve_ivp
 
+from gps.agents import PointMassConfig, smooth_noise
+from gps.agents.base import Failures
 from gps.errors import SimulationError
 from gps.rng import stream
 

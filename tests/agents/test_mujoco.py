@@ -8,11 +8,11 @@ from dataclasses import replace
 import mujoco
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
+
 from gps.agents import Condition, arm_reach, peg_insertion, random_conditions
 from gps.agents.mujoco import MujocoConfig
 from gps.data import model_names, model_path
-from scipy.optimize import least_squares
-
 from gps.errors import ConfigError, GPSError, SimulationError
 from gps.rng import stream
 

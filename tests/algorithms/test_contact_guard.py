@@ -9,34 +9,46 @@ import pytest
 from algorithm_problems import digest
 
 import gps
+from gps.agents import peg_insertion
 from gps.algorithms import GuardConfig, StepConfig, TrajOptConfig
+from gps.control.initial import HoldConfig
+from gps.costs import ActionCost, EndpointCost, EndpointMeasure, SumCost, WeightedCost
 from gps.pipeline import runner, stages
+from gps.pipeline.experiment import Experiment
 from gps.types import LinearGaussianController
 
+TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)  # peg tip and top at the bottom of the hole, in m
+WORLD = peg_insertion(n_test=1)
+NEAR = EndpointCost(target=TARGET, weights=1.0, l2=10.0, log_weight=0.1)
+END = EndpointCost(
+    target=TARGET, weights=1.0, l2=1.0, log_weight=1.0, ramp="final", final_multiplier=10.0
+)
+WILD = Experiment(
+    world=replace(WORLD, conditions=WORLD.conditions[:2]),
+    # torques cost next to nothing: the gains grow until contacts make the arm flail
+    cost=SumCost(
+        terms=(
+            WeightedCost(cost=ActionCost(weights=1e-3)),
+            WeightedCost(cost=NEAR),
+            WeightedCost(cost=END),
+        )
+    ),
+    initial=HoldConfig(),
+    measure=EndpointMeasure(target=TARGET),
+    algorithm=TrajOptConfig(step=StepConfig(kl_max=50.0)),  # far too large steps
+    samples=2,  # from far too few samples
+    iterations=6,
+)
+
 
 @pytest.fixture(scope="module")
-def experiment():
-    """Far too large steps from far too few samples."""
-    experiment = gps.load("peg_insertion_local")
-    return replace(
-        experiment,
-        world=replace(experiment.world, conditions=experiment.world.conditions[:2]),
-        algorithm=TrajOptConfig(step=StepConfig(kl_max=50.0)),
-        samples=2,
-        iterations=6,
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(experiment):
+def runs():
     """All reports of each of three seeds."""
-    return [list(gps.run(experiment, seed=seed)) for seed in (0, 1, 2)]
+    return [list(gps.run(WILD, seed=seed)) for seed in (0, 1, 2)]
 
 
-def noise_free_cost(experiment, controller, m):
-    score = stages.evaluate_condition(
-        experiment.world, experiment.cost, experiment.measure, controller, m, 1, 0
-    )
+def noise_free_cost(controller, m):
+    score = stages.evaluate_condition(WILD.world, WILD.cost, WILD.measure, controller, m, 1, 0)
     return float(score.cost[0])
 
 
@@ -64,23 +76,23 @@ def test_every_explosion_is_taken_back(runs):
                     assert new.step_mult < old.step_mult
 
 
-def test_the_runs_do_not_end_worse_than_they_began(experiment, runs):
-    agent = experiment.world.build()
-    start = runner.initial_state(experiment, agent)
-    first = [noise_free_cost(experiment, c.controller, m) for m, c in enumerate(start.conditions)]
+def test_the_runs_do_not_end_worse_than_they_began(runs):
+    agent = WILD.world.build()
+    start = runner.initial_state(WILD, agent)
+    first = [noise_free_cost(c.controller, m) for m, c in enumerate(start.conditions)]
     for reports in runs:
         costs = np.array([[c.cost_mean for c in r.report.conditions] for r in reports])
         assert costs.mean(axis=1).min() < 0.7 * costs[0].mean()  # something was learned
         last = reports[-1].state.conditions
         # the newest controller may be the next to run away; the one it came from may not
-        known = [noise_free_cost(experiment, c.previous, m) for m, c in enumerate(last)]
+        known = [noise_free_cost(c.previous, m) for m, c in enumerate(last)]
         assert np.mean(known) < np.mean(first)
 
 
-def test_a_run_away_arm_comes_back(experiment):
+def test_a_run_away_arm_comes_back():
     """In the middle of learning, controllers are replaced by ones that throw the arm about."""
     experiment = replace(
-        experiment, samples=4, algorithm=TrajOptConfig(step=StepConfig(kl_max=5.0)), iterations=3
+        WILD, samples=4, algorithm=TrajOptConfig(step=StepConfig(kl_max=5.0)), iterations=3
     )
     *_, learned = gps.run(experiment)
     before = learned.state.conditions
@@ -111,6 +123,6 @@ def test_a_run_away_arm_comes_back(experiment):
                 assert digest(c.controller) == digest(before[m].controller)
                 assert digest(c.dynamics_prior) == digest(before[m].dynamics_prior)
     for m in range(2):
-        assert costs[0][m] > before[m].sampled_cost + 3 * before[m].cost_scale
+        assert costs[0][m] > before[m].sampled_cost + before[m].cost_scale
         for later in costs[1:]:
             assert later[m] < before[m].sampled_cost + before[m].cost_scale

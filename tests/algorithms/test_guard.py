@@ -19,8 +19,8 @@ from algorithm_problems import (
 )
 
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
-from gps.algorithms import GuardConfig, MDGPSConfig, PolicyState, StepConfig, TrajOptConfig
-from gps.control import DualConfig, kl_per_step, lqr
+from gps.algorithms import GuardConfig, MDGPSConfig, PolicyState, StepConfig, TrajOptConfig, stages
+from gps.control import DualConfig, dual, kl_per_step, lqr
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.runner import run
 from gps.policies import MLPConfig, TrainingConfig
@@ -169,15 +169,46 @@ def test_a_search_without_result_keeps_the_controller_until_it_works_again():
     )
 
 
-def test_an_update_that_raises_the_expected_cost_is_not_taken():
-    # an entropy bonus that is worth more than the cost
-    config = replace(TRAJOPT, dual=DualConfig(entropy_weight=1e4))
+def test_an_update_that_raises_the_expected_cost_is_not_taken(monkeypatch):
+    agent, start = begin(TRAJOPT)
+    before, _, _ = advance(TRAJOPT, agent, start, 1)
+
+    minimise = dual.minimise
+
+    def worse(*args, **kwargs):  # a search that returns pushes to the far right
+        result = minimise(*args, **kwargs)
+        c = result.controller
+        return replace(result, controller=replace(c, k=c.k + 5.0))
+
+    monkeypatch.setattr(stages.dual, "minimise", worse)
+    after, reports, _ = advance(TRAJOPT, agent, before, 1)
+    for m in range(2):
+        assert "no update: its expected cost" in reports[0].conditions[m].event
+        assert same(after.conditions[m].controller, before.conditions[m].controller)
+
+
+def test_an_entropy_weight_may_trade_cost_for_noise():
+    config = replace(TRAJOPT, dual=DualConfig(entropy_weight=1e4))  # worth more than the cost
     agent, start = begin(TRAJOPT)
     before, _, _ = advance(TRAJOPT, agent, start, 1)
     after, reports, _ = advance(config, agent, before, 1)
     for m in range(2):
-        assert "no update: its expected cost" in reports[0].conditions[m].event
-        assert same(after.conditions[m].controller, before.conditions[m].controller)
+        assert not reports[0].conditions[m].event
+        assert reports[0].conditions[m].predicted_cost > reports[0].conditions[m].expected_cost
+        old, new = before.conditions[m].controller, after.conditions[m].controller
+        assert np.linalg.det(new.Sigma).mean() > np.linalg.det(old.Sigma).mean()
+
+
+def test_after_a_fall_back_a_setback_is_not_called_again():
+    """The same controller again, compared with its own lucky sample, has nothing to take back."""
+    agent, start = begin(TRAJOPT)
+    state, _, _ = advance(TRAJOPT, agent, start, 2)
+    lucky = with_condition(state, 0, sampled_cost=state.conditions[0].sampled_cost - 5.0)
+    after, reports, _ = advance(TRAJOPT, agent, lucky, 1)
+    assert "back to the previous controller" in reports[0].conditions[0].event
+    assert after.conditions[0].dual is None
+    _, reports, _ = advance(TRAJOPT, agent, after, 1)
+    assert "back to the previous controller" not in reports[0].conditions[0].event
 
 
 def test_an_update_leaves_a_policy_that_went_astray_alone():
@@ -261,7 +292,9 @@ def test_a_run_over_a_cliff_recovers(seed):
                 assert "back to the previous controller" in c.event
                 assert f"condition {m}: {c.event}" in report.events
                 assert same(state.controller, last[m].previous)
-                assert state.step_mult < last[m].step_mult
+                assert (
+                    state.step_mult < last[m].step_mult or state.step_mult == StepConfig().min_mult
+                )
             else:
                 sound.setdefault(m, []).append(c.cost_mean)
         last = report.state.conditions

@@ -42,7 +42,7 @@ def test_the_factor_and_the_multiplier_are_clipped():
     assert new_multiplier(2.0, 10.0, 10.0, wide) == 10.0  # five times, no more
     assert new_multiplier(2.0, 10.0, -1e9, wide) == pytest.approx(0.2)  # a tenth, no less
     assert new_multiplier(2.0, -10.0, 5.0, wide) == pytest.approx(0.2)
-    assert new_multiplier(9.0, 10.0, 10.0, StepConfig()) == 10.0
+    assert new_multiplier(2.9, 10.0, 10.0, StepConfig()) == 3.0
     assert new_multiplier(0.02, 10.0, -1e9, StepConfig()) == 0.01
 
 

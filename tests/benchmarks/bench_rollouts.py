@@ -13,9 +13,9 @@ import statistics
 import time
 
 import numpy as np
-from gps.agents import peg_insertion
 from mujoco.batch import Batch
 
+from gps.agents import peg_insertion
 from gps.rng import stream
 from gps.types import LinearGaussianController
 

@@ -5,12 +5,12 @@ import pkgutil
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 
-import gps.agents
 import numpy as np
 import pytest
-from gps.agents.point_mass import PointMassConfig
 
 import gps
+import gps.agents
+from gps.agents.point_mass import PointMassConfig
 from gps.costs import ActionCost, SumCost, WeightedCost
 from gps.errors import ConfigError, ExperimentError
 from gps.pipeline import config_io, loader
