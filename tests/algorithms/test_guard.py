@@ -203,7 +203,8 @@ def test_after_a_fall_back_a_setback_is_not_called_again():
     """The same controller again, compared with its own lucky sample, has nothing to take back."""
     agent, start = begin(TRAJOPT)
     state, _, _ = advance(TRAJOPT, agent, start, 2)
-    lucky = with_condition(state, 0, sampled_cost=state.conditions[0].sampled_cost - 5.0)
+    before = state.conditions[0].sampled_cost - 5.0
+    lucky = with_condition(state, 0, sampled_cost=before, cost_error=0.1)
     after, reports, _ = advance(TRAJOPT, agent, lucky, 1)
     assert "back to the previous controller" in reports[0].conditions[0].event
     assert after.conditions[0].dual is None
