@@ -526,8 +526,7 @@ def _write_images(path: Path, frames: Sequence[np.ndarray]) -> None:
 def _write_video(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
     """The conditions one after the other, in real time."""
     try:
-        import imageio.v2 as imageio
-
+        imageio: Any = import_module("imageio.v2")
         import_module("imageio_ffmpeg")  # imageio needs it, and says so badly
     except ImportError:
         raise ConfigError(
