@@ -274,6 +274,9 @@ def _follow(
         with _deferred_interrupts():
             executor = make_executor(args.executor, args.workers, args.scheduler, warm_up)
         stack.callback(executor.close)
+        if interrupt.requested:  # nothing has begun that could be finished
+            progress.line("stopped before the first iteration")
+            return EXIT_INTERRUPTED
         progress.line(f"{name}: {total} iterations, {args.executor}, in {out}")
         progress.header()
         reports = start(executor)

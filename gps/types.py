@@ -54,12 +54,37 @@ def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
 
 
 class Record:
-    """Base of the records: one that travelled to another process is checked and frozen again."""
+    """Base of the records: one that travelled to another process is checked and frozen again.
+
+    Printed, a record shows the shapes of its arrays, not their numbers.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = _short_repr  # type: ignore[method-assign]
 
     def __reduce__(self) -> tuple[object, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
         plain = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in values.items()}
         return _rebuild, (type(self), plain)
+
+
+def _short_repr(record: Any) -> str:
+    """`LinearDynamics(F=(99, 26, 33), ...)`; records inside by their names."""
+    parts = []
+    for name, value in iter_fields(record):
+        if isinstance(value, np.ndarray):
+            text = str(value.shape)
+        elif isinstance(value, Record):
+            text = f"{type(value).__name__}(...)"
+        elif isinstance(value, Mapping):
+            text = "{" + ", ".join(map(str, value)) + "}"
+        elif isinstance(value, tuple) and value and isinstance(value[0], Record):
+            text = f"{len(value)} x {type(value[0]).__name__}"
+        else:
+            text = repr(value)
+        parts.append(f"{name}={text if len(text) <= 200 else text[:197] + '...'}")
+    return f"{type(record).__name__}({', '.join(parts)})"
 
 
 def _rebuild(cls: type, values: dict[str, Any]) -> Any:

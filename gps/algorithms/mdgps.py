@@ -149,6 +149,7 @@ def iterate(
     on_policy = config.sample_from == "policy" and it > 0
     models_of = (cond, rollouts, costs, models, linearised)
     checks = ex.gather(each(ex, "assess", _assess, models_of, on_policy, config.guard))
+    stages.require_a_cost(checks, it)
     mults = adjust_steps(checks, config.step, config.guard)
     new = each(ex, "improve", _improve, (*models_of, checks, mults), config)
     everything = (policy, list(rollouts), list(new))

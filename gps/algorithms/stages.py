@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import FitError, GPSError
+from gps.errors import FitError, GPSError, NonFiniteError
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.neural import initial_policy
 from gps.policies.training import TrainingConfig, TrainingData, fit
@@ -132,6 +133,15 @@ def assess(
         trusted=abs(gap) <= guard.disagreement,  # False for NaN
         policy_astray=sampled is not reference and astray,
     )
+
+
+def require_a_cost(checks: Sequence[Assessment], iteration: int) -> None:
+    """NonFiniteError when no condition at all has a finite sampled cost: nothing can be learned."""
+    if not any(math.isfinite(check.sampled_cost) for check in checks):
+        raise NonFiniteError(
+            f"the sampled cost of every condition is NaN or infinite in iteration {iteration + 1}; "
+            "check the cost, or start with less exploration"
+        )
 
 
 def _finite_or_nan(

@@ -29,11 +29,13 @@ class StepConfig:
     """Largest step multiplier."""
 
     def __post_init__(self) -> None:
-        if not self.kl_max > 0:
-            raise ConfigError(f"StepConfig.kl_max must be above 0 nats, got {self.kl_max}")
+        if not 0 < self.kl_max < math.inf:
+            raise ConfigError(
+                f"StepConfig.kl_max must be above 0 nats and finite, got {self.kl_max}"
+            )
         if self.rule not in ("laplace", "mc"):
             raise ConfigError(f"StepConfig.rule must be 'laplace' or 'mc', got {self.rule!r}")
-        if not 0 < self.min_mult <= self.initial_mult <= self.max_mult:
+        if not 0 < self.min_mult <= self.initial_mult <= self.max_mult < math.inf:
             raise ConfigError(
                 "StepConfig needs 0 < min_mult <= initial_mult <= max_mult, got "
                 f"{self.min_mult}, {self.initial_mult}, {self.max_mult}"

@@ -88,6 +88,7 @@ def iterate(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
     checks = ex.gather(each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard))
+    stages.require_a_cost(checks, it)
     mults = [adjust_step(check, config.step, config.guard) for check in checks]
     new = each(ex, "improve", _improve, (cond, costs, models, checks, mults), config)
     report = Report(

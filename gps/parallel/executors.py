@@ -75,6 +75,14 @@ class Dask:
                     f"--scheduler {scheduler}: no Dask scheduler answers there within "
                     f"{timeout:g} s ({error})"
                 ) from None
+            try:
+                self.client.wait_for_workers(1, timeout=timeout)
+            except TimeoutError:
+                self.client.close()
+                raise GPSError(
+                    f"--scheduler {scheduler}: no worker has joined it within {timeout:g} s; start "
+                    f"some with: dask worker {scheduler} --nthreads 1"
+                ) from None
         else:
             if workers is not None and workers < 1:
                 raise ConfigError(f"--workers must be at least 1, got {workers}")

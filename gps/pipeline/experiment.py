@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from gps.algorithms.state import GPSState, Report
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
-from gps.errors import ConfigError
+from gps.errors import ConfigError, GPSError
 from gps.execution import Executor
 from gps.types import Agent, Array, Layout, LinearGaussianController
 
@@ -99,9 +99,10 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("redraws", 0)):
             value = getattr(self, name)
-            if type(value) is not int or value < low:
+            if type(value) is not int or not low <= value < 2**63:
                 raise ConfigError(
-                    f"Experiment.{name} must be a whole number of at least {low}, got {value!r}"
+                    f"Experiment.{name} must be a whole number of at least {low} and below 2^63, "
+                    f"got {value!r}"
                 )
         needed: list[tuple[str, type]] = [
             ("world", WorldConfig),
@@ -123,9 +124,18 @@ class Experiment:
             )
 
     def validate(self) -> Agent:
-        """Build the agent and check that cost and measure fit it. Raises ConfigError."""
+        """Build the agent and check that cost, measure and first controllers fit it.
+
+        Raises ConfigError.
+        """
         agent = self.world.build()
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
+        try:
+            self.initial.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
+        except GPSError as error:
+            raise ConfigError(
+                f"Experiment.initial ({type(self.initial).__name__}): {error}"
+            ) from error
         return agent

@@ -136,7 +136,7 @@ def execute(path: str | Path) -> types.ModuleType:
     with importable():
         try:
             exec(code, module.__dict__)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = f"{path}:{line}" if (line := _line(error, path)) else str(path)
             if isinstance(error, ConfigError):
                 raise ConfigError(f"{where}: {error}") from error
@@ -167,7 +167,7 @@ def _line(error: BaseException, path: Path) -> int | None:
     return line
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     """`; did you mean 'kl_max'?` where a configuration was given a field that it does not have."""
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     trace = error.__traceback__

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from gps.algorithms.state import GPSState, Report
-from gps.errors import GPSError, StoreError
+from gps.errors import ConfigError, GPSError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import stages
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.threads import one_thread
-from gps.types import Agent, Rollouts
+from gps.types import Agent, Record, Rollouts
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class IterationReport:
+class IterationReport(Record):
     """One finished iteration, with all that it made."""
 
     iteration: int
@@ -74,6 +74,10 @@ def run(
     copied into the run folder. Raises ConfigError before the first rollout, SimulationError,
     StoreError.
     """
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(
+            f"run needs an Experiment, got {experiment!r}; gps.load(name or path) gives one"
+        )
     if seed is not None:
         experiment = replace(experiment, seed=seed)
     if iterations is not None:

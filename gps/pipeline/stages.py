@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,13 +20,23 @@ from gps.types import Agent, Array, Policy, Record, Rollouts, freeze
 log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=4)
-def agent_of(world: WorldConfig) -> Agent:
-    """The agent of a configuration; built once in every process, since models load slowly.
+class _Agents(threading.local):
+    """Agents by configuration; each thread has its own, as agents write into their own arrays."""
 
-    Agents keep no state between rollouts, so sharing one changes no result.
+    def __init__(self) -> None:
+        self.of = lru_cache(maxsize=4)(lambda world: world.build())
+
+
+_agents = _Agents()
+
+
+def agent_of(world: WorldConfig) -> Agent:
+    """The agent of a configuration; built once in every thread, since models load slowly.
+
+    Agents keep no state between rollouts, so using one again changes no result.
     """
-    return world.build()
+    agent: Agent = _agents.of(world)
+    return agent
 
 
 def rollout(
