@@ -133,7 +133,11 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Rollouts(Record):
-    """N samples of T steps from one condition. Action U[:, T-1] is recorded and charged only."""
+    """N samples of T steps from one condition. Action U[:, T-1] is recorded and charged only.
+
+    X: (N, T, nx) states, named by `layout`. U: (N, T, nu) actions as applied, after clipping.
+    obs: (N, T, no). noise: (N, T, nu), unit variance. jacobians: name -> (N, T, size, nx).
+    """
 
     X: Array  # (N, T, nx)
     U: Array  # (N, T, nu) as applied, after clipping to the control range
@@ -184,7 +188,10 @@ class Rollouts(Record):
 
 @dataclass(frozen=True, eq=False)
 class LinearDynamics(Record):
-    """x[t+1] ~ N(F[t] @ [x[t]; u[t]] + f[t], W[t]) for t = 0 .. T-2."""
+    """x[t+1] ~ N(F[t] @ [x[t]; u[t]] + f[t], W[t]) for t = 0 .. T-2.
+
+    F: (T-1, nx, nx+nu). f: (T-1, nx). W: (T-1, nx, nx), symmetric positive semi-definite.
+    """
 
     F: Array  # (T-1, nx, nx+nu)
     f: Array  # (T-1, nx)
@@ -222,7 +229,10 @@ class LinearDynamics(Record):
 
 @dataclass(frozen=True, eq=False)
 class QuadraticCost(Record):
-    """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0."""
+    """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0.
+
+    C: (T, nz, nz), symmetric. c: (T, nz). c0: (T,).
+    """
 
     C: Array  # (T, nz, nz) symmetric
     c: Array  # (T, nz)
@@ -235,7 +245,11 @@ class QuadraticCost(Record):
 
 @dataclass(frozen=True, eq=False)
 class CostTerms(Record):
-    """Cost and derivatives at every sample and step."""
+    """Cost and derivatives at every sample and step.
+
+    l: (N, T). l_x, l_u: (N, T, nx), (N, T, nu). l_xx, l_ux, l_uu: (N, T, nx, nx),
+    (N, T, nu, nx), (N, T, nu, nu).
+    """
 
     l: Array  # noqa: E741 (N, T)
     l_x: Array  # (N, T, nx)
@@ -253,7 +267,7 @@ class CostTerms(Record):
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Record):
-    """One Gaussian."""
+    """A Gaussian: mean (n,) and covariance cov (n, n), symmetric positive semi-definite."""
 
     mean: Array  # (n,)
     cov: Array  # (n, n)
@@ -265,7 +279,7 @@ class Gaussian(Record):
 
 @dataclass(frozen=True, eq=False)
 class Marginals(Record):
-    """Gaussian marginals of z = [x; u] along a trajectory."""
+    """Gaussian marginals of z = [x; u] along a trajectory: mean (T, nz) and cov (T, nz, nz)."""
 
     mean: Array  # (T, nz)
     cov: Array  # (T, nz, nz)
@@ -277,7 +291,10 @@ class Marginals(Record):
 
 @dataclass(frozen=True, eq=False)
 class LinearGaussianController(Record):
-    """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]', lower."""
+    """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]'.
+
+    K: (T, nu, nx). k: (T, nu). chol: (T, nu, nu), lower triangular with a positive diagonal.
+    """
 
     K: Array  # (T, nu, nx)
     k: Array  # (T, nu)
