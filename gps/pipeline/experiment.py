@@ -99,11 +99,12 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("redraws", 0)):
             value = getattr(self, name)
-            if type(value) is not int or not low <= value < 2**63:
+            if type(value) is not int or value < low:
                 raise ConfigError(
-                    f"Experiment.{name} must be a whole number of at least {low} and below 2^63, "
-                    f"got {value!r}"
+                    f"Experiment.{name} must be a whole number of at least {low}, got {value!r}"
                 )
+            if value >= 2**63:  # the store keeps it in 64 bits
+                raise ConfigError(f"Experiment.{name} must be below 2^63, got {value}")
         needed: list[tuple[str, type]] = [
             ("world", WorldConfig),
             ("cost", Cost),
