@@ -65,6 +65,9 @@ def measure(T, nx, nu, rounds=60):
     def kernel_trial():
         _kernels.trial(C, c, R, r, eta, ones, *p.model, *p.reference, *p.spare, p.Q_uu)
 
+    def kernel_passes():
+        _kernels.trial(C, c, C, c, 0.0, ones, *p.model, *p.reference, *p.spare, p.Q_uu)
+
     def plain_trial():
         C_new, c_new = plain.penalised(C, c, previous.K, previous.k, previous.chol, eta)
         K, k, chol = plain.backward(F, f, C_new, c_new)
@@ -78,6 +81,7 @@ def measure(T, nx, nu, rounds=60):
             "backward, public function": lambda: lqr.backward(dynamics, cost),
             "trial, numpy": plain_trial,
             "trial, kernel": kernel_trial,
+            "backward + forward + KL": kernel_passes,
             "minimise, whole search": lambda: dual.minimise(dynamics, cost, start, previous, 0.5),
         },
         rounds,
