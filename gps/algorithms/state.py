@@ -12,7 +12,6 @@ from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
 from gps.policies.linearise import PolicyPrior
 from gps.policies.neural import NeuralPolicy
-from gps.policies.training import TrainingConfig
 from gps.types import (
     Array,
     LinearGaussianController,
@@ -202,5 +201,4 @@ __all__ = [
     "GPSState",
     "PolicyState",
     "Report",
-    "TrainingConfig",
 ]
