@@ -74,6 +74,14 @@ class SimulationError(GPSError):
         return type(self), (self.condition, self.failures)
 
 
+class ClusterError(GPSError):
+    """Workers or a scheduler are gone, and waiting or repeating does not help."""
+
+
+class SharedLostError(ClusterError):
+    """An object that tasks share is gone together with its worker."""
+
+
 class StoreError(GPSError):
     """A run folder or one of its files cannot be written or read."""
 

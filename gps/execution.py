@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from gps.types import Record
+from gps.types import Array, Record
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,95 @@ class Timed:
     seconds: float
 
 
+class Group(Protocol):
+    """The processes that work on one call together; see `Executor.gang`."""
+
+    rank: int
+    """Number of this process in the group, from 0."""
+    size: int
+    """How many processes there are."""
+
+    def all_gather(self, array: Array) -> list[Array]:
+        """The arrays that all members have handed in, in order of their rank.
+
+        All must be of one shape. Every member has to call; a member that is gone is an error.
+        """
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every member is here."""
+        ...
+
+
+class Shared(Protocol):
+    """An object that lives in one process and answers the tasks of all; see `Executor.share`.
+
+    It can be handed to tasks as an argument.
+    """
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call a method of the object and wait for its answer; SharedLostError when it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Let the object go."""
+        ...
+
+
 class Executor(Protocol):
     """Runs stage functions somewhere."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks can run at once."""
+        ...
+
+    def prepare(self, fn: Callable[[], Any]) -> None:
+        """Run `fn` once in every worker, those that join later too: imports, kernels, models."""
+        ...
 
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
         """Start `fn(*args)` and return a handle; `args` may hold handles, also nested ones.
 
-        `condition` is a wish: calls of one condition should run where its data lies.
+        Calls of one condition run on one worker, where their data lies; a call without a condition
+        runs on any. `fn` must be pure: a call whose result was lost is repeated.
+        """
+        ...
+
+    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+        """Start `fn(group, *args)` in at most `size` processes at once, which can talk to each
+        other through `group`; returns a handle of what the first of them (rank 0) returns.
+
+        `fn` must be pure, and its result must not depend on how many processes there were: when one
+        is lost, all are started again.
+        """
+        ...
+
+    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+        """Make `make(*args)` in one of the workers, for all tasks to talk to."""
+        ...
+
+    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
+        """Wait until one handle at least has its result; returns all that have, in their order.
+
+        Also returns, perhaps with none, after `timeout` seconds. Raises nothing for a call that
+        failed: it counts as finished, and `gather` raises.
         """
         ...
 
     def gather(self, tree: Any) -> Any:
-        """Replace every handle in nested tuples, lists, dicts and records by its value."""
+        """Replace every handle in nested tuples, lists, dicts and records by its value.
+
+        Raises what a call has raised, with a note that says in which stage and condition.
+        """
+        ...
+
+    def keep(self, tree: Any) -> Any:
+        """Forget how the gathered handles in `tree` were made; returns the tree.
+
+        Later calls may use them as before. If a worker is lost, the calls since the last `keep` are
+        repeated, and no earlier one.
+        """
         ...
 
     def seconds(self) -> dict[str, float]:
@@ -95,20 +172,77 @@ def each(
     return [executor.call(stage, fn, *row, *same, condition=m) for m, row in enumerate(rows)]
 
 
+def where(stage: str, condition: int) -> str:
+    """The note that an error of a call carries."""
+    return f"in {stage}" if condition < 0 else f"in {stage} of condition {condition}"
+
+
+class Alone:
+    """A group of one."""
+
+    rank, size = 0, 1
+
+    def all_gather(self, array: Array) -> list[Array]:
+        """The array itself."""
+        return [array]
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+class Here:
+    """A shared object in this process."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call the method."""
+        return getattr(self._value, method)(*args)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 class Serial:
     """Runs every call at once in this process, where breakpoints work."""
+
+    workers = 1
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
+    def prepare(self, fn: Callable[[], Any]) -> None:
+        """Nothing: what a call needs is made by the first that needs it."""
+
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
         """Run `fn(*args)` now; the handle is the value itself."""
-        result = run_timed(fn, args)
+        try:
+            result = run_timed(fn, args)
+        except Exception as error:
+            error.add_note(where(stage, condition))
+            raise
         self._seconds[stage] = self._seconds.get(stage, 0.0) + result.seconds
         return result.value
 
+    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+        """Run `fn` in a group of one."""
+        return self.call(stage, fn, Alone(), *args)
+
+    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+        """The object itself."""
+        return Here(make(*args))
+
+    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
+        """All of them: every call is over when it returns."""
+        return list(handles)
+
     def gather(self, tree: Any) -> Any:
         """The tree as it is: it holds no handles."""
+        return tree
+
+    def keep(self, tree: Any) -> Any:
+        """The tree as it is."""
         return tree
 
     def seconds(self) -> dict[str, float]:

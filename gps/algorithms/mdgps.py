@@ -137,8 +137,8 @@ def iterate(
     )
     policy = state.policy
     if it == 0:  # there is no policy to be near to yet: start from the initial controllers
-        everything = (policy, list(rollouts), list(cond))
-        policy = ex.call("train_policy", stages.train_policy, *everything, *train, 0)
+        data = each(ex, "targets", stages.targets, (rollouts, cond))
+        policy = ex.call("train_policy", stages.train_policy, policy, data, *train, 0)
     linearised = each(
         ex,
         "linearise_policy",
@@ -152,8 +152,8 @@ def iterate(
     stages.require_a_cost(checks, it)
     mults = adjust_steps(checks, config.step, config.guard)
     new = each(ex, "improve", _improve, (*models_of, checks, mults), config)
-    everything = (policy, list(rollouts), list(new))
-    policy = ex.call("train_policy", stages.train_policy, *everything, *train, 1)
+    data = each(ex, "targets", stages.targets, (rollouts, new))
+    policy = ex.call("train_policy", stages.train_policy, policy, data, *train, 1)
     report = Report(
         iteration=it,
         conditions=tuple(ex.gather(each(ex, "report", _report, (new,)))),

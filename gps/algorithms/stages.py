@@ -296,10 +296,21 @@ def _report(
     )
 
 
+def targets(rollouts: Rollouts, condition: ConditionState) -> TrainingData:
+    """What the policy is to learn from one condition: its controller's actions where it was."""
+    where = condition.replay or rollouts  # before the first update there is nothing to replay
+    S, T, _ = where.X.shape
+    return TrainingData(
+        obs=where.obs.reshape(S * T, -1),
+        target=condition.controller.mean_action(where.X).reshape(S * T, -1),
+        precision=np.tile(condition.controller.precision, (S, 1, 1)),
+        weight=np.ones(S * T),
+    )
+
+
 def train_policy(
     policy: PolicyState,
-    rollouts: list[Rollouts],
-    conditions: list[ConditionState],
+    data: list[TrainingData],
     config: TrainingConfig,
     restart: bool,
     seed: int,
@@ -311,20 +322,9 @@ def train_policy(
     if restart:
         rng = stream(seed, "restarted policy", iteration, call)
         start = initial_policy(start.network, start.no, start.nu, rng)
-    obs, target, precision = [], [], []
-    for r, c in zip(rollouts, conditions, strict=True):
-        where = c.replay or r  # before the first update there is nothing to replay
-        S, T, _ = where.X.shape
-        obs.append(where.obs.reshape(S * T, -1))
-        target.append(c.controller.mean_action(where.X).reshape(S * T, -1))
-        precision.append(np.tile(c.controller.precision, (S, 1, 1)))
-    data = TrainingData(
-        obs=np.concatenate(obs),
-        target=np.concatenate(target),
-        precision=np.concatenate(precision),
-        weight=np.ones(sum(len(o) for o in obs)),
-    )
-    result = fit(start, data, config, stream(seed, "train policy", iteration, call))
+    fields = ("obs", "target", "precision", "weight")
+    pooled = TrainingData(**{f: np.concatenate([getattr(d, f) for d in data]) for f in fields})
+    result = fit(start, pooled, config, stream(seed, "train policy", iteration, call))
     if not math.isfinite(result.loss):
         raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")
     return PolicyState(policy=result.policy, loss=result.loss, loss_trace=result.trace)

@@ -48,8 +48,12 @@ def test_the_policy_is_trained_on_the_replay(trained):
     rollouts = list(reports[-1].rollouts)
     bare = [replace(c, replay=None) for c in state.conditions]
     rest = (config, True, 0, 1, 1)
-    with_replay = stages.train_policy(state.policy, rollouts, list(state.conditions), *rest)
-    without = stages.train_policy(state.policy, rollouts, bare, *rest)
+
+    def pool(conditions):
+        return [stages.targets(r, c) for r, c in zip(rollouts, conditions, strict=True)]
+
+    with_replay = stages.train_policy(state.policy, pool(state.conditions), *rest)
+    without = stages.train_policy(state.policy, pool(bare), *rest)
     obs = rollouts[0].obs[0]
     assert not np.array_equal(with_replay.policy.mean(obs), without.policy.mean(obs))
     # the first iteration's rollouts are those that only the replay holds
