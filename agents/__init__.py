@@ -7,6 +7,7 @@ describes it. Nothing here knows costs, controllers or algorithms.
 from gps.agents.base import smooth_noise
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
+from gps.agents.real_time import RealTime, RealTimeConfig
 from gps.agents.worlds import arm_reach, peg_insertion
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "MujocoConfig",
     "PointMassAgent",
     "PointMassConfig",
+    "RealTime",
+    "RealTimeConfig",
     "arm_reach",
     "peg_insertion",
     "random_conditions",

@@ -11,11 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gps.errors import GPSError
-    from gps.pipeline import Experiment, IterationReport, load, resume, run
+    from gps.pipeline import (
+        AsynchronousConfig,
+        Experiment,
+        IterationReport,
+        load,
+        resume,
+        resume_asynchronous,
+        run,
+        run_asynchronous,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["Experiment", "GPSError", "IterationReport", "__version__", "load", "resume", "run"]
+__all__ = [
+    "AsynchronousConfig",
+    "Experiment",
+    "GPSError",
+    "IterationReport",
+    "__version__",
+    "load",
+    "resume",
+    "resume_asynchronous",
+    "run",
+    "run_asynchronous",
+]
 
 
 def __getattr__(name: str) -> Any:

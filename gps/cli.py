@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gps.execution import Executor
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.runner import IterationReport
+    from gps.pipeline.store import RunFolder
     from gps.types import Agent, Policy
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -174,7 +175,31 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="run folder, new or empty (default: runs/<experiment>/<time>-seed<k>)",
     )
+    parser.add_argument(
+        "--asynchronous",
+        action="store_true",
+        help="every condition goes on by itself, and the policy is trained all the time",
+    )
+    _limit_arguments(parser)
+    parser.add_argument(
+        "--replay",
+        type=int,
+        metavar="R",
+        help="asynchronous: batches per condition that the policy is trained on (default: 2)",
+    )
     _executor_arguments(parser)
+
+
+def _limit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rollouts",
+        type=int,
+        metavar="N",
+        help="asynchronous: stop after N rollouts in all (default: those of all iterations)",
+    )
+    parser.add_argument(
+        "--updates", type=int, metavar="N", help="asynchronous: stop after N policy updates"
+    )
 
 
 def _executor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +211,12 @@ def _executor_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="W", help="dask: processes to start here")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="dask: join a running cluster")
+    parser.add_argument(
+        "--task-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="dask: restart a worker that finishes nothing for so long (default: 600)",
+    )
 
 
 def _run(args: argparse.Namespace, options: list[str]) -> int:
@@ -213,15 +244,44 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     from gps.pipeline import store
     from gps.pipeline.runner import run
 
+    limits = {k: getattr(args, k) for k in ("rollouts", "updates", "replay")}
+    given = {k: v for k, v in limits.items() if v is not None}
+    if given and not args.asynchronous:
+        raise ConfigError(f"--{next(iter(given))} needs --asynchronous")
+    if args.asynchronous:
+        from gps.pipeline import asynchronous
+
+        config = asynchronous.AsynchronousConfig(**given)
+        trainers = asynchronous.check(experiment).trainers
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
     store.require_new(out)
-    experiment.validate()
+    agent = experiment.validate()
 
-    def start(executor: Executor) -> Iterator[IterationReport]:
+    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
+        if args.asynchronous:
+            return asynchronous.run_asynchronous(
+                experiment,
+                config=config,
+                out=out,
+                executor=executor,
+                source=loaded.source,
+                stop=stop,
+            )
         return run(experiment, out=out, executor=executor, source=loaded.source)
 
+    if args.asynchronous:
+        total = config.snapshots(experiment, agent.n_conditions)
+        goal = _goal(config.total(experiment, agent.n_conditions), config.updates)
+        return _follow(args, experiment.name, total, out, start, goal, trainers)
     return _follow(args, experiment.name, experiment.iterations, out, start)
+
+
+def _goal(rollouts: int | None, updates: int | None) -> str:
+    """When an asynchronous run stops, in words."""
+    limits = [f"{rollouts} rollouts"] if rollouts is not None else []
+    limits += [f"{updates} policy updates"] if updates is not None else []
+    return f"asynchronous, {' or '.join(limits)}"
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +294,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from iteration N and forget the later ones (default: the last)",
     )
     parser.add_argument("--iterations", type=int, metavar="I", help="total to reach")
+    _limit_arguments(parser)
     _executor_arguments(parser)
 
 
@@ -247,60 +308,113 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
     total = experiment.iterations if args.iterations is None else args.iterations
     if total < 1:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
+    given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations")}
+    if "asynchronous" in folder.info():
+        return _resume_asynchronous(args, folder, experiment, given)
+    if args.rollouts is not None or args.updates is not None:
+        raise ConfigError("--rollouts and --updates are for asynchronous runs; use --iterations")
 
-    def start(executor: Executor) -> Iterator[IterationReport]:
+    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
         return resume(args.run, start=args.start, iterations=args.iterations, executor=executor)
 
     return _follow(args, experiment.name, total, Path(args.run), start)
 
 
+def _resume_asynchronous(
+    args: argparse.Namespace, folder: RunFolder, experiment: Experiment, given: dict[str, Any]
+) -> int:
+    from gps.pipeline import asynchronous
+
+    config, experiment = asynchronous.changed(folder, experiment, **given)
+    agent = experiment.validate()
+
+    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
+        return asynchronous.resume_asynchronous(
+            args.run, start=args.start, executor=executor, stop=stop, **given
+        )
+
+    print(
+        "note: an asynchronous run depends on the clock; resumed, it does not give the same bytes "
+        "as without the break"
+    )
+    M = agent.n_conditions
+    goal = _goal(config.total(experiment, M), config.updates)
+    total = config.snapshots(experiment, M)
+    trainers = asynchronous.check(experiment).trainers
+    return _follow(args, experiment.name, total, Path(args.run), start, goal, trainers)
+
+
 def _follow(
     args: argparse.Namespace,
     name: str,
-    total: int,
+    total: int | None,
     out: Path,
-    start: Callable[[Executor], Iterable[IterationReport]],
+    start: Callable[[Executor, Callable[[], bool]], Iterable[IterationReport]],
+    asynchronous: str = "",
+    trainers: int = 0,
 ) -> int:
-    """Show the iterations as they come, until the last or an interrupt."""
+    """Show the iterations as they come, until the last or an interrupt.
+
+    asynchronous: what such a run does, in words; its iterations are snapshots. trainers: workers
+    that are to be free of conditions.
+    """
     from gps.display import Progress
     from gps.parallel.executors import make_executor
-    from gps.pipeline.warmup import warm_up
 
     done = 0
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(total))
+        progress = stack.enter_context(Progress(total or 0))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
-        interrupt = stack.enter_context(_Interrupt())
+        unit = "snapshot" if asynchronous else "iteration"
+        interrupt = stack.enter_context(_Interrupt(f"{'a' if asynchronous else 'this'} {unit}"))
         with _deferred_interrupts():
-            executor = make_executor(args.executor, args.workers, args.scheduler, warm_up)
+            executor = make_executor(
+                *(args.executor, args.workers, args.scheduler),
+                task_timeout=args.task_timeout,
+                reserve=trainers,
+            )
         stack.callback(executor.close)
         if interrupt.requested:  # nothing has begun that could be finished
             progress.line("stopped before the first iteration")
             return EXIT_INTERRUPTED
-        progress.line(f"{name}: {total} iterations, {args.executor}, in {out}")
+        goal = asynchronous or f"{total} iterations"
+        progress.line(f"{name}: {goal}, {args.executor}, in {out}")
         progress.header()
-        reports = start(executor)
+        reports = start(executor, lambda: interrupt.requested)
         stack.callback(getattr(reports, "close", lambda: None))
         try:
             for report in reports:
                 done = report.iteration
                 progress.iteration(report.row, report.stage_seconds)
+                if asynchronous:
+                    progress.line(_asynchronous_line(report.row))
                 for event in report.events:
                     progress.event(event)
-                if interrupt.requested:
+                if interrupt.requested and not asynchronous:  # they stop by themselves
                     break
         except KeyboardInterrupt:
             # dask leaves tasks behind whose end nobody awaits, and asyncio complains
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED
-        if interrupt.requested and done < total:
-            progress.line(f"stopped after iteration {done}; go on with: gps resume {out}")
+        if interrupt.requested and (asynchronous or total is None or done < total):
+            progress.line(f"stopped after {unit} {done}; go on with: gps resume {out}")
         elif done == 0:
-            progress.line(f"nothing to do: {out} has reached its {total} iterations")
+            progress.line(f"nothing to do: {out} has reached its {goal}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
     return 0
+
+
+def _asynchronous_line(row: Mapping[str, float]) -> str:
+    """What an asynchronous run has done so far, for the line below a snapshot's."""
+    from gps.display import number, percent
+
+    ages = f"{number(row['age_mean'], 0, 2)} on average, {number(row['age_max'], 0)} at most"
+    return (
+        f"      {row['local_updates']:.0f} updates of conditions, {row['policy_updates']:.0f} of "
+        f"the policy (age {ages}), {percent(row['utilisation'])} of the time sampling"
+    )
 
 
 @contextmanager
@@ -325,8 +439,9 @@ def _deferred_interrupts() -> Iterator[None]:
 class _Interrupt:
     """The first Ctrl-C asks for a stop after the iteration, the second stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "this iteration") -> None:
         self.requested = False
+        self._what = what
         self._before: Any = None
 
     def __enter__(self) -> _Interrupt:
@@ -345,7 +460,8 @@ class _Interrupt:
             raise KeyboardInterrupt
         self.requested = True
         # print may be in the middle of a line of its own
-        os.write(2, b"\nstopping after this iteration is stored; Ctrl-C again stops at once\n")
+        text = f"\nstopping after {self._what} is stored; Ctrl-C again stops at once\n"
+        os.write(2, text.encode())
 
 
 # --- evaluate ------------------------------------------------------------------------------------

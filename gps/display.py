@@ -23,7 +23,7 @@ HEADER = (
 
 
 class Progress:
-    """Shows a run while it goes on; a context manager."""
+    """Shows a run of `total` iterations while it goes on, 0 if nobody knows; a context manager."""
 
     def __init__(self, total: int, *, stream: TextIO | None = None, live: bool | None = None):
         self._stream = stream or sys.stdout
@@ -60,8 +60,9 @@ class Progress:
     def working(self, iteration: int) -> None:
         """What is being worked on, on a terminal."""
         if self._status is not None:
-            last = iteration > self._total
-            self._status.update("closing" if last else f"iteration {iteration} of {self._total}")
+            last = 0 < self._total < iteration
+            of = f" of {self._total}" if self._total else ""
+            self._status.update("closing" if last else f"iteration {iteration}{of}")
 
     def iteration(self, row: Mapping[str, float], stages: Mapping[str, float]) -> None:
         """The line of a finished iteration."""

@@ -67,6 +67,11 @@ class Executor(Protocol):
         """How many tasks can run at once."""
         ...
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether `call` returns before the call has run."""
+        ...
+
     def prepare(self, fn: Callable[[], Any]) -> None:
         """Run `fn` once in every worker, those that join later too: imports, kernels, models."""
         ...
@@ -90,6 +95,10 @@ class Executor(Protocol):
 
     def share(self, make: Callable[..., Any], *args: Any) -> Shared:
         """Make `make(*args)` in one of the workers, for all tasks to talk to."""
+        ...
+
+    def pick(self, handle: Any, name: str) -> Any:
+        """A handle of one attribute of a result, for `gather` only."""
         ...
 
     def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
@@ -207,7 +216,7 @@ class Here:
 class Serial:
     """Runs every call at once in this process, where breakpoints work."""
 
-    workers = 1
+    workers, concurrent = 1, False
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -232,6 +241,10 @@ class Serial:
     def share(self, make: Callable[..., Any], *args: Any) -> Shared:
         """The object itself."""
         return Here(make(*args))
+
+    def pick(self, handle: Any, name: str) -> Any:
+        """The attribute."""
+        return getattr(handle, name)
 
     def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
         """All of them: every call is over when it returns."""

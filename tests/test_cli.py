@@ -306,6 +306,91 @@ def test_an_event_is_a_line_and_an_error_ends_the_run(capsys, slow, tmp_path, mo
     assert captured.err == "gps: error: condition 2: simulation failed ()\n"
 
 
+# --- asynchronous runs
+
+
+@pytest.fixture
+def slow_policy(slow):
+    """The slow world with a policy."""
+    text = SLOW.replace("import TrajOptConfig", "import MDGPSConfig")
+    text = text.replace("TrajOptConfig()", "MDGPSConfig(training=TrainingConfig(steps=20))")
+    slow.write_text(
+        text.replace("@dataclass", "from gps.policies import TrainingConfig\n\n\n@dataclass")
+    )
+    return slow
+
+
+def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
+    out = tmp_path / "run"
+    argv = ["run", slow_policy, "--asynchronous", "--executor", "serial", "--out", out]
+    assert cli.main([str(a) for a in (*argv, "--rollouts", "16", "--replay", "1")]) == 0
+    text = capsys.readouterr().out
+    assert "asynchronous, 16 rollouts, serial, in" in text
+    assert "4 updates of conditions, 2 of the policy (age 0 on average, 0 at most)" in text
+    folder = RunFolder.open(out)
+    assert folder.iterations() == [0, 1, 2]
+    assert [len(m) for m in folder.read_state(2).asynchronous.memory] == [1, 1]
+    argv = ["resume", str(out), "--executor", "serial"]
+    assert cli.main(argv) == 0
+    text = capsys.readouterr().out
+    assert "does not give the same bytes" in text
+    assert "nothing to do" in text
+    assert cli.main([*argv, "--updates", "3"]) == 0
+    assert "6 updates of conditions, 3 of the policy" in capsys.readouterr().out
+    assert cli.main([*argv, "--iterations", "4"]) == 0
+    assert "8 updates of conditions, 4 of the policy" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(out)]) == 0
+    rows = (out / "updates.csv").read_text().splitlines()
+    assert len(rows) == 1 + 8
+
+
+def test_wrong_asynchronous_options(capsys, slow, finished):
+    for option in ("--rollouts", "--updates", "--replay"):
+        assert f"{option} needs --asynchronous" in error_of(capsys, "run", slow, option, 3)
+    message = error_of(capsys, "run", slow, "--asynchronous", "--executor", "serial")
+    assert "TrajOptConfig cannot run asynchronously" in message
+    message = error_of(capsys, "run", "point_mass_policy", "--asynchronous", "--rollouts", 0)
+    assert "AsynchronousConfig.rollouts must be" in message
+    assert "for asynchronous runs" in error_of(capsys, "resume", finished, "--rollouts", 3)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_interrupts_of_an_asynchronous_run(slow_policy, tmp_path, signals):
+    """One Ctrl-C stores what is finished first; nothing stored is damaged by two."""
+    out = tmp_path / "run"
+    argv = [sys.executable, "-m", "gps.cli", "run", str(slow_policy), "--asynchronous"]
+    argv += ["--executor", "dask", "--workers", "2", "--rollouts", "4000", "--out", str(out)]
+    process = subprocess.Popen(
+        [*argv, "--world.pause", "0.3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(out / "iterations" / "0001.h5", process)
+    for _ in range(signals):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "stopping after a snapshot is stored" in stderr
+    assert f"gps resume {out}" in stdout
+    assert "Traceback" not in stderr
+    assert process.returncode == (0 if signals == 1 else 130)
+    assert not (out / "lock").exists()
+    folder = RunFolder.open(out)
+    last = folder.last()
+    done = folder.read_state(last).asynchronous.local_updates
+    written = len((out / "updates.csv").read_text().splitlines()) - 1
+    assert written == done if signals == 1 else written >= done
+    more = str(4 * (done + 2))
+    assert cli.main(["resume", str(out), "--executor", "serial", "--rollouts", more]) == 0
+    assert len((out / "updates.csv").read_text().splitlines()) - 1 == done + 2
+
+
 # --- evaluate
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from gps.algorithms import stages
 from gps.algorithms.state import (
     Assessment,
-    ConditionReport,
     ConditionState,
     CostModel,
     DynamicsModel,
     GPSState,
     PolicyState,
+    Renewed,
     Replay,
     Report,
 )
@@ -35,6 +35,7 @@ from gps.errors import ConfigError
 from gps.execution import Executor, Serial, each
 from gps.policies.linearise import LineariseConfig, Linearised
 from gps.policies.neural import MLPConfig, Network, initial_policy
+from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig
 from gps.rng import stream
 from gps.types import Agent, LinearGaussianController, Rollouts
@@ -54,6 +55,8 @@ class MDGPSConfig:
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Its training in every iteration."""
+    sgd: SGDConfig = field(default_factory=SGDConfig)
+    """How processes share the training."""
     restart: bool = True
     """Train a fresh network in every iteration. A network that is trained on keeps the normaliser
     of its first data, hold-still rollouts that say little of later ones, and generalises worse to
@@ -120,6 +123,49 @@ class MDGPSConfig:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
 
+    @property
+    def keeps_training(self) -> bool:
+        """Whether to train once more on the same data changes the policy for the better."""
+        return not self.restart
+
+    @property
+    def trainers(self) -> int:
+        """Processes that train the policy at once."""
+        return 1 if self.sgd.mode == "serial" else self.sgd.shards
+
+    def check_asynchronous(self) -> None:
+        """ConfigError when the settings need all conditions at once."""
+        if self.sample_from != "controllers":
+            raise ConfigError(
+                "MDGPSConfig.sample_from='policy' cannot run asynchronously: the policy that was "
+                "sampled has been replaced when the update starts; use 'controllers'"
+            )
+        if self.sgd.mode == "asynchronous":
+            raise ConfigError(
+                "MDGPSConfig.sgd.mode='asynchronous' cannot be used in an asynchronous run: it is "
+                "looked after by the process that looks after the conditions, which would wait; "
+                "use another mode"
+            )
+
+    def renew(
+        self,
+        condition: Any,
+        rollouts: Any,
+        cost: Cost,
+        policy: Any,
+        at: tuple[int, int, int],
+        executor: Executor,
+    ) -> Renewed:
+        """See `renew`."""
+        return renew(condition, rollouts, cost, policy, self, at, executor)
+
+    def train(
+        self, policy: Any, data: Sequence[Any], seed: int, version: int, executor: Executor
+    ) -> Any:
+        """A handle of the policy trained on `data`; `version` counts the trainings."""
+        train = (self.training, self.sgd, self.restart, seed, version, 0)
+        return stages.train_policy_on(executor, policy, data, *train)
+
 
 def iterate(
     state: GPSState,
@@ -130,7 +176,7 @@ def iterate(
     """One iteration: fit dynamics, linearise the policy, set the step, C-step, S-step."""
     ex = executor or Serial()
     it, seed, cond = state.iteration, state.seed, state.conditions
-    train = (config.training, config.restart, seed, it)
+    train = (config.training, config.sgd, config.restart, seed, it)
     costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
@@ -138,7 +184,7 @@ def iterate(
     policy = state.policy
     if it == 0:  # there is no policy to be near to yet: start from the initial controllers
         data = each(ex, "targets", stages.targets, (rollouts, cond))
-        policy = ex.call("train_policy", stages.train_policy, policy, data, *train, 0)
+        policy = stages.train_policy_on(ex, policy, data, *train, 0)
     linearised = each(
         ex,
         "linearise_policy",
@@ -153,11 +199,11 @@ def iterate(
     mults = adjust_steps(checks, config.step, config.guard)
     new = each(ex, "improve", _improve, (*models_of, checks, mults), config)
     data = each(ex, "targets", stages.targets, (rollouts, new))
-    policy = ex.call("train_policy", stages.train_policy, policy, data, *train, 1)
+    policy = stages.train_policy_on(ex, policy, data, *train, 1)
     report = Report(
         iteration=it,
-        conditions=tuple(ex.gather(each(ex, "report", _report, (new,)))),
-        policy_loss=ex.gather(ex.call("report", _loss, policy)),
+        conditions=tuple(ex.pick(c, "report") for c in new),
+        policy_loss=ex.pick(policy, "loss"),
         models={
             "cost": tuple(costs),
             "dynamics": tuple(models),
@@ -165,6 +211,60 @@ def iterate(
         },
     )
     return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
+
+
+def renew(
+    condition: Any,
+    rollouts: Any,
+    cost: Cost,
+    policy: Any,
+    config: MDGPSConfig,
+    at: tuple[int, int, int],
+    executor: Executor,
+) -> Renewed:
+    """One condition's part of an iteration, with a step size of its own: ADGPS.
+
+    policy: the newest one, or None while there is none: then the update starts from the
+    condition's own controller. at: seed, the condition's own iteration, the condition. The caller
+    remembers the targets of earlier rollouts, which keep the labels of their own time: MDGPSConfig.
+    replay is not used.
+    Source: A. Yahya et al., Collective Robot Reinforcement Learning with Distributed Asynchronous
+    Guided Policy Search, 2016 (arXiv 1610.00673), algorithm 2.
+    """
+    ex, (seed, it, m) = executor, at
+
+    def call(stage: str, fn: Any, *args: Any) -> Any:
+        return ex.call(stage, fn, *args, condition=m)
+
+    expanded = call("expand_cost", stages.expand_cost, cost, rollouts)
+    dynamics = call(
+        *("fit_dynamics", stages.fit_dynamics, rollouts, condition, config.dynamics, seed, it)
+    )
+    if policy is None:
+        linearised = call("linearise_policy", _own_controller, condition)
+    else:
+        linearised = call(
+            *("linearise_policy", stages.linearise_policy, policy, rollouts, condition),
+            *(config.linearise, seed, it),
+        )
+    models = (condition, rollouts, expanded, dynamics, linearised)
+    checked = call("assess", _assess, *models, False, config.guard)
+    mult = call("assess", _own_step, checked, config.step, config.guard)
+    new = call("improve", _improve, *models, checked, mult, replace(config, replay=0))
+    return Renewed(
+        state=new,
+        models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
+        targets=call("targets", stages.targets, rollouts, new),
+    )
+
+
+def _own_controller(condition: ConditionState) -> Linearised:
+    """What stands in for the linearised policy before there is one."""
+    return Linearised(condition.controller, condition.policy_prior)
+
+
+def _own_step(checked: Assessment, step: StepConfig, guard: GuardConfig) -> float:
+    return adjust_steps([checked], step, guard)[0]
 
 
 def _assess(
@@ -209,14 +309,6 @@ def _improve(
         config.dual,
         config.guard,
     )
-
-
-def _report(condition: ConditionState) -> ConditionReport | None:
-    return condition.report
-
-
-def _loss(policy: PolicyState) -> float:
-    return policy.loss
 
 
 def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,11 @@ from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import FitError, GPSError, NonFiniteError
+from gps.execution import Executor
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
-from gps.policies.neural import initial_policy
-from gps.policies.training import TrainingConfig, TrainingData, fit
+from gps.policies.neural import NeuralPolicy, initial_policy
+from gps.policies.sgd import SGDConfig, fit_pooled, train
+from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
 from gps.rng import stream
 from gps.types import LinearGaussianController, Rollouts
 
@@ -318,13 +321,51 @@ def train_policy(
     call: int,
 ) -> PolicyState:
     """The S-step: regression on the improved controllers' actions at the pooled rollouts."""
+    start = _to_train(policy, restart, seed, iteration, call)
+    return _trained(fit_pooled(start, data, config, seed, iteration, call))
+
+
+def train_policy_on(
+    ex: Executor,
+    policy: Any,
+    data: Sequence[Any],
+    config: TrainingConfig,
+    sgd: SGDConfig,
+    restart: bool,
+    seed: int,
+    iteration: int,
+    call: int,
+) -> Any:
+    """The S-step in the mode of `sgd`; handles in, handle of a PolicyState out.
+
+    In mode asynchronous it waits for the end of the training.
+    """
+    if sgd.mode == "serial":
+        args = (policy, list(data), config, restart, seed, iteration, call)
+        return ex.call("train_policy", train_policy, *args)
+    start = ex.call("train_policy", _to_train, policy, restart, seed, iteration, call)
+    result = train(ex, start, data, config, sgd, seed, iteration, call)
+    return ex.call("train_policy", _trained, result)
+
+
+def _to_train(
+    policy: PolicyState, restart: bool, seed: int, iteration: int, call: int
+) -> NeuralPolicy:
+    """The policy that a training starts from: the last one, or a fresh one."""
     start = policy.policy
-    if restart:
-        rng = stream(seed, "restarted policy", iteration, call)
-        start = initial_policy(start.network, start.no, start.nu, rng)
-    fields = ("obs", "target", "precision", "weight")
-    pooled = TrainingData(**{f: np.concatenate([getattr(d, f) for d in data]) for f in fields})
-    result = fit(start, pooled, config, stream(seed, "train policy", iteration, call))
+    if not restart:
+        return start
+    rng = stream(seed, "restarted policy", iteration, call)
+    return initial_policy(start.network, start.no, start.nu, rng)
+
+
+def _trained(result: TrainingResult) -> PolicyState:
     if not math.isfinite(result.loss):
         raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")
-    return PolicyState(policy=result.policy, loss=result.loss, loss_trace=result.trace)
+    return PolicyState(
+        policy=result.policy,
+        loss=result.loss,
+        loss_trace=result.trace,
+        staleness=result.staleness,
+        dropped=result.dropped,
+    )

@@ -159,6 +159,10 @@ class PolicyState(Record):
     policy: NeuralPolicy
     loss: float = float("nan")
     loss_trace: Array | None = None  # (n, 2): SGD step, loss
+    staleness: Array | None = None
+    """(k,) Number of updates of staleness 0, 1, ... in asynchronous training, else None."""
+    dropped: int = 0
+    """Gradients that were too stale in asynchronous training."""
 
     @property
     def actor(self) -> NeuralPolicy:
@@ -179,11 +183,53 @@ class GPSState(Record):
     """One ConditionState per condition."""
     policy: Any = None
     """PolicyState, or None for algorithms without a global policy."""
+    asynchronous: Any = None
+    """AsynchronousState of an asynchronous run, whose iterations are snapshots."""
+
+
+@dataclass(frozen=True, eq=False)
+class AsynchronousState(Record):
+    """What an asynchronous run needs to go on, beside the conditions and the policy."""
+
+    counts: tuple[int, ...]
+    """Finished updates of each condition."""
+    version: int
+    """Finished policy updates."""
+    memory: tuple[tuple[Any, ...], ...]
+    """TrainingData of each condition's last batches, oldest first."""
+    fresh: bool
+    """Whether the memory holds something that no finished policy update has seen."""
+    sampling_seconds: float
+    """Time that was spent sampling for the finished updates, summed over conditions."""
+    chain_seconds: float
+    """Time that these updates took, each from the end of its condition's last one."""
+    seconds: float
+    """Time since the run began, breaks left out."""
+
+    @property
+    def local_updates(self) -> int:
+        """Finished updates of all conditions together."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Renewed(Record):
+    """What became of one condition after its rollouts; entries may be handles of an executor."""
+
+    state: Any
+    """ConditionState, with its report."""
+    models: dict[str, Any]
+    """Fitted 'cost', 'dynamics' and 'linearised'."""
+    targets: Any
+    """TrainingData for the global policy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Report(Record):
-    """What one iteration did, for people; `models` may be handles of an executor."""
+    """What one iteration did, for people.
+
+    As `iterate` returns it, all but the number may be handles of its executor.
+    """
 
     iteration: int
     conditions: tuple[ConditionReport, ...]
@@ -194,11 +240,13 @@ class Report(Record):
 
 __all__ = [
     "Assessment",
+    "AsynchronousState",
     "ConditionReport",
     "ConditionState",
     "CostModel",
     "DynamicsModel",
     "GPSState",
     "PolicyState",
+    "Renewed",
     "Report",
 ]

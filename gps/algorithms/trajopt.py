@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from gps.algorithms import stages
 from gps.algorithms.state import (
     Assessment,
-    ConditionReport,
     ConditionState,
     CostModel,
     DynamicsModel,
@@ -93,7 +92,7 @@ def iterate(
     new = each(ex, "improve", _improve, (cond, costs, models, checks, mults), config)
     report = Report(
         iteration=it,
-        conditions=tuple(ex.gather(each(ex, "report", _report, (new,)))),
+        conditions=tuple(ex.pick(c, "report") for c in new),
         policy_loss=float("nan"),
         models={"cost": tuple(costs), "dynamics": tuple(models)},
     )
@@ -134,10 +133,6 @@ def _improve(
         config.dual,
         config.guard,
     )
-
-
-def _report(condition: ConditionState) -> ConditionReport | None:
-    return condition.report
 
 
 def adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:

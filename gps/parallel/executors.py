@@ -1,58 +1,185 @@
 """Executors: `Serial` in the calling process, `Dask` on a local or a running cluster.
 
-Both give the same bytes. Tasks are named after their stage, so Dask's dashboard shows the pipeline;
-results stay on the worker that made them until they are gathered, and Dask runs a task where most
-of its arguments lie, which keeps a condition's chain on one worker.
+Both give the same bytes. Every call is a Dask task named after its stage, so Dask's dashboard shows
+the pipeline. All calls of a condition run on one worker, its home, and their results stay there
+until they are gathered; what comes from another worker is moved by Dask.
+
+Dask itself would repeat lost work from the beginning of the run, and move tasks to where a worker
+is idle. So the executor pins every task, and remembers for itself how each result was made, back to
+the last `keep`: from there on it has the values, and when a worker is lost, it runs again what was
+lost, on the others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
-import signal
 import threading
+import time
 import uuid
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Sequence, Set
+from concurrent import futures as threads
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from distributed import Client, Future, LocalCluster, WorkerPlugin
+import dask
+import dask.utils
+from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin
 
-from gps.errors import ConfigError, GPSError, choices
-from gps.execution import Executor, Serial, Timed, leaf, map_tree, run_timed
+from gps.errors import ClusterError, ConfigError, GPSError, SharedLostError, choices
+from gps.execution import Alone, Executor, Serial, Shared, map_tree, where
+from gps.parallel.group import fresh_address, run_member
+from gps.parallel.worker import (
+    CANCELLED,
+    Absent,
+    AnsweringActor,
+    Host,
+    Kept,
+    OneThread,
+    Prepare,
+    Result,
+    Slot,
+    attempt,
+    end_process,
+    nothing,
+    run_task,
+)
 from gps.threads import single_thread_environment
 
 log = logging.getLogger(__name__)
 
-
-class OneThread(WorkerPlugin):
-    """Pins BLAS and torch to one thread in every worker, for equal bytes."""
-
-    name = "gps-one-thread"
-
-    def setup(self, worker: Any) -> None:
-        """Called by Dask once in every worker process."""
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        torch.set_num_threads(1)
-        threadpool_limits(limits=1)
-        if threading.current_thread() is threading.main_thread():
-            # Ctrl-C is for the driver, which finishes the iteration with these workers
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+_INLINE = 2**18  # bytes; larger values are sent to a worker once, not with every task
+_POLL = 0.5  # seconds between looks at the workers while nothing comes in
+_MOMENT = 0.03  # seconds between transfers of what is finished
+_ATTEMPTS = 3  # workers that one task may take down before it is held to be the cause
+_LOSSES = 20  # losses in a row, of whatever cause
+# Dask makes malloc return memory to the system at once; records of megabytes then cost page faults
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 
 
-def run_task(fn: Callable[..., Any], *args: Any) -> Timed:
-    """A task on a worker: `fn` on the values of its arguments, timed."""
-    return run_timed(fn, args)
+class Handle:
+    """A call, and where its result is."""
+
+    def __init__(
+        self,
+        number: int,
+        stage: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        condition: int,
+        gang: int = 0,
+    ) -> None:
+        self.number, self.stage, self.condition, self.gang = number, stage, condition, gang
+        self.fn: Callable[..., Any] | None = fn
+        self.args = args
+        self.needs: tuple[Handle, ...] = tuple(_handles(args))
+        self.futures: list[Future] = []  # one, or one for each member of a gang
+        self.workers: list[str] = []
+        self.value: Any = None
+        self.gathered = False
+        self.kept = False
+        self.present = True
+        """Whether a kept value is where it was made, as far as is known."""
+        self.deaths = 0
+        self.attempts = 1
+
+    @property
+    def future(self) -> Future:
+        """Of the result."""
+        return self.futures[0]
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return self.stage if self.condition < 0 else f"{self.stage} of condition {self.condition}"
+
+    def state(self) -> str:
+        """pending, finished, error or lost."""
+        if self.gathered:
+            return "finished"
+        states = [future.status for future in self.futures]
+        if "error" in states:
+            return "error"
+        if any(state in ("cancelled", "lost") for state in states):
+            return "lost"
+        return "finished" if states[0] == "finished" else "pending"
+
+    def errors(self) -> list[tuple[Future, BaseException]]:
+        """What the call, or the members of a gang, have raised."""
+        return [(f, f.exception()) for f in self.futures if f.status == "error"]
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Whether an error says that something was lost, and not that the call is wrong."""
+        if self.gang and type(error) is ClusterError:  # a member that misses another
+            return True
+        return isinstance(error, (Absent, KilledWorker, *CANCELLED))
+
+    def lost(self) -> bool:
+        """Whether the call must be sent again."""
+        state = self.state()
+        if state == "error":
+            return all(self.is_loss(error) for _, error in self.errors())
+        return state == "lost"
+
+    def __repr__(self) -> str:
+        return f"<{self.label} {self.number}: {self.state() if self.futures else 'new'}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a handle cannot be sent; hand it to Executor.call in tuples, lists, dicts and records"
+        )
+
+
+@dataclass(frozen=True)
+class Picked:
+    """One attribute of a call's result."""
+
+    handle: Handle
+    name: str
+
+
+def _handles(tree: Any) -> list[Handle]:
+    found: dict[int, Handle] = {}
+
+    def collect(item: Any) -> Any:
+        if type(item) is Picked:
+            item = item.handle
+        if type(item) is Handle:
+            found[item.number] = item
+        return item
+
+    map_tree(collect, tree)
+    return list(found.values())
+
+
+def _size(value: Any) -> int:
+    """Bytes of the arrays in a value."""
+    total = 0
+
+    def count(item: Any) -> Any:
+        nonlocal total
+        total += int(getattr(item, "nbytes", 64))
+        return item
+
+    map_tree(count, value)
+    return total
 
 
 class Dask:
     """Runs stages on a Dask cluster.
 
     client: a connected `distributed.Client`; its cluster is left running on `close`.
-    scheduler: the address of a running cluster to join. Otherwise a LocalCluster of `workers`
-    single-threaded processes (default: one per core) is started, and closed by `close`.
+    scheduler: the address of a running cluster to join; for tls:// the certificates come from
+    Dask's own configuration. Otherwise a LocalCluster of `workers` single-threaded processes
+    (default: one per core) is started, and closed by `close`.
+    timeout: seconds to wait for a scheduler, also for one that is lost, and for its first worker;
+    None takes Dask's setting distributed.comm.timeouts.connect, 30 s.
+    task_timeout: seconds after which a worker that finishes nothing is restarted.
+    reserve: workers that get no condition, for the calls that have none; as far as there are more.
     """
 
     def __init__(
@@ -61,106 +188,590 @@ class Dask:
         *,
         workers: int | None = None,
         scheduler: str | None = None,
-        timeout: float = 30.0,
+        timeout: float | None = None,
+        task_timeout: float = 600.0,
+        reserve: int = 0,
     ) -> None:
+        if not task_timeout > 0:
+            raise ConfigError(f"the task time-out must be above 0 seconds, got {task_timeout}")
         self._cluster: LocalCluster | None = None
         self._own_client = client is None
+        if timeout is None:
+            setting = dask.config.get("distributed.comm.timeouts.connect", 30.0)
+            timeout = float(dask.utils.parse_timedelta(setting, "s"))
+        self._timeout, self._task_timeout, self._reserve = timeout, task_timeout, reserve
         if client is not None:
             self.client = client
         elif scheduler is not None:
-            try:
-                self.client = Client(scheduler, timeout=timeout, set_as_default=False)
-            except (OSError, TimeoutError, ValueError) as error:
-                raise GPSError(
-                    f"--scheduler {scheduler}: no Dask scheduler answers there within "
-                    f"{timeout:g} s ({error})"
-                ) from None
-            try:
-                self.client.wait_for_workers(1, timeout=timeout)
-            except TimeoutError:
-                self.client.close()
-                raise GPSError(
-                    f"--scheduler {scheduler}: no worker has joined it within {timeout:g} s; start "
-                    f"some with: dask worker {scheduler} --nthreads 1"
-                ) from None
+            self.client = _join(scheduler, timeout)
         else:
             if workers is not None and workers < 1:
                 raise ConfigError(f"--workers must be at least 1, got {workers}")
-            self._cluster = LocalCluster(
-                n_workers=workers or len(os.sched_getaffinity(0)),
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                env=single_thread_environment(),
-                silence_logs=logging.ERROR,
-                memory_limit=0,
-            )
-            self.client = Client(self._cluster, set_as_default=False)
-        self.client.register_plugin(OneThread())
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": _spawn_environment()}):
+                self._cluster = LocalCluster(
+                    n_workers=workers or len(os.sched_getaffinity(0)),
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    env=single_thread_environment(),
+                    silence_logs=logging.ERROR,
+                    memory_limit=0,
+                )
+            self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
+        self._register(OneThread())
+        self._address = str(self.client.scheduler_info(n_workers=0)["address"])
+        self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result
         self._count = itertools.count()
-        self._pending: list[tuple[str, Future]] = []
-        self._seconds: dict[Any, float] = {}
+        self._live: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+        self._homes: dict[int, str] = {}
+        self._workers: list[str] = []
+        self._banned: set[str] = set()
+        self._joined = False
+        self._losses = 0
+        self._looked = 0.0
+        self._turn = itertools.count()
+        self._busy: dict[str, tuple[frozenset[int], float]] = {}
+        self._copies: dict[int, dict[str, Future]] = {}
+        self._submitted: dict[str, int] = {}  # tasks per worker address
+        self._reported: dict[str, Result] = {}  # latest per process
+        self._process_of: dict[str, str] = {}
+        self._counted: dict[str, float] = {}
+        self._look()
+
+    @property
+    def workers(self) -> int:
+        """Number of workers."""
+        return max(1, len(self._workers))
+
+    concurrent = True
+
+    @property
+    def reserve(self) -> int:
+        """Workers that get no condition."""
+        return min(self._reserve, self.workers - 1)
 
     @property
     def dashboard(self) -> str:
         """Address of Dask's own dashboard."""
         return str(self.client.dashboard_link)
 
-    def warm_up(self, fn: Callable[[], None]) -> None:
-        """Run `fn` in one worker per host before the others need what it compiles."""
-        hosts: dict[str, str] = {}
-        for address, info in self.client.scheduler_info(n_workers=-1)["workers"].items():
-            hosts.setdefault(info["host"], address)
-        if hosts:
-            self.client.run(fn, workers=list(hosts.values()))
+    # workers
 
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Future:
-        """Submit `fn(*args)`; returns the future of a Timed."""
-        name = stage if condition < 0 else f"{stage}-c{condition}"
-        future = self.client.submit(
+    def _look(self) -> set[str]:
+        """The workers that are there now; waits while there are none. ClusterError without a
+        scheduler."""
+        waiting = 0.0
+        self._looked = time.monotonic()
+        while True:
+            self._require_scheduler()
+            try:
+                found = set(self._ask_scheduler()) - self._banned
+            except (OSError, TimeoutError):
+                time.sleep(0.1)
+                continue
+            if found:
+                break
+            if waiting == 0.0:
+                log.warning("no worker is left; waiting for one to join %s", self._address)
+                waiting = time.monotonic()
+            time.sleep(0.2)
+        if waiting:
+            log.warning("%d worker(s) joined after %.0f s", len(found), time.monotonic() - waiting)
+        kept = [w for w in self._workers if w in found]
+        new = sorted(found - set(kept))
+        if self._workers and (new or len(kept) < len(self._workers)):
+            log.info("workers: %d gone, %d new", len(self._workers) - len(kept), len(new))
+        self._joined = self._joined or bool(new)
+        self._workers = kept + new
+        self._submitted = {w: n for w, n in self._submitted.items() if w in found}
+        return found
+
+    def _ask_scheduler(self) -> Iterable[str]:
+        """Addresses of the workers, asked for now."""
+        scheduler: Any = self.client.scheduler
+
+        async def ask() -> Any:
+            return await scheduler.ncores()
+
+        future = self._start(ask())
+        try:
+            return list(future.result(timeout=self._timeout))
+        except threads.TimeoutError:
+            future.cancel()
+            raise TimeoutError from None
+
+    def _start(self, coroutine: Any) -> threads.Future[Any]:
+        """Run a coroutine in the client's thread, without waiting for it."""
+        loop: Any = self.client.loop
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
+
+    def _require_scheduler(self) -> None:
+        """Wait while the client tries to connect again; ClusterError when it has given up."""
+        said = False
+        while self.client.status == "connecting":
+            if not said:
+                log.warning("the scheduler %s does not answer; trying again", self._address)
+                said = True
+            time.sleep(0.1)
+        if self.client.status != "running":
+            raise ClusterError(
+                f"the Dask scheduler {self._address} is gone; iterations that were stored are "
+                "whole, continue from them with: gps resume"
+            )
+
+    def _candidates(self, condition: int) -> list[str]:
+        spare = self.reserve
+        if not spare:
+            return self._workers
+        return self._workers[spare:] if condition >= 0 else self._workers[:spare]
+
+    def _home(self, condition: int) -> str:
+        """The worker of a condition; the least loaded one the first time."""
+        candidates = self._candidates(condition)
+        if condition < 0:
+            return candidates[next(self._turn) % len(candidates)]
+        home = self._homes.get(condition)
+        if home not in candidates:
+            load = self._load(candidates)
+            home = min(candidates, key=lambda w: load[w])
+            self._homes[condition] = home
+        return home
+
+    def _load(self, candidates: Sequence[str]) -> dict[str, int]:
+        """How many conditions live on each worker."""
+        load = dict.fromkeys(candidates, 0)
+        for home in self._homes.values():
+            if home in load:
+                load[home] += 1
+        return load
+
+    def _spread(self, conditions: Iterable[int]) -> None:
+        """Give some conditions new homes where workers have joined."""
+        candidates = self._candidates(0)
+        load = self._load(candidates)
+        for m in conditions:
+            home = self._homes.get(m)
+            least = min(candidates, key=lambda w: load[w])
+            if home in load and load[home] > load[least] + 1:
+                load[home] -= 1
+                load[least] += 1
+                self._homes[m] = least
+        self._joined = max(load.values()) > min(load.values()) + 1
+
+    def prepare(self, fn: Callable[[], Any]) -> None:
+        """Run `fn` in every worker, first in one per host: it may compile what all will load."""
+        hosts: dict[str, str] = {}
+        for address in self._workers:
+            hosts.setdefault(address.rpartition(":")[0], address)
+        first = [
+            self.client.submit(attempt, fn, workers=[address], pure=False)
+            for address in hosts.values()
+        ]
+        self.client.gather(first)
+        self._register(Prepare(fn))
+
+    def _register(self, plugin: WorkerPlugin) -> None:
+        for wait in (0.2, 1.0, 5.0, None):
+            try:
+                self.client.register_plugin(plugin)
+                return
+            except OSError:  # a worker is lost in the middle; those that come later will have it
+                if wait is None:
+                    raise
+                time.sleep(wait)
+
+    # calls
+
+    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+        """Submit `fn(*args)`; returns a Handle."""
+        return self._new(Handle(next(self._count), stage, fn, args, condition))
+
+    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+        """Start `fn(group, *args)` on at most `size` workers at once, joined by gloo."""
+        return self._new(Handle(next(self._count), stage, fn, args, -1, gang=size))
+
+    def pick(self, handle: Any, name: str) -> Any:
+        """A handle of one attribute of a result, for `gather` only."""
+        return Picked(handle, name)
+
+    def _new(self, handle: Handle) -> Handle:
+        self._submit(handle)
+        self._live[handle.number] = handle
+        return handle
+
+    def _submit(self, handle: Handle) -> None:
+        assert handle.fn is not None
+        size = min(handle.gang, len(self._workers))
+        if size <= 1:
+            fn, args = handle.fn, handle.args
+            if handle.gang:
+                args = (Alone(), *args)
+            handle.workers = [self._home(handle.condition)]
+            handle.futures = [self._send(handle, handle.workers[0], fn, args)]
+            return
+        # idle workers first: a member that waits for a long rollout holds up all others
+        chosen = self._candidates(-1) + self._candidates(0)
+        handle.workers = list(dict.fromkeys(chosen))[:size]
+        address = self._fresh_address(handle.workers[0])
+        limit = self._task_timeout
+        handle.futures = [
+            self._send(
+                handle, worker, run_member, (handle.fn, r, size, address, limit, handle.args), r
+            )
+            for r, worker in enumerate(handle.workers)
+        ]
+
+    def _fresh_address(self, worker: str) -> str:
+        host = worker.rpartition("://")[2].rpartition(":")[0]
+        found = self.client.run(fresh_address, host, workers=[worker], on_error="ignore")
+        return next(iter(found.values()), "127.0.0.1:0")
+
+    def _send(
+        self,
+        handle: Handle,
+        worker: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        rank: int = 0,
+    ) -> Future:
+        values: list[Future] = []
+        places: dict[int, Any] = {}
+
+        def place(item: Any) -> Any:
+            if type(item) is not Handle:
+                return item
+            if item.number not in places:
+                places[item.number] = self._place(item, worker, values)
+            return places[item.number]
+
+        template = map_tree(place, args)
+        key = f"{handle.label.replace(' of condition ', '-c')}-{self._run}-{handle.number}"
+        self._submitted[worker] = self._submitted.get(worker, 0) + 1
+        announce = (self._topic, handle.number) if handle.attempts > 1 else None
+        return self.client.submit(
             run_task,
-            fn,
-            *args,
-            key=(f"{stage}", f"{name}-{self._run}-{next(self._count)}"),
+            *(self._run, handle.stage, announce, fn, template, *values),
+            key=(handle.stage, f"{key}-{rank}-{next(self._count)}"),
+            workers=[worker],
+            allow_other_workers=False,
         )
-        self._pending.append((stage, future))
-        return future
+
+    def _place(self, item: Handle, worker: str, values: list[Future]) -> Any:
+        """What stands for a handle in the arguments of a task on `worker`."""
+        here = item.workers[0] == worker and item.present
+        if item.kept:
+            return Kept(item.future.key) if here else self._copy(item, worker, values)
+        if item.gathered and item.workers[0] not in self._workers:
+            return self._copy(item, worker, values)
+        values.append(item.future)
+        return Slot(len(values) - 1)
+
+    def _copy(self, item: Handle, worker: str, values: list[Future]) -> Any:
+        """The value itself when it is small, else a copy on `worker`, made once."""
+        if _size(item.value) <= _INLINE:
+            return item.value
+        copies = self._copies.setdefault(item.number, {})
+        if not copies:
+            weakref.finalize(item, self._copies.pop, item.number, None)
+        if worker not in copies or copies[worker].status != "finished":
+            try:
+                (copies[worker],) = self.client.scatter([item.value], workers=[worker], hash=False)
+            except (OSError, TimeoutError, KeyError, ValueError):  # that worker has just gone
+                return item.value
+        values.append(copies[worker])
+        return Slot(len(values) - 1)
+
+    # shared objects
+
+    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+        """An actor on one of the workers."""
+        try:
+            with self.client.as_current():  # without a client the actor would let go of itself
+                actor = self.client.submit(
+                    Host,
+                    make,
+                    args,
+                    actor=True,
+                    workers=[self._home(-1)],
+                    key=f"shared-{self._run}-{next(self._count)}",
+                ).result(timeout=self._timeout)
+        except (OSError, TimeoutError, KilledWorker, *CANCELLED) as error:
+            raise SharedLostError(f"the worker of a shared object is gone ({error})") from error
+        return AnsweringActor(actor, self._timeout, self.client)
+
+    # results
+
+    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
+        """The handles whose result is there, one at least unless `timeout` seconds pass first."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if any(type(h) is Handle and h.lost() for h in handles):
+                self._recover()
+            done = [
+                h for h in handles if type(h) is not Handle or h.state() in ("finished", "error")
+            ]
+            if done or not handles:
+                return done
+            step = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+            if step <= 0:
+                return []
+            pending = [f for h in handles for f in h.futures if f.status == "pending"]
+            if not self._wait_for(pending, step, any_of=True):
+                self._check()
+
+    def _wait_for(self, futures: Sequence[Future], timeout: float, *, any_of: bool) -> bool:
+        """Wait until all of `futures`, or any, are over; whether that was before `timeout` seconds.
+
+        Dask's own wait raises at a time-out, and its exception keeps the frames here, and with them
+        all results, alive until the garbage collector runs.
+        """
+        begin = time.monotonic()
+        while True:
+            pending = sum(future.status == "pending" for future in futures)
+            if not pending or (any_of and pending < len(futures)):
+                return True
+            waited = time.monotonic() - begin
+            if waited >= timeout:
+                return False
+            # look again and again: Dask's callbacks hold on to what nobody waits for any more
+            time.sleep(min(0.02, max(0.001, waited / 10, 1e-5 * len(futures))))
 
     def gather(self, tree: Any) -> Any:
-        """Bring the values of all futures in `tree` here, in one transfer."""
-        futures: dict[Any, Future] = {}
+        """Bring the values of all handles in `tree` here.
 
-        def collect(item: Any) -> Any:
-            if isinstance(item, Future):
-                futures[item.key] = item
-            return item
+        What is finished is fetched while the rest is computed: also results that are not asked for
+        yet, as the run loop stores them all.
+        """
+        todo = [h for h in _handles(tree) if not h.gathered]
+        while todo:
+            self._settle(todo)
+            for handle in todo:
+                if handle.state() == "error" and not handle.lost():
+                    self._raise(handle)
+            self._fetch([h for h in self._unfinished() if h.state() == "finished"])
+            todo = [h for h in todo if not h.gathered]
 
-        map_tree(collect, tree)
-        keys = list(futures)
-        values = dict(zip(keys, self.client.gather([futures[key] for key in keys]), strict=True))
-        self._seconds |= {key: value.seconds for key, value in values.items()}
-        return map_tree(
-            lambda item: leaf(values[item.key]) if isinstance(item, Future) else leaf(item), tree
+        def value_of(item: Any) -> Any:
+            if type(item) is Picked:
+                return getattr(item.handle.value, item.name)
+            return item.value if type(item) is Handle else item
+
+        return map_tree(value_of, tree)
+
+    def _settle(self, handles: Sequence[Handle]) -> None:
+        """Wait until no call is pending, at most for a moment; mend what is lost."""
+        if any(h.lost() for h in handles):
+            self._recover()
+        pending = [f for h in handles for f in h.futures if f.status == "pending"]
+        over = self._wait_for(pending, _MOMENT, any_of=False)
+        if not over and time.monotonic() - self._looked > _POLL:
+            self._check()
+
+    def _fetch(self, handles: Sequence[Handle]) -> None:
+        """Bring results here in one transfer; leaves those alone whose worker is lost meanwhile."""
+        if not handles:
+            return
+        futures = [h.future for h in handles]
+
+        async def get() -> Any:
+            return await self.client.gather(futures, asynchronous=True)
+
+        task = self._start(get())
+        while True:
+            try:
+                results = task.result(timeout=_POLL)
+                break
+            except threads.TimeoutError:
+                if task.done():  # the transfer's own
+                    return
+                gone = set(self._workers) - self._look()
+                if gone or not set().union(*(h.workers[:1] for h in handles)) <= set(self._workers):
+                    task.cancel()
+                    self._check()
+                    return
+            except (OSError, KilledWorker, *CANCELLED):
+                self._check()
+                return
+        for handle, result in zip(handles, results, strict=True):
+            handle.value, handle.gathered = result.value, True
+            self._process_of[handle.workers[0]] = result.process
+            known = self._reported.get(result.process)
+            if known is None or known.tasks < result.tasks:
+                self._reported[result.process] = Result(
+                    None, result.process, result.spent, result.tasks
+                )
+
+    def keep(self, tree: Any) -> Any:
+        """Forget how gathered handles were made; later calls start from their values."""
+        handles = _handles(tree)
+        self.gather(handles)
+        for handle in handles:
+            handle.kept = True
+            self._losses = 0
+            # results without a condition are used everywhere, and Dask thins out copies as it likes
+            handle.present = handle.condition >= 0
+            handle.fn, handle.args, handle.needs = None, (), ()
+        if time.monotonic() - self._looked > _POLL:
+            self._look()
+        if self._joined:
+            self._spread({h.condition for h in handles if h.condition >= 0})
+        return tree
+
+    def _raise(self, handle: Handle) -> None:
+        """Raise what the call has raised, or the call whose result it needed."""
+        root = handle
+        while bad := [h for h in root.needs if not h.gathered and h.state() == "error"]:
+            root = bad[0]
+        future = next(f for f, error in root.errors() if not root.is_loss(error))
+        try:
+            future.result()
+        except Exception as error:
+            error.add_note(where(root.stage, root.condition))
+            raise
+
+    # faults
+
+    def _check(self) -> None:
+        """Look for workers that are gone, or finish nothing any more."""
+        found = self._look()
+        if any(not set(h.workers) <= found for h in self._unfinished()):
+            self._recover()
+            return
+        now = time.monotonic()
+        busy: dict[str, set[int]] = {}
+        for handle in self._unfinished():
+            if all(h.state() == "finished" for h in handle.needs):
+                for worker in handle.workers:
+                    busy.setdefault(worker, set()).add(handle.number)
+        before, self._busy = self._busy, {}
+        for worker, numbers in busy.items():
+            known, since = before.get(worker, (frozenset(), now))
+            self._busy[worker] = (known, since) if known == numbers else (frozenset(numbers), now)
+            if now - self._busy[worker][1] > self._task_timeout:
+                self._restart(worker, self._live.get(min(numbers)))
+
+    def _restart(self, worker: str, handle: Handle | None) -> None:
+        what = "its task" if handle is None else handle.label
+        log.warning(
+            "%s has not finished within %g s: restarting worker %s",
+            what, self._task_timeout, worker,
+        )  # fmt: skip
+        self._stop(worker)
+        self._busy = {}  # that took seconds
+        self._recover({worker})
+
+    def _stop(self, worker: str) -> None:
+        """End a worker that hangs: by itself if it still listens, else by its nanny."""
+
+        async def end() -> None:
+            with suppress(OSError, TimeoutError, ValueError):
+                await self.client.run(end_process, workers=[worker], asynchronous=True)
+
+        self._start(end())
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if worker not in self._look():
+                return
+
+        def restart() -> None:
+            try:  # a nanny that is stopped in the middle starts nothing any more: no short time-out
+                self.client.restart_workers([worker], timeout=300.0, raise_for_error=False)
+            except (ValueError, OSError, TimeoutError, KeyError) as error:
+                log.warning("worker %s cannot be restarted (%s)", worker, error)
+
+        threading.Thread(target=restart, daemon=True).start()
+        self._banned.add(worker)
+
+    def _unfinished(self) -> list[Handle]:
+        """Calls whose result is neither here nor given up, in order of submission."""
+        live = sorted(self._live.values(), key=lambda h: h.number)
+        return [h for h in live if not h.gathered]
+
+    def _recover(self, dead: Set[str] = frozenset()) -> None:
+        """Submit again what was lost, also with the workers `dead`, and what waits for it."""
+        found = self._look() - dead
+        again: list[Handle] = []
+        chosen: set[int] = set()
+        gone: set[str] = set()
+        for handle in self._unfinished():
+            left = {w for w in handle.workers if w not in found}
+            if not (left or handle.lost() or any(h.number in chosen for h in handle.needs)):
+                continue
+            if handle.state() == "error":
+                for need in handle.needs:
+                    need.present = False
+            gone |= left
+            chosen.add(handle.number)
+            again.append(handle)
+        if not again:
+            return
+        self._blame(gone)
+        log.warning(
+            "lost: %s; running it again on %d worker(s)",
+            ", ".join(h.label for h in again[:4]) + (", ..." if len(again) > 4 else ""),
+            len(self._workers),
         )
+        for handle in again:
+            handle.attempts += 1
+            self._submit(handle)
+
+    def _blame(self, gone: Set[str]) -> None:
+        """Count the workers that a call takes down with it; ClusterError when it is too many.
+
+        A call that is run again says when it begins and ends, so that the right one is named.
+        """
+        self._losses += 1
+        reason = f"its worker died, or was stopped after {self._task_timeout:g} s, each time"
+        last: dict[str, int] = {}
+        for _, event in self.client.get_events(self._topic):
+            last[event["worker"]] = event["begins"]
+        for worker in gone:
+            handle = self._live.get(last.get(worker, -1))
+            if handle is not None:
+                handle.deaths += 1
+                if handle.deaths >= _ATTEMPTS:
+                    raise ClusterError(
+                        f"{handle.label}: given up after {_ATTEMPTS} attempts; {reason}"
+                    )
+        if self._losses > _LOSSES:
+            raise ClusterError(f"given up: workers were lost {_LOSSES} times without any progress")
+
+    # times
 
     def seconds(self) -> dict[str, float]:
         """Seconds of work per stage since the last call, summed over workers."""
-        pending, self._pending = self._pending, []
-        known, self._seconds = self._seconds, {}
-        missing = [future for _, future in pending if future.key not in known]
-        if missing:  # results that nobody asked for: fetch the number, not the data
-            asked = [self.client.submit(_seconds_of, future, pure=False) for future in missing]
-            known |= dict(zip([f.key for f in missing], self.client.gather(asked), strict=True))
-        out: dict[str, float] = {}
-        for stage, future in pending:
-            out[stage] = out.get(stage, 0.0) + known[future.key]
-        return out
+        behind = [
+            worker
+            for worker, tasks in self._submitted.items()
+            if worker in self._workers and tasks > self._known(worker)
+        ]
+        if behind:
+            asked = []
+            for worker in behind:
+                handle = Handle(next(self._count), "seconds", nothing, (), -1)
+                handle.workers = [worker]
+                handle.futures = [self._send(handle, worker, nothing, ())]
+                asked.append(handle)
+            self._fetch(asked)
+        totals: dict[str, float] = {}
+        for result in self._reported.values():
+            for stage, spent in result.spent.items():
+                if stage != "seconds":
+                    totals[stage] = totals.get(stage, 0.0) + spent
+        before, self._counted = self._counted, totals
+        return {s: t - before.get(s, 0.0) for s, t in totals.items() if t != before.get(s)}
+
+    def _known(self, worker: str) -> int:
+        process = self._process_of.get(worker)
+        return self._reported[process].tasks if process in self._reported else 0
 
     def close(self) -> None:
         """Disconnect, and stop the workers if they were started here."""
-        self._pending = []
+        self._live.clear()
+        self._copies.clear()
         if self._own_client:
             self.client.close()
         if self._cluster is not None:
@@ -168,30 +779,49 @@ class Dask:
             self._cluster = None
 
 
-def _seconds_of(result: Timed) -> float:
-    return result.seconds
+def _spawn_environment() -> dict[str, str]:
+    """What must be set before a worker process starts."""
+    before = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return {**before, **single_thread_environment(), **_MALLOC}
+
+
+def _join(scheduler: str, timeout: float) -> Client:
+    """A client of a running cluster with at least one worker; GPSError in one line otherwise."""
+    try:
+        client = Client(scheduler, timeout=timeout, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        raise GPSError(
+            f"--scheduler {scheduler}: no Dask scheduler answers there within {timeout:g} s "
+            f"({' '.join(str(error).split())})"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError:
+        client.close()
+        raise GPSError(
+            f"--scheduler {scheduler}: no worker has joined it within {timeout:g} s; start "
+            f"some with: dask worker {scheduler} --nthreads 1"
+        ) from None
+    return client
 
 
 def make_executor(
     kind: Literal["serial", "dask"] = "dask",
     workers: int | None = None,
     scheduler: str | None = None,
-    warm_up: Callable[[], None] | None = None,
+    *,
+    task_timeout: float | None = None,
+    reserve: int = 0,
 ) -> Executor:
-    """The executor that the command line asks for. Raises ConfigError, GPSError.
-
-    warm_up: run once per host before anything else, so that only one process compiles kernels.
-    """
+    """The executor that the command line asks for. Raises ConfigError, GPSError."""
     if kind == "serial":
-        if workers is not None or scheduler is not None:
-            raise ConfigError("--workers and --scheduler need --executor dask")
+        if (workers, scheduler, task_timeout) != (None, None, None):
+            raise ConfigError("--workers, --scheduler and --task-timeout need --executor dask")
         return Serial()
     if kind != "dask":
         raise ConfigError(choices("executor", kind, ("serial", "dask")))
-    executor = Dask(workers=workers, scheduler=scheduler)
-    if warm_up is not None:
-        executor.warm_up(warm_up)
-    return executor
+    limit = 600.0 if task_timeout is None else task_timeout
+    return Dask(workers=workers, scheduler=scheduler, task_timeout=limit, reserve=reserve)
 
 
 __all__ = ["Dask", "Executor", "Serial", "make_executor"]

@@ -1,7 +1,8 @@
 """Experiments and their runs: loading, the loop, the store.
 
 `load(name or path)` gives an Experiment, `run` and `resume` yield an IterationReport for each
-iteration, `RunFolder` reads what a run left behind.
+iteration, `run_asynchronous` and `resume_asynchronous` for each snapshot, `RunFolder` reads what a
+run left behind.
 """
 
 from __future__ import annotations
@@ -11,19 +12,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gps.pipeline.asynchronous import (
+        AsynchronousConfig,
+        resume_asynchronous,
+        run_asynchronous,
+    )
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.runner import IterationReport, resume, run
     from gps.pipeline.store import RunFolder
 
 _HOME = {
+    "AsynchronousConfig": "asynchronous",
     "Experiment": "experiment",
     "IterationReport": "runner",
     "RunFolder": "store",
     "resume": "runner",
+    "resume_asynchronous": "asynchronous",
     "run": "runner",
+    "run_asynchronous": "asynchronous",
 }
 
-__all__ = ["Experiment", "IterationReport", "RunFolder", "load", "resume", "run"]
+__all__ = [
+    "AsynchronousConfig",
+    "Experiment",
+    "IterationReport",
+    "RunFolder",
+    "load",
+    "resume",
+    "resume_asynchronous",
+    "run",
+    "run_asynchronous",
+]
 
 
 def load(name_or_path: str | Path) -> Experiment:

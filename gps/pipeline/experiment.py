@@ -7,11 +7,11 @@ does not fit together, before the first rollout.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from gps.algorithms.state import GPSState, Report
+from gps.algorithms.state import GPSState, Renewed, Report
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
@@ -66,6 +66,48 @@ class AlgorithmConfig(Protocol):
         self, state: GPSState, rollouts: tuple[Any, ...], executor: Executor
     ) -> tuple[GPSState, Report]:
         """One iteration; pure. The entries of `rollouts` may be handles of the executor."""
+        ...
+
+
+@runtime_checkable
+class AsynchronousAlgorithm(Protocol):
+    """What an algorithm's configuration has besides, if its conditions can go on by themselves."""
+
+    @property
+    def keeps_training(self) -> bool:
+        """Whether to train once more on the same data changes the policy for the better."""
+        ...
+
+    @property
+    def trainers(self) -> int:
+        """Processes that train the policy at once; the executor keeps so many workers free."""
+        ...
+
+    def check_asynchronous(self) -> None:
+        """ConfigError when the settings need all conditions at once."""
+        ...
+
+    def renew(
+        self,
+        condition: Any,
+        rollouts: Any,
+        cost: Cost,
+        policy: Any,
+        at: tuple[int, int, int],
+        executor: Executor,
+    ) -> Renewed:
+        """Submit all that one condition does after its rollouts.
+
+        condition, rollouts, policy: values or handles; the policy is None before its first
+        training. at: seed, the condition's own iteration, the condition: the address of random
+        numbers.
+        """
+        ...
+
+    def train(
+        self, policy: Any, data: Sequence[Any], seed: int, version: int, executor: Executor
+    ) -> Any:
+        """Submit one training of the policy on `data`; a handle of its PolicyState."""
         ...
 
 

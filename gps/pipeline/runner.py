@@ -7,17 +7,19 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gps.algorithms.state import GPSState, Report
-from gps.errors import ConfigError, GPSError, StoreError
+from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import stages
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.store import RunFolder, Snapshot
+from gps.pipeline.warmup import warm_up
 from gps.threads import one_thread
 from gps.types import Agent, Record, Rollouts
 
@@ -66,12 +68,15 @@ def run(
     out: str | Path | None = None,
     executor: Executor | None = None,
     source: Path | None = None,
+    ahead: bool = True,
 ) -> Iterator[IterationReport]:
     """Run an experiment; yields a report after every stored iteration.
 
     out: the run folder, which must be new or empty; None keeps everything in memory.
     executor: where the stages run; None runs them in this process. source: the hyperparams file,
-    copied into the run folder. Raises ConfigError before the first rollout, SimulationError,
+    copied into the run folder. ahead: let the workers of a cluster begin the next rollouts while an
+    iteration is stored and reported; they are
+    dropped if nobody asks for it. Raises ConfigError before the first rollout, SimulationError,
     StoreError.
     """
     if not isinstance(experiment, Experiment):
@@ -89,7 +94,7 @@ def run(
         if out is not None:
             where = "serial" if executor is None else type(executor).__name__.lower()
             folder = RunFolder.create(Path(out), experiment, source, extra={"executor": where})
-    yield from _checked_loop(experiment, agent, state, folder, executor)
+    yield from _checked_loop(experiment, agent, state, folder, executor, ahead=ahead)
 
 
 def resume(
@@ -98,13 +103,20 @@ def resume(
     start: int | None = None,
     iterations: int | None = None,
     executor: Executor | None = None,
+    ahead: bool = True,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
     start: the iteration to go on from (later ones are deleted); None takes the last whole one.
-    iterations: the total to reach; None takes the experiment's. Raises StoreError.
+    iterations: the total to reach; None takes the experiment's. executor, ahead: as in `run`.
+    Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
+    if "asynchronous" in folder.info():
+        raise StoreError(
+            f"{folder.path} is an asynchronous run; continue it with gps.resume_asynchronous, or "
+            "with: gps resume"
+        )
     experiment = folder.experiment()
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
@@ -120,7 +132,7 @@ def resume(
         agent = experiment.validate()
         stored = folder.read_state(start)
         state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
-    yield from _checked_loop(experiment, agent, state, folder, executor, stored=True)
+    yield from _checked_loop(experiment, agent, state, folder, executor, stored=True, ahead=ahead)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -134,12 +146,13 @@ def _checked_loop(
     folder: RunFolder | None,
     executor: Executor | None,
     stored: bool = False,
+    ahead: bool = True,
 ) -> Iterator[IterationReport]:
     ex = executor or Serial()
     try:
         if folder is not None and not stored:
             folder.write(Snapshot.of_start(state))
-        yield from _loop(experiment, agent, state, folder, ex)
+        yield from _loop(experiment, agent, state, folder, ex, ahead)
     finally:
         if folder is not None:
             folder.close()
@@ -153,15 +166,20 @@ def _loop(
     state: GPSState,
     folder: RunFolder | None,
     ex: Executor,
+    ahead: bool,
 ) -> Iterator[IterationReport]:
     M = range(agent.n_conditions)
+    if state.iteration < experiment.iterations:
+        ex.prepare(partial(warm_up, experiment.world))
     ex.seconds()
+    live: tuple[Any, ...] | None = None
     while state.iteration < experiment.iterations:
         begin = time.perf_counter()
         with one_thread():
             it = state.iteration
-            live = tuple(_rollouts(experiment, state, ex, M))
             try:
+                if live is None:
+                    live = tuple(_rollouts(experiment, state, ex, M))
                 live_state, live_report = experiment.algorithm.iterate(state, live, ex)
                 local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
                 policy = [
@@ -172,13 +190,19 @@ def _loop(
                 done, rollouts, report, local, policy = ex.gather(
                     (live_state, live, live_report, local, policy)
                 )
-            except GPSError as error:
+            except Exception as error:
                 error.add_note(f"in iteration {it + 1}")
                 raise
             stage_seconds = ex.seconds()
             row = metrics_row(report, local, policy, done, agent, experiment)
             row["seconds"] = time.perf_counter() - begin
             row |= {f"seconds_{name}": s for name, s in stage_seconds.items()}
+            # handles: on a cluster the data stays on its workers
+            ex.keep((live_state.conditions, live_state.policy))
+            state, live = live_state, None
+            del live_report
+            if ahead and ex.concurrent and state.iteration < experiment.iterations:
+                live = tuple(_rollouts(experiment, state, ex, M))
             if folder is not None:
                 clean = replace(report, models={})
                 folder.write(
@@ -204,7 +228,6 @@ def _loop(
             stage_seconds=stage_seconds,
             events=events,
         )
-        state = live_state  # handles: on a cluster the data stays on its workers
 
 
 def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -> list[Any]:

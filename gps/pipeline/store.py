@@ -5,6 +5,7 @@
     RUN/iterations/0000.h5     the state before the first iteration
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
+    RUN/updates.csv            of an asynchronous run: one row per update of a condition
     RUN/tensorboard/           the same numbers as events
     RUN/lock                   present while a process writes to the run
 
@@ -606,6 +607,24 @@ class RunFolder:
             except ValueError:
                 log.warning("%s: skipped a line that holds no numbers: %s", path, line.strip())
         return rows
+
+    # other tables
+
+    def append_line(self, name: str, row: Mapping[str, float | int]) -> None:
+        """Add a row to the table `name` in the run folder at once; raises StoreError."""
+        self._lock()
+        path = self.path / name
+        with self._writing(path), open(path, "a", encoding="utf-8", newline="") as file:
+            head = _csv_line(list(row)) if file.tell() == 0 else ""
+            file.write(head + _csv_line([repr(value) for value in row.values()]))
+
+    def cut_lines(self, name: str, rows: int) -> None:
+        """Keep the first `rows` rows of the table `name`; raises StoreError."""
+        self._lock()
+        path = self.path / name
+        with self._writing(path):
+            if path.exists():
+                write_whole(path, b"".join(path.read_bytes().splitlines(True)[: rows + 1]))
 
     def _write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         columns = list(dict.fromkeys(k for row in rows for k in row)) or ["iteration"]

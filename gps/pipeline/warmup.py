@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from gps.pipeline.experiment import WorldConfig
+from gps.pipeline.stages import agent_of
 
-def warm_up() -> None:
-    """One serial MDGPS iteration on a tiny point mass; about a second once kernels are cached."""
+
+def warm_up(world: WorldConfig | None = None) -> None:
+    """Two serial MDGPS iterations on a tiny point mass; about a second once kernels are cached.
+
+    world: also build its agent, as every worker needs it.
+    """
+    if world is not None:
+        agent_of(world)
     from gps.agents.point_mass import PointMassConfig
     from gps.algorithms.mdgps import MDGPSConfig
     from gps.control.initial import HoldConfig

@@ -14,6 +14,7 @@ from gps.policies.neural import (
     PlainLayout,
     initial_policy,
 )
+from gps.policies.sgd import SGDConfig
 from gps.policies.training import (
     Problem,
     TrainingConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "PlainLayout",
     "PolicyPrior",
     "Problem",
+    "SGDConfig",
     "TrainingConfig",
     "TrainingData",
     "TrainingResult",

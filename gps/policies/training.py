@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -125,9 +126,15 @@ class TrainingResult(Record):
     policy: NeuralPolicy
     trace: Array  # (points,) loss in nats, mean over the minibatches of equal stretches
     loss: float  # in nats, over all samples after the last step
+    staleness: Array | None = None
+    """(k,) Number of updates of staleness 0, 1, ...; None but for asynchronous training."""
+    dropped: int = 0
+    """Gradients that were too stale; asynchronous training only."""
 
     def __post_init__(self) -> None:
         freeze(self, trace=(*shape_of(self, "trace", 1),))
+        if self.staleness is not None:
+            freeze(self, staleness=(*shape_of(self, "staleness", 1),))
 
 
 def fit(
@@ -143,20 +150,43 @@ def fit(
     theta, m, v = (flatten(a) for a in (policy.weights, policy.optimiser.m, policy.optimiser.v))
     done = policy.optimiser.step
     plan = schedule(config, done)
-    layout = policy.network.plain_layout(policy.no, policy.nu)
-    if layout is None:
-        losses = _train_torch(policy, problem, theta, m, v, batches, plan, config)
-    else:
-        losses = _train_plain(layout, problem, theta, m, v, batches, plan, config)
-    policy = updated(policy, theta, m, v, done + config.steps)
+    losses = gradient_of(policy.network, problem).train(theta, m, v, batches, plan, config)
+    return finished(policy, problem, data, theta, m, v, losses, config)
 
+
+def pooled(data: Sequence[TrainingData]) -> TrainingData:
+    """The samples of several records, one after another."""
+    fields = ("obs", "target", "precision", "weight")
+    return TrainingData(**{f: np.concatenate([getattr(d, f) for d in data]) for f in fields})
+
+
+def finished(
+    policy: NeuralPolicy,
+    problem: Problem,
+    data: TrainingData,
+    theta: Array,
+    m: Array,
+    v: Array,
+    losses: Array,
+    config: TrainingConfig,
+    staleness: Array | None = None,
+    dropped: int = 0,
+) -> TrainingResult:
+    """The result of a training of `config.steps` updates; losses (steps,) lack the problem's scale.
+
+    policy, problem: as from `prepare`; theta, m, v: the vectors after the last update. Raises
+    FitError when the loss over all samples is not finite.
+    """
+    policy = updated(policy, theta, m, v, policy.optimiser.step + config.steps)
     loss = problem.loss(policy.mean(data.obs))
     if not np.isfinite(loss):
-        raise _diverged(config.steps, config)
+        raise diverged(config.steps, config)
     parts = np.array_split(losses * problem.scale, min(config.trace_points, config.steps))
     trace = np.array([part.mean() for part in parts])
     log.debug("policy: loss %.4g -> %.4g nats in %d steps", trace[0], loss, config.steps)
-    return TrainingResult(policy=policy, trace=trace, loss=loss)
+    return TrainingResult(
+        policy=policy, trace=trace, loss=loss, staleness=staleness, dropped=dropped
+    )
 
 
 def prepare(
@@ -250,18 +280,10 @@ def batch_gradient(
     if batch.ndim != 1 or not batch.size or batch.min() < 0 or batch.max() >= len(problem.obs):
         raise ShapeError(f"batch must hold rows of the {len(problem.obs)} samples, got {batch}")
     layout = network.plain_layout(no, nu)
-    grad = np.empty(theta.size)
-    if layout is None:
-        return _TorchGradient(network, problem)(theta, batch, grad), grad
-    if theta.shape != (layout.n_weights,):
+    if layout is not None and theta.shape != (layout.n_weights,):
         raise ShapeError(f"theta must hold {layout.n_weights} weights, got shape {theta.shape}")
-    sizes = np.array(layout.sizes, dtype=np.int64)
-    acts, delta = _workspace(layout, batch.size)
-    loss = _kernels.gradient(
-        theta, sizes, layout.activation, problem.obs, problem.target, problem.precision, batch,
-        acts, delta, grad,
-    )  # fmt: skip
-    return float(loss), grad
+    grad = np.empty(theta.size)
+    return gradient_of(network, problem)(theta, batch, grad), grad
 
 
 def adam_step(
@@ -299,52 +321,84 @@ def updated(policy: NeuralPolicy, theta: Array, m: Array, v: Array, step: int) -
     return replace(policy, weights=unflatten(theta, policy.weights), optimiser=state)
 
 
-def _train_plain(
-    layout: PlainLayout,
-    problem: Problem,
-    theta: Array,
-    m: Array,
-    v: Array,
-    batches: Indices,
-    plan: Array,
-    config: TrainingConfig,
-) -> Array:
-    """All steps in one kernel; theta, m and v are changed in place. Returns the losses (steps,)."""
-    losses, grad = np.zeros(len(batches)), np.empty(theta.size)
-    acts, delta = _workspace(layout, batches.shape[1])
-    failed = _kernels.train(
-        theta, m, v, np.array(layout.sizes, dtype=np.int64), layout.activation, problem.obs,
-        problem.target, problem.precision, batches, plan, config.beta1, config.beta2, config.eps,
-        config.weight_decay, acts, delta, grad, losses,
-    )  # fmt: skip
-    if failed >= 0:
-        raise _diverged(failed, config)
-    return losses
+def gradient_of(network: Network, problem: Problem) -> Gradient:
+    """The gradient of minibatches of `problem`, by the kernels where they know the network."""
+    layout = network.plain_layout(problem.obs.shape[1], problem.target.shape[1])
+    return _TorchGradient(network, problem) if layout is None else _PlainGradient(layout, problem)
 
 
-def _train_torch(
-    policy: NeuralPolicy,
-    problem: Problem,
-    theta: Array,
-    m: Array,
-    v: Array,
-    batches: Indices,
-    plan: Array,
-    config: TrainingConfig,
-) -> Array:
-    """The same for any network: gradients from torch, steps from the kernel."""
-    losses, grad = np.zeros(len(batches)), np.empty(theta.size)
-    gradient = _TorchGradient(policy.network, problem)
-    for s, batch in enumerate(batches):
-        losses[s] = gradient(theta, batch, grad)
-        if not np.isfinite(losses[s]):
-            raise _diverged(s, config)
-        adam_step(theta, m, v, grad, plan[s], config)
-    return losses
+class Gradient(Protocol):
+    """Loss and gradient of minibatches; nothing is checked. Not for two threads at once."""
+
+    def __call__(self, theta: Array, batch: Indices, grad: Array) -> float:
+        """Mean loss of the samples `batch` (B,), without the scale; its gradient into `grad`."""
+        ...
+
+    def train(
+        self,
+        theta: Array,
+        m: Array,
+        v: Array,
+        batches: Indices,
+        plan: Array,
+        config: TrainingConfig,
+    ) -> Array:
+        """One Adam step for each row of `batches` (steps, B), with the row of `plan` (`schedule`).
+
+        Changes theta, m and v in place; returns the losses (steps,). Raises FitError.
+        """
+        ...
+
+
+class _PlainGradient:
+    """By the kernels; a whole training is one call of them."""
+
+    def __init__(self, layout: PlainLayout, problem: Problem) -> None:
+        self.layout, self.problem = layout, problem
+        self.sizes = np.array(layout.sizes, dtype=np.int64)
+        self._space: tuple[int, Array, Array] | None = None
+
+    def _workspace(self, batch_size: int) -> tuple[Array, Array]:
+        """Buffers of `_kernels.gradient`, kept from call to call."""
+        if self._space is None or self._space[0] != batch_size:
+            acts = np.empty(batch_size * sum(self.layout.sizes))
+            delta = np.empty((2, batch_size * max(self.layout.sizes)))
+            self._space = batch_size, acts, delta
+        return self._space[1:]
+
+    def __call__(self, theta: Array, batch: Indices, grad: Array) -> float:
+        acts, delta = self._workspace(batch.size)
+        p = self.problem
+        loss: float = _kernels.gradient(
+            theta, self.sizes, self.layout.activation, p.obs, p.target, p.precision, batch, acts,
+            delta, grad,
+        )  # fmt: skip
+        return loss
+
+    def train(
+        self,
+        theta: Array,
+        m: Array,
+        v: Array,
+        batches: Indices,
+        plan: Array,
+        config: TrainingConfig,
+    ) -> Array:
+        losses, grad = np.zeros(len(batches)), np.empty(theta.size)
+        acts, delta = self._workspace(batches.shape[1])
+        p = self.problem
+        failed = _kernels.train(
+            theta, m, v, self.sizes, self.layout.activation, p.obs, p.target, p.precision, batches,
+            plan, config.beta1, config.beta2, config.eps, config.weight_decay, acts, delta, grad,
+            losses,
+        )  # fmt: skip
+        if failed >= 0:
+            raise diverged(failed, config)
+        return losses
 
 
 class _TorchGradient:
-    """Loss and gradient of a network that is known only as a torch module."""
+    """For a network that is known only as a torch module: gradients by torch, steps by us."""
 
     def __init__(self, network: Network, problem: Problem) -> None:
         import torch
@@ -370,11 +424,22 @@ class _TorchGradient:
         np.concatenate([p.numpy().ravel() for p in parts], out=grad)
         return float(loss.detach())
 
-
-def _workspace(layout: PlainLayout, batch_size: int) -> tuple[Array, Array]:
-    """Buffers of `_kernels.gradient`."""
-    acts = np.empty(batch_size * sum(layout.sizes))
-    return acts, np.empty((2, batch_size * max(layout.sizes)))
+    def train(
+        self,
+        theta: Array,
+        m: Array,
+        v: Array,
+        batches: Indices,
+        plan: Array,
+        config: TrainingConfig,
+    ) -> Array:
+        losses, grad = np.zeros(len(batches)), np.empty(theta.size)
+        for s, batch in enumerate(batches):
+            losses[s] = self(theta, batch, grad)
+            if not np.isfinite(losses[s]):
+                raise diverged(s, config)
+            adam_step(theta, m, v, grad, plan[s], config)
+        return losses
 
 
 def _check_numbers(data: TrainingData) -> None:
@@ -390,7 +455,8 @@ def _check_numbers(data: TrainingData) -> None:
             )
 
 
-def _diverged(step: int, config: TrainingConfig) -> FitError:
+def diverged(step: int, config: TrainingConfig) -> FitError:
+    """The error of a training whose loss is NaN or infinite."""
     return FitError(
         f"the policy's loss is not finite after {step} of {config.steps} steps; lower "
         f"TrainingConfig.learning_rate (now {config.learning_rate:g}) or look at the targets"

@@ -12,7 +12,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from gps.agents import MujocoConfig, PointMassConfig, arm_reach, peg_insertion
+from gps.agents import MujocoConfig, PointMassConfig, RealTimeConfig, arm_reach, peg_insertion
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
 from gps.rng import stream
 from gps.types import Agent, Policy
@@ -31,7 +31,20 @@ WORLDS = {
     "peg_smooth_noise": replace(
         peg_insertion(n_test=3), T=25, noise_sigma=2.0, obs=("joint_pos", "joint_vel")
     ),
+    "real_time": RealTimeConfig(
+        world=PointMassConfig(
+            T=30, test_starts=((0.5, 0.2),), start_position_std=0.1, start_velocity_std=0.1
+        ),
+        speed=1e6,
+    ),
 }
+
+
+def limited(config, limit):
+    """The world with another bound on its state."""
+    if isinstance(config, RealTimeConfig):
+        return replace(config, world=replace(config.world, limit=limit))
+    return replace(config, limit=limit)
 
 
 class NoisyDamping:
@@ -101,14 +114,14 @@ def test_configuration_is_frozen_hashable_and_travels(agent):
         replace(cfg, dtt=0.1)
 
 
-@pytest.mark.parametrize("config", [MujocoConfig, PointMassConfig])
+@pytest.mark.parametrize("config", [MujocoConfig, PointMassConfig, RealTimeConfig])
 def test_every_field_of_a_configuration_is_described(config):
     body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body
     for here, after in itertools.pairwise(body):
         if isinstance(here, ast.AnnAssign):
             described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             assert described, here.target.id
-    assert len(fields(config)) > 5
+    assert len(fields(config)) >= 5
 
 
 def test_shapes_and_finite_values(agent):
@@ -226,7 +239,7 @@ def test_a_state_beyond_the_limit_is_a_failure(agent):
     noise, _ = draw(agent)
     first = agent.rollout(NoisyDamping(), 0, noise)
     reach = max(np.abs(first.X[:, 0]).max(), np.abs(first.obs[:, 0]).max())
-    tight = replace(agent.config, limit=float(reach) + 0.6).build()
+    tight = limited(agent.config, float(reach) + 0.6).build()
     noise[2] = 60.0
     with pytest.raises(SimulationError, match="left") as caught:
         tight.rollout(NoisyDamping(0.5), 0, noise)

@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -70,9 +71,9 @@ def test_a_stored_run_has_the_serial_bytes(name, workers, request, serial_hashes
     assert hashes(tmp_path / "run") == want
     assert len(want) == 1 + len(reports)
     assert len(set(want.values())) == len(want)
-    expected = {"rollout", "expand_cost", "fit_dynamics", "assess", "improve", "report", "score"}
+    expected = {"rollout", "expand_cost", "fit_dynamics", "assess", "improve", "score"}
     if name == "point_mass_policy":
-        expected |= {"train_policy", "linearise_policy"}
+        expected |= {"train_policy", "linearise_policy", "targets"}
     for r in reports:
         assert set(r.stage_seconds) >= expected
         assert all(s >= 0 for s in r.stage_seconds.values())
@@ -134,12 +135,13 @@ def test_handles_are_passed_on_and_gathered_wherever_they_are(two):
 
 def test_seconds_count_the_work_that_nobody_asked_for(two):
     two.seconds()
-    for m in range(2):
-        two.call("nap", nap, 0.1, condition=m)
+    naps = [two.call("nap", nap, 0.1, condition=m) for m in range(2)]
     seconds = two.seconds()
     assert set(seconds) == {"nap"}
     assert 0.2 <= seconds["nap"] < 2.0
     assert two.seconds() == {}
+    assert two.gather(naps) == [None, None]
+    assert two.seconds() == {}  # nothing is counted twice
 
 
 def test_tasks_run_in_other_processes(two):
@@ -156,7 +158,7 @@ def test_equal_calls_are_not_confused(two):
 @pytest.mark.parametrize(
     ("kind", "error", "text"),
     [
-        ("plain", GPSError, "^went wrong$"),
+        ("plain", GPSError, r"^went wrong\nin fail$"),
         ("simulation", SimulationError, "condition 3: simulation failed"),
         ("matrix", NotPositiveDefiniteError, r"Q_uu is not positive definite at t=4 .*raise eta"),
     ],
@@ -173,15 +175,22 @@ def test_an_error_arrives_as_it_was_raised(two, kind, error, text):
     assert two.gather(two.call("ok", double, 3)) == 6
 
 
-def test_warm_up_runs_once_on_a_host(two, tmp_path):
-    mark = tmp_path / "marks"
-    mark.mkdir()
+def test_every_worker_is_prepared_in_the_thread_that_runs_its_tasks(two, tmp_path):
+    def mark():
+        (tmp_path / f"{os.getpid()}-{threading.get_ident()}").touch()
 
-    def warm():
-        (mark / str(os.getpid())).touch()
+    def thread(_):
+        return f"{os.getpid()}-{threading.get_ident()}"
 
-    two.warm_up(warm)
-    assert len(list(mark.iterdir())) == 1
+    two.prepare(mark)
+    used = set(two.gather([two.call("thread", thread, m, condition=m) for m in range(2)]))
+    assert len(used) == 2
+    assert {path.name for path in tmp_path.iterdir()} == used
+
+
+def test_a_worker_that_cannot_be_prepared_still_works(two):
+    two.prepare(lambda: 1 / 0)
+    assert two.gather(two.call("double", double, 4)) == 8
 
 
 def test_workers_have_one_thread(two):

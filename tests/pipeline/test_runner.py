@@ -133,8 +133,19 @@ class Late:
 class Backwards:
     """An executor that does nothing until it must, and then begins with the last call."""
 
+    workers, concurrent = 1, True
+
     def __init__(self):
         self.waiting, self.order = [], []
+
+    def prepare(self, fn):
+        pass
+
+    def pick(self, handle, name):
+        return Late(getattr, (handle, name))
+
+    def keep(self, tree):
+        return tree
 
     def call(self, stage, fn, *args, condition=-1):
         self.waiting.append(Late(fn, args))

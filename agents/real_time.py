@@ -1,0 +1,136 @@
+"""Any world at a robot's pace: a rollout takes as long as it would on one real robot."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gps.agents.base import require
+from gps.errors import ConfigError
+from gps.rng import stream
+from gps.types import Agent, Array, Layout, Policy, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealTimeConfig:
+    """Another world, slowed down.
+
+    One robot runs the samples of a batch one after the other: N rollouts of T steps take
+    N T dt seconds, times a random factor. What is recorded does not change.
+    """
+
+    world: Any
+    """Configuration of the world that is slowed down."""
+    factor_std: float = 0.3
+    """Standard deviation of the logarithm of the factor, whose mean is 1; 0 for none."""
+    speed: float = 1.0
+    """Divides the duration: 10 makes a robot that is ten times as fast."""
+    seed: int = 0
+    """Seed of the factors. A factor depends on the condition and the rollouts' noise alone."""
+    noise_free: bool = False
+    """Whether rollouts without any exploration noise take time too. A run makes these only to
+    report how it does."""
+
+    def __post_init__(self) -> None:
+        build = getattr(self.world, "build", None)
+        require(callable(build), self, "world", "the configuration of a world", self.world)
+        for field, low in (("factor_std", 0.0), ("speed", 1e-300)):
+            value = getattr(self, field)
+            rule = "0 or more" if field == "factor_std" else "above 0"
+            require(low <= value < math.inf, self, field, rule, value)
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"RealTimeConfig.seed must be 0 or more, got {self.seed!r}")
+
+    def build(self, threads: int = 1) -> RealTime:
+        """The slow world; `threads` goes to the world inside where that takes them."""
+        return RealTime(self, self.world.build(threads) if threads != 1 else self.world.build())
+
+
+class RealTime:
+    """Sleeps for what is left of a rollout's duration; everything else is the agent inside."""
+
+    def __init__(self, config: RealTimeConfig, agent: Agent) -> None:
+        self.config, self._agent = config, agent
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the agent inside has: `render`, `control_range` and so on."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._agent, name)
+
+    @property
+    def layout(self) -> Layout:
+        """As inside."""
+        return self._agent.layout
+
+    @property
+    def obs_layout(self) -> Layout:
+        """As inside."""
+        return self._agent.obs_layout
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        return self._agent.T
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds, before `speed` divides it."""
+        return self._agent.dt
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self._agent.nu
+
+    @property
+    def n_start(self) -> int:
+        """Size of the vector that disturbs a start state."""
+        return self._agent.n_start
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        return self._agent.n_conditions
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        return self._agent.n_test_conditions
+
+    def start_state(self, condition: int, *, test: bool = False) -> Array:
+        """As inside."""
+        return self._agent.start_state(condition, test=test)
+
+    def duration(self, condition: int, noise: Array) -> float:
+        """Seconds that the rollouts with this noise (N, T, nu) take from this condition."""
+        cfg, noise = self.config, np.ascontiguousarray(noise, dtype=np.float64)
+        if not cfg.noise_free and not noise.any():
+            return 0.0
+        address = (condition, zlib.crc32(noise.tobytes()))
+        z = stream(cfg.seed, "duration", *address).standard_normal()
+        factor = math.exp(cfg.factor_std * z - cfg.factor_std**2 / 2)
+        return len(noise) * self.T * self.dt / cfg.speed * factor
+
+    def rollout(
+        self,
+        policy: Policy,
+        condition: int,
+        noise: Array,
+        start_noise: Array | None = None,
+        *,
+        test: bool = False,
+    ) -> Rollouts:
+        """See `gps.types.Agent`; the bytes of the agent inside, after the robot's time.
+
+        Wrong inputs and failed simulations are told at once.
+        """
+        begin = time.monotonic()
+        rollouts = self._agent.rollout(policy, condition, noise, start_noise, test=test)
+        time.sleep(max(0.0, begin + self.duration(condition, noise) - time.monotonic()))
+        return rollouts

@@ -1,0 +1,199 @@
+"""The worker's side of the Dask executor: what runs in the processes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent import futures as threads
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, WorkerPlugin, get_worker
+from distributed.client import FutureCancelledError
+
+from gps.errors import SharedLostError
+from gps.execution import map_tree
+
+log = logging.getLogger(__name__)
+
+CANCELLED = (FutureCancelledError, asyncio.CancelledError, threads.CancelledError)
+
+
+class OneThread(WorkerPlugin):
+    """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache."""
+
+    name = "gps-one-thread"
+
+    def __init__(self) -> None:
+        self.numba_cache = os.environ.get("NUMBA_CACHE_DIR")
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask once in every worker process."""
+        import numba
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        torch.set_num_threads(1)
+        threadpool_limits(limits=1)
+        if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):
+            numba.config.CACHE_DIR = self.numba_cache  # type: ignore[attr-defined]
+        if threading.current_thread() is threading.main_thread():
+            # Ctrl-C is for the driver, which finishes the iteration with these workers
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Prepare(WorkerPlugin):
+    """Runs a function once in every worker, before its first task."""
+
+    name = "gps-prepare"
+
+    def __init__(self, fn: Callable[[], Any]) -> None:
+        self.fn = fn
+
+    async def setup(self, worker: Any) -> None:
+        """In the thread that will run the tasks, since agents belong to a thread."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(worker.executors["default"], attempt, self.fn)
+
+
+def attempt(fn: Callable[[], Any]) -> None:
+    """Call `fn`, and only say so when it fails."""
+    try:
+        fn()
+    except Exception as error:  # the task that needs it will say what is wrong
+        log.warning("a worker could not be prepared: %s", error)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands in a task's arguments for a value that Dask brings."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Stands for a value that lies in the memory of the worker, under a key of Dask's."""
+
+    key: Any
+
+
+class Absent(Exception):
+    """A kept value is not where it was left; the driver sends it again."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task leaves on its worker."""
+
+    value: Any
+    process: str
+    """The process that made it."""
+    spent: dict[str, float]
+    """Seconds of work per stage that this process has done for this executor so far."""
+    tasks: int
+    """Number of its tasks so far."""
+
+
+_PROCESS = uuid.uuid4().hex
+_spent: dict[str, tuple[dict[str, float], int]] = {}  # of each executor
+_spent_lock = threading.Lock()
+
+
+def run_task(
+    run: str,
+    stage: str,
+    announce: tuple[str, int] | None,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    *values: Any,
+) -> Result:
+    """A task on a worker: `fn` on its arguments, timed.
+
+    announce: topic and number under which to tell the scheduler that the task begins and ends.
+    """
+
+    def value_of(item: Any) -> Any:
+        if type(item) is Slot:
+            found = values[item.number]
+        elif type(item) is Kept:
+            try:
+                found = get_worker().data[item.key]
+            except KeyError:
+                raise Absent(str(item.key)) from None
+        else:
+            return item
+        return found.value if type(found) is Result else found
+
+    full = map_tree(value_of, args)
+    tell(announce, begins=True)
+    start = time.perf_counter()
+    value = fn(*full)
+    seconds = time.perf_counter() - start
+    tell(announce, begins=False)
+    with _spent_lock:
+        stages, tasks = _spent.get(run, ({}, 0))
+        stages = stages | {stage: stages.get(stage, 0.0) + seconds}
+        _spent[run] = stages, tasks + 1
+    return Result(value, _PROCESS, stages, tasks + 1)
+
+
+def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:
+    """Tell the scheduler, and give the message time to leave: the task may end this process."""
+    if announce is not None:
+        worker, (topic, number) = get_worker(), announce
+        worker.log_event(topic, {"worker": worker.address, "begins": number if begins else -1})
+        if begins:
+            time.sleep(0.05)
+
+
+def end_process() -> None:
+    """End this worker; its nanny starts another."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing() -> None:
+    """A task that only brings the count of seconds."""
+
+
+class Host:
+    """The actor behind a shared object."""
+
+    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.value = make(*args)
+
+    def ask(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method of the object."""
+        return getattr(self.value, method)(*args)
+
+
+class AnsweringActor:
+    """A shared object in a worker, as the driver and the tasks see it."""
+
+    def __init__(self, actor: Any, timeout: float, client: Client | None = None) -> None:
+        self._actor, self._timeout, self._client = actor, timeout, client
+
+    def __reduce__(self) -> Any:
+        return AnsweringActor, (self._actor, self._timeout)
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call a method and wait for its answer; SharedLostError when the worker is gone."""
+        try:
+            with nullcontext() if self._client is None else self._client.as_current():
+                return self._actor.ask(method, args).result(timeout=self._timeout)
+        except (RuntimeError, ValueError, OSError, TimeoutError, *CANCELLED) as error:
+            # Dask raises a RuntimeError or a ValueError for a lost actor, as may its methods
+            if isinstance(error, RuntimeError | ValueError) and "Actor" not in str(error):
+                raise
+            raise SharedLostError(f"the worker with the shared object is gone ({error})") from error
+
+    def close(self) -> None:
+        """Let the object go; the last reference releases it."""
+        self._actor = None
