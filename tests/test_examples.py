@@ -100,3 +100,13 @@ def test_store_with_h5py(tmp_path):
     assert numbers(r"stored actions: within # N", text)[0] < 1e-12
     (stored,) = numbers(r"mean over all: #", text)
     assert stored in numbers(r"'cost_mean': '#'", text)
+
+
+def test_asynchronous_robots(tmp_path):
+    text = example("asynchronous_robots", tmp_path)
+    assert numbers(r"rollouts in all: #", text) == [60]
+    cost = numbers(r"cost +#", text)
+    assert cost[-1] < 0.5 * cost[0]
+    assert all(0.2 < busy / 100 <= 1 for busy in numbers(r"busy # %", text))
+    assert all(0 <= age < 20 for age in numbers(r"age #", text))
+    assert numbers(r"and +# of the policy", text)[-1] > 2
