@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ from gps.agents.base import (
 )
 from gps.agents.rendering import render_states
 from gps.data import model_path
-from gps.errors import ConfigError, GPSError, ShapeError, choices
+from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.rng import stream
-from gps.types import Array, Layout, Policy, Rollouts
+from gps.types import Array, Layout, LinearGaussianController, Policy, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -306,6 +306,15 @@ class MujocoAgent:
     def control_range(self) -> tuple[Array, Array]:
         """Lowest and highest control of each motor, (nu,) each; infinite where unlimited."""
         return self._low.copy(), self._high.copy()
+
+    def warm_up(self) -> None:
+        """Compile the kernels, or load them: a rollout without controls that nobody sees."""
+        T, nu, nx = self.config.T, self.nu, self.layout.size
+        idle = LinearGaussianController(
+            K=np.zeros((T, nu, nx)), k=np.zeros((T, nu)), chol=np.tile(np.eye(nu), (T, 1, 1))
+        )
+        with suppress(SimulationError):
+            self.rollout(idle, 0, np.zeros((1, T, nu)), np.zeros((1, self.n_start)))
 
     def model_of(self, condition: int, *, test: bool = False) -> mujoco.MjModel:
         """A copy of the model that a condition runs on, its bodies shifted."""

@@ -45,6 +45,7 @@ from gps.parallel.worker import (
     Slot,
     attempt,
     end_process,
+    here,
     nothing,
     run_task,
 )
@@ -219,6 +220,7 @@ class Dask:
                     memory_limit=0,
                 )
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
+        self._plugins: dict[str, WorkerPlugin] = {}
         self._register(OneThread())
         self._address = str(self.client.scheduler_info(n_workers=0)["address"])
         self._topic = f"gps-{uuid.uuid4().hex}"
@@ -320,6 +322,9 @@ class Dask:
                 f"the Dask scheduler {self._address} is gone; iterations that were stored are "
                 "whole, continue from them with: gps resume"
             )
+        if said:
+            for plugin in self._plugins.values():  # another scheduler does not know them
+                self._register(plugin)
 
     def _candidates(self, condition: int) -> list[str]:
         spare = self.reserve
@@ -373,6 +378,7 @@ class Dask:
         self._register(Prepare(fn))
 
     def _register(self, plugin: WorkerPlugin) -> None:
+        self._plugins[str(plugin.name)] = plugin
         for wait in (0.2, 1.0, 5.0, None):
             try:
                 self.client.register_plugin(plugin)
@@ -667,7 +673,7 @@ class Dask:
 
         async def end() -> None:
             with suppress(OSError, TimeoutError, ValueError):
-                await self.client.run(end_process, workers=[worker], asynchronous=True)
+                await self.client.run(end_process, *here(), workers=[worker], asynchronous=True)
 
         self._start(end())
         deadline = time.monotonic() + 3.0

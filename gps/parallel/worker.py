@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -154,9 +155,15 @@ def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:
             time.sleep(0.05)
 
 
-def end_process() -> None:
-    """End this worker; its nanny starts another."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def here() -> tuple[str, int]:
+    """Name of this process."""
+    return socket.gethostname(), os.getpid()
+
+
+def end_process(host: str, pid: int) -> None:
+    """End this worker, unless it is a thread of the process named; its nanny starts another."""
+    if here() != (host, pid):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def nothing() -> None:

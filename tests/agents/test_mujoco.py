@@ -15,6 +15,7 @@ from gps.agents.mujoco import MujocoConfig
 from gps.data import model_names, model_path
 from gps.errors import ConfigError, GPSError, SimulationError
 from gps.rng import stream
+from gps.types import LinearGaussianController
 
 PEG = replace(peg_insertion(n_test=2), T=25)
 SLIDES = """<mujoco>
@@ -360,3 +361,17 @@ def test_missing_opengl_is_said(monkeypatch):
     r = agent.rollout(Noise(), 0, np.zeros((1, 3, 2)))
     with pytest.raises(GPSError, match="apt-get install libegl1 libosmesa6 libgl1-mesa-dri"):
         agent.render(r)
+
+
+def test_warming_up_leaves_nothing_behind():
+    world = replace(arm_reach(), T=5)
+    agent, fresh = world.build(), world.build()
+    agent.warm_up()
+    noise = np.ones((2, 5, agent.nu))
+    controller = LinearGaussianController(
+        K=np.zeros((5, agent.nu, agent.layout.size)),
+        k=np.full((5, agent.nu), 0.1),
+        chol=np.tile(np.eye(agent.nu), (5, 1, 1)),
+    )
+    X = [a.rollout(controller, 0, noise, None).X for a in (agent, fresh)]
+    np.testing.assert_array_equal(*X)

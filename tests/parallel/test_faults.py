@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster
 
 import gps
 from gps.costs import StateCost
@@ -152,6 +153,27 @@ def freeze():
 def test_a_worker_whose_process_is_stopped_is_restarted(two, serial_hashes, monkeypatch, tmp_path):
     monkeypatch.setattr(two, "_task_timeout", 2.0)
     assert run_with_fault(monkeypatch, two, "improve", freeze, tmp_path) == serial_hashes
+
+
+def pause():
+    time.sleep(12)
+
+
+def test_a_thread_that_hangs_is_given_up(serial_hashes, monkeypatch, tmp_path, caplog):
+    """Workers that are threads of the driver cannot be ended."""
+    with (
+        LocalCluster(
+            n_workers=2, processes=False, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        executor = Dask(client, task_timeout=2.0)
+        with caplog.at_level(logging.WARNING, "gps"):
+            got = run_with_fault(monkeypatch, executor, "improve", pause, tmp_path)
+        executor.close()
+        assert got == serial_hashes
+        assert "cannot be restarted" in caplog.text
+        time.sleep(4)  # until the thread has woken up
 
 
 def test_a_task_that_kills_every_worker_is_named(monkeypatch, two, tmp_path):
