@@ -123,7 +123,9 @@ class Handle:
         """Whether the call must be sent again."""
         state = self.state()
         if state == "error":
-            return all(self.is_loss(error) for _, error in self.errors())
+            # an error that came from a lost call says no more than that one's
+            inherited = any(not h.gathered and h.lost() for h in self.needs)
+            return inherited or all(self.is_loss(error) for _, error in self.errors())
         return state == "lost"
 
     def __repr__(self) -> str:
@@ -371,7 +373,7 @@ class Dask:
         for address in self._workers:
             hosts.setdefault(address.rpartition(":")[0], address)
         first = [
-            self.client.submit(attempt, fn, workers=[address], pure=False)
+            self.client.submit(attempt, fn, workers=[address], allow_other_workers=True, pure=False)
             for address in hosts.values()
         ]
         self.client.gather(first)
@@ -430,7 +432,7 @@ class Dask:
         ]
 
     def _fresh_address(self, worker: str) -> str:
-        host = worker.rpartition("://")[2].rpartition(":")[0]
+        host = worker.rpartition("://")[2].rpartition(":")[0] or "127.0.0.1"  # inproc has no port
         found = self.client.run(fresh_address, host, workers=[worker], on_error="ignore")
         return next(iter(found.values()), "127.0.0.1:0")
 

@@ -1,17 +1,19 @@
 """What scheduler and driver cost with many conditions, on robots that sleep.
 
-    python tests/benchmarks/bench_scaling.py [--conditions 8 64 512] [--large 8 64] [--batch 2]
-        [--asynchronous 4 16] [--repeats 3] [--only PART ...] [--inside] [--profile FILE]
+    python tests/benchmarks/bench_scaling.py [--conditions 8 64 512] [--large 8 64] [--batch 1]
+        [--asynchronous 1 8] [--repeats 2] [--threads T] [--inside] [--direct] [--only PART ...]
+        [--profile FILE]
 
-Every condition has a Dask worker of its own with one thread; a further worker has none. The workers
-live in two processes, the scheduler in another, the driver in a fourth, so that the CPU time of
-each can be read from the system. A batch of rollouts takes --batch seconds, without spread: what an
-iteration takes beyond that is overhead. docs/scaling.md says what follows.
+Every condition has a thread of a Dask worker; a further worker has no condition. There are at most
+33 workers unless --threads says otherwise (1: a worker for every condition, which takes minutes
+with 512). They live in two processes, the scheduler in another, the driver in a fourth, so that the
+CPU time of each can be read from the system. A batch of rollouts takes --batch seconds, without
+spread: what an iteration takes beyond that is overhead. docs/scaling.md says what follows.
 
 Parts: synchronous (the run loop with a small point mass), large (the same graph of calls with
 functions that return records of the sizes of peg_insertion), store (files of such records),
-asynchronous (--asynchronous are the seconds of its batches, and 0 for the rate that the driver
-sustains), slowest (a simulation: how long M robots wait for the slowest).
+asynchronous (with no sleeping, for the rate that is sustained, and with batches of
+--asynchronous seconds), slowest (a simulation: how long M robots wait for the slowest).
 """
 
 from __future__ import annotations
@@ -143,7 +145,10 @@ def cluster(how: How) -> Iterator[tuple[Cluster, Any]]:
         central = None
         workers = -(-how.M // how.threads) + 1
         if how.inside:
-            local = LocalCluster(n_workers=0, processes=False, dashboard_address=None)
+            local = LocalCluster(
+                n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1",
+                dashboard_address=None,
+            )  # fmt: skip
             address = stack.enter_context(local).scheduler_address
         else:
             file = Path(folder) / "address"
@@ -152,7 +157,9 @@ def cluster(how: How) -> Iterator[tuple[Cluster, Any]]:
                 time.sleep(0.05)
             address = file.read_text()
         hosts = tuple(
-            start("--as-host", address, str(how.threads), *(f"w{i}" for i in range(h, workers, HOSTS)))
+            start(
+                "--as-host", address, str(how.threads), *(f"w{i}" for i in range(h, workers, HOSTS))
+            )
             for h in range(HOSTS)
         )
         link = Client(address, set_as_default=False, direct_to_workers=how.direct or None)
@@ -481,15 +488,79 @@ def case(name: str, **arguments: Any) -> list[dict[str, float]]:
     return rows
 
 
-def line(rows: Sequence[dict[str, float]], columns: Sequence[tuple[str, str]]) -> str:
-    """Medians over the rows."""
-    return "".join(f"{statistics.median(r[k] for r in rows):{f}}" for k, f in columns)
+def middle(rows: Sequence[dict[str, float]], name: str) -> float:
+    """Median of a column."""
+    return statistics.median(row[name] for row in rows)
+
+
+def show(label: str, rows: Sequence[dict[str, float]], columns: dict[str, str]) -> None:
+    """A line of a table: medians."""
+    cells = [format(middle(rows, name), form) for name, form in columns.items()]
+    load = os.getloadavg()[0]
+    print(f"{label:>14}" + "".join(f"{c:>11}" for c in cells) + f"   load {load:.1f}", flush=True)
+
+
+def head(title: str, label: str, columns: dict[str, str]) -> None:
+    """The head of a table."""
+    print(f"\n{title}\n{label:>14}" + "".join(f"{name:>11}" for name in columns), flush=True)
+
+
+def iterations(title: str, name: str, sizes: Sequence[int], args: argparse.Namespace) -> None:
+    """A table of iterations, and the straight line through it."""
+    columns = {
+        "tasks": ".0f", "beyond": ".2f", "calling": ".2f", "driver": ".2f", "scheduler": ".2f",
+        "workers": ".2f", "MB": ".1f", "memory": ".0f",
+    }  # fmt: skip
+    head(title, "conditions", columns)
+    found: dict[int, dict[str, float]] = {}
+    for M in sizes:
+        rows = case(name, **settings(M, args), batch=args.batch)
+        if rows:
+            show(str(M), rows, columns)
+            found[M] = {k: middle(rows, k) for k in ("tasks", "driver", "scheduler", "MB")}
+    if len(found) > 1:
+        for what in ("tasks", "driver", "scheduler", "MB"):
+            # relative errors: the small numbers count as much as the large ones
+            x, y = np.array(list(found)), np.array([f[what] for f in found.values()])
+            if (y > 0).all():
+                b, a = np.polyfit(x, y, 1, w=1 / y)
+                print(f"  {what:>12} per iteration: {a:.3g} + {b:.3g} M")
+
+
+def settings(M: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What all cases with M conditions share."""
+    threads = args.threads or max(1, M // 32)
+    return {
+        "M": M, "repeats": args.repeats, "threads": threads, "inside": args.inside,
+        "direct": args.direct, "profile": args.profile,
+    }  # fmt: skip
+
+
+def rates(args: argparse.Namespace) -> None:
+    """The table of asynchronous runs."""
+    columns = {
+        "rate": ".1f", "utilisation": ".3f", "tasks": ".1f", "driver": ".4f", "scheduler": ".4f",
+        "workers": ".4f", "driver share": ".2f", "policies": ".2f", "age": ".2f", "memory": ".0f",
+    }  # fmt: skip
+    head(
+        "asynchronous, per local update: rate (updates/s), CPU s; utilisation of the robots; "
+        "policies per s",
+        "M x batch",
+        columns,
+    )
+    middle_size = sorted(args.conditions)[len(args.conditions) // 2]
+    cases = [(M, 0.0) for M in sorted(args.conditions)[-2:]]
+    cases += [(middle_size, batch) for batch in args.asynchronous]
+    for M, batch in cases:
+        rows = case("asynchronous", **settings(M, args), batch=batch)
+        if rows:
+            show(f"{M} x {batch:g} s", rows, columns)
 
 
 def main() -> None:
     """Run the parts and print their tables."""
     if sys.argv[1:2] == ["--as-host"]:
-        import gps.pipeline
+        import gps.pipeline  # noqa: F401 (before the first task)
 
         asyncio.run(host(sys.argv[2], int(sys.argv[3]), sys.argv[4:]))
         return
@@ -499,6 +570,45 @@ def main() -> None:
     if sys.argv[1:2] == ["--case"]:
         print(json.dumps(CASES[sys.argv[2]](How(**json.loads(sys.argv[3])))))
         return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--conditions", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--large", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--batch", type=float, default=1.0, help="seconds, synchronous")
+    parser.add_argument(
+        "--asynchronous", type=float, nargs="*", default=[8.0], help="seconds of a batch"
+    )
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="of each worker; default 1 for 32 conditions")
+    parser.add_argument("--inside", action="store_true", help="scheduler in the driver's process")
+    parser.add_argument("--direct", action="store_true", help="results from the workers themselves")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--profile", help="file for a profile of the driver, of the last case")
+    args = parser.parse_args()
+    print(
+        "beyond: wall seconds of an iteration without the batch; calling: of them in "
+        "Executor.call;\ndriver, scheduler, workers: CPU seconds; MB: arrays that came to the "
+        "driver; memory: of the driver, MB"
+    )
+    if "synchronous" in args.only:
+        iterations("synchronous iterations", "synchronous", args.conditions, args)
+    if "large" in args.only:
+        iterations("the same with records of peg_insertion's size", "large", args.large, args)
+    if "store" in args.only:
+        columns = {
+            "MB": ".0f", "encode": ".2f", "cpu": ".2f", "wall": ".2f", "before": ".0f",
+            "memory": ".0f",
+        }  # fmt: skip
+        head("files of peg_insertion's records; seconds, MB", "conditions", columns)
+        for M in args.large:
+            rows = case("store", **settings(M, args), batch=0.0)
+            if rows:
+                show(str(M), rows, columns)
+    if "asynchronous" in args.only:
+        rates(args)
+    if "slowest" in args.only:
+        print(f"\nmean of the slowest of M batches over the mean of one, spread {STD}")
+        for M in sorted({8, 64, 512, 1000, *args.conditions}):
+            print(f"{M:>14}{slowest(M):11.2f}")
 
 
 if __name__ == "__main__":
