@@ -147,6 +147,10 @@ def _overview() -> str:
 @contextmanager
 def _logging(verbose: bool, handler: logging.Handler | None = None) -> Iterator[None]:
     """Send the library's log to a handler, to stderr by default, inside the block."""
+    # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
+    # message that could not be delivered
+    for noisy in ("distributed", "tornado.application"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     log = logging.getLogger("gps")
     before = log.handlers[:], log.level, log.propagate
     if handler is None:

@@ -218,7 +218,7 @@ class Dask:
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     env=single_thread_environment(),
-                    silence_logs=logging.ERROR,
+                    silence_logs=logging.CRITICAL,  # what a task raises comes here,
                     memory_limit=0,
                 )
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)

@@ -545,7 +545,11 @@ class _Driver:
         """Take over an update; its condition can go on."""
         m, now = chain.m, self.clock()
         self.chains[m] = None
-        report, sampling = self.ex.gather(chain.closing)
+        try:
+            report, sampling = self.ex.gather(chain.closing)
+        except Exception as error:
+            error.add_note(f"in update {self.counts[m] + 1} of that condition")
+            raise
         renewed = cast(Renewed, chain.renewed)
         self.conditions[m] = renewed.state
         self.memory[m].append(renewed.targets)

@@ -99,6 +99,13 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+async def orphaned() -> None:
+    """Wait until the process that has started this one is gone, or stops it."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(1.0)
+
+
 async def host(address: str, threads: int, names: Sequence[str]) -> None:
     """Many workers with so many threads each, in this process."""
     from distributed import Worker
@@ -110,7 +117,7 @@ async def host(address: str, threads: int, names: Sequence[str]) -> None:
         for name in names
     ]
     await asyncio.gather(*workers)
-    await asyncio.gather(*(worker.finished() for worker in workers))
+    await orphaned()
 
 
 async def scheduler(file: str) -> None:
@@ -120,7 +127,7 @@ async def scheduler(file: str) -> None:
     async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as it:
         Path(file + ".new").write_text(it.address)
         os.replace(file + ".new", file)
-        await it.finished()
+        await orphaned()
 
 
 @contextmanager
@@ -497,12 +504,12 @@ def show(label: str, rows: Sequence[dict[str, float]], columns: dict[str, str]) 
     """A line of a table: medians."""
     cells = [format(middle(rows, name), form) for name, form in columns.items()]
     load = os.getloadavg()[0]
-    print(f"{label:>14}" + "".join(f"{c:>11}" for c in cells) + f"   load {load:.1f}", flush=True)
+    print(f"{label:>14}" + "".join(f"{c:>13}" for c in cells) + f"   load {load:.1f}", flush=True)
 
 
 def head(title: str, label: str, columns: dict[str, str]) -> None:
     """The head of a table."""
-    print(f"\n{title}\n{label:>14}" + "".join(f"{name:>11}" for name in columns), flush=True)
+    print(f"\n{title}\n{label:>14}" + "".join(f"{name:>13}" for name in columns), flush=True)
 
 
 def iterations(title: str, name: str, sizes: Sequence[int], args: argparse.Namespace) -> None:

@@ -184,8 +184,8 @@ def test_a_full_disk_stops_a_run(executor, whole, disk, tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "free"),
-    [("lock", 0), ("metrics.csv", 1), ("tensorboard", 2), ("0003.h5", 3)]
-    + [("0003.h5", 1000 + n) for n in (0, 1)]  # of its pages, which is not enough
+    [("lock", 0), ("metrics.csv", 1), ("0003.h5", 2)]
+    + [("0003.h5", 1000 + n) for n in (0, 1)]  # the lock and the events need one each
     + [("0004.h5", 1000 + n) for n in (2, 5)],
 )
 def test_a_disk_full_at_any_point(where, free, whole, disk, capsys):
@@ -212,6 +212,26 @@ def test_a_disk_full_at_any_point(where, free, whole, disk, capsys):
     assert hashes(run) == want
     assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2, 3, 4]
     assert not [f.name for f in run.rglob("*") if ".lock" in f.name or f.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("name", ["", "iterations", "metrics.csv", "tensorboard"])
+def test_a_part_of_the_folder_that_cannot_be_written(name, whole, tmp_path, capsys):
+    path, want, _ = whole
+    run = tmp_path / "run"
+    shutil.copytree(path, run)
+    (run / "iterations" / "0004.h5").unlink()
+    give_back = protect(run / name)
+    try:
+        line = error_of(capsys, "resume", run, *SERIAL)
+    finally:
+        give_back()
+    assert re.match(
+        rf"cannot write {run / name}\S*: (Permission denied|Operation not permitted)", line
+    )
+    require_whole(run, want, 4)
+    resume(run)
+    assert hashes(run) == want
+    assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2, 3, 4]
 
 
 def fill(path, size):
