@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -74,6 +75,10 @@ class Executor(Protocol):
 
     def prepare(self, fn: Callable[[], Any]) -> None:
         """Run `fn` once in every worker, those that join later too: imports, kernels, models."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """A block whose calls are sent in one message: at its end, or when something waits."""
         ...
 
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
@@ -223,6 +228,10 @@ class Serial:
 
     def prepare(self, fn: Callable[[], Any]) -> None:
         """Nothing: what a call needs is made by the first that needs it."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Nothing to collect: calls run at once."""
+        return nullcontext()
 
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
         """Run `fn(*args)` now; the handle is the value itself."""

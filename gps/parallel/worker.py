@@ -86,6 +86,14 @@ class Kept:
     key: Any
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A function and its arguments, into which Dask does not look for keys and tasks."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
 class Absent(Exception):
     """A kept value is not where it was left; the driver sends it again."""
 
@@ -112,11 +120,10 @@ def run_task(
     run: str,
     stage: str,
     announce: tuple[str, int] | None,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
+    sealed: Sealed,
     *values: Any,
 ) -> Result:
-    """A task on a worker: `fn` on its arguments, timed.
+    """A task on a worker: a function on its arguments, timed.
 
     announce: topic and number under which to tell the scheduler that the task begins and ends.
     """
@@ -133,10 +140,10 @@ def run_task(
             return item
         return found.value if type(found) is Result else found
 
-    full = map_tree(value_of, args)
+    full = map_tree(value_of, sealed.args)
     tell(announce, begins=True)
     start = time.perf_counter()
-    value = fn(*full)
+    value = sealed.fn(*full)
     seconds = time.perf_counter() - start
     tell(announce, begins=False)
     with _spent_lock:

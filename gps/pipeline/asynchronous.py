@@ -173,10 +173,14 @@ def resume_asynchronous(
     )
     start = folder.last() if start is None else start
     snapshot = folder.read(start)
-    folder.truncate(start)
-    folder.cut_lines(UPDATES, snapshot.state.asynchronous.local_updates)
-    with one_thread():
-        agent = experiment.validate()
+    try:
+        folder.truncate(start)
+        folder.cut_lines(UPDATES, snapshot.state.asynchronous.local_updates)
+        with one_thread():
+            agent = experiment.validate()
+    except BaseException:
+        folder.close()
+        raise
     yield from _reports(
         experiment, agent, config, snapshot, folder, executor, stop, clock, stored=True
     )
@@ -521,24 +525,25 @@ class _Driver:
     def _renew(self, chain: _Chain) -> None:
         """The rollouts are there: update the condition, around the policy that is newest now."""
         m = chain.m
-        rollouts = self.ex.call("rollout", rollouts_of, chain.sampled, condition=m)
-        chain.version, chain.sampled_at = self.version, self.clock()
-        try:
-            chain.renewed = self.algorithm.renew(
-                self.conditions[m],
-                rollouts,
-                self.experiment.cost,
-                self.policy if self.version else None,
-                (self.seed, self.counts[m], m),
-                self.ex,
+        with self.ex.together():
+            rollouts = self.ex.call("rollout", rollouts_of, chain.sampled, condition=m)
+            chain.version, chain.sampled_at = self.version, self.clock()
+            try:
+                chain.renewed = self.algorithm.renew(
+                    self.conditions[m],
+                    rollouts,
+                    self.experiment.cost,
+                    self.policy if self.version else None,
+                    (self.seed, self.counts[m], m),
+                    self.ex,
+                )
+            except GPSError:
+                self.chains[m] = None
+                raise
+            made = chain.renewed
+            chain.closing = self.ex.call(
+                "closing", closing, made.state, made.targets, chain.sampled, condition=m
             )
-        except GPSError:
-            self.chains[m] = None
-            raise
-        made = chain.renewed
-        chain.closing = self.ex.call(
-            "closing", closing, made.state, made.targets, chain.sampled, condition=m
-        )
         chain.sampled = rollouts
 
     def _finish(self, chain: _Chain) -> None:
@@ -551,25 +556,13 @@ class _Driver:
             error.add_note(f"in update {self.counts[m] + 1} of that condition")
             raise
         renewed = cast(Renewed, chain.renewed)
-        self.conditions[m] = renewed.state
-        self.memory[m].append(renewed.targets)
-        self.fresh = True
-        self.counts[m] += 1
         age = self.version - chain.version
-        self.ages.append(age)
-        self.sampling += sampling
-        self._spent("rollout", sampling)
-        self._spent("renew", now - chain.sampled_at)
-        self.spans += now - chain.since
-        self.ended_at[m] = now
-        if report.event:
-            self.events.append(f"condition {m}, update {self.counts[m]}: {report.event}")
-        if self.folder is not None:
+        if self.folder is not None:  # first: what cannot be written has not happened
             row = {
-                "update": self.local_updates,
+                "update": self.local_updates + 1,
                 "seconds": round(now - self.began, 4),
                 "condition": m,
-                "iteration": self.counts[m],
+                "iteration": self.counts[m] + 1,
                 "version": chain.version,
                 "age": age,
                 "cost_mean": float(report.cost_mean),
@@ -578,6 +571,18 @@ class _Driver:
                 "chain_seconds": round(now - chain.started, 4),
             }
             self.folder.append_line(UPDATES, row)
+        self.conditions[m] = renewed.state
+        self.memory[m].append(renewed.targets)
+        self.fresh = True
+        self.counts[m] += 1
+        self.ages.append(age)
+        self.sampling += sampling
+        self._spent("rollout", sampling)
+        self._spent("renew", now - chain.sampled_at)
+        self.spans += now - chain.since
+        self.ended_at[m] = now
+        if report.event:
+            self.events.append(f"condition {m}, update {self.counts[m]}: {report.event}")
 
     def _fetch(self, chain: _Chain) -> None:
         """Bring a finished update here: for snapshots, and to make again what a worker loses."""

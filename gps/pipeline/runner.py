@@ -127,11 +127,15 @@ def resume(
         start = done[-1]
     if start not in done:
         raise StoreError(f"{folder.path}: iteration {start} is not stored; stored: {_ranges(done)}")
-    folder.truncate(start)
-    with one_thread():
-        agent = experiment.validate()
-        stored = folder.read_state(start)
-        state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
+    try:
+        folder.truncate(start)
+        with one_thread():
+            agent = experiment.validate()
+            stored = folder.read_state(start)
+            state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
+    except BaseException:
+        folder.close()
+        raise
     yield from _checked_loop(experiment, agent, state, folder, executor, stored=True, ahead=ahead)
 
 
@@ -178,15 +182,16 @@ def _loop(
         with one_thread():
             it = state.iteration
             try:
-                if live is None:
-                    live = tuple(_rollouts(experiment, state, ex, M))
-                live_state, live_report = experiment.algorithm.iterate(state, live, ex)
-                local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
-                policy = [
-                    _score(experiment, ex, live_state.policy, m)
-                    for m in M
-                    if live_state.policy is not None
-                ]
+                with ex.together():
+                    if live is None:
+                        live = tuple(_rollouts(experiment, state, ex, M))
+                    live_state, live_report = experiment.algorithm.iterate(state, live, ex)
+                    local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
+                    policy = [
+                        _score(experiment, ex, live_state.policy, m)
+                        for m in M
+                        if live_state.policy is not None
+                    ]
                 done, rollouts, report, local, policy = ex.gather(
                     (live_state, live, live_report, local, policy)
                 )
@@ -202,7 +207,8 @@ def _loop(
             state, live = live_state, None
             del live_report
             if ahead and ex.concurrent and state.iteration < experiment.iterations:
-                live = tuple(_rollouts(experiment, state, ex, M))
+                with ex.together():
+                    live = tuple(_rollouts(experiment, state, ex, M))
             if folder is not None:
                 clean = replace(report, models={})
                 folder.write(

@@ -666,14 +666,10 @@ class RunFolder:
         for _ in range(3):
             try:
                 # the file appears with its contents: no other process can read it half written
-                with tempfile.NamedTemporaryFile(
-                    "w", dir=self.path, prefix=".lock", delete=False
-                ) as f:
+                with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=".lock") as f:
                     json.dump(mine, f)
-                try:
+                    f.flush()
                     os.link(f.name, self._lock_path)
-                finally:
-                    os.unlink(f.name)
                 self._locked = True
                 return
             except FileExistsError:

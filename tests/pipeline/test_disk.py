@@ -433,7 +433,10 @@ def test_garbage_inside_a_file_is_an_error_of_ours_or_harmless(seed, whole, tmp_
 # --- asynchronous runs
 
 
-@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+@pytest.mark.parametrize(
+    "executor",
+    [pytest.param(SERIAL, id="serial"), pytest.param(DASK, id="dask", marks=pytest.mark.slow)],
+)
 def test_a_full_disk_stops_an_asynchronous_run(executor, disk, tmp_path, capsys):
     argv = [*POLICY, "--asynchronous"]
     assert cli.main([*argv, *SERIAL, "--out", str(tmp_path / "sizes")]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,9 @@ class Virtual:
 
     def prepare(self, fn):
         pass
+
+    def together(self):
+        return nullcontext()
 
     def call(self, stage, fn, *args, condition=-1):
         waits, errors = [self.now], []
