@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -446,18 +447,18 @@ class _Interrupt:
     def __init__(self, what: str = "this iteration") -> None:
         self.requested = False
         self._what = what
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupt:
-        try:
-            self._before = signal.signal(signal.SIGINT, self._handle)
+        try:  # a batch system that ends a job sends SIGTERM
+            self._before = {n: signal.signal(n, self._handle) for n in (SIGINT, SIGTERM)}
         except ValueError:  # not in the main thread: Ctrl-C does not arrive here
-            self._before = None
+            self._before = {}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -201,8 +201,17 @@ class Dask:
         task_timeout: float = 600.0,
         reserve: int = 0,
     ) -> None:
-        if not task_timeout > 0:
-            raise ConfigError(f"the task time-out must be above 0 seconds, got {task_timeout}")
+        if isinstance(task_timeout, str) or not task_timeout > 0:
+            raise ConfigError(f"--task-timeout must be above 0 seconds, got {task_timeout!r}")
+        if type(reserve) is not int or reserve < 0:
+            raise ConfigError(f"Dask.reserve must be a whole number of at least 0, got {reserve!r}")
+        if client is not None and not isinstance(client, Client):
+            raise ConfigError(f"Dask.client must be a distributed.Client, got {client!r}")
+        if sum(given is not None for given in (client, workers, scheduler)) > 1:
+            raise ConfigError(
+                "give one of --workers, --scheduler and a client: a cluster that is there has its "
+                "own workers"
+            )
         self._cluster: LocalCluster | None = None
         self._own_client = client is None
         if timeout is None:
@@ -241,6 +250,7 @@ class Dask:
         self._banned: set[str] = set()
         self._joined = False
         self._losses = 0
+        self._stopped = False
         self._looked = 0.0
         self._turn = itertools.count()
         self._together = False
@@ -410,11 +420,15 @@ class Dask:
         hosts: dict[str, str] = {}
         for address in self._workers:
             hosts.setdefault(address.rpartition(":")[0], address)
-        first = [
-            self.client.submit(attempt, fn, workers=[address], allow_other_workers=True, pure=False)
-            for address in hosts.values()
-        ]
-        self.client.gather(first)
+        first = []
+        for address in hosts.values():
+            handle = Handle(next(self._count), "prepare", attempt, (fn,), -1)
+            handle.workers = [address]
+            handle.key, task = self._task(handle, address, attempt, (fn,))
+            self._outbox[handle.key] = handle, address, task
+            self._live[handle.number] = self._open[handle.number] = handle
+            first.append(handle)
+        self.gather(first)
         self._register(Prepare(fn))
 
     def _register(self, plugin: OneThread | Prepare) -> None:
@@ -523,8 +537,11 @@ class Dask:
             weakref.finalize(item, self._copies.pop, item.number, None)
         if worker not in copies or copies[worker].status != "finished":
             try:
-                (copies[worker],) = self.client.scatter([item.value], workers=[worker], hash=False)
+                (copies[worker],) = self.client.scatter(
+                    [item.value], workers=[worker], hash=False, timeout=2
+                )
             except (OSError, TimeoutError, KeyError, ValueError):  # that worker has just gone
+                self._look()
                 return item.value
         values.append(copies[worker])
         return Slot(len(values) - 1)
@@ -708,6 +725,7 @@ class Dask:
             "%s has not finished within %g s: restarting worker %s",
             what, self._task_timeout, worker,
         )  # fmt: skip
+        self._stopped = True
         self._stop(worker)
         self._busy = {}  # that took seconds
         self._recover({worker})
@@ -775,7 +793,9 @@ class Dask:
         A call that is run again says when it begins and ends, so that the right one is named.
         """
         self._losses += 1
-        reason = f"its worker died, or was stopped after {self._task_timeout:g} s, each time"
+        reason = "its worker died each time"
+        if self._stopped:
+            reason += f", or was ended after {self._task_timeout:g} s"
         last: dict[str, int] = {}
         for _, event in self.client.get_events(self._topic):
             last[event["worker"]] = event["begins"]

@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Client, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
-from gps.errors import SharedLostError
+from gps.errors import GPSError, SharedLostError
 from gps.execution import map_tree
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,10 @@ def run_task(
     full = map_tree(value_of, sealed.args)
     tell(announce, begins=True)
     start = time.perf_counter()
-    value = sealed.fn(*full)
+    try:
+        value = sealed.fn(*full)
+    except SystemExit as stop:  # Dask would end the worker, and again the next one
+        raise GPSError(f"code of the experiment called sys.exit({stop.code!r})") from stop
     seconds = time.perf_counter() - start
     tell(announce, begins=False)
     with _spent_lock:

@@ -5,7 +5,8 @@ Beside the chains a trainer fits the policy to the memory, which holds the last 
 condition, again and again. This process starts the calls and takes what comes back; it waits for
 no particular one. What an update depends on but its condition's own past, namely which policy was
 the newest, is decided by the clock: a run cannot be repeated to the same bytes, except on the
-serial executor, where the conditions take turns and the policy is trained after every turn.
+serial executor, where the conditions take turns, the policy is trained after every turn, and only
+the times in the files differ.
 
     chain m    rollout -> [newest policy] -> fit, linearise, assess, improve, targets -> rollout ...
     trainer    [memory] -> train_policy -> newest policy; at once again if the memory has changed

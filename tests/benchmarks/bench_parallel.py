@@ -167,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4, help="repeats of each executor")
     parser.add_argument("--iterations", type=int, default=6, help="measured iterations per repeat")
+    parts = ("overhead", "stages", "whole")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="which comparisons")
     args = parser.parse_args(argv)
     peg = gps.load("peg_insertion")
     many = with_conditions(peg, 8)
@@ -175,10 +177,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         every: dict[str, Executor] = {"serial": Serial(), "1 worker": one, "2 workers": two}
         small = {name: every[name] for name in ("serial", "1 worker")}
         size = (args.rounds, args.iterations)
-        show("peg_insertion, in memory", seconds(peg, small, *size, store=False), "serial")
-        show("peg_insertion, stored", seconds(peg, small, *size, store=True), "serial")
-        show_early(many, one, two, args.rounds * args.iterations)
-        show("8 conditions, whole, stored", seconds(many, every, *size, store=True), "serial")
+        if "overhead" in args.only:
+            show("peg_insertion, in memory", seconds(peg, small, *size, store=False), "serial")
+            show("peg_insertion, stored", seconds(peg, small, *size, store=True), "serial")
+        if "stages" in args.only:
+            show_early(many, one, two, args.rounds * args.iterations)
+        if "whole" in args.only:
+            found = seconds(many, every, *size, store=True)
+            show("8 conditions, whole, stored", found, "serial")
     finally:
         one.close()
         two.close()

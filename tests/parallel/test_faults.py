@@ -146,6 +146,43 @@ def test_a_worker_that_hangs_is_restarted(two, serial_hashes, monkeypatch, tmp_p
     assert "fit_dynamics of condition" in caplog.text
 
 
+def test_a_worker_lost_while_it_is_prepared(two):
+    both(two)
+    pid = two.client.run(os.getpid, workers=[two._workers[0]]).popitem()[1]
+    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    start = time.monotonic()
+    two.prepare(partial(time.sleep, 1.5))
+    timer.join()
+    assert time.monotonic() - start < 60
+    assert two.gather(two.call("fine", abs, -3)) == 3
+    both(two)
+
+
+def leave(*_):
+    sys.exit(3)
+
+
+def test_a_task_that_calls_exit_is_named(two):
+    with pytest.raises(GPSError, match=r"called sys\.exit\(3\)") as caught:
+        two.gather(two.call("expand_cost", leave, condition=1))
+    assert caught.value.__notes__ == ["in expand_cost of condition 1"]
+
+
+def test_a_large_value_for_a_worker_that_is_gone_costs_seconds(two):
+    import numpy as np
+
+    both(two)
+    handle = two.call("make", np.ones, 10**6, condition=0)
+    two.gather(handle)
+    two.keep(handle)
+    two._homes[5] = "tcp://127.0.0.1:1"  # as if a worker had left since the last look
+    two._workers.append("tcp://127.0.0.1:1")
+    start = time.monotonic()
+    assert two.gather(two.call("sum", np.sum, handle, condition=5)) == 10**6
+    assert time.monotonic() - start < 20
+
+
 def freeze():
     os.kill(os.getpid(), signal.SIGSTOP)
 
