@@ -20,7 +20,15 @@ from signal import SIGINT, SIGTERM
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gps.errors import ConfigError, ExperimentError, GPSError, SimulationError, StoreError, choices
+from gps.errors import (
+    ClusterError,
+    ConfigError,
+    ExperimentError,
+    GPSError,
+    SimulationError,
+    StoreError,
+    choices,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -315,6 +323,8 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
     given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations")}
     if "asynchronous" in folder.info():
+        if args.iterations is not None and args.rollouts is not None:
+            raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
         return _resume_asynchronous(args, folder, experiment, given)
     if args.rollouts is not None or args.updates is not None:
         raise ConfigError("--rollouts and --updates are for asynchronous runs; use --iterations")
@@ -397,6 +407,9 @@ def _follow(
                     progress.event(event)
                 if interrupt.requested and not asynchronous:  # they stop by themselves
                     break
+        except ClusterError as error:
+            error.add_note(f"go on with: gps resume {out}")
+            raise
         except KeyboardInterrupt:
             # dask leaves tasks behind whose end nobody awaits, and asyncio complains
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -370,7 +370,7 @@ class Dask:
         if self.client.status != "running":
             raise ClusterError(
                 f"the Dask scheduler {self._address} is gone; iterations that were stored are "
-                "whole, continue from them with: gps resume"
+                "whole, and a run can be resumed from them"
             )
         if said:
             for plugin in self._plugins.values():  # another scheduler does not know them

@@ -1,6 +1,7 @@
 """What a run survives, and how it ends when it cannot: every fault is caused for real."""
 
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -279,12 +281,12 @@ class Cluster:
             "--no-dashboard", "--scheduler-file", str(file),
         )  # fmt: skip
         deadline = time.monotonic() + 60
-        while not file.exists():
+        self.address = None
+        while self.address is None:
             assert time.monotonic() < deadline
+            with suppress(OSError, ValueError):  # not there, or not whole yet
+                self.address = json.loads(file.read_text())["address"]
             time.sleep(0.05)
-        import json
-
-        self.address = json.loads(file.read_text())["address"]
         return self
 
     def start(self, module, *args):
