@@ -66,7 +66,8 @@ class SumCost(InPlaceCost):
             factor = weight * term.weight
             if factor == 0.0:
                 continue
-            if isinstance(term.cost, InPlaceCost):
+            own = type(term.cost)
+            if isinstance(term.cost, InPlaceCost) and own.evaluate is InPlaceCost.evaluate:
                 term.cost.add(rollouts, factor, out)
             else:
                 out.add(term.cost.evaluate(rollouts), factor)

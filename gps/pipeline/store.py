@@ -484,7 +484,7 @@ class RunFolder:
         try:
             self.check(n)
         except StoreError as error:
-            log.warning("%s (skipped)", error)
+            log.warning("%s: skipped", str(error).partition(";")[0])
             return False
         return True
 

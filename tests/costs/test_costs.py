@@ -356,3 +356,19 @@ def test_missing_jacobian_is_named(rollouts):
     cost = EndpointCost(entry="joint_pos", target=0.0, l2=1.0)
     with pytest.raises(ConfigError, match=r"no Jacobian of 'joint_pos' \(it reports: end_points\)"):
         cost.evaluate(rollouts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dearer(ActionCost):
+    """A cost that changes what another one's evaluation gives."""
+
+    def evaluate(self, rollouts: Rollouts) -> CostTerms:
+        terms = super().evaluate(rollouts)
+        return replace(terms, l=terms.l + 5.0)
+
+
+def test_sum_uses_the_evaluation_of_a_derived_cost(rollouts):
+    own = Dearer(weights=0.3)
+    cost = SumCost(terms=(WeightedCost(cost=own, weight=2.0),))
+    plain = SumCost(terms=(WeightedCost(cost=ActionCost(weights=0.3), weight=2.0),))
+    np.testing.assert_allclose(cost.evaluate(rollouts).l, plain.evaluate(rollouts).l + 10.0)

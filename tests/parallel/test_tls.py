@@ -122,11 +122,13 @@ def cluster(tmp_path_factory):
             *("--no-dashboard", "--scheduler-file", file),
         )
         deadline = time.monotonic() + SECONDS
-        while not file.exists():
+        address = None
+        while address is None:
             assert scheduler.poll() is None, (folder / "dask_scheduler.log").read_text()
             assert time.monotonic() < deadline
+            with suppress(OSError, ValueError):  # not there, or not whole yet
+                address = json.loads(file.read_text())["address"]
             time.sleep(0.05)
-        address = json.loads(file.read_text())["address"]
         start(
             *("dask_worker", address, "--no-nanny", "--nthreads", 1, "--no-dashboard"),
             *("--local-directory", folder),
