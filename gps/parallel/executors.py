@@ -29,6 +29,7 @@ from typing import Any, Literal
 import dask
 import dask.utils
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm.core import connect
 from distributed.security import Security
 
 from gps.errors import ClusterError, ConfigError, GPSError, SharedLostError, choices
@@ -860,6 +861,13 @@ def _spawn_environment() -> dict[str, str]:
     return {**before, **single_thread_environment(), **_MALLOC}
 
 
+async def _reach(address: str, timeout: float) -> None:
+    """Connect to an address and let it go; raises OSError, ValueError."""
+    args: dict[str, Any] = Security().get_connection_args("client")
+    comm = await connect(address, timeout=timeout, **args)
+    await comm.close()
+
+
 def _join(scheduler: str, timeout: float) -> Client:
     """A client of a running cluster with at least one worker; GPSError in one line otherwise."""
     try:
@@ -870,6 +878,7 @@ def _join(scheduler: str, timeout: float) -> Client:
                 "TLS needs distributed.comm.tls.ca-file, client.cert and client.key in Dask's "
                 "configuration"
             )
+        asyncio.run(_reach(scheduler, timeout))  # a Client that fails is noisy when it is freed
         direct = dask.config.get("distributed.client.direct-to-workers", None)
         client = Client(
             scheduler,

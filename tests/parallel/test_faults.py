@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 
 import gps
 from gps.costs import StateCost
-from gps.errors import ClusterError, GPSError, SharedLostError
+from gps.errors import ClusterError, ConfigError, GPSError, SharedLostError
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
 
@@ -494,3 +494,27 @@ def test_a_handle_cannot_be_sent_by_accident(two):
     with pytest.raises(TypeError) as caught:
         two.call("fine", abs, Opaque(handle))
     assert "a handle cannot be sent" in str(caught.getrepr(chain=True))
+
+
+@pytest.mark.parametrize("address", ["foo", "", "tcp://127.0.0.1:9"])
+def test_an_address_without_a_scheduler_is_one_line(address, tmp_path):
+    env = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gps.cli", "run", "point_mass", "--scheduler", address],
+        capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gps: error: --scheduler {address}: no Dask scheduler answers")
+
+
+def test_what_excludes_another_is_refused():
+    for wrong in (
+        {"workers": 2, "scheduler": "tcp://127.0.0.1:9"},
+        {"client": object()},
+        {"workers": 1, "reserve": -1},
+        {"workers": 1, "task_timeout": "5"},
+        {"workers": 1, "task_timeout": 0.0},
+    ):
+        with pytest.raises(ConfigError):
+            Dask(**wrong)
