@@ -6,14 +6,14 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gps.agents.base import require
 from gps.errors import ConfigError
 from gps.rng import stream
-from gps.types import Agent, Array, Layout, Policy, Rollouts
+from gps.types import Agent, Array, Policy, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,10 @@ class RealTimeConfig:
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"RealTimeConfig.seed must be 0 or more, got {self.seed!r}")
 
-    def build(self, threads: int = 1) -> RealTime:
+    def build(self, threads: int = 1) -> Agent:
         """The slow world; `threads` goes to the world inside where that takes them."""
-        return RealTime(self, self.world.build(threads) if threads != 1 else self.world.build())
+        inside = self.world.build(threads) if threads != 1 else self.world.build()
+        return cast(Agent, RealTime(self, inside))  # its attributes are those of the agent inside
 
 
 class RealTime:
@@ -58,54 +59,10 @@ class RealTime:
         self.config, self._agent = config, agent
 
     def __getattr__(self, name: str) -> Any:
-        """What only the agent inside has: `render`, `control_range` and so on."""
+        """Everything but the rollouts: layouts, sizes, start states, `render` and so on."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._agent, name)
-
-    @property
-    def layout(self) -> Layout:
-        """As inside."""
-        return self._agent.layout
-
-    @property
-    def obs_layout(self) -> Layout:
-        """As inside."""
-        return self._agent.obs_layout
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self._agent.T
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds, before `speed` divides it."""
-        return self._agent.dt
-
-    @property
-    def nu(self) -> int:
-        """Action size."""
-        return self._agent.nu
-
-    @property
-    def n_start(self) -> int:
-        """Size of the vector that disturbs a start state."""
-        return self._agent.n_start
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return self._agent.n_conditions
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return self._agent.n_test_conditions
-
-    def start_state(self, condition: int, *, test: bool = False) -> Array:
-        """As inside."""
-        return self._agent.start_state(condition, test=test)
 
     def duration(self, condition: int, noise: Array) -> float:
         """Seconds that the rollouts with this noise (N, T, nu) take from this condition."""
@@ -115,7 +72,8 @@ class RealTime:
         address = (condition, zlib.crc32(noise.tobytes()))
         z = stream(cfg.seed, "duration", *address).standard_normal()
         factor = math.exp(cfg.factor_std * z - cfg.factor_std**2 / 2)
-        return len(noise) * self.T * self.dt / cfg.speed * factor
+        seconds: float = len(noise) * self._agent.T * self._agent.dt / cfg.speed * factor
+        return seconds
 
     def rollout(
         self,

@@ -158,8 +158,10 @@ def _logging(verbose: bool, handler: logging.Handler | None = None) -> Iterator[
     """Send the library's log to a handler, to stderr by default, inside the block."""
     # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
     # message that could not be delivered
-    for noisy in ("distributed", "tornado.application"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    noisy = [logging.getLogger(name) for name in ("distributed", "tornado.application")]
+    levels = [other.level for other in noisy]
+    for other in noisy:
+        other.setLevel(logging.CRITICAL)
     log = logging.getLogger("gps")
     before = log.handlers[:], log.level, log.propagate
     if handler is None:
@@ -173,6 +175,8 @@ def _logging(verbose: bool, handler: logging.Handler | None = None) -> Iterator[
     finally:
         log.handlers, log.propagate = before[0], before[2]
         log.setLevel(before[1])
+        for other, level in zip(noisy, levels, strict=True):
+            other.setLevel(level)
 
 
 # --- run and resume ------------------------------------------------------------------------------

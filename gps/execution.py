@@ -10,19 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from gps.types import Array, Record
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A stage's result and the seconds that it took where it ran."""
-
-    value: Any
-    seconds: float
 
 
 class Group(Protocol):
@@ -66,6 +58,11 @@ class Executor(Protocol):
     @property
     def workers(self) -> int:
         """How many tasks can run at once."""
+        ...
+
+    @property
+    def reserve(self) -> int:
+        """How many of them are kept for calls without a condition."""
         ...
 
     @property
@@ -161,19 +158,6 @@ def _same(new: Any, old: Any) -> bool:
     return new is old
 
 
-def leaf(value: Any) -> Any:
-    """The value of a Timed; anything else as it is."""
-    return value.value if type(value) is Timed else value
-
-
-def run_timed(fn: Callable[..., Any], args: tuple[Any, ...]) -> Timed:
-    """Call `fn` on the values of `args` and time it."""
-    values = map_tree(leaf, args)
-    start = time.perf_counter()
-    value = fn(*values)
-    return Timed(value, time.perf_counter() - start)
-
-
 def each(
     executor: Executor,
     stage: str,
@@ -221,7 +205,7 @@ class Here:
 class Serial:
     """Runs every call at once in this process, where breakpoints work."""
 
-    workers, concurrent = 1, False
+    workers, reserve, concurrent = 1, 0, False
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -235,13 +219,15 @@ class Serial:
 
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
         """Run `fn(*args)` now; the handle is the value itself."""
+        start = time.perf_counter()
         try:
-            result = run_timed(fn, args)
+            value = fn(*args)
         except Exception as error:
             error.add_note(where(stage, condition))
             raise
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + result.seconds
-        return result.value
+        spent = time.perf_counter() - start
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+        return value
 
     def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
         """Run `fn` in a group of one."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gps.execution import Serial, Timed, leaf, map_tree, run_timed
+from gps.execution import Serial, map_tree
 from gps.threads import THREAD_VARIABLES, one_thread, single_thread_environment
 from gps.types import Record
 
@@ -48,15 +48,6 @@ def test_a_named_tuple_is_a_value():
     pair = Pair(1, 2)
     assert map_tree(lambda item: item, (pair,)) == (pair,)
     assert map_tree(lambda item: item, (pair,))[0] is pair
-
-
-def test_handles_are_found_wherever_they_are():
-    timed = Timed(7, 0.5)
-    assert leaf(timed) == 7
-    assert leaf("x") == "x"
-    tree = map_tree(leaf, Leaf(timed, {"k": [timed, (timed,)]}))
-    assert (tree.value, tree.other) == (7, {"k": [7, (7,)]})
-    assert run_timed(lambda a, b: a["k"] + b, ({"k": timed}, timed)).value == 14
 
 
 def pause(seconds, value):

@@ -234,7 +234,7 @@ class Dask:
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     env=single_thread_environment(),
-                    silence_logs=logging.CRITICAL,  # what a task raises comes here,
+                    silence_logs=logging.CRITICAL,  # what a task raises comes here
                     memory_limit=0,
                 )
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
@@ -244,8 +244,8 @@ class Dask:
         self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result
         self._count = itertools.count()
+        # calls whose result is not here, by their numbers; those that nobody waits for vanish
         self._open: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
-        self._live: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
         self._homes: dict[int, str] = {}
         self._workers: list[str] = []
         self._banned: set[str] = set()
@@ -421,14 +421,9 @@ class Dask:
         hosts: dict[str, str] = {}
         for address in self._workers:
             hosts.setdefault(address.rpartition(":")[0], address)
-        first = []
-        for address in hosts.values():
-            handle = Handle(next(self._count), "prepare", attempt, (fn,), -1)
-            handle.workers = [address]
-            handle.key, task = self._task(handle, address, attempt, (fn,))
-            self._outbox[handle.key] = handle, address, task
-            self._live[handle.number] = self._open[handle.number] = handle
-            first.append(handle)
+        first = [Handle(next(self._count), "prepare", attempt, (fn,), -1) for _ in hosts]
+        for handle, address in zip(first, hosts.values(), strict=True):
+            self._post(handle, address)
         self.gather(first)
         self._register(Prepare(fn))
 
@@ -459,18 +454,22 @@ class Dask:
 
     def _new(self, handle: Handle) -> Handle:
         self._submit(handle)
-        self._live[handle.number] = self._open[handle.number] = handle
         return handle
+
+    def _post(self, handle: Handle, worker: str) -> None:
+        """Have a call sent to a worker with the next message."""
+        assert handle.fn is not None
+        handle.workers, handle.futures = [worker], []
+        args = (Alone(), *handle.args) if handle.gang else handle.args
+        handle.key, task = self._task(handle, worker, handle.fn, args)
+        self._outbox[handle.key] = handle, worker, task
+        self._open[handle.number] = handle
 
     def _submit(self, handle: Handle) -> None:
         assert handle.fn is not None
         size = min(handle.gang, len(self._workers))
         if size <= 1:
-            args = (Alone(), *handle.args) if handle.gang else handle.args
-            handle.workers = [self._home(handle.condition)]
-            handle.futures = []
-            handle.key, task = self._task(handle, handle.workers[0], handle.fn, args)
-            self._outbox[handle.key] = handle, handle.workers[0], task
+            self._post(handle, self._home(handle.condition))
             if not self._together:
                 self._flush()
             return
@@ -487,6 +486,7 @@ class Dask:
             handle.futures.append(
                 self.client.submit(*task, key=key, workers=[worker], allow_other_workers=False)
             )
+        self._open[handle.number] = handle
 
     def _fresh_address(self, worker: str) -> str:
         host = worker.rpartition("://")[2].rpartition(":")[0] or "127.0.0.1"  # inproc has no port
@@ -616,7 +616,7 @@ class Dask:
             for handle in todo:
                 if handle.state() == "error" and not handle.lost():
                     self._raise(handle)
-            self._fetch([h for h in self._unfinished() if h.state() == "finished"])
+            self._fetch([h for h in list(self._open.values()) if h.state() == "finished"])
             todo = [h for h in todo if not h.gathered]
 
         def value_of(item: Any) -> Any:
@@ -704,12 +704,12 @@ class Dask:
     def _check(self) -> None:
         """Look for workers that are gone, or finish nothing any more."""
         found = self._look()
-        if any(not set(h.workers) <= found for h in self._unfinished()):
+        if any(not set(h.workers) <= found for h in list(self._open.values())):
             self._recover()
             return
         now = time.monotonic()
         busy: dict[str, set[int]] = {}
-        for handle in self._unfinished():
+        for handle in list(self._open.values()):
             if all(h.state() == "finished" for h in handle.needs):
                 for worker in handle.workers:
                     busy.setdefault(worker, set()).add(handle.number)
@@ -718,7 +718,7 @@ class Dask:
             known, since = before.get(worker, (frozenset(), now))
             self._busy[worker] = (known, since) if known == numbers else (frozenset(numbers), now)
             if now - self._busy[worker][1] > self._task_timeout:
-                self._restart(worker, self._live.get(min(numbers)))
+                self._restart(worker, self._open.get(min(numbers)))
 
     def _restart(self, worker: str, handle: Handle | None) -> None:
         what = "its task" if handle is None else handle.label
@@ -754,17 +754,13 @@ class Dask:
         threading.Thread(target=restart, daemon=True).start()
         self._banned.add(worker)
 
-    def _unfinished(self) -> list[Handle]:
-        """Calls whose result is not here, in order of their numbers."""
-        return list(self._open.values())
-
     def _recover(self, dead: Set[str] = frozenset()) -> None:
         """Submit again what was lost, also with the workers `dead`, and what waits for it."""
         found = self._look() - dead
         again: list[Handle] = []
         chosen: set[int] = set()
         gone: set[str] = set()
-        for handle in self._unfinished():
+        for handle in list(self._open.values()):
             left = {w for w in handle.workers if w not in found}
             if not (left or handle.lost() or any(h.number in chosen for h in handle.needs)):
                 continue
@@ -786,7 +782,7 @@ class Dask:
             for handle in again:
                 handle.attempts += 1
                 self._submit(handle)
-        self._flush()  # also where a block around this collects calls
+        self._flush()  # a block around this one would go on collecting
 
     def _blame(self, gone: Set[str]) -> None:
         """Count the workers that a call takes down with it; ClusterError when it is too many.
@@ -801,7 +797,7 @@ class Dask:
         for _, event in self.client.get_events(self._topic):
             last[event["worker"]] = event["begins"]
         for worker in gone:
-            handle = self._live.get(last.get(worker, -1))
+            handle = self._open.get(last.get(worker, -1))
             if handle is not None:
                 handle.deaths += 1
                 if handle.deaths >= _ATTEMPTS:
@@ -822,13 +818,9 @@ class Dask:
             if worker in self._workers and tasks > self._known(worker)
         ]
         if behind:
-            asked = []
-            for worker in behind:
-                handle = Handle(next(self._count), "seconds", nothing, (), -1)
-                handle.workers = [worker]
-                handle.key, task = self._task(handle, worker, nothing, ())
-                self._outbox[handle.key] = handle, worker, task
-                asked.append(handle)
+            asked = [Handle(next(self._count), "seconds", nothing, (), -1) for _ in behind]
+            for handle, worker in zip(asked, behind, strict=True):
+                self._post(handle, worker)
             self._flush()
             self._fetch(asked)
         totals: dict[str, float] = {}
@@ -845,7 +837,7 @@ class Dask:
 
     def close(self) -> None:
         """Disconnect, and stop the workers if they were started here."""
-        self._live.clear()
+        self._open.clear()
         self._copies.clear()
         self._outbox.clear()
         if self._own_client:

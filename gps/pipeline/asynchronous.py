@@ -426,7 +426,7 @@ class _Driver:
         self.halting = self.done = False
         self.error: GPSError | None = None
         # conditions that can be worked on at once
-        self.slots = min(M, max(1, ex.workers - int(getattr(ex, "reserve", 0))))
+        self.slots = min(M, max(1, ex.workers - ex.reserve))
         self.spent: dict[str, float] = {}  # since the last snapshot
 
     @property

@@ -482,17 +482,22 @@ class RunFolder:
 
     def _is_whole(self, n: int) -> bool:
         try:
-            self.check(n)
+            with self._opened(n, advice=""):
+                pass
         except StoreError as error:
-            log.warning("%s: skipped", str(error).partition(";")[0])
+            log.warning("%s: skipped", error)
             return False
         return True
 
     @contextmanager
-    def _opened(self, n: int) -> Iterator[h5py.File]:
-        """An iteration file, checked; every failure to read it becomes a StoreError."""
+    def _opened(self, n: int, advice: str | None = None) -> Iterator[h5py.File]:
+        """An iteration file, checked; every failure to read it becomes a StoreError.
+
+        advice: what the error tells the user to do; None for deleting a file that is no use.
+        """
         path = self.iteration_path(n)
-        help_ = f"delete it and go on from an earlier one with: gps resume {self.path}"
+        if advice is None:
+            advice = f"; delete it and go on from an earlier one with: gps resume {self.path}"
         if not path.exists():
             stored = _ranges(self._numbers())
             raise StoreError(f"{self.path}: iteration {n} is not stored; stored: {stored}")
@@ -500,19 +505,19 @@ class RunFolder:
             with h5py.File(path, "r") as file:
                 schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
                 if schema != SCHEMA:
-                    raise StoreError(f"{path} was not written by gps; {help_}")
+                    raise StoreError(f"{path} was not written by gps{advice}")
                 if version != SCHEMA_VERSION:
                     raise StoreError(
                         f"{path} has schema version {version}, this gps reads {SCHEMA_VERSION}; "
                         f"use gps {file.attrs.get('gps_version')}"
                     )
                 if file.attrs["iteration"] != n or any(part not in file for part in PARTS[:3]):
-                    raise StoreError(f"{path} does not hold iteration {n}; {help_}")
+                    raise StoreError(f"{path} does not hold iteration {n}{advice}")
                 yield file
         except StoreError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, GPSError) as error:
-            raise StoreError(f"{path} is damaged ({_reason(error)}); {help_}") from error
+            raise StoreError(f"{path} is damaged ({_reason(error)}){advice}") from error
 
     def check(self, n: int) -> None:
         """Raise StoreError unless iteration `n` is stored in a file of ours that can be opened."""

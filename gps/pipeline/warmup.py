@@ -6,17 +6,15 @@ from gps.pipeline.experiment import WorldConfig
 from gps.pipeline.stages import agent_of
 
 
-def _nothing() -> None:
-    """For agents that need no warming up."""
-
-
 def warm_up(world: WorldConfig | None = None) -> None:
     """Two serial MDGPS iterations on a tiny point mass; about a second once kernels are cached.
 
     world: also build its agent, as every worker needs it, and let it compile what it has.
     """
     if world is not None:
-        getattr(agent_of(world), "warm_up", _nothing)()
+        agent = agent_of(world)
+        if hasattr(agent, "warm_up"):
+            agent.warm_up()
     from gps.agents.point_mass import PointMassConfig
     from gps.algorithms.mdgps import MDGPSConfig
     from gps.control.initial import HoldConfig
