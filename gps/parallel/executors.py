@@ -214,6 +214,7 @@ class Dask:
                 "own workers"
             )
         self._cluster: LocalCluster | None = None
+        self._wanted = 0
         self._own_client = client is None
         if timeout is None:
             setting = dask.config.get("distributed.comm.timeouts.connect", 30.0)
@@ -226,9 +227,10 @@ class Dask:
         else:
             if workers is not None and workers < 1:
                 raise ConfigError(f"--workers must be at least 1, got {workers}")
+            self._wanted = workers or len(os.sched_getaffinity(0))
             with dask.config.set({"distributed.nanny.pre-spawn-environ": _spawn_environment()}):
                 self._cluster = LocalCluster(
-                    n_workers=workers or len(os.sched_getaffinity(0)),
+                    n_workers=self._wanted,
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
@@ -324,6 +326,9 @@ class Dask:
             except (OSError, TimeoutError):
                 time.sleep(0.1)
                 continue
+            if self._cluster is not None and len(found) < self._wanted:
+                # Dask gives up the nanny of a worker that dies again 15 s later, while it starts
+                self._cluster.scale(self._wanted)
             if found:
                 break
             if waiting == 0.0:
@@ -551,6 +556,7 @@ class Dask:
 
     def share(self, make: Callable[..., Any], *args: Any) -> Shared:
         """An actor on one of the workers."""
+        self._look()  # a task for a worker that has just gone would wait for it in vain
         try:
             with self.client.as_current():  # without a client the actor would let go of itself
                 actor = self.client.submit(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -159,6 +160,21 @@ def test_a_worker_lost_while_it_is_prepared(two):
     assert time.monotonic() - start < 60
     assert two.gather(two.call("fine", abs, -3)) == 3
     both(two)
+
+
+def test_a_worker_that_dask_gives_up_is_replaced(two):
+    """Dask closes the nanny of a worker that is missing 15 s after a death, perhaps its second."""
+    both(two)
+    cluster = two._cluster
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.1s"}):
+        name, nanny = next(iter(cluster.workers.items()))
+        cluster.sync(nanny.close)
+        deadline = time.monotonic() + 30
+        while cluster.workers.get(name) is nanny:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    both(two)
+    assert two.gather([two.call("fine", abs, -3, condition=m) for m in range(4)]) == [3] * 4
 
 
 def leave(*_):
@@ -436,8 +452,10 @@ def worker_of(executor, shared):
 
 def both(executor):
     """Wait for the worker that an earlier test has killed."""
-    executor.client.wait_for_workers(2, timeout=60)
-    executor._look()
+    deadline = time.monotonic() + 60
+    while len(executor._look()) < 2:
+        assert time.monotonic() < deadline, "the second worker does not come back"
+        time.sleep(0.1)
 
 
 def ranks(group, value):
