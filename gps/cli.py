@@ -11,12 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,7 +157,8 @@ def _logging(verbose: bool, handler: logging.Handler | None = None) -> Iterator[
     """Send the library's log to a handler, to stderr by default, inside the block."""
     # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
     # message that could not be delivered
-    noisy = [logging.getLogger(name) for name in ("distributed", "tornado.application")]
+    known = [n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"]
+    noisy = [logging.getLogger(name) for name in (*known, "tornado.application")]
     levels = [other.level for other in noisy]
     for other in noisy:
         other.setLevel(logging.CRITICAL)
@@ -258,7 +258,7 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     changes = {k: getattr(args, k) for k in ("seed", "iterations") if getattr(args, k) is not None}
     experiment = replace(experiment, **changes)
 
-    from gps.pipeline import store
+    from gps.pipeline import config_io, store
     from gps.pipeline.runner import run
 
     limits = {k: getattr(args, k) for k in ("rollouts", "updates", "replay")}
@@ -268,11 +268,15 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     if args.asynchronous:
         from gps.pipeline import asynchronous
 
+        for option, value in given.items():
+            if value < 1:
+                raise ConfigError(f"--{option} must be at least 1, got {value}")
         config = asynchronous.AsynchronousConfig(**given)
         trainers = asynchronous.check(experiment).trainers
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
     store.require_new(out)
+    config_io.to_json(experiment)
     agent = experiment.validate()
 
     def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
@@ -298,7 +302,7 @@ def _goal(rollouts: int | None, updates: int | None) -> str:
     """When an asynchronous run stops, in words."""
     limits = [f"{rollouts} rollouts"] if rollouts is not None else []
     limits += [f"{updates} policy updates"] if updates is not None else []
-    return f"asynchronous, {' or '.join(limits)}"
+    return " or ".join(limits)
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -369,23 +373,26 @@ def _follow(
     total: int | None,
     out: Path,
     start: Callable[[Executor, Callable[[], bool]], Iterable[IterationReport]],
-    asynchronous: str = "",
+    limits: str = "",
     trainers: int = 0,
 ) -> int:
     """Show the iterations as they come, until the last or an interrupt.
 
-    asynchronous: what such a run does, in words; its iterations are snapshots. trainers: workers
-    that are to be free of conditions.
+    limits: when an asynchronous run stops, in words; its iterations are snapshots. trainers:
+    workers that are to be free of conditions.
     """
     from gps.display import Progress
     from gps.parallel.executors import make_executor
 
-    done = 0
+    done, asynchronous = 0, bool(limits)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(total or 0))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
         unit = "snapshot" if asynchronous else "iteration"
         interrupt = stack.enter_context(_Interrupt(f"{'a' if asynchronous else 'this'} {unit}"))
+        if args.executor == "dask":
+            where = f"joining {args.scheduler}" if args.scheduler else "starting workers"
+            progress.line(f"{name}: {where}")
         with _deferred_interrupts():
             executor = make_executor(
                 *(args.executor, args.workers, args.scheduler),
@@ -396,8 +403,9 @@ def _follow(
         if interrupt.requested:  # nothing has begun that could be finished
             progress.line("stopped before the first iteration")
             return EXIT_INTERRUPTED
-        goal = asynchronous or f"{total} iterations"
-        progress.line(f"{name}: {goal}, {args.executor}, in {out}")
+        goal = limits or f"{total} iterations"
+        kind = "asynchronous, " if asynchronous else ""
+        progress.line(f"{name}: {kind}{goal}, {args.executor}, in {out}")
         progress.header()
         reports = start(executor, lambda: interrupt.requested)
         stack.callback(getattr(reports, "close", lambda: None))
@@ -467,10 +475,13 @@ class _Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupt:
-        try:  # a batch system that ends a job sends SIGTERM
-            self._before = {n: signal.signal(n, self._handle) for n in (SIGINT, SIGTERM)}
-        except ValueError:  # not in the main thread: Ctrl-C does not arrive here
-            self._before = {}
+        # a batch system that ends a job sends SIGTERM, a terminal that is closed SIGHUP
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                continue  # not on this system, or started with nohup
+            with suppress(ValueError):  # not in the main thread: Ctrl-C does not arrive here
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -483,7 +494,8 @@ class _Interrupt:
         self.requested = True
         # print may be in the middle of a line of its own
         text = f"\nstopping after {self._what} is stored; Ctrl-C again stops at once\n"
-        os.write(2, text.encode())
+        with suppress(OSError):  # the terminal may be closed
+            os.write(2, text.encode())
 
 
 # --- evaluate ------------------------------------------------------------------------------------

@@ -194,10 +194,11 @@ def iterate(
     )
     on_policy = config.sample_from == "policy" and it > 0
     models_of = (cond, rollouts, costs, models, linearised)
-    checks = ex.gather(each(ex, "assess", _assess, models_of, on_policy, config.guard))
-    stages.require_a_cost(checks, it)
-    mults = adjust_steps(checks, config.step, config.guard)
-    new = each(ex, "improve", _improve, (*models_of, checks, mults), config)
+    checks = each(ex, "assess", _assess, models_of, on_policy, config.guard)
+    rule = (adjust_steps, checks, config.step, config.guard, it)
+    mults = ex.call("set_steps", stages.set_steps, *rule)
+    steps = ((mults,) * len(cond), range(len(cond)))
+    new = each(ex, "improve", _improve, (*models_of, checks, *steps), config)
     data = each(ex, "targets", stages.targets, (rollouts, new))
     policy = stages.train_policy_on(ex, policy, data, *train, 1)
     report = Report(
@@ -249,8 +250,8 @@ def renew(
         )
     models = (condition, rollouts, expanded, dynamics, linearised)
     checked = call("assess", _assess, *models, False, config.guard)
-    mult = call("assess", _own_step, checked, config.step, config.guard)
-    new = call("improve", _improve, *models, checked, mult, replace(config, replay=0))
+    mults = call("set_steps", adjust_steps, (checked,), config.step, config.guard)
+    new = call("improve", _improve, *models, checked, mults, 0, replace(config, replay=0))
     return Renewed(
         state=new,
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
@@ -261,10 +262,6 @@ def renew(
 def _own_controller(condition: ConditionState) -> Linearised:
     """What stands in for the linearised policy before there is one."""
     return Linearised(condition.controller, condition.policy_prior)
-
-
-def _own_step(checked: Assessment, step: StepConfig, guard: GuardConfig) -> float:
-    return adjust_steps([checked], step, guard)[0]
 
 
 def _assess(
@@ -291,7 +288,8 @@ def _improve(
     dynamics: DynamicsModel,
     linearised: Linearised,
     checked: Assessment,
-    mult: float,
+    mults: Sequence[float],
+    m: int,
     config: MDGPSConfig,
 ) -> ConditionState:
     """The C-step around the linearised policy."""
@@ -304,7 +302,7 @@ def _improve(
         linearised.prior,
         replay,
         checked,
-        mult,
+        mults[m],
         config.step.kl_max,
         config.dual,
         config.guard,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from gps.algorithms.state import (
     PolicyState,
     Replay,
 )
-from gps.algorithms.step_size import GuardConfig
+from gps.algorithms.step_size import GuardConfig, StepConfig
 from gps.control import dual, lqr
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost, expand
@@ -138,13 +138,23 @@ def assess(
     )
 
 
-def require_a_cost(checks: Sequence[Assessment], iteration: int) -> None:
-    """NonFiniteError when no condition at all has a finite sampled cost: nothing can be learned."""
+def set_steps(
+    rule: Callable[[Sequence[Assessment], StepConfig, GuardConfig], list[float]],
+    checks: Sequence[Assessment],
+    step: StepConfig,
+    guard: GuardConfig,
+    iteration: int,
+) -> list[float]:
+    """The step multiplier of every condition, by `rule`.
+
+    NonFiniteError when no condition at all has a finite sampled cost: nothing can be learned.
+    """
     if not any(math.isfinite(check.sampled_cost) for check in checks):
         raise NonFiniteError(
             f"the sampled cost of every condition is NaN or infinite in iteration {iteration + 1}; "
             "check the cost, or start with less exploration"
         )
+    return rule(checks, step, guard)
 
 
 def _finite_or_nan(

@@ -86,10 +86,11 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = ex.gather(each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard))
-    stages.require_a_cost(checks, it)
-    mults = [adjust_step(check, config.step, config.guard) for check in checks]
-    new = each(ex, "improve", _improve, (cond, costs, models, checks, mults), config)
+    checks = each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard)
+    rule = (adjust_steps, checks, config.step, config.guard, it)
+    mults = ex.call("set_steps", stages.set_steps, *rule)
+    steps = ((mults,) * len(cond), range(len(cond)))
+    new = each(ex, "improve", _improve, (cond, costs, models, checks, *steps), config)
     report = Report(
         iteration=it,
         conditions=tuple(ex.pick(c, "report") for c in new),
@@ -116,7 +117,8 @@ def _improve(
     cost: CostModel,
     dynamics: DynamicsModel,
     checked: Assessment,
-    mult: float,
+    mults: Sequence[float],
+    m: int,
     config: TrajOptConfig,
 ) -> ConditionState:
     """The C-step around the sampled controller."""
@@ -128,15 +130,19 @@ def _improve(
         None,
         None,
         checked,
-        mult,
+        mults[m],
         config.step.kl_max,
         config.dual,
         config.guard,
     )
 
 
-def adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:
-    """One condition's step multiplier for this iteration."""
+def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
+    """The step multiplier of every condition for this iteration, each by itself."""
+    return [_adjust_step(check, step, guard) for check in checks]
+
+
+def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:
     if check.rejected:
         return max(check.step_mult * guard.shrink, step.min_mult)
     mult = check.step_mult

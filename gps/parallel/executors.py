@@ -610,11 +610,7 @@ class Dask:
             time.sleep(min(0.02, max(0.001, waited / 10, 1e-5 * len(futures))))
 
     def gather(self, tree: Any) -> Any:
-        """Bring the values of all handles in `tree` here.
-
-        What is finished is fetched while the rest is computed: also results that are not asked for
-        yet, as the run loop stores them all.
-        """
+        """Bring the values of all handles in `tree` here; what is finished while others compute."""
         self._flush()
         todo = [h for h in _handles(tree) if not h.gathered]
         while todo:
@@ -622,7 +618,7 @@ class Dask:
             for handle in todo:
                 if handle.state() == "error" and not handle.lost():
                     self._raise(handle)
-            self._fetch([h for h in list(self._open.values()) if h.state() == "finished"])
+            self._fetch([h for h in todo if h.state() == "finished"])
             todo = [h for h in todo if not h.gathered]
 
         def value_of(item: Any) -> Any:
@@ -668,6 +664,7 @@ class Dask:
                 return
         for handle, result in zip(handles, results, strict=True):
             handle.value, handle.gathered = result.value, True
+            handle.fn, handle.args, handle.needs = None, (), ()  # it is not run again
             self._open.pop(handle.number, None)
             self._process_of[handle.workers[0]] = result.process
             known = self._reported.get(result.process)
@@ -685,7 +682,6 @@ class Dask:
             self._losses = 0
             # results without a condition are used everywhere, and Dask thins out copies as it likes
             handle.present = handle.condition >= 0
-            handle.fn, handle.args, handle.needs = None, (), ()
         if time.monotonic() - self._looked > _POLL:
             self._look()
         if self._joined:

@@ -46,8 +46,11 @@ class OneThread(WorkerPlugin):
         if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):
             numba.config.CACHE_DIR = self.numba_cache  # type: ignore[attr-defined]
         if threading.current_thread() is threading.main_thread():
-            # Ctrl-C is for the driver, which finishes the iteration with these workers
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # Ctrl-C is for the driver, which finishes the iteration with these workers; so is the
+            # end of its terminal
+            for name in ("SIGINT", "SIGHUP"):
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Prepare(WorkerPlugin):
@@ -92,6 +95,10 @@ class Sealed:
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
+
+    def __dask_tokenize__(self) -> str:
+        """A name of its own; Dask would hash all arrays, and every call has a new key anyhow."""
+        return uuid.uuid4().hex
 
 
 class Absent(Exception):

@@ -424,7 +424,7 @@ class _Driver:
         self.pending: list[Any] = []  # scores of `moment` that are not there yet
         self.storing: _Storing | None = None
         self.halting = self.done = False
-        self.error: GPSError | None = None
+        self.error: Exception | None = None
         # conditions that can be worked on at once
         self.slots = min(M, max(1, ex.workers - ex.reserve))
         self.spent: dict[str, float] = {}  # since the last snapshot
@@ -480,7 +480,7 @@ class _Driver:
         """Do something that may raise; the first error ends the run when all is stored."""
         try:
             act(*args)
-        except GPSError as error:
+        except Exception as error:
             if self.error is not None:
                 log.warning("after the first error: %s", error)
             self.error = self.error or error
@@ -538,7 +538,7 @@ class _Driver:
                     (self.seed, self.counts[m], m),
                     self.ex,
                 )
-            except GPSError:
+            except Exception:
                 self.chains[m] = None
                 raise
             made = chain.renewed

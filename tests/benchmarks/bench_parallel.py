@@ -2,10 +2,12 @@
 
     python tests/benchmarks/bench_parallel.py
 
-Comparisons within one run: the repeats of all executors take turns, so that what else the machine
-does falls on all of them alike, and medians are taken over the iterations.
+Comparisons within one run: all executors take turns, so that what else the machine does falls on
+all of them alike. The median and the quickest of each are printed: where other work comes and goes,
+the quickest says more about the program, the median more about the day.
 
-- overhead: `peg_insertion` as it is, serial against Dask with one worker, in memory and stored;
+- overhead: `peg_insertion` as it is, serial against Dask with one worker; in memory, where they
+  take turns after every iteration, and stored, as `gps run` does it;
 - stages 1 to 3 of the peg world with eight conditions, from the first rollout to the last improved
   controller, results left where they are: 1 worker against 2, and beside it what the machine itself
   allows: two processes with four conditions each, that know nothing of each other, against one;
@@ -25,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import gps
@@ -47,26 +49,54 @@ def with_conditions(experiment: Any, number: int) -> Any:
     return replace(experiment, world=replace(experiment.world, conditions=conditions))
 
 
-def seconds(
-    experiment: Any, executors: dict[str, Executor], rounds: int, iterations: int, store: bool
-) -> dict[str, float]:
-    """Median seconds from one report to the next, per executor; the rounds alternate."""
-    times: dict[str, list[float]] = {name: [] for name in executors}
+Times = dict[str, list[float]]
+
+
+def in_turns(experiment: Any, executors: dict[str, Executor], iterations: int) -> Times:
+    """Seconds of every iteration, in memory; the executors take turns after each of them.
+
+    The workers may not begin the next rollouts early: it would be in another's turn.
+    """
+    runs = {
+        name: gps.run(experiment, iterations=iterations + 1, executor=executor, ahead=False)
+        for name, executor in executors.items()
+    }
+    times: Times = {name: [] for name in executors}
+    for k in range(iterations + 1):
+        for name, run in runs.items():
+            begin = perf_counter()
+            next(run)
+            if k:  # the first iteration trains twice
+                times[name].append(perf_counter() - begin)
+    for run in runs.values():
+        run.close()
+    return times
+
+
+def in_blocks(
+    experiment: Any, executors: dict[str, Executor], rounds: int, iterations: int
+) -> Times:
+    """Seconds from one stored report to the next, as `gps run` has them; runs take turns."""
+    times: Times = {name: [] for name in executors}
     for _ in range(rounds):
         for name, executor in executors.items():
             with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "run" if store else None
-                marks = []
-                for _ in gps.run(experiment, iterations=iterations + 2, out=out, executor=executor):
-                    marks.append(perf_counter())
+                out = Path(folder) / "run"
+                run = gps.run(experiment, iterations=iterations + 2, out=out, executor=executor)
+                marks = [perf_counter() for _ in run]
             # the first iteration trains twice, the last one has no next rollouts to begin
             times[name] += [b - a for a, b in pairwise(marks[:-1])]
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def identity(value: Any) -> Any:
     """A task that leaves a value on a worker."""
     return value
+
+
+def is_there(value: Any) -> bool:
+    """A task that waits for a value where it lies."""
+    return value is not None
 
 
 def hold(ex: Executor, state: Any) -> Any:
@@ -79,10 +109,19 @@ def hold(ex: Executor, state: Any) -> Any:
 
 
 def early_stages(ex: Executor, experiment: Any, state: Any) -> float:
-    """Seconds of stages 1 to 3 of one iteration; the recipe of `gps.algorithms.mdgps.iterate`."""
+    """Seconds of stages 1 to 3 of one iteration."""
+    begin = perf_counter()
+    with ex.together():
+        new = improved(ex, experiment, state)
+        # a gather of `new` itself would bring it here
+        ex.gather(each(ex, "done", is_there, (new,)))
+    return perf_counter() - begin
+
+
+def improved(ex: Executor, experiment: Any, state: Any) -> list[Any]:
+    """Stages 1 to 3 by the recipe of `gps.algorithms.mdgps.iterate`."""
     config, it, seed = experiment.algorithm, state.iteration, state.seed
     cond, M = state.conditions, range(len(state.conditions))
-    begin = perf_counter()
     rollouts = runner._rollouts(experiment, state, ex, M)
     costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
     models = each(
@@ -93,72 +132,89 @@ def early_stages(ex: Executor, experiment: Any, state: Any) -> float:
         ex, "linearise_policy", stages.linearise_policy, policies, config.linearise, seed, it
     )
     models_of = (cond, rollouts, costs, models, linearised)
-    assessed = each(ex, "assess", mdgps._assess, models_of, False, config.guard)
-    # as `gather`, but nothing else is fetched meanwhile
-    while len(ex.wait(assessed, 1.0)) < len(assessed):
-        sleep(0.001)
-    checks = ex.gather(assessed)
-    mults = mdgps.adjust_steps(checks, config.step, config.guard)
-    new = each(ex, "improve", mdgps._improve, (*models_of, checks, mults), config)
-    while len(ex.wait(new, 1.0)) < len(new):
-        sleep(0.001)
-    return perf_counter() - begin
+    checks = each(ex, "assess", mdgps._assess, models_of, False, config.guard)
+    rule = (mdgps.adjust_steps, checks, config.step, config.guard, it)
+    mults = ex.call("set_steps", stages.set_steps, *rule)
+    steps = ((mults,) * len(cond), M)
+    return each(ex, "improve", mdgps._improve, (*models_of, checks, *steps), config)
 
 
-def alone(state: Any, experiment: Any, rounds: int, start: Any, results: Any) -> None:
-    """A process that does stages 1 to 3 on its own, for the machine's limit."""
+def alone(state: Any, experiment: Any, begin: Any, results: Any) -> None:
+    """A process that does stages 1 to 3 on its own whenever it is told to."""
     with one_thread():
         early_stages(Serial(), experiment, state)
-        for _ in range(rounds):
-            start.wait()
+        while begin.recv():
             results.put(early_stages(Serial(), experiment, state))
 
 
-def machine_limit(experiment: Any, state: Any, rounds: int) -> tuple[float, float]:
-    """Median seconds of one process with all conditions, and of two at once with half of them."""
-    M = len(state.conditions)
-    half = replace(state, conditions=state.conditions[: M // 2], costs=state.costs[: M // 2])
-    context = multiprocessing.get_context("spawn")
-    medians = []
-    for states in ([state], [half, half]):
-        start, results = context.Barrier(len(states)), context.Queue()
-        args = (experiment, rounds, start, results)
-        processes = [context.Process(target=alone, args=(s, *args)) for s in states]
-        for process in processes:
-            process.start()
-        times = [results.get(timeout=300) for _ in range(rounds * len(states))]
-        for process in processes:
-            process.join()
-        medians.append(statistics.median(times))
-    return medians[0], medians[1]
+class Independent:
+    """Processes that do stages 1 to 3 at the same time and know nothing of each other."""
+
+    def __init__(self, states: Sequence[Any], experiment: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.results = context.Queue()
+        self.pipes = []
+        for state in states:
+            here, there = context.Pipe()
+            context.Process(
+                target=alone, args=(state, experiment, there, self.results), daemon=True
+            ).start()
+            self.pipes.append(here)
+
+    def seconds(self) -> float:
+        """Of the slower one."""
+        for pipe in self.pipes:
+            pipe.send(True)
+        return max(self.results.get(timeout=300) for _ in self.pipes)
+
+    def close(self) -> None:
+        """End the processes."""
+        for pipe in self.pipes:
+            pipe.send(False)
 
 
 def show_early(experiment: Any, one: Dask, two: Dask, rounds: int) -> None:
-    """Stages 1 to 3 on one and two workers, and the machine's limit."""
+    """Stages 1 to 3 on one and two workers, and the machine's limit; all take turns."""
     *_, last = gps.run(experiment, iterations=2)
     state = replace(last.state, costs=(experiment.cost,) * len(last.state.conditions))
-    held = {name: (ex, hold(ex, state)) for name, ex in (("1 worker", one), ("2 workers", two))}
-    times: dict[str, list[float]] = {name: [] for name in held}
-    for ex, there in held.values():
-        early_stages(ex, experiment, there)
-    for _ in range(rounds):
-        for name, (ex, there) in held.items():
-            times[name].append(early_stages(ex, experiment, there))
-    found = {name: statistics.median(values) for name, values in times.items()}
-    found["serial"] = statistics.median(
-        early_stages(Serial(), experiment, state) for _ in range(rounds)
-    )
-    show("stages 1-3, 8 conditions", found, "1 worker")
-    whole, half = machine_limit(experiment, state, rounds)
-    print(f"  2 workers against 1: {found['1 worker'] / found['2 workers']:.2f}x; two processes ")
-    print(f"  that do half of the work each, without Dask: {whole / half:.2f}x\n", flush=True)
+    M = len(state.conditions)
+    half = replace(state, conditions=state.conditions[: M // 2], costs=state.costs[: M // 2])
+    whole, halves = Independent([state], experiment), Independent([half, half], experiment)
+    there = {ex: hold(ex, state) for ex in (one, two)}
+    ways: dict[str, Any] = {
+        "1 worker": lambda: early_stages(one, experiment, there[one]),
+        "2 workers": lambda: early_stages(two, experiment, there[two]),
+        "1 process": whole.seconds,
+        "2 processes": halves.seconds,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for k in range(rounds + 1):
+        for name, way in ways.items():
+            spent = way()
+            if k:  # the first is a rehearsal
+                times[name].append(spent)
+    whole.close()
+    halves.close()
+    show(f"stages 1-3, 8 conditions, {rounds} rounds", times, "1 worker")
+    for title, estimate in ESTIMATES.items():
+        found = {name: estimate(values) for name, values in times.items()}
+        print(
+            f"  {title}: 2 workers {found['1 worker'] / found['2 workers']:.2f} times as fast as 1;"
+        )
+        limit = found["1 process"] / found["2 processes"]
+        print(f"    without Dask, 2 processes with half of the work each: {limit:.2f} times")
+    print(flush=True)
 
 
-def show(title: str, found: dict[str, float], base: str) -> None:
+ESTIMATES = {"median": statistics.median, "quickest": min}
+
+
+def show(title: str, times: Times, base: str) -> None:
     """One line per executor, with the ratio to `base`."""
-    print(title)
-    for name, value in found.items():
-        print(f"  {name:12s} {value:7.3f} s   {value / found[base]:6.3f} of {base}")
+    print(f"{title:36s} {'median':>9s} {'ratio':>6s} {'quickest':>11s} {'ratio':>6s}")
+    for name, values in times.items():
+        found = [(e(values), e(values) / e(times[base])) for e in ESTIMATES.values()]
+        print(f"  {name:34s}" + "  ".join(f"{t:7.3f} s {r:6.3f}" for t, r in found))
     print(flush=True)
 
 
@@ -178,13 +234,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         small = {name: every[name] for name in ("serial", "1 worker")}
         size = (args.rounds, args.iterations)
         if "overhead" in args.only:
-            show("peg_insertion, in memory", seconds(peg, small, *size, store=False), "serial")
-            show("peg_insertion, stored", seconds(peg, small, *size, store=True), "serial")
+            number = args.rounds * args.iterations
+            show("peg_insertion, in memory", in_turns(peg, small, number), "serial")
+            show("peg_insertion, stored", in_blocks(peg, small, *size), "serial")
         if "stages" in args.only:
             show_early(many, one, two, args.rounds * args.iterations)
         if "whole" in args.only:
-            found = seconds(many, every, *size, store=True)
-            show("8 conditions, whole, stored", found, "serial")
+            show("8 conditions, whole, stored", in_blocks(many, every, *size), "serial")
     finally:
         one.close()
         two.close()

@@ -328,14 +328,19 @@ def test_a_synchronous_run_is_not_resumed_asynchronously(experiment, tmp_path):
 # --- what goes wrong
 
 
-def test_a_failed_condition_ends_the_run_and_the_rest_is_stored(experiment, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [SimulationError(1, [SampleFailure(0, 4, "flew away")]), ZeroDivisionError("a bug")]
+)
+def test_a_failed_condition_ends_the_run_and_the_rest_is_stored(
+    error, experiment, tmp_path, monkeypatch
+):
     plain, tries = PointMassAgent.rollout, []
 
     def fails_late(self, policy, condition, noise, *args, **kwargs):
         if condition == 1 and noise.any():
             tries.append(condition)
             if len(tries) == 3:
-                raise SimulationError(1, [SampleFailure(0, 4, "flew away")])
+                raise error
         return plain(self, policy, condition, noise, *args, **kwargs)
 
     monkeypatch.setattr(PointMassAgent, "rollout", fails_late)
@@ -349,9 +354,11 @@ def test_a_failed_condition_ends_the_run_and_the_rest_is_stored(experiment, tmp_
             executor=ex,
             clock=ex.clock if ex else time.perf_counter,
         )
-        with pytest.raises(SimulationError, match=r"condition 1.*flew away") as caught:
+        error.__notes__ = []
+        with pytest.raises(type(error), match=r"flew away|a bug") as caught:
             reports.extend(run)
         assert "in rollout of condition 1" in str(caught.value.__notes__)
+        assert caught.traceback[-1].name == "fails_late"
         assert len(reports) == 1
         assert counts(reports[0])[1] == 2
         assert counts(reports[0])[0] >= 2
