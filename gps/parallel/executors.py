@@ -289,15 +289,19 @@ class Dask:
         outbox, self._outbox = self._outbox, {}
         if not outbox:
             return
+        # the first policy travels with its task, however large it is
+        quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"})
         if len(outbox) == 1:
             ((key, (handle, worker, task)),) = outbox.items()
-            handle.futures = [self.client.submit(*task, key=key, workers=[worker])]
+            with quiet:
+                handle.futures = [self.client.submit(*task, key=key, workers=[worker])]
             return
         graph = {key: task for key, (_, _, task) in outbox.items()}
         places = {key: [worker] for key, (_, worker, _) in outbox.items()}
-        with dask.annotate(  # type: ignore[attr-defined]
+        place = dask.annotate(  # type: ignore[attr-defined]
             workers=places.get, allow_other_workers=False
-        ):
+        )
+        with quiet, place:
             futures = self.client.get(graph, list(graph), sync=False)
         for (handle, _, _), future in zip(outbox.values(), futures, strict=True):
             handle.futures = [future]

@@ -182,13 +182,20 @@ def counting(client: Any, **options: Any) -> Any:
     class Counting(executors.Dask):
         tasks, bytes, calling = 0, 0, 0.0
 
-        def _send(self, *args: Any, **named: Any) -> Any:
+        def _task(self, *args: Any, **named: Any) -> Any:
             self.tasks += 1
-            begin = time.perf_counter()
-            try:
-                return super()._send(*args, **named)
-            finally:
-                self.calling += time.perf_counter() - begin
+            return super()._task(*args, **named)
+
+        def _submit(self, handle: Any) -> None:
+            self._timed(super()._submit, handle)
+
+        def _flush(self) -> None:
+            self._timed(super()._flush)
+
+        def _timed(self, what: Any, *args: Any) -> None:
+            begin, inside = time.perf_counter(), self.calling
+            what(*args)
+            self.calling = inside + time.perf_counter() - begin  # one may call the other
 
         def _fetch(self, handles: Any) -> None:
             super()._fetch(handles)
@@ -329,19 +336,20 @@ def large(how: How) -> Any:
                     for m in C
                 ]
 
-            rollouts = each("rollout", SIZES["rollouts"], batch, states)
-            costs = each("expand_cost", SIZES["cost"], 0.0, rollouts)
-            models = each("fit_dynamics", SIZES["dynamics"], 0.0, rollouts, states)
-            same = [policy] * M
-            lines = each("linearise_policy", SIZES["linearised"], 0.0, same, rollouts, states)
-            checks = each("assess", 100, 0.0, states, rollouts, costs, models, lines)
-            ex.gather(checks)
-            new = each("improve", STATE, 0.0, states, rollouts, costs, models, lines, checks)
-            data = each("targets", TARGETS, 0.0, rollouts, new)
-            trained = ex.call("train_policy", block, 7e4, 0.0, data)
-            local = each("score", 100, 0.0, new)
-            judged = each("score", 100, 0.0, [trained] * M)
-            tree = (rollouts, costs, models, lines, new, trained, local, judged)
+            with ex.together():
+                rollouts = each("rollout", SIZES["rollouts"], batch, states)
+                costs = each("expand_cost", SIZES["cost"], 0.0, rollouts)
+                models = each("fit_dynamics", SIZES["dynamics"], 0.0, rollouts, states)
+                same = [policy] * M
+                lines = each("linearise_policy", SIZES["linearised"], 0.0, same, rollouts, states)
+                checks = each("assess", 100, 0.0, states, rollouts, costs, models, lines)
+                steps = [ex.call("set_steps", block, 100, 0.0, checks)] * M
+                new = each("improve", STATE, 0.0, states, rollouts, costs, models, lines, steps)
+                data = each("targets", TARGETS, 0.0, rollouts, new)
+                trained = ex.call("train_policy", block, 7e4, 0.0, data)
+                local = each("score", 100, 0.0, new)
+                judged = each("score", 100, 0.0, [trained] * M)
+                tree = (rollouts, costs, models, lines, new, trained, local, judged)
             values = ex.gather(tree)
             ex.seconds()
             ex.keep((new, trained))

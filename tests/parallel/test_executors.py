@@ -4,7 +4,9 @@ import os
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
+import numba
 import numpy as np
 import psutil
 import pytest
@@ -14,6 +16,7 @@ import gps
 from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, SimulationError
 from gps.execution import Serial
 from gps.parallel import Dask, make_executor
+from gps.parallel.worker import OneThread
 from gps.pipeline import runner, stages
 from gps.threads import single_thread_environment
 
@@ -263,3 +266,20 @@ def test_make_executor():
         make_executor("dusk")
     with pytest.raises(ConfigError, match="--workers must be at least 1, got 0"):
         make_executor("dask", workers=0)
+
+
+def test_the_numba_cache_of_the_driver_is_that_of_workers_without_one(monkeypatch, tmp_path):
+    """Workers of a running cluster have another environment."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "shared"))
+    plugin = OneThread()
+    set_up = partial(threading.Thread, target=plugin.setup, args=(None,))  # not the main thread
+    for own, expected in ((None, str(tmp_path / "shared")), (str(tmp_path / "own"), "")):
+        monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+        if own is None:
+            monkeypatch.delenv("NUMBA_CACHE_DIR")
+        else:
+            monkeypatch.setenv("NUMBA_CACHE_DIR", own)
+        thread = set_up()
+        thread.start()
+        thread.join()
+        assert expected == numba.config.CACHE_DIR
