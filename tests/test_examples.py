@@ -110,3 +110,26 @@ def test_asynchronous_robots(tmp_path):
     assert all(0.2 < busy / 100 <= 1 for busy in numbers(r"busy # %", text))
     assert all(0 <= age < 20 for age in numbers(r"age #", text))
     assert numbers(r"and +# of the policy", text)[-1] > 2
+
+
+def test_ilqr_swing_up(tmp_path):
+    text = example("ilqr_swing_up", tmp_path)
+    rows = numbers(r"(?m)^ *(?:inf|10|6) +# +cost +# +# +# +# +#$", text)
+    iterations, cost, force, end, disturbed, without = (rows[i::6] for i in range(6))
+    assert len(iterations) == 3
+    assert max(iterations) < 200
+    assert cost == sorted(cost)  # limits cost something
+    assert force[1:] == [10.0, 6.0]
+    assert force[0] > 10
+    assert max(map(abs, end)) < 0.01
+    assert max(map(abs, disturbed)) < 0.01  # feedback brings it back
+    assert all(abs(w) > 10 * abs(d) for w, d in zip(without, disturbed, strict=True))
+
+
+def test_pi2_region(tmp_path):
+    rows = numbers(r"(?m)^ +# +# +# +# +#$", example("pi2_region", tmp_path))
+    cost, inside, spread = rows[1::5], rows[2::5], rows[4::5]
+    assert len(cost) == 25
+    assert sum(inside[:3]) < 0.2 < 0.4 < min(inside[-3:])
+    assert min(cost[-3:]) < 0.5 * cost[0]
+    assert spread[-1] < 0.5 * spread[0]

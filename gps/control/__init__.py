@@ -1,8 +1,9 @@
 """Linear-quadratic-Gaussian control, with or without a bound on the change of the controller.
 
 Usable on its own: `lqr` solves and evaluates the finite-horizon problem, `kl` measures how far a
-linear-Gaussian controller is from another, `dual` solves LQG under that KL as a trust region, and
-`initial` makes controllers to start from::
+linear-Gaussian controller is from another, `dual` solves LQG under that KL as a trust region,
+`ilqr` plans with a known nonlinear model (`models`) and limits on the actions, `pi2` improves a
+controller from sampled costs alone, and `initial` makes controllers to start from::
 
     from gps.control import dual, lqr
     controller = lqr.backward(dynamics, cost)
@@ -13,29 +14,38 @@ The records are those of `gps.types`. Angles, lengths and costs are in whatever 
 uses; divergences are in nats.
 """
 
-from gps.control import dual, initial, kl, lqr
+from gps.control import dual, ilqr, initial, kl, lqr, models, pi2
 from gps.control.dual import DualConfig, DualResult, PerStepResult, minimise, minimise_per_step
+from gps.control.ilqr import ILQRConfig, ILQRResult
 from gps.control.initial import HoldConfig, PDConfig, hold_position, pd
 from gps.control.kl import kl_per_step, penalised
 from gps.control.lqr import backward, expected_cost, forward
+from gps.control.pi2 import PI2Config, PI2Result
 
 __all__ = [
     "DualConfig",
     "DualResult",
     "HoldConfig",
+    "ILQRConfig",
+    "ILQRResult",
     "PDConfig",
+    "PI2Config",
+    "PI2Result",
     "PerStepResult",
     "backward",
     "dual",
     "expected_cost",
     "forward",
     "hold_position",
+    "ilqr",
     "initial",
     "kl",
     "kl_per_step",
     "lqr",
     "minimise",
     "minimise_per_step",
+    "models",
     "pd",
     "penalised",
+    "pi2",
 ]

@@ -2,7 +2,7 @@
 
 Inputs are read-only C-ordered float64 arrays (as records hold them), outputs are writable ones, so
 that each kernel is compiled once. Kernels return (status, t): OK, or why and at which step they
-stopped. Products of blocks larger than nu x nu go to BLAS through `np.dot(a, b, out)`, the rest is
+stopped. Large products go to BLAS (`product`), the rest is
 plain loops whose inner index runs along memory.
 """
 
@@ -14,6 +14,38 @@ from numba import njit
 from gps.linalg import invert_lower, solve_lower, solve_lower_t, symmetrise
 
 OK, NOT_POSITIVE_DEFINITE, NON_FINITE = 0, 1, 2
+_FEW = 600  # multiplications below which a call of BLAS costs more than they do
+
+
+@njit(cache=True, nogil=True)
+def product(A, B, out):  # type: ignore[no-untyped-def]
+    """out <- A B, for small matrices in plain loops."""
+    n, m = out.shape
+    k = A.shape[1]
+    if n * m * k > _FEW:
+        np.dot(A, B, out)
+        return
+    for i in range(n):
+        for j in range(m):
+            out[i, j] = A[i, 0] * B[0, j]
+        for p in range(1, k):
+            a = A[i, p]
+            for j in range(m):
+                out[i, j] += a * B[p, j]
+
+
+@njit(cache=True, nogil=True)
+def product_with(A, b, out):  # type: ignore[no-untyped-def]
+    """out <- A b for a vector b; as `product`."""
+    n, k = A.shape
+    if n * k > _FEW:
+        np.dot(A, b, out)
+        return
+    for i in range(n):
+        s = 0.0
+        for p in range(k):
+            s += A[i, p] * b[p]
+        out[i] = s
 
 
 @njit(cache=True, nogil=True)
@@ -55,12 +87,12 @@ def _action_value(C, c, R, r, eta, F, f, t, V_xx, V_x, G, g, Q, q):  # type: ign
                 Q[i, j] = C[t, i, j] + eta * R[t, i, j]
         return
     A = F[t]
-    np.dot(V_xx, A, G)
-    np.dot(A.T, G, Q)
-    np.dot(V_xx, f[t], g)
+    product(V_xx, A, G)
+    product(A.T, G, Q)
+    product_with(V_xx, f[t], g)
     for i in range(g.shape[0]):
         g[i] += V_x[i]
-    np.dot(A.T, g, q)
+    product_with(A.T, g, q)
     for i in range(nz):
         q[i] += c[t, i] + eta * r[t, i]
         for j in range(nz):
@@ -91,9 +123,9 @@ def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ign
             return status, t
         # with N^-1 = inv: Y = inv'Q_ux, K = -inv Y, V = Q_xx - Y'Y (equal to Q_xx + Q_xu K)
         invert_lower(N, inv)
-        np.dot(inv.T, Q_ux, Y)
-        np.dot(inv, Y, K_t)
-        np.dot(Y.T, Y, YY)
+        product(inv.T, Q_ux, Y)
+        product(inv, Y, K_t)
+        product(Y.T, Y, YY)
         scale = np.sqrt(temperature[t])
         for i in range(nu):
             y[i] = 0.0
@@ -170,7 +202,7 @@ def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  #
                 m[i] += a * y[p, 0]
                 for j in range(nx):
                     M[i, j] += a * Y[p, j]
-        np.dot(Y.T, M, YY)
+        product(Y.T, M, YY)
         for i in range(nx):
             V_x[i] = q[i]
         for p in range(nu):
@@ -200,7 +232,7 @@ def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no
         for j in range(nx):
             S[i, j] = x0_cov[i, j]
     for t in range(T):
-        np.dot(K[t], S, KS)
+        product(K[t], S, KS)
         for i in range(nx):
             mean[t, i] = m[i]
             for j in range(nx):
@@ -224,9 +256,9 @@ def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no
             if not (np.isfinite(mean[t, i]) and np.isfinite(cov[t, i, i])):
                 return NON_FINITE, t
         if t < T - 1:
-            np.dot(F[t], cov[t], G)
-            np.dot(G, F[t].T, S)
-            np.dot(F[t], mean[t], m)
+            product(F[t], cov[t], G)
+            product(G, F[t].T, S)
+            product_with(F[t], mean[t], m)
             for i in range(nx):
                 m[i] += f[t, i]
                 for j in range(nx):
@@ -250,8 +282,8 @@ def divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, co
                 D[i, j] = K_old[t, i, j] - K[t, i, j]
                 s += D[i, j] * mean[t, j]
             d[i] = s
-        np.dot(inv_chol_old[t], D, E)
-        np.dot(E, cov[t], ES)
+        product(inv_chol_old[t], D, E)
+        product(E, cov[t], ES)
         s = half_logdet_old[t] - 0.5 * nu
         for i in range(nu):
             s -= np.log(chol[t, i, i])
@@ -346,7 +378,7 @@ def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
                 H[i, nx + p] = a
                 for j in range(nx):
                     H[i, j] -= a * K[t, p, j]
-        np.dot(H.T, H, R[t])
+        product(H.T, H, R[t])
         symmetrise(R[t])
         for j in range(nz):
             r[t, j] = 0.0

@@ -19,10 +19,12 @@ from gps.costs.combine import SumCost, WeightedCost
 from gps.costs.endpoint import EndpointCost
 from gps.costs.measure import EndpointMeasure
 from gps.costs.state import StateCost
+from gps.costs.trajectory import CostOf
 
 __all__ = [
     "ActionCost",
     "Cost",
+    "CostOf",
     "EndpointCost",
     "EndpointMeasure",
     "InPlaceCost",

@@ -1,0 +1,458 @@
+"""Iterative LQR for known dynamics, with limits on the actions.
+
+The problem: minimise sum_t l_t(x[t], u[t]) for t = 0 .. T-1 over actions within limits, where
+x[t+1] is what a `gps.control.models.Model` says. Every iteration linearises the model along the
+trajectory, solves the quadratic problem backwards in time, and rolls the new gains out for several
+step sizes. Second derivatives of the dynamics are left out (iLQR, the Gauss-Newton form of DDP).
+Source: W. Li, E. Todorov, Iterative linear quadratic regulator design, ICINCO 2004; Y. Tassa,
+T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IROS 2012 (regularisation,
+line search); Y. Tassa, N. Mansard, E. Todorov, Control-limited DDP, ICRA 2014 (limits).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.control import _checks, _kernels
+from gps.control import _ilqr_kernels as kernels
+from gps.control.lqr import controller_of, per_step
+from gps.control.models import Model
+from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.linalg import smallest_eigenvalue
+from gps.types import (
+    Array,
+    LinearGaussianController,
+    QuadraticCost,
+    Record,
+    freeze,
+    readonly,
+    shape_of,
+)
+
+__all__ = ["ILQRConfig", "ILQRResult", "TrajectoryCost", "minimise"]
+
+log = logging.getLogger(__name__)
+
+Reason = Literal["gradient", "cost", "iterations", "regularisation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ILQRConfig:
+    """When the iteration stops, and how it is kept from diverging."""
+
+    iterations: int = 200
+    """Most iterations; at least 1."""
+
+    tol_gradient: float = 1e-6
+    """Stop when no action would change by more than this fraction of 1 + |u|."""
+
+    tol_cost: float = 1e-9
+    """Stop when an accepted step lowers the cost by less than this fraction of 1 + |cost|."""
+
+    step_sizes: tuple[float, ...] = tuple(1.1 ** -(k * k) for k in range(10))
+    """Tried in the line search, from large to small. The first alone, then all others as one batch
+    of rollouts."""
+
+    min_ratio: float = 1e-4
+    """A step is accepted when it lowers the cost by more than this share of what the quadratic
+    model expects."""
+
+    regularise: Literal["state", "action"] = "state"
+    """What the regularisation is a multiple of: B'B ("state": deviations of the next state are
+    penalised) or the identity on Q_uu ("action")."""
+
+    initial: float = 1e-6
+    """Regularisation of the first iteration; 0 or above."""
+
+    factor: float = 1.6
+    """By which it grows and falls, faster with every repetition; above 1."""
+
+    smallest: float = 1e-6
+    """Where it falls to 0 and from where it grows."""
+
+    largest: float = 1e10
+    """Where the iteration gives up."""
+
+    def __post_init__(self) -> None:
+        if not (type(self.iterations) is int and self.iterations >= 1):
+            raise ConfigError(f"ILQRConfig.iterations must be at least 1, got {self.iterations!r}")
+        for name in ("tol_gradient", "tol_cost", "initial"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"ILQRConfig.{name} must be finite and >= 0, got {value}")
+        sizes = self.step_sizes
+        falling = all(a > b for a, b in pairwise(sizes))
+        if not sizes or not falling or not (sizes[0] <= 1.0 and sizes[-1] > 0.0):
+            raise ConfigError(
+                f"ILQRConfig.step_sizes must fall from at most 1 to above 0, got {sizes}"
+            )
+        if not 0 <= self.min_ratio < 1:
+            raise ConfigError(
+                f"ILQRConfig.min_ratio must be at least 0 and below 1, got {self.min_ratio}"
+            )
+        if self.regularise not in ("state", "action"):
+            raise ConfigError(
+                f"ILQRConfig.regularise must be 'state' or 'action', got {self.regularise!r}"
+            )
+        if not 1 < self.factor < math.inf:
+            raise ConfigError(f"ILQRConfig.factor must be above 1, got {self.factor}")
+        if not 0 < self.smallest < self.largest < math.inf or self.initial > self.largest:
+            raise ConfigError(
+                "ILQRConfig needs 0 < smallest < largest and initial <= largest, got "
+                f"{self.smallest}, {self.largest} and {self.initial}"
+            )
+
+
+class TrajectoryCost(Protocol):
+    """A cost of states and actions, with derivatives along one trajectory."""
+
+    def values(self, X: Array, U: Array) -> Array:
+        """Cost of each step (B, T), for states (B, T, nx) and actions (B, T, nu)."""
+        ...
+
+    def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
+        """Gradient (T, nz) and Hessian (T, nz, nz) in [x; u] along X (T, nx), U (T, nu)."""
+        ...
+
+
+class _Quadratic:
+    """A `QuadraticCost` as a cost of trajectories."""
+
+    def __init__(self, cost: QuadraticCost) -> None:
+        T, nz = cost.c.shape
+        self._C, self._c, self._c0 = _checks.cost(cost, T, nz), cost.c, cost.c0
+
+    def values(self, X: Array, U: Array) -> Array:
+        z = np.concatenate((X, U), axis=2)
+        Cz = np.einsum("tij,btj->bti", self._C, z)
+        value: Array = np.einsum("bti,bti->bt", z, 0.5 * Cz + self._c) + self._c0
+        return value
+
+    def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
+        z = np.concatenate((X, U), axis=1)
+        return np.einsum("tij,tj->ti", self._C, z) + self._c, self._C
+
+
+@dataclass(frozen=True, eq=False)
+class ILQRResult(Record):
+    """What `minimise` found."""
+
+    X: Array  # (T, nx) states of the best trajectory
+    U: Array  # (T, nu) its actions, within the limits
+    controller: LinearGaussianController  # u = U + K (x - X) + noise, in absolute states
+    cost: float  # sum over the trajectory, in cost units
+    reason: Reason  # why it stopped: "gradient" and "cost" are tolerances that were met
+    costs: Array  # (n+1,) of the start, and after every iteration
+    regularisation: Array  # (n,) that each iteration's backward pass succeeded with
+    step_sizes: Array  # (n,) accepted by the line search; 0 where no step was
+    gradients: Array  # (n,) largest change of an action that was asked for, over 1 + |u|
+
+    def __post_init__(self) -> None:
+        (T, nx), nu = shape_of(self, "X", 2), shape_of(self, "U", 2)[1]
+        (n,) = shape_of(self, "step_sizes", 1)
+        freeze(self, X=(T, nx), U=(T, nu), costs=(n + 1,))
+        freeze(self, regularisation=(n,), step_sizes=(n,), gradients=(n,))
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met."""
+        return self.reason in ("gradient", "cost")
+
+    @property
+    def iterations(self) -> int:
+        """How many there were."""
+        return len(self.step_sizes)
+
+
+def minimise(
+    model: Model,
+    cost: TrajectoryCost | QuadraticCost,
+    start: npt.ArrayLike,
+    actions: npt.ArrayLike,
+    *,
+    limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    controller: LinearGaussianController | None = None,
+    temperature: float | Array = 1.0,
+    config: ILQRConfig | None = None,
+) -> ILQRResult:
+    """Improve a sequence of actions until a tolerance of `config` is met.
+
+    start: the state x[0] (nx,). actions: where the search begins, (T, nu); an earlier result's U
+    warm-starts it. limits: lowest and highest actions, numbers, (nu,) or (T, nu), infinite where
+    there are none; an action that a limit holds has zero gains. controller: its mean actions begin
+    the search instead, rolled out in closed loop from the start (`actions` is then ignored beyond
+    its shape); for models that fly apart in open loop. temperature: Sigma = temperature times the
+    inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
+
+    The model is deterministic; the controller's noise is for those who sample around it. Raises
+    ShapeError, ConfigError, NonFiniteError (start, limits, a first trajectory or derivatives that
+    are not finite, with the step), NotPositiveDefiniteError when no regularisation up to
+    `config.largest` makes the first backward pass possible, with the step and the eigenvalue.
+    """
+    config = config or ILQRConfig()
+    problem = _Problem(model, cost, start, actions, limits)
+    X, U, J = problem.begin(controller)
+    T, nx, nu = problem.T, problem.nx, problem.nu
+    heat = per_step("temperature", temperature, T)
+    k, K, inv = np.zeros((T, nu)), np.zeros((T, nu, nx)), np.zeros((T, nu, nu))
+    found: _Gains | None = None
+    costs, mus, sizes, gradients = [J], [], [], []
+    schedule = _Schedule(config)
+    reason: Reason = "iterations"
+    fresh = True
+    for _ in range(config.iterations):
+        if fresh:
+            problem.expand(X, U)
+            fresh = False
+        status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        while status != _kernels.OK and schedule.grow():
+            status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        if status != _kernels.OK:
+            if found is None:
+                raise problem.failure(status, t)
+            reason = "regularisation"
+            break
+        gradient = float((np.abs(k) / (1.0 + np.abs(U))).max())
+        found = _Gains(X, U, K.copy(), inv.copy())
+        gradients.append(gradient)
+        mus.append(schedule.mu)
+        if gradient < config.tol_gradient and schedule.mu <= 10 * config.smallest:
+            sizes.append(0.0)
+            costs.append(J)
+            reason = "gradient"
+            break
+        step = problem.search(X, U, J, k, K, config)
+        sizes.append(0.0 if step is None else step.size)
+        if step is None:
+            costs.append(J)
+            if gradient < config.tol_gradient or not schedule.grow():
+                reason = "gradient" if gradient < config.tol_gradient else "regularisation"
+                break
+            continue
+        lowered = J - step.cost
+        X, U, J, fresh = step.X, step.U, step.cost, True
+        costs.append(J)
+        schedule.fall()
+        if lowered < config.tol_cost * (1.0 + abs(J)):
+            reason = "cost"
+            break
+    if fresh:  # gains that belong to the trajectory that is returned
+        problem.expand(X, U)
+        status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        while status != _kernels.OK and schedule.grow():
+            status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        if status == _kernels.OK:
+            found = _Gains(X, U, K, inv)
+    assert found is not None
+    chol = np.sqrt(heat)[:, None, None] * found.inv
+    offset = U - np.einsum("tux,tx->tu", found.K, X)
+    return ILQRResult(
+        X=X,
+        U=U,
+        controller=controller_of(found.K, offset, chol),
+        cost=J,
+        reason=reason,
+        costs=np.array(costs),
+        regularisation=np.array(mus),
+        step_sizes=np.array(sizes),
+        gradients=np.array(gradients),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Gains:
+    """Gains about a trajectory."""
+
+    X: Array
+    U: Array
+    K: Array
+    inv: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of the line search that was accepted."""
+
+    size: float
+    X: Array
+    U: Array
+    cost: float
+
+
+class _Schedule:
+    """The regularisation; it moves faster the longer it moves in one direction (Tassa 2012)."""
+
+    def __init__(self, config: ILQRConfig) -> None:
+        self.mu, self._pace, self._c = config.initial, 1.0, config
+
+    def grow(self) -> bool:
+        """Raise it; False when it has reached its ceiling."""
+        c = self._c
+        if self.mu >= c.largest:
+            return False
+        self._pace = max(c.factor, self._pace * c.factor)
+        self.mu = min(max(c.smallest, self.mu * self._pace), c.largest)
+        return True
+
+    def fall(self) -> None:
+        """Lower it."""
+        c = self._c
+        self._pace = min(1.0 / c.factor, self._pace / c.factor)
+        self.mu *= self._pace
+        if self.mu < c.smallest:
+            self.mu = 0.0
+
+
+class _Problem:
+    """Checked inputs, and the buffers of the passes."""
+
+    def __init__(
+        self,
+        model: Model,
+        cost: TrajectoryCost | QuadraticCost,
+        start: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+    ) -> None:
+        self.model, self.nx, self.nu = model, model.nx, model.nu
+        self.start, self.actions = readonly(start), readonly(actions)
+        if self.start.shape != (self.nx,):
+            raise ShapeError(f"start must have shape {(self.nx,)}, got {self.start.shape}")
+        if self.actions.ndim != 2 or self.actions.shape[1] != self.nu or not len(self.actions):
+            raise ShapeError(
+                f"actions must have shape (T, {self.nu}) with T >= 1, got {self.actions.shape}"
+            )
+        if not np.isfinite(self.start).all():
+            raise NonFiniteError("start holds NaN or infinity")
+        _checks.finite("actions", self.actions)
+        self.T = T = len(self.actions)
+        self.cost: TrajectoryCost
+        if isinstance(cost, QuadraticCost):
+            if cost.c.shape != (T, self.nx + self.nu):
+                raise ShapeError(
+                    f"cost.c must have shape {(T, self.nx + self.nu)}, got {cost.c.shape}"
+                )
+            self.cost = _Quadratic(cost)
+        else:
+            self.cost = cost
+        self.boxed = limits is not None
+        low, high = (-np.inf, np.inf) if limits is None else limits
+        self.low, self.high = self._limit("lower", low), self._limit("upper", high)
+        if not (self.low <= self.high).all():
+            t, i = np.argwhere(~(self.low <= self.high))[0]
+            raise ConfigError(
+                f"limits: the lower one of action {i} at t={t}, {self.low[t, i]}, is not below "
+                f"the upper one, {self.high[t, i]}"
+            )
+        self.F = np.zeros((T - 1, self.nx, self.nx + self.nu))
+        self.l_z = np.zeros((T, self.nx + self.nu))
+        self.l_zz = np.zeros((T, self.nx + self.nu, self.nx + self.nu))
+        self.Q_uu, self.change = np.zeros((self.nu, self.nu)), np.zeros(2)
+
+    def _limit(self, which: str, value: npt.ArrayLike) -> Array:
+        array = np.asarray(value, dtype=np.float64)
+        try:
+            return np.broadcast_to(array, (self.T, self.nu)).copy()
+        except ValueError:
+            raise ShapeError(
+                f"the {which} limit must be a number, ({self.nu},) or ({self.T}, {self.nu}), got "
+                f"shape {array.shape}"
+            ) from None
+
+    def roll(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array
+    ) -> tuple[Array, Array, Array]:
+        """States, actions and total costs, one for each step size; infinite where it blows up."""
+        states, actions = self.model.follow(X, U, k, K, sizes, self.low, self.high)
+        good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
+        totals = np.full(len(sizes), np.inf)
+        if good.any():
+            totals[good] = self.cost.values(states[good], actions[good]).sum(axis=1)
+        totals[~np.isfinite(totals)] = np.inf
+        return states, actions, totals
+
+    def begin(self, controller: LinearGaussianController | None) -> tuple[Array, Array, float]:
+        """The first trajectory and its cost."""
+        T, nx, nu = self.T, self.nx, self.nu
+        K, U, X = np.zeros((T, nu, nx)), self.actions, np.zeros((T, nx))
+        X[0] = self.start
+        if controller is not None:
+            _checks.controller("controller", controller, T, nu, nx)
+            # u = k + K x: about a trajectory that is zero from the second step on
+            K, U = controller.K, controller.k.copy()
+            U[0] += K[0] @ X[0]
+        states, actions, totals = self.roll(X, U, np.zeros((T, nu)), K, np.zeros(1))
+        if not np.isfinite(totals[0]):
+            bad = ~(np.isfinite(states[0]).all(axis=1) & np.isfinite(actions[0]).all(axis=1))
+            where = f"at t={int(bad.argmax())}" if bad.any() else "in its cost"
+            raise NonFiniteError(
+                f"the first trajectory is not finite {where}; begin with other actions, or with a "
+                "controller that stabilises the model"
+            )
+        return states[0], actions[0], float(totals[0])
+
+    def expand(self, X: Array, U: Array) -> None:
+        """Derivatives along a trajectory."""
+        F = self.model.jacobians(X, U)
+        l_z, l_zz = self.cost.derivatives(X, U)
+        for name, array, want in (
+            ("the model's Jacobians", F, self.F.shape),
+            ("the cost's gradient", l_z, self.l_z.shape),
+            ("the cost's Hessian", l_zz, self.l_zz.shape),
+        ):
+            if np.shape(array) != want:
+                raise ShapeError(f"{name} must have shape {want}, got {np.shape(array)}")
+            _checks.finite(name, array)
+        self.F[:], self.l_z[:] = F, l_z
+        self.l_zz[:] = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+
+    def backward(
+        self, U: Array, mu: float, config: ILQRConfig, k: Array, K: Array, inv: Array
+    ) -> tuple[int, int]:
+        """Gains about the trajectory that was expanded last."""
+        status, t = kernels.backward(
+            self.l_z, self.l_zz, self.F, self.low - U, self.high - U, mu,
+            config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
+        )  # fmt: skip
+        if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):
+            return _kernels.NON_FINITE, 0
+        return status, t
+
+    def failure(self, status: int, t: int) -> Exception:
+        """Why there are no gains."""
+        if status == _kernels.NOT_POSITIVE_DEFINITE:
+            return NotPositiveDefiniteError(
+                "Q_uu",
+                t=t,
+                smallest=smallest_eigenvalue(self.Q_uu),
+                hint="add action cost, or regularise the action (ILQRConfig.regularise)",
+            )
+        return NonFiniteError(
+            f"the value function overflows at t={t}; the model may be unstable or badly scaled"
+        )
+
+    def search(
+        self, X: Array, U: Array, J: float, k: Array, K: Array, config: ILQRConfig
+    ) -> _Step | None:
+        """The first step size that lowers the cost enough: the largest, else the best of the rest.
+
+        What lowers it by more than the model expects is as good.
+        """
+        sizes = np.array(config.step_sizes)
+        for some in (sizes[:1], sizes[1:]):
+            if not len(some):
+                continue
+            states, actions, totals = self.roll(X, U, k, K, some)
+            expected = -some * (self.change[0] + 0.5 * some * self.change[1])
+            enough = (J - totals > config.min_ratio * expected) & (totals < J) & (expected > 0)
+            if enough.any():
+                best = int(np.where(enough, totals, np.inf).argmin())
+                return _Step(float(some[best]), states[best], actions[best], float(totals[best]))
+        return None

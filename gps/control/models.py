@@ -1,0 +1,305 @@
+"""Known dynamics for `gps.control.ilqr`: a step function and its Jacobians.
+
+`NumpyModel`, `NumbaModel` and `TorchModel` take a step function x[t+1] = step(x[t], u[t], t) of the
+user; `MujocoModel` takes a MuJoCo model. Anything with the methods of `Model` will do.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from gps.control import _ilqr_kernels as kernels
+from gps.errors import ConfigError, ShapeError
+from gps.types import Array
+
+if TYPE_CHECKING:
+    import mujoco
+
+__all__ = ["Model", "MujocoModel", "NumbaModel", "NumpyModel", "TorchModel"]
+
+_WIDTH = 6e-6  # of a central difference, relative: about the cube root of the rounding error
+
+
+class Model(Protocol):
+    """Deterministic dynamics that are known."""
+
+    @property
+    def nx(self) -> int:
+        """State size."""
+        ...
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        ...
+
+    def follow(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """Closed-loop trajectories from X[0], one for each of the step sizes.
+
+        The action is U + size * k + K (x - X), clipped to low and high. X (T, nx), U, k, low and
+        high (T, nu), K (T, nu, nx), sizes (B,); returns states (B, T, nx) and actions (B, T, nu).
+        A trajectory that leaves the numbers holds NaN or infinity from there on.
+        """
+        ...
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """d x[t+1] / d [x[t]; u[t]] along a trajectory (T, nx), (T, nu): (T-1, nx, nx+nu)."""
+        ...
+
+
+def _sizes(nx: int, nu: int) -> tuple[int, int]:
+    for name, value in (("nx", nx), ("nu", nu)):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"a model's {name} must be a whole number above 0, got {value!r}")
+    return nx, nu
+
+
+def follow_steps(
+    step: Callable[[Array, Array, int], Array],
+    X: Array,
+    U: Array,
+    k: Array,
+    K: Array,
+    sizes: Array,
+    low: Array,
+    high: Array,
+) -> tuple[Array, Array]:
+    """`Model.follow` with a step function on batches, (B, nx), (B, nu), t -> (B, nx)."""
+    B, (T, nx) = len(sizes), X.shape
+    states, actions = np.empty((B, T, nx)), np.empty((B, T, U.shape[1]))
+    states[:, 0] = X[0]
+    ahead = U + sizes[:, None, None] * k
+    # what leaves the numbers is for the caller to see, not for numpy to warn of
+    with np.errstate(all="ignore"):
+        for t in range(T):
+            x = states[:, t]
+            u = np.clip(ahead[:, t] + (x - X[t]) @ K[t].T, low[t], high[t])
+            actions[:, t] = u
+            if t + 1 < T:
+                states[:, t + 1] = step(x, u, t)
+    return states, actions
+
+
+class NumpyModel:
+    """A step function on batches: step(x (B, nx), u (B, nu), t) -> (B, nx).
+
+    jacobian: jacobian(X (B, nx), U (B, nu), t) -> (B, nx, nx+nu); None takes central differences of
+    `step`, good to about 1e-9.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Array, Array, int], Array],
+        nx: int,
+        nu: int,
+        jacobian: Callable[[Array, Array, int], Array] | None = None,
+    ) -> None:
+        self.nx, self.nu = _sizes(nx, nu)
+        self._step, self._jacobian = step, jacobian
+        x, u = np.zeros((3, nx)), np.zeros((3, nu))
+        shape = np.shape(step(x, u, 0))
+        if shape != (3, nx):
+            raise ShapeError(
+                f"NumpyModel.step must map (B, {nx}) and (B, {nu}) to (B, {nx}); for B=3 it gave "
+                f"{shape}"
+            )
+        if jacobian is not None and np.shape(jacobian(x, u, 0)) != (3, nx, nx + nu):
+            raise ShapeError(
+                f"NumpyModel.jacobian must give (B, {nx}, {nx + nu}); for B=3 it gave "
+                f"{np.shape(jacobian(x, u, 0))}"
+            )
+
+    def follow(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """See `Model`."""
+        return follow_steps(self._step, X, U, k, K, sizes, low, high)
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `Model`."""
+        S, nx, nz = X.shape[0] - 1, self.nx, self.nx + self.nu
+        F = np.empty((S, nx, nz))
+        if self._jacobian is not None:
+            for t in range(S):
+                F[t] = self._jacobian(X[t : t + 1], U[t : t + 1], t)[0]
+            return F
+        for t in range(S):
+            z = np.concatenate((X[t], U[t]))
+            h = _WIDTH * np.maximum(1.0, np.abs(z))
+            above, below = z + np.diag(h), z - np.diag(h)
+            both = np.concatenate((above, below))
+            out = self._step(both[:, :nx], both[:, nx:], t)
+            span = above.diagonal() - below.diagonal()
+            F[t] = ((out[:nz] - out[nz:]) / span[:, None]).T
+        return F
+
+
+class NumbaModel:
+    """A compiled step function: step(x (nx,), u (nu,), t, out (nx,)), decorated with numba.njit.
+
+    jacobian: jacobian(x, u, t, out (nx, nx+nu)), compiled as well; None takes central differences.
+    Both are called from compiled loops, so that a trajectory costs no call from Python.
+    """
+
+    def __init__(self, step: Any, nx: int, nu: int, jacobian: Any = None) -> None:
+        self.nx, self.nu = _sizes(nx, nu)
+        for name, fn in (("step", step), ("jacobian", jacobian)):
+            if fn is not None and not hasattr(fn, "py_func"):
+                raise ConfigError(f"NumbaModel.{name} must be decorated with numba.njit")
+        self._step, self._jacobian = step, jacobian
+
+    def follow(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """See `Model`."""
+        B, (T, nx) = len(sizes), X.shape
+        states, actions = np.empty((B, T, nx)), np.empty((B, T, self.nu))
+        kernels.follow(self._step, X, U, k, K, sizes, low, high, states, actions)
+        return states, actions
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `Model`."""
+        F = np.empty((X.shape[0] - 1, self.nx, self.nx + self.nu))
+        if self._jacobian is None:
+            kernels.differences(self._step, X, U, F, _WIDTH)
+        else:
+            kernels.along(self._jacobian, X, U, F)
+        return F
+
+
+class TorchModel:
+    """A step function in torch: step(x (nx,), u (nu,), t) -> (nx,), float64 tensors.
+
+    It is batched with torch.func.vmap, and its Jacobians come from torch.func.jacfwd.
+    """
+
+    def __init__(self, step: Callable[[Any, Any, int], Any], nx: int, nu: int) -> None:
+        import torch
+
+        self.nx, self.nu = _sizes(nx, nu)
+        self._torch = torch
+        shape = tuple(step(torch.zeros(nx).double(), torch.zeros(nu).double(), 0).shape)
+        if shape != (nx,):
+            raise ShapeError(
+                f"TorchModel.step must map ({nx},) and ({nu},) to ({nx},), got {shape}"
+            )
+        self._batched = torch.func.vmap(step, in_dims=(0, 0, None))
+        both = torch.func.jacfwd(step, argnums=(0, 1))
+        self._derivatives = torch.func.vmap(both, in_dims=(0, 0, None))
+        self._along = torch.func.vmap(both, in_dims=(0, 0, 0))
+
+    def follow(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """See `Model`."""
+        torch = self._torch
+
+        def step(x: Array, u: Array, t: int) -> Array:
+            out: Array = self._batched(torch.from_numpy(x), torch.from_numpy(u), t).numpy()
+            return out
+
+        with torch.no_grad():
+            return follow_steps(step, X, U, k, K, sizes, low, high)
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `Model`."""
+        torch = self._torch
+        x, u = torch.tensor(X[:-1]), torch.tensor(U[:-1])
+        try:  # all steps at once, where the function takes t as a tensor
+            A, B = self._along(x, u, torch.arange(len(x)))
+        except (RuntimeError, TypeError, IndexError):
+            rows = [self._derivatives(x[t : t + 1], u[t : t + 1], t) for t in range(len(x))]
+            A, B = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        F: Array = torch.cat((A, B), dim=2).numpy()
+        return F
+
+
+class MujocoModel:
+    """A MuJoCo model with hinge and slide joints; the state is (qpos, qvel), the action ctrl.
+
+    substeps: simulator steps that one action is held for. Jacobians are MuJoCo's centred
+    differences (`mjd_transitionFD`), contacts included. Step sizes are rolled out as one batch on
+    `threads` threads. Every step starts without the warm start of the constraint solver, so that a
+    state and an action always lead to the same next state.
+    """
+
+    def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
+        import mujoco
+
+        if model.nq != model.nv:
+            raise ConfigError(
+                "MujocoModel needs hinge and slide joints only: a ball or free joint has a "
+                f"quaternion (nq {model.nq}, nv {model.nv})"
+            )
+        if model.na or not model.nu:
+            raise ConfigError(
+                f"MujocoModel needs motors without states of their own (na {model.na}) and at "
+                f"least one motor (nu {model.nu})"
+            )
+        for name, value in (("substeps", substeps), ("threads", threads)):
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"MujocoModel.{name} must be at least 1, got {value!r}")
+        self.model = copy.copy(model)
+        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
+        self.nx, self.nu = 2 * model.nv, model.nu
+        self.substeps, self._threads = substeps, threads
+        self._mujoco = mujoco
+        self._data = mujoco.MjData(self.model)
+        self._batches: dict[int, Any] = {}
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        return float(self.model.opt.timestep * self.substeps)
+
+    @property
+    def control_range(self) -> tuple[Array, Array]:
+        """Lowest and highest control of each motor, (nu,) each; infinite where unlimited."""
+        m = self.model
+        limited = m.actuator_ctrllimited.astype(bool)
+        low = np.where(limited, m.actuator_ctrlrange[:, 0], -np.inf)
+        return low, np.where(limited, m.actuator_ctrlrange[:, 1], np.inf)
+
+    def follow(
+        self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
+    ) -> tuple[Array, Array]:
+        """See `Model`."""
+        from mujoco.batch import Batch
+
+        B, nv = len(sizes), self.model.nv
+        batch = self._batches.get(B)
+        if batch is None:
+            batch = self._batches[B] = Batch(self.model, B, self._threads)
+        batch.reset()
+        qpos, qvel, ctrl = (batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        qpos[:], qvel[:] = X[0, :nv], X[0, nv:]
+
+        def step(x: Array, u: Array, t: int) -> Array:
+            ctrl[:] = u
+            batch.step(nstep=self.substeps)
+            return np.concatenate((qpos, qvel), axis=1)
+
+        return follow_steps(step, X, U, k, K, sizes, low, high)
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `Model`."""
+        mujoco, m, d, nv, nx = self._mujoco, self.model, self._data, self.model.nv, self.nx
+        F = np.empty((X.shape[0] - 1, nx, nx + self.nu))
+        A, B = np.empty((nx, nx)), np.empty((nx, self.nu))
+        for t in range(len(F)):
+            mujoco.mj_resetData(m, d)
+            d.qpos[:], d.qvel[:], d.ctrl[:] = X[t, :nv], X[t, nv:], U[t]
+            total = np.concatenate((np.eye(nx), np.zeros((nx, self.nu))), axis=1)
+            for _ in range(self.substeps):
+                mujoco.mjd_transitionFD(m, d, _WIDTH / 6, True, A, B, None, None)
+                total = A @ total
+                total[:, nx:] += B
+                mujoco.mj_step(m, d)
+            F[t] = total
+        return F
