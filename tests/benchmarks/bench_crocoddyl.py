@@ -1,6 +1,7 @@
 """LQR and iLQR beside crocoddyl (C++), on the same problems in one run.
 
-    pip install crocoddyl==3.2.0 "pin<4" "cmeel-urdfdom<5" "cmeel-console-bridge<1.1" "cmeel-tinyxml2<11"
+    pip install crocoddyl==3.2.0 "pin<4" "cmeel-urdfdom<5" "cmeel-console-bridge<1.1" \\
+        "cmeel-tinyxml2<11"
     python tests/benchmarks/bench_crocoddyl.py [--rounds 60]
 
 - backward: the Riccati recursion alone on dense linear-quadratic problems. Both sides get the
@@ -11,8 +12,9 @@
   begin with no force at all and stop by themselves; the table says where. Both find local optima
   of a problem that has several: the costs are printed, and where they differ, times say little.
 
-(With crocoddyl 3.2.1 and pin 4.1 from the package index crocoddyl's models knew no gravity; the
-script compares one step of both models and would stop.) One thread. Every figure is the median of rounds in which the candidates take turns.
+One thread. Every figure is the median of rounds in which the candidates take turns. With crocoddyl
+3.2.1 and pin 4.1 crocoddyl's models knew no gravity; the script compares one step of both models and
+would stop.
 """
 
 from __future__ import annotations
