@@ -13,7 +13,7 @@
   of a problem that has several: the costs are printed, and where they differ, times say little.
 
 One thread. Every figure is the median of rounds in which the candidates take turns. With crocoddyl
-3.2.1 and pin 4.1 crocoddyl's models knew no gravity; the script compares one step of both models and
+3.2.1 and pin 4.1 crocoddyl's models knew no gravity; the script compares a step of both models and
 would stop.
 """
 
