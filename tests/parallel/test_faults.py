@@ -149,10 +149,12 @@ def test_a_worker_that_hangs_is_restarted(two, serial_hashes, monkeypatch, tmp_p
     assert "fit_dynamics of condition" in caplog.text
 
 
-def test_a_worker_lost_while_it_is_prepared(two):
+@pytest.mark.parametrize(("worker", "after"), [(0, 0.5), (1, 2.2)])
+def test_a_worker_lost_while_it_is_prepared(two, worker, after):
+    """The first of a host goes ahead, then come all."""
     both(two)
-    pid = two.client.run(os.getpid, workers=[two._workers[0]]).popitem()[1]
-    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    pid = two.client.run(os.getpid, workers=[two._workers[worker]]).popitem()[1]
+    timer = threading.Timer(after, os.kill, (pid, signal.SIGKILL))
     timer.start()
     start = time.monotonic()
     two.prepare(partial(time.sleep, 1.5))
