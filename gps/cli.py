@@ -20,7 +20,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gps.errors import (
-    ClusterError,
     ConfigError,
     ExperimentError,
     GPSError,
@@ -156,9 +155,9 @@ def _overview() -> str:
 def _logging(verbose: bool, handler: logging.Handler | None = None) -> Iterator[None]:
     """Send the library's log to a handler, to stderr by default, inside the block."""
     # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
-    # message that could not be delivered
+    # message that could not be delivered, asyncio for tasks of Dask that nobody awaits
     known = [n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"]
-    noisy = [logging.getLogger(name) for name in (*known, "tornado.application")]
+    noisy = [logging.getLogger(name) for name in (*known, "tornado.application", "asyncio")]
     levels = [other.level for other in noisy]
     for other in noisy:
         other.setLevel(logging.CRITICAL)
@@ -419,12 +418,13 @@ def _follow(
                     progress.event(event)
                 if interrupt.requested and not asynchronous:  # they stop by themselves
                     break
-        except ClusterError as error:
-            error.add_note(f"go on with: gps resume {out}")
+        except Exception as error:
+            if list((out / "iterations").glob("*.h5")):
+                copy = out / "hyperparams.py"
+                own = f", which uses the run's own copy {copy}" if copy.exists() else ""
+                error.add_note(f"go on with: gps resume {out}{own}")
             raise
         except KeyboardInterrupt:
-            # dask leaves tasks behind whose end nobody awaits, and asyncio complains
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED
         if interrupt.requested and (asynchronous or total is None or done < total):

@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from gps.errors import GPSError
 from gps.types import Array, Record
 
 
@@ -175,6 +176,14 @@ def where(stage: str, condition: int) -> str:
     return f"in {stage}" if condition < 0 else f"in {stage} of condition {condition}"
 
 
+def run_or_say(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`fn(*args)`; GPSError if it wants to end the process, which is not its to end."""
+    try:
+        return fn(*args)
+    except SystemExit as stop:
+        raise GPSError(f"code of the experiment called sys.exit({stop.code!r})") from stop
+
+
 class Alone:
     """A group of one."""
 
@@ -221,7 +230,7 @@ class Serial:
         """Run `fn(*args)` now; the handle is the value itself."""
         start = time.perf_counter()
         try:
-            value = fn(*args)
+            value = run_or_say(fn, args)
         except Exception as error:
             error.add_note(where(stage, condition))
             raise

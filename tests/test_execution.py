@@ -1,3 +1,4 @@
+import sys
 import time
 from collections import namedtuple
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gps.errors import GPSError
 from gps.execution import Serial, map_tree
 from gps.threads import THREAD_VARIABLES, one_thread, single_thread_environment
 from gps.types import Record
@@ -103,3 +105,10 @@ def test_the_environment_of_a_worker(monkeypatch):
     assert single_thread_environment() == dict.fromkeys(THREAD_VARIABLES, "1")
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
     assert single_thread_environment()["NUMBA_CACHE_DIR"] == "/somewhere"
+
+
+def test_code_that_wants_to_end_the_process():
+    """It is named, as on a cluster; the run's process goes on."""
+    with pytest.raises(GPSError, match=r"called sys\.exit\(4\)") as caught:
+        Serial().call("expand_cost", sys.exit, 4, condition=2)
+    assert caught.value.__notes__ == ["in expand_cost of condition 2"]

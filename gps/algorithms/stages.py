@@ -186,10 +186,9 @@ def improve(
     """
     event = ""
     if checked.rejected:
-        event = (
-            f"sampled cost rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}: "
-            "back to the previous controller"
-        )
+        rose = f"rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}"
+        what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
+        event = f"sampled cost {what}: back to the previous controller"
         return _fall_back(condition, condition.previous, checked, step_mult, event, kl_max)
     if not checked.trusted:
         event = (

@@ -51,6 +51,7 @@ from gps.parallel.worker import (
     here,
     nothing,
     run_task,
+    running,
 )
 from gps.threads import single_thread_environment
 
@@ -206,8 +207,12 @@ class Dask:
             raise ConfigError(f"--task-timeout must be above 0 seconds, got {task_timeout!r}")
         if type(reserve) is not int or reserve < 0:
             raise ConfigError(f"Dask.reserve must be a whole number of at least 0, got {reserve!r}")
-        if client is not None and not isinstance(client, Client):
-            raise ConfigError(f"Dask.client must be a distributed.Client, got {client!r}")
+        if client is not None and not (isinstance(client, Client) and client.status == "running"):
+            raise ConfigError(f"Dask.client must be a connected distributed.Client, got {client!r}")
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise ConfigError(f"--workers must be at least 1, got {workers!r}")
+        if scheduler is not None and not isinstance(scheduler, str):
+            raise ConfigError(f"--scheduler must be an address, got {scheduler!r}")
         if sum(given is not None for given in (client, workers, scheduler)) > 1:
             raise ConfigError(
                 "give one of --workers, --scheduler and a client: a cluster that is there has its "
@@ -225,8 +230,6 @@ class Dask:
         elif scheduler is not None:
             self.client = _join(scheduler, timeout)
         else:
-            if workers is not None and workers < 1:
-                raise ConfigError(f"--workers must be at least 1, got {workers}")
             self._wanted = workers or len(os.sched_getaffinity(0))
             with dask.config.set({"distributed.nanny.pre-spawn-environ": _spawn_environment()}):
                 self._cluster = LocalCluster(
@@ -650,7 +653,7 @@ class Dask:
         async def get() -> Any:
             return await self.client.gather(futures, asynchronous=True)
 
-        task = self._start(get())
+        task, begin = self._start(get()), time.monotonic()
         while True:
             try:
                 results = task.result(timeout=_POLL)
@@ -658,10 +661,14 @@ class Dask:
             except threads.TimeoutError:
                 if task.done():  # the transfer's own
                     return
-                gone = set(self._workers) - self._look()
-                if gone or not set().union(*(h.workers[:1] for h in handles)) <= set(self._workers):
-                    task.cancel()
-                    self._check()
+                self._check()  # a worker that hangs in its task does not send either
+                if time.monotonic() - begin > self._task_timeout:
+                    begin = time.monotonic()
+                    for worker in {h.workers[0] for h in handles}:
+                        if self._running_on(worker) is None:
+                            self._restart(worker, None)
+                if any(f is not h.future for f, h in zip(futures, handles, strict=True)):
+                    task.cancel()  # something was lost, and is on its way again
                     return
             except (OSError, KilledWorker, *CANCELLED):
                 self._check()
@@ -716,7 +723,8 @@ class Dask:
         now = time.monotonic()
         busy: dict[str, set[int]] = {}
         for handle in list(self._open.values()):
-            if all(h.state() == "finished" for h in handle.needs):
+            ready = all(h.state() == "finished" for h in handle.needs)
+            if ready and handle.state() == "pending":
                 for worker in handle.workers:
                     busy.setdefault(worker, set()).add(handle.number)
         before, self._busy = self._busy, {}
@@ -724,7 +732,23 @@ class Dask:
             known, since = before.get(worker, (frozenset(), now))
             self._busy[worker] = (known, since) if known == numbers else (frozenset(numbers), now)
             if now - self._busy[worker][1] > self._task_timeout:
-                self._restart(worker, self._open.get(min(numbers)))
+                keys = self._running_on(worker) or []
+                named = [self._open.get(n) for n in sorted(numbers)]
+                busy_with = [h for h in named if h and any(f.key in keys for f in h.futures)]
+                self._restart(worker, (busy_with or named)[0])
+                return
+
+    def _running_on(self, worker: str) -> list[Any] | None:
+        """Keys of the tasks that a worker is busy with; None if it does not answer any more."""
+
+        async def ask() -> Any:
+            return await self.client.run(running, workers=[worker], asynchronous=True)
+
+        try:
+            keys: list[Any] = self._start(ask()).result(timeout=3.0)[worker]
+        except (OSError, threads.TimeoutError, KeyError, ValueError, *CANCELLED):
+            return None
+        return keys
 
     def _restart(self, worker: str, handle: Handle | None) -> None:
         what = "its task" if handle is None else handle.label
@@ -735,6 +759,8 @@ class Dask:
         self._stopped = True
         self._stop(worker)
         self._busy = {}  # that took seconds
+        if handle is not None:
+            self._died_of(handle)
         self._recover({worker})
 
     def _stop(self, worker: str) -> None:
@@ -778,7 +804,7 @@ class Dask:
             again.append(handle)
         if not again:
             return
-        self._blame(gone)
+        self._blame(gone, dead)
         log.warning(
             "lost: %s; running it again on %d worker(s)",
             ", ".join(h.label for h in again[:4]) + (", ..." if len(again) > 4 else ""),
@@ -790,26 +816,28 @@ class Dask:
                 self._submit(handle)
         self._flush()  # a block around this one would go on collecting
 
-    def _blame(self, gone: Set[str]) -> None:
-        """Count the workers that a call takes down with it; ClusterError when it is too many.
+    def _died_of(self, handle: Handle) -> None:
+        """Count the workers that a call takes down with it; ClusterError when it is too many."""
+        handle.deaths += 1
+        if handle.deaths >= _ATTEMPTS:
+            reason = "its worker died each time"
+            if self._stopped:
+                reason += f", or was ended after {self._task_timeout:g} s"
+            raise ClusterError(f"{handle.label}: given up after {_ATTEMPTS} attempts; {reason}")
+
+    def _blame(self, gone: Set[str], stopped: Set[str]) -> None:
+        """Name the calls that the workers `gone` were busy with, but those `stopped` on purpose.
 
         A call that is run again says when it begins and ends, so that the right one is named.
         """
         self._losses += 1
-        reason = "its worker died each time"
-        if self._stopped:
-            reason += f", or was ended after {self._task_timeout:g} s"
         last: dict[str, int] = {}
         for _, event in self.client.get_events(self._topic):
             last[event["worker"]] = event["begins"]
-        for worker in gone:
+        for worker in gone - stopped:
             handle = self._open.get(last.get(worker, -1))
             if handle is not None:
-                handle.deaths += 1
-                if handle.deaths >= _ATTEMPTS:
-                    raise ClusterError(
-                        f"{handle.label}: given up after {_ATTEMPTS} attempts; {reason}"
-                    )
+                self._died_of(handle)
         if self._losses > _LOSSES:
             raise ClusterError(f"given up: workers were lost {_LOSSES} times without any progress")
 
@@ -891,6 +919,8 @@ def _join(scheduler: str, timeout: float) -> Client:
             f"({' '.join(str(error).split())})"
         ) from None
     try:
+        if not client.scheduler_info(n_workers=1)["workers"]:
+            log.warning("%s has no worker yet; waiting up to %g s for one", scheduler, timeout)
         client.wait_for_workers(1, timeout=timeout)
     except TimeoutError:
         client.close()

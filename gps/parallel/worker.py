@@ -19,8 +19,8 @@ from typing import Any
 from distributed import Client, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
-from gps.errors import GPSError, SharedLostError
-from gps.execution import map_tree
+from gps.errors import SharedLostError
+from gps.execution import map_tree, run_or_say
 
 log = logging.getLogger(__name__)
 
@@ -150,10 +150,7 @@ def run_task(
     full = map_tree(value_of, sealed.args)
     tell(announce, begins=True)
     start = time.perf_counter()
-    try:
-        value = sealed.fn(*full)
-    except SystemExit as stop:  # Dask would end the worker, and again the next one
-        raise GPSError(f"code of the experiment called sys.exit({stop.code!r})") from stop
+    value = run_or_say(sealed.fn, full)  # by a SystemExit Dask would end the worker, and the next
     seconds = time.perf_counter() - start
     tell(announce, begins=False)
     with _spent_lock:
@@ -181,6 +178,11 @@ def end_process(host: str, pid: int) -> None:
     """End this worker, unless it is a thread of the process named; its nanny starts another."""
     if here() != (host, pid):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def running(dask_worker: Any) -> list[Any]:
+    """Keys of the tasks that a worker is busy with."""
+    return [task.key for task in dask_worker.state.executing]
 
 
 def nothing() -> None:

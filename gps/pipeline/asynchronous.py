@@ -681,11 +681,14 @@ class _Driver:
             asynchronous=known,
         )
         sources = [*(Acting(n.state.actor) for n in newest), *[self.policy] * self.M]
-        # without a condition: a worker that samples is not held up
-        scores = tuple(
-            self.ex.call("score", stages.score, e.world, e.cost, e.measure, source, i % self.M)
-            for i, source in enumerate(sources)
-        )
+        try:
+            # without a condition: a worker that samples is not held up
+            scores = tuple(
+                self.ex.call("score", stages.score, e.world, e.cost, e.measure, source, i % self.M)
+                for i, source in enumerate(sources)
+            )
+        except Exception as error:  # of an executor that runs it at once
+            scores = self._unjudged(error)
         steps = self.local_updates * e.samples * self.agent.T
         available = self.spans * self.slots / self.M
         numbers = {
@@ -711,10 +714,19 @@ class _Driver:
         self.stored_at = (self.local_updates, self.version)
         self.ages, self.events, self.spent = [], [], {}
 
+    def _unjudged(self, error: Exception) -> tuple[stages.Score, ...]:
+        """No scores: the updates are good and will be stored, then the run ends with the error."""
+        error.add_note(f"while snapshot {self.number} was judged")
+        self.error = self.error or error
+        return (stages.Score(math.nan, math.nan, math.nan),) * (2 * self.M)
+
     def _store(self) -> None:
         """Everything is there: store it beside the work that goes on."""
         moment = cast(_Moment, self.moment)
-        scores = self.ex.gather(moment.scores)
+        try:
+            scores = self.ex.gather(moment.scores)
+        except Exception as error:
+            scores = self._unjudged(error)
         names = moment.newest[0].models
         report = Report(
             iteration=moment.state.iteration - 1,

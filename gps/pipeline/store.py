@@ -14,7 +14,8 @@ hold no wall-clock time: the same seed gives the same bytes.
 
 Layout of an iteration file, for readers that have h5py only:
 
-    attributes of /     schema "gps iteration", schema_version 1, iteration, gps_version
+    attributes of /     schema "gps iteration", schema_version 1, iteration, gps_version,
+                        identity (a hash of configuration and seed)
     /state              GPSState: all that the next iteration starts from; costs are configuration
     /rollouts/0 ...     Rollouts: X (N, T, nx), U (N, T, nu), obs (N, T, no), noise (N, T, nu)
     /models/cost/0 ...  per stage and condition what was fitted: cost, dynamics, linearised
@@ -33,6 +34,7 @@ and % are written %2F, %40, %25). Arrays of equal content are stored once and li
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -268,8 +270,8 @@ def _read_tree(node: h5py.Group | h5py.Dataset, user: config_io.Names | None) ->
     return config_io.build(kind, items, user)
 
 
-def encode(snapshot: Snapshot) -> bytes:
-    """The iteration file of a snapshot, as bytes."""
+def encode(snapshot: Snapshot, identity: str = "") -> bytes:
+    """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`."""
     metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith("seconds")}
     report = snapshot.report
     values = {
@@ -284,6 +286,7 @@ def encode(snapshot: Snapshot) -> bytes:
         file.attrs["schema"] = SCHEMA
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["iteration"] = snapshot.state.iteration
+        file.attrs["identity"] = identity
         file.attrs["gps_version"] = _version("guided-policy-search")
         writer = _Writer()
         for part in PARTS:
@@ -291,6 +294,12 @@ def encode(snapshot: Snapshot) -> bytes:
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def identity_of(experiment: Experiment) -> str:
+    """The same for all runs whose iterations are the same: a hash of the configuration and seed."""
+    plain = config_io.to_json(replace(experiment, iterations=1))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -342,6 +351,7 @@ class RunFolder:
         self._locked = False
         self._events: _Events | None = None
         self._columns: list[str] | None = None
+        self._known_identity: str | None = None
 
     @classmethod
     def create(
@@ -375,6 +385,7 @@ class RunFolder:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "name": experiment.name,
                 "seed": experiment.seed,
+                "identity": identity_of(experiment),
                 "source": None if source is None else str(Path(source).resolve()),
                 "command": list(sys.argv),
                 "versions": versions(),
@@ -447,6 +458,11 @@ class RunFolder:
             raise StoreError(f"{self.path / 'experiment.json'} holds no experiment")
         return experiment
 
+    def _identity(self) -> str:
+        if self._known_identity is None:
+            self._known_identity = str(self.info().get("identity", ""))
+        return self._known_identity
+
     def _user_names(self) -> Mapping[str, Any]:
         """What the copied hyperparams file defines."""
         return vars(loader.execute(self.path / "hyperparams.py"))
@@ -511,6 +527,10 @@ class RunFolder:
                         f"{path} has schema version {version}, this gps reads {SCHEMA_VERSION}; "
                         f"use gps {file.attrs.get('gps_version')}"
                     )
+                if file.attrs.get("identity", "") not in ("", self._identity()):
+                    raise StoreError(
+                        f"{path} belongs to a run with another configuration or seed{advice}"
+                    )
                 if file.attrs["iteration"] != n or any(part not in file for part in PARTS[:3]):
                     raise StoreError(f"{path} does not hold iteration {n}{advice}")
                 yield file
@@ -542,7 +562,7 @@ class RunFolder:
         """Store an iteration, whole or not at all; raises StoreError."""
         self._lock()
         path = self.iteration_path(snapshot.state.iteration)
-        data = encode(snapshot)
+        data = encode(snapshot, self._identity())
         with self._writing(path):
             write_whole(path, data)
 

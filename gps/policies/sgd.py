@@ -67,7 +67,8 @@ class SGDConfig:
     """
 
     mode: Literal["serial", "synchronous", "local", "asynchronous"] = "serial"
-    """See above."""
+    """serial: in one process. synchronous: the mean gradient of all shards in every step. local:
+    every shard by itself, averaged now and then. asynchronous: a parameter server."""
     shards: int = 2
     """Parts that the samples are divided into; at least 1. A matter of the result, not of speed:
     with fewer workers a process computes several shards one after another. Asynchronous: the

@@ -252,6 +252,44 @@ def deadly(*args):
     die()
 
 
+def forever(*args):
+    hang()
+
+
+def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog):
+    """Three restarts, all for the call that hangs, which is not the oldest one."""
+    both(two)
+    monkeypatch.setattr(two, "_task_timeout", 2.0)
+    call = two.call
+
+    def changed(name, fn, *args, condition=-1):
+        return call(
+            name, forever if (name, condition) == ("improve", 3) else fn, *args, condition=condition
+        )
+
+    monkeypatch.setattr(two, "call", changed)
+    with (
+        caplog.at_level(logging.WARNING, "gps"),
+        pytest.raises(ClusterError, match="improve of condition 3: given up after 3 attempts"),
+    ):
+        list(gps.run(small(), executor=two))
+    named = [r.getMessage() for r in caplog.records if "has not finished within" in r.getMessage()]
+    assert len(named) == 3
+    assert all(text.startswith("improve of condition 3 has not") for text in named)
+
+
+def test_a_shared_object_goes_to_a_worker_that_is_there(two):
+    both(two)
+    two._workers.insert(0, "tcp://127.0.0.1:1")  # as if one had left since the last look
+    two._workers.insert(0, "tcp://127.0.0.1:2")
+    start = time.monotonic()
+    for _ in range(3):
+        shared = two.share(Counter, 3)
+        assert shared.ask("add", 1) == 4
+        shared.close()
+    assert time.monotonic() - start < 20
+
+
 def test_all_workers_gone_waits_and_goes_on(serial_hashes, tmp_path, caplog):
     """A cluster without nannies: nothing brings its only worker back."""
     with Cluster(tmp_path) as cluster:

@@ -14,6 +14,7 @@ import gps
 from gps import cli
 from gps.agents.point_mass import PointMassAgent
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
+from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
@@ -365,6 +366,30 @@ def test_a_failed_condition_ends_the_run_and_the_rest_is_stored(
         assert RunFolder.open(out).last() == 1
         assert len(lines(out)) == sum(counts(reports[0]))
         assert not (out / "lock").exists()
+
+
+def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatch):
+    """Scores only report: the snapshot is stored without them, then the run ends."""
+    plain, seen = asynchronous.stages.score, []
+
+    def fails_late(*args):
+        seen.append(args)
+        if len(seen) > 4:
+            raise KeyError("no such key")
+        return plain(*args)
+
+    monkeypatch.setattr(asynchronous.stages, "score", fails_late)
+    for ex in (virtual(rollout=(4.0, 5.0, 3.0)), None):
+        seen.clear()
+        reports, out = [], tmp_path / str(ex is None)
+        clock = ex.clock if ex else time.perf_counter
+        with pytest.raises(KeyError) as caught:
+            reports.extend(run_asynchronous(experiment, out=out, executor=ex, clock=clock))
+        assert "was judged" in str(caught.value.__notes__)
+        stored = RunFolder.open(out)
+        assert stored.last() == reports[-1].iteration
+        assert stored.read_state(stored.last()).asynchronous.local_updates == len(lines(out))
+        assert math.isnan(reports[-1].row["policy_cost_mean"])
 
 
 def test_no_finite_cost_at_all(experiment):

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gps.costs import EndpointMeasure, StateCost
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.execution import map_tree
 from gps.pipeline import stages
-from gps.pipeline.store import RunFolder, Snapshot, encode
+from gps.pipeline.store import RunFolder, Snapshot, encode, identity_of
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def hashes(folder):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def image(report):
+def image(report, identity=""):
     """All bytes that would be stored of a report."""
     return encode(
         Snapshot(
@@ -56,7 +57,8 @@ def image(report):
             models=report.report.models,
             metrics=report.row,
             report=report.report,
-        )
+        ),
+        identity,
     )
 
 
@@ -193,6 +195,28 @@ def test_random_numbers_are_addressed_by_condition(experiment):
 # --- what is stored
 
 
+def test_a_file_of_another_run_is_not_gone_on_from(experiment, tmp_path, caplog):
+    """With the right number, the right layout, and another seed or configuration."""
+    folder = tmp_path / "run"
+    drain(gps.run(experiment, out=folder, iterations=3))
+    mine = (folder / "iterations" / "0003.h5").read_bytes()
+    for n, other in enumerate((replace(experiment, seed=7), replace(experiment, samples=4))):
+        drain(gps.run(other, out=tmp_path / str(n), iterations=3))
+        foreign = tmp_path / str(n) / "iterations" / "0003.h5"
+        shutil.copy(foreign, folder / "iterations" / "0003.h5")
+        with pytest.raises(StoreError, match=r"0003\.h5 belongs to a run with another config"):
+            RunFolder.open(folder).read(3)
+        (again,) = gps.resume(folder, iterations=3)
+        assert again.iteration == 3
+        assert "0003.h5 belongs to a run with another configuration or seed: skipped" in caplog.text
+        assert (folder / "iterations" / "0003.h5").read_bytes() == mine
+        caplog.clear()
+    # one of the same configuration and seed is as good as its own, however long that run was
+    drain(gps.run(experiment, out=tmp_path / "longer", iterations=4))
+    longer = tmp_path / "longer" / "iterations" / "0003.h5"
+    assert longer.read_bytes() == mine
+
+
 def test_a_run_folder(experiment, tmp_path):
     out = tmp_path / "a" / "run"
     reports = drain(gps.run(experiment, out=out))
@@ -200,7 +224,8 @@ def test_a_run_folder(experiment, tmp_path):
     assert folder.iterations() == [0, 1, 2, 3, 4]
     for r in reports:
         stored = folder.read(r.iteration)
-        assert image(r) == folder.iteration_path(r.iteration).read_bytes()
+        want = image(r, identity_of(experiment))
+        assert want == folder.iteration_path(r.iteration).read_bytes()
         assert stored.rollouts[1].X.tobytes() == r.rollouts[1].X.tobytes()
     with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
