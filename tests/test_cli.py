@@ -289,7 +289,7 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
     assert done == ([0, 1, 2] if signals == 1 else [0, 1])
     assert len(folder.metrics()) == done[-1]
     assert cli.main(["resume", str(out), "--executor", "serial"]) == 0
-    argv = ["run", str(slow), "--executor", "serial", "--out", str(whole)]
+    argv = ["run", str(slow), "--executor", "serial", "--out", str(whole), "--world.pause", "0.3"]
     assert cli.main(argv) == 0
     for n in range(4):
         other = RunFolder.open(whole).iteration_path(n)
