@@ -220,7 +220,7 @@ def minimise(
             reason = "regularisation"
             break
         gradient = float((np.abs(k) / (1.0 + np.abs(U))).max())
-        found = _Gains(X, U, K.copy(), inv.copy())
+        found = _Gains(K.copy(), inv.copy())
         gradients.append(gradient)
         mus.append(schedule.mu)
         if gradient < config.tol_gradient and schedule.mu <= 10 * config.smallest:
@@ -249,7 +249,7 @@ def minimise(
         while status != _kernels.OK and schedule.grow():
             status, t = problem.backward(U, schedule.mu, config, k, K, inv)
         if status == _kernels.OK:
-            found = _Gains(X, U, K, inv)
+            found = _Gains(K, inv)
     assert found is not None
     chol = np.sqrt(heat)[:, None, None] * found.inv
     offset = U - np.einsum("tux,tx->tu", found.K, X)
@@ -268,10 +268,8 @@ def minimise(
 
 @dataclass(frozen=True, eq=False)
 class _Gains:
-    """Gains about a trajectory."""
+    """Of one backward pass: gains, and the lower factor of the inverse of Q_uu."""
 
-    X: Array
-    U: Array
     K: Array
     inv: Array
 
