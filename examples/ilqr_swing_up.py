@@ -41,11 +41,11 @@ def replay(found: ilqr.ILQRResult, K: np.ndarray) -> float:
     X = found.X.copy()
     start = np.zeros((T, 4))
     start[0] = X[0] + [0.0, 0.05, 0.0, 0.0]
-    # u = U + K (x - X) about the plan: `follow` wants the plan's first state to be the start
+    # u = U + K (x - X) about the plan: `rollout` wants the plan's first state to be the start
     offset = found.U - np.einsum("tux,tx->tu", K, X)
     offset[0] += K[0] @ start[0]
     inf = np.full((T, 1), np.inf)
-    states, _ = model.follow(start, offset, np.zeros((T, 1)), K, np.zeros(1), -inf, inf)
+    states, _ = model.rollout(start, offset, np.zeros((T, 1)), K, np.zeros(1), -inf, inf)
     return float(states[0, -1, 1])
 
 

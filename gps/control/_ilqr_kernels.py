@@ -247,7 +247,7 @@ def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_
 
 
 @njit(nogil=True)
-def follow(step, X, U, k, K, sizes, low, high, X_new, U_new):  # type: ignore[no-untyped-def]
+def rollout(step, X, U, k, K, sizes, low, high, X_new, U_new):  # type: ignore[no-untyped-def]
     """Roll out u = clip(U + size k + K (x - X)) for every step size, with a compiled `step`."""
     T, nu = U.shape
     nx = X.shape[1]

@@ -211,9 +211,7 @@ def minimise(
         if fresh:
             problem.expand(X, U)
             fresh = False
-        status, t = problem.backward(U, schedule.mu, config, k, K, inv)
-        while status != _kernels.OK and schedule.grow():
-            status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        status, t = problem.backward(U, schedule, config, k, K, inv)
         if status != _kernels.OK:
             if found is None:
                 raise problem.failure(status, t)
@@ -245,9 +243,7 @@ def minimise(
             break
     if fresh:  # gains that belong to the trajectory that is returned
         problem.expand(X, U)
-        status, t = problem.backward(U, schedule.mu, config, k, K, inv)
-        while status != _kernels.OK and schedule.grow():
-            status, t = problem.backward(U, schedule.mu, config, k, K, inv)
+        status, t = problem.backward(U, schedule, config, k, K, inv)
         if status == _kernels.OK:
             found = _Gains(K, inv)
     assert found is not None
@@ -368,7 +364,7 @@ class _Problem:
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array
     ) -> tuple[Array, Array, Array]:
         """States, actions and total costs, one for each step size; infinite where it blows up."""
-        states, actions = self.model.follow(X, U, k, K, sizes, self.low, self.high)
+        states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
         good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
         totals = np.full(len(sizes), np.inf)
         if good.any():
@@ -412,16 +408,18 @@ class _Problem:
         self.l_zz[:] = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
 
     def backward(
-        self, U: Array, mu: float, config: ILQRConfig, k: Array, K: Array, inv: Array
+        self, U: Array, schedule: _Schedule, config: ILQRConfig, k: Array, K: Array, inv: Array
     ) -> tuple[int, int]:
-        """Gains about the trajectory that was expanded last."""
-        status, t = kernels.backward(
-            self.l_z, self.l_zz, self.F, self.low - U, self.high - U, mu,
-            config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
-        )  # fmt: skip
-        if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):
-            return _kernels.NON_FINITE, 0
-        return status, t
+        """Gains about the trajectory that was expanded last; regularised more until they exist."""
+        while True:
+            status, t = kernels.backward(
+                self.l_z, self.l_zz, self.F, self.low - U, self.high - U, schedule.mu,
+                config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
+            )  # fmt: skip
+            if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):
+                status, t = _kernels.NON_FINITE, 0
+            if status == _kernels.OK or not schedule.grow():
+                return status, t
 
     def failure(self, status: int, t: int) -> Exception:
         """Why there are no gains."""

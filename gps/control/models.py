@@ -37,7 +37,7 @@ class Model(Protocol):
         """Action size."""
         ...
 
-    def follow(
+    def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """Closed-loop trajectories from X[0], one for each of the step sizes.
@@ -60,7 +60,7 @@ def _sizes(nx: int, nu: int) -> tuple[int, int]:
     return nx, nu
 
 
-def follow_steps(
+def rollout_steps(
     step: Callable[[Array, Array, int], Array],
     X: Array,
     U: Array,
@@ -70,7 +70,7 @@ def follow_steps(
     low: Array,
     high: Array,
 ) -> tuple[Array, Array]:
-    """`Model.follow` with a step function on batches, (B, nx), (B, nu), t -> (B, nx)."""
+    """`Model.rollout` with a step function on batches, (B, nx), (B, nu), t -> (B, nx)."""
     B, (T, nx) = len(sizes), X.shape
     states, actions = np.empty((B, T, nx)), np.empty((B, T, U.shape[1]))
     states[:, 0] = X[0]
@@ -115,11 +115,11 @@ class NumpyModel:
                 f"{np.shape(jacobian(x, u, 0))}"
             )
 
-    def follow(
+    def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """See `Model`."""
-        return follow_steps(self._step, X, U, k, K, sizes, low, high)
+        return rollout_steps(self._step, X, U, k, K, sizes, low, high)
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""
@@ -154,13 +154,13 @@ class NumbaModel:
                 raise ConfigError(f"NumbaModel.{name} must be decorated with numba.njit")
         self._step, self._jacobian = step, jacobian
 
-    def follow(
+    def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """See `Model`."""
         B, (T, nx) = len(sizes), X.shape
         states, actions = np.empty((B, T, nx)), np.empty((B, T, self.nu))
-        kernels.follow(self._step, X, U, k, K, sizes, low, high, states, actions)
+        kernels.rollout(self._step, X, U, k, K, sizes, low, high, states, actions)
         return states, actions
 
     def jacobians(self, X: Array, U: Array) -> Array:
@@ -194,7 +194,7 @@ class TorchModel:
         self._derivatives = torch.func.vmap(both, in_dims=(0, 0, None))
         self._along = torch.func.vmap(both, in_dims=(0, 0, 0))
 
-    def follow(
+    def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """See `Model`."""
@@ -205,7 +205,7 @@ class TorchModel:
             return out
 
         with torch.no_grad():
-            return follow_steps(step, X, U, k, K, sizes, low, high)
+            return rollout_steps(step, X, U, k, K, sizes, low, high)
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""
@@ -266,7 +266,7 @@ class MujocoModel:
         low = np.where(limited, m.actuator_ctrlrange[:, 0], -np.inf)
         return low, np.where(limited, m.actuator_ctrlrange[:, 1], np.inf)
 
-    def follow(
+    def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """See `Model`."""
@@ -285,7 +285,7 @@ class MujocoModel:
             batch.step(nstep=self.substeps)
             return np.concatenate((qpos, qvel), axis=1)
 
-        return follow_steps(step, X, U, k, K, sizes, low, high)
+        return rollout_steps(step, X, U, k, K, sizes, low, high)
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""

@@ -31,7 +31,9 @@ from numba import njit
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "control"))
 from bench_lqr import problem, race
+from control_problems import cart_pole
 
 from gps.control import _kernels, ilqr, lqr
 from gps.control.models import NumbaModel
@@ -110,19 +112,6 @@ def products(V, v, F, G, Z, z):  # type: ignore[no-untyped-def]
         np.dot(F[t].T, v, z)
 
 
-@njit(cache=True)
-def cart_pole(x, u, t, out):  # type: ignore[no-untyped-def]
-    """Semi-implicit Euler; angle 0 is up."""
-    g = 9.81
-    s, c = np.sin(x[1]), np.cos(x[1])
-    push = (u[0] + POLE * HALF * x[3] ** 2 * s) / (CART + POLE)
-    turn = (g * s - c * push) / (HALF * (4.0 / 3.0 - POLE * c * c / (CART + POLE)))
-    out[2] = x[2] + DT * (push - POLE * HALF * turn * c / (CART + POLE))
-    out[3] = x[3] + DT * turn
-    out[0] = x[0] + DT * out[2]
-    out[1] = x[1] + DT * out[3]
-
-
 def pinocchio_cart_pole() -> Any:
     """The same model of rigid bodies."""
     model = pin.Model()
@@ -185,19 +174,12 @@ def swing_up(rounds: int) -> None:
 
     found: dict[str, Any] = {}
 
-    def theirs() -> None:
-        solver = crocoddyl.SolverDDP(shooting)
+    def theirs(name: str) -> None:
+        solver = getattr(crocoddyl, name)(shooting)
         solver.th_stop = 1e-9
         us = [np.zeros(2)] * (T - 1)
         solver.solve(shooting.rollout(us), us, 500, True)
-        found["crocoddyl SolverDDP"] = solver.cost, solver.iter
-
-    def feasible() -> None:
-        solver = crocoddyl.SolverFDDP(shooting)
-        solver.th_stop = 1e-9
-        us = [np.zeros(2)] * (T - 1)
-        solver.solve(shooting.rollout(us), us, 500, True)
-        found["crocoddyl SolverFDDP"] = solver.cost, solver.iter
+        found[f"crocoddyl {name}"] = solver.cost, solver.iter
 
     def mine(regularise: Any, name: str) -> None:
         config = ilqr.ILQRConfig(regularise=regularise, iterations=500)
@@ -206,8 +188,8 @@ def swing_up(rounds: int) -> None:
 
     seconds = race(
         {
-            "crocoddyl SolverDDP": theirs,
-            "crocoddyl SolverFDDP": feasible,
+            "crocoddyl SolverDDP": lambda: theirs("SolverDDP"),
+            "crocoddyl SolverFDDP": lambda: theirs("SolverFDDP"),
             "gps, state": lambda: mine("state", "gps, state"),
             "gps, action": lambda: mine("action", "gps, action"),
         },

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 
 from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
 
@@ -49,3 +50,16 @@ def load(name):
         d["prev_K"], d["prev_k"], transposed(d["prev_chol_pol_covar"])
     )
     return d, dynamics, cost, start, previous
+
+
+@njit
+def cart_pole(x, u, t, out):
+    """Cart position and pole angle (0 is up), 20 ms a step, semi-implicit Euler."""
+    cart, pole, half, g, dt = 1.0, 0.1, 0.5, 9.81, 0.02
+    s, c = np.sin(x[1]), np.cos(x[1])
+    push = (u[0] + pole * half * x[3] ** 2 * s) / (cart + pole)
+    turn = (g * s - c * push) / (half * (4.0 / 3.0 - pole * c * c / (cart + pole)))
+    out[2] = x[2] + dt * (push - pole * half * turn * c / (cart + pole))
+    out[3] = x[3] + dt * turn
+    out[0] = x[0] + dt * out[2]
+    out[1] = x[1] + dt * out[3]

@@ -6,6 +6,7 @@ from itertools import product
 import mujoco
 import numpy as np
 import pytest
+from control_problems import cart_pole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
@@ -20,19 +21,6 @@ from gps.errors import ConfigError, GPSError, NonFiniteError, NotPositiveDefinit
 from gps.types import Layout, LinearDynamics, QuadraticCost
 
 # --- systems
-
-
-@njit
-def cart_pole(x, u, t, out):
-    """Cart position and pole angle (0 is up), 20 ms a step, semi-implicit Euler."""
-    cart, pole, half, g, dt = 1.0, 0.1, 0.5, 9.81, 0.02
-    s, c = np.sin(x[1]), np.cos(x[1])
-    push = (u[0] + pole * half * x[3] ** 2 * s) / (cart + pole)
-    turn = (g * s - c * push) / (half * (4.0 / 3.0 - pole * c * c / (cart + pole)))
-    out[2] = x[2] + dt * (push - pole * half * turn * c / (cart + pole))
-    out[3] = x[3] + dt * turn
-    out[0] = x[0] + dt * out[2]
-    out[1] = x[1] + dt * out[3]
 
 
 def cart_pole_rows(x, u, t):
@@ -105,7 +93,7 @@ def total_cost(model, cost, start, U):
     X[0] = start
     inf = np.full((T, nu), np.inf)
     K = np.zeros((T, nu, model.nx))
-    states, actions = model.follow(X, U, np.zeros((T, nu)), K, np.zeros(1), -inf, inf)
+    states, actions = model.rollout(X, U, np.zeros((T, nu)), K, np.zeros(1), -inf, inf)
     z = np.concatenate((states[0], actions[0]), axis=1)
     return float(
         sum(0.5 * z[t] @ cost.C[t] @ z[t] + cost.c[t] @ z[t] + cost.c0[t] for t in range(T))
@@ -228,7 +216,7 @@ def along(model, T=30):
     X[0] = rng.normal(size=model.nx)
     inf = np.full((T, model.nu), np.inf)
     K = np.zeros((T, model.nu, model.nx))
-    states, actions = model.follow(X, U, np.zeros_like(U), K, np.zeros(1), -inf, inf)
+    states, actions = model.rollout(X, U, np.zeros_like(U), K, np.zeros(1), -inf, inf)
     return states[0], actions[0]
 
 
@@ -449,8 +437,8 @@ def test_a_model_that_lies_stops_with_a_reason():
     class Liar:
         nx, nu = 4, 1
 
-        def follow(self, *args):
-            return exact.follow(*args)
+        def rollout(self, *args):
+            return exact.rollout(*args)
 
         def jacobians(self, X, U):
             F = exact.jacobians(X, U)
