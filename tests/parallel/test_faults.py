@@ -278,6 +278,20 @@ def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog):
     assert all(text.startswith("improve of condition 3 has not") for text in named)
 
 
+def test_a_result_that_is_not_fetched_is_no_hang(two, monkeypatch, caplog):
+    """A worker that has done its part is left alone while another works on."""
+    both(two)
+    monkeypatch.setattr(two, "_task_timeout", 1.5)
+    idle, busy = 100, next(m for m in range(101, 120) if two._home(m) != two._home(100))
+    done = two.call("quick", abs, -3, condition=idle)
+    two.wait([done])
+    with caplog.at_level(logging.WARNING, "gps"):
+        for _ in range(6):
+            two.gather(two.call("slow", time.sleep, 0.8, condition=busy))
+    assert "has not finished" not in caplog.text
+    assert two.gather(done) == 3
+
+
 def test_a_shared_object_goes_to_a_worker_that_is_there(two):
     both(two)
     two._workers.insert(0, "tcp://127.0.0.1:1")  # as if one had left since the last look
