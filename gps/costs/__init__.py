@@ -18,11 +18,15 @@ from gps.costs.base import (
 from gps.costs.combine import SumCost, WeightedCost
 from gps.costs.endpoint import EndpointCost
 from gps.costs.measure import EndpointMeasure
+from gps.costs.region import BinaryRegionCost
 from gps.costs.state import StateCost
+from gps.costs.torch_cost import TorchCost, torch_cost
 from gps.costs.trajectory import CostOf
+from gps.costs.waypoints import WaypointCost
 
 __all__ = [
     "ActionCost",
+    "BinaryRegionCost",
     "Cost",
     "CostOf",
     "EndpointCost",
@@ -32,8 +36,11 @@ __all__ = [
     "StateCost",
     "SumCost",
     "TermBuffers",
+    "TorchCost",
+    "WaypointCost",
     "WeightedCost",
     "expand",
     "ramp",
     "smooth_distance",
+    "torch_cost",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gps.costs.base import Cost
+from gps.errors import NonFiniteError
 from gps.types import Array, Layout, Rollouts
 
 __all__ = ["CostOf"]
@@ -26,8 +27,18 @@ class CostOf:
         return Rollouts(X=X, U=U, obs=nothing, noise=np.zeros_like(U), layout=self._layout)
 
     def values(self, X: Array, U: Array) -> Array:
-        """See `gps.control.ilqr.TrajectoryCost`."""
-        return self._cost.evaluate(self._rollouts(X, U)).l
+        """See `gps.control.ilqr.TrajectoryCost`.
+
+        A trajectory whose cost is not finite costs infinity, so that a line search passes it by.
+        """
+        try:
+            return self._cost.evaluate(self._rollouts(X, U)).l
+        except NonFiniteError:
+            if len(X) == 1:
+                return np.full(U.shape[:2], np.inf)
+            return np.concatenate(
+                [self.values(x[None], u[None]) for x, u in zip(X, U, strict=True)]
+            )
 
     def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
         """See `gps.control.ilqr.TrajectoryCost`."""

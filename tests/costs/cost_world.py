@@ -7,8 +7,19 @@ nonlinear function of angles and, to keep the chain rule honest, of velocities.
 from dataclasses import dataclass
 
 import numpy as np
+import torch_functions as fn
 
-from gps.costs import ActionCost, Cost, EndpointCost, StateCost, SumCost, WeightedCost
+from gps.costs import (
+    ActionCost,
+    BinaryRegionCost,
+    Cost,
+    EndpointCost,
+    StateCost,
+    SumCost,
+    TorchCost,
+    WaypointCost,
+    WeightedCost,
+)
 from gps.types import Layout, Rollouts
 
 LAYOUT = Layout((("joint_pos", 3), ("joint_vel", 3), ("end_points", 4)))
@@ -59,11 +70,24 @@ class Case:
     exact: bool = False  # the Hessian is the second derivative
     psd: bool = True  # the Hessian has no negative eigenvalue
     quadratic: bool = False  # the cost is a quadratic function of x and u
+    above: bool = True  # a Gauss-Newton model lies on or above the cost everywhere
 
 
 POINTS = {"target": (0.3, -0.2, 0.1, 0.4), "weights": (2.0, 1.0, 0.5, 3.0), "alpha": 0.02}
 ANGLES = {"entry": "joint_pos", "target": (0.5, -1.0, 0.2), "weights": (1.0, 0.0, 2.5)}
 SPEED = StateCost(entry="joint_vel", target=0.0, l2=0.3)
+
+
+PATH = {"steps": (0, 2, 3), "targets": ((0.5, -1.0), (1.0, 0.3), (-0.2, 0.0))}
+_mixed = np.random.default_rng(11).normal(size=(3, 2, 12)).round(3)
+WHOLE = {"entry": None, **PATH, "matrices": tuple(tuple(map(tuple, A)) for A in _mixed.tolist())}
+ROWS = {
+    "entry": "end_points",
+    **PATH,
+    "matrices": ((((1.0, 0.0, 0.5, 0.0), (0.0, -2.0, 0.0, 1.0))),) * 3,
+    "weights": (2.0, 0.5),
+}
+REGION = {"entry": "joint_pos", "target": 0.2, "half_width": 0.9, "inside": -2.0}
 
 
 def total(*costs):
@@ -119,5 +143,123 @@ ALL_CASES = [
         total(total(ActionCost(weights=0.3), SPEED), StateCost(**ANGLES, l2=0.2)),
         exact=True,
         quadratic=True,
+    ),
+    Case("waypoints-l2", WaypointCost(**WHOLE, l2=0.7), exact=True, quadratic=True),
+    Case(
+        "waypoints-next-gn",
+        WaypointCost(**WHOLE, l1=0.3, log_weight=0.8, alpha=0.1, between="next", ramp="linear"),
+    ),
+    Case(
+        "waypoints-exact",
+        WaypointCost(**WHOLE, log_weight=0.8, alpha=0.1, exact=True, final_multiplier=3.0),
+        exact=True,
+        psd=False,
+    ),
+    Case(
+        "waypoints-entry-exact",
+        WaypointCost(
+            entry="joint_vel",
+            steps=(1, 3),
+            targets=((0.1, 0.2, 0.3), (-1.0, 0.0, 1.0)),
+            weights=(1.0, 0.0, 2.0),
+            l1=0.4,
+            log_weight=0.9,
+            alpha=0.1,
+            exact=True,
+        ),
+        exact=True,
+        psd=False,
+    ),
+    Case("waypoints-points-state", WaypointCost(**ROWS, l2=0.4, log_weight=0.6)),
+    Case("waypoints-points", WaypointCost(**ROWS, l2=0.4, l1=0.6, through="jacobian"), chain=True),
+    Case(
+        "region-in-a-sum",
+        total(ActionCost(weights=0.3), BinaryRegionCost(**REGION), SPEED),
+        exact=True,
+    ),
+    Case("torch-whole", TorchCost(function=fn.everything), exact=True, psd=False),
+    Case("torch-positive", TorchCost(function=fn.everything, hessian="positive"), above=False),
+    Case(
+        "torch-dict",
+        TorchCost(
+            function=fn.of_dict,
+            entries=("end_points", "joint_pos"),
+            ramp="quadratic",
+            final_multiplier=2.0,
+        ),
+        exact=True,
+        psd=False,
+    ),
+    Case(
+        "torch-entry",
+        TorchCost(function=fn.smooth_norm, entries="joint_pos", action=False, ramp="final"),
+        exact=True,
+    ),
+    Case(
+        "torch-points",
+        TorchCost(function=fn.distance, entries="end_points", action=False, through="jacobian"),
+        chain=True,
+        psd=False,
+    ),
+    Case(
+        "torch-points-mixed",
+        TorchCost(function=fn.of_dict, entries=("joint_pos", "end_points"), through="jacobian"),
+        chain=True,
+        psd=False,
+    ),
+    Case(
+        "torch-whole-jacobian",
+        TorchCost(function=fn.everything, through="jacobian", hessian="positive"),
+        chain=True,
+    ),
+    Case(
+        "torch-residual",
+        TorchCost(function=fn.bent, returns="residual", l1=0.4, log_weight=0.6, alpha=0.1),
+        above=False,
+    ),
+    Case(
+        "torch-residual-linear",
+        TorchCost(
+            function=fn.linear,
+            entries=("joint_vel", "joint_pos"),
+            returns="residual",
+            weights=(2.0, 0.5),
+            l1=0.4,
+            alpha=0.1,
+        ),
+    ),
+    Case(
+        "torch-residual-l2",
+        TorchCost(function=fn.linear, entries=("joint_vel", "joint_pos"), returns="residual"),
+        exact=True,
+        quadratic=True,
+    ),
+    Case(
+        "torch-residual-exact",
+        TorchCost(
+            function=fn.bent,
+            returns="residual",
+            hessian="exact",
+            weights=(1.0, 2.0, 0.5),
+            l1=0.4,
+            log_weight=0.6,
+            alpha=0.1,
+        ),
+        exact=True,
+        psd=False,
+    ),
+    Case(
+        "torch-residual-points",
+        TorchCost(
+            function=fn.offset,
+            entries="end_points",
+            action=False,
+            returns="residual",
+            log_weight=0.7,
+            alpha=0.02,
+            weights=(2.0, 1.0, 0.5, 3.0),
+            through="jacobian",
+        ),
+        chain=True,
     ),
 ]

@@ -1,8 +1,13 @@
 """Every cost of the list against finite differences. A new cost joins `ALL_CASES`."""
 
+import pickle
+
 import numpy as np
 import pytest
+import torch_functions
 from cost_world import ALL_CASES, LAYOUT, NU, Case, random_samples, rollouts_at
+
+import gps.costs
 
 NX = LAYOUT.size
 NZ = NX + NU
@@ -53,7 +58,9 @@ def test_derivatives_are_the_finite_differences(case: Case, samples):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in ALL_CASES if not c.exact and not c.chain], ids=lambda case: case.name
+    "case",
+    [c for c in ALL_CASES if not c.exact and not c.chain and c.above],
+    ids=lambda case: case.name,
 )
 def test_gauss_newton_model_lies_on_or_above_the_cost(case: Case, samples):
     terms = cost_at(case, samples)
@@ -67,10 +74,9 @@ def test_gauss_newton_model_lies_on_or_above_the_cost(case: Case, samples):
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 def test_cost_is_hashable_configuration_that_fits_its_world(case: Case):
-    import pickle
-
     copy = pickle.loads(pickle.dumps(case.cost))
     assert copy == case.cost
     assert hash(copy) == hash(case.cost)
-    assert eval(repr(case.cost), vars(__import__("gps.costs", fromlist=["costs"]))) == case.cost
+    names = {**vars(gps.costs), "torch_functions": torch_functions}
+    assert eval(repr(case.cost), names) == case.cost
     case.cost.check(LAYOUT, NU, 4)
