@@ -220,8 +220,3 @@ def local():
 
 
 nameless = lambda x, u, t: x.sum()  # noqa: E731
-
-
-def logarithm(x, u, t):
-    """Not finite at and below 0."""
-    return torch.log(x[0])
