@@ -1,0 +1,956 @@
+"""Many control problems of one size at once: conditions, start states, or bounds on the KL.
+
+The functions have the names and the results of `lqr`, `kl`, `dual` and `pi2`; their arguments carry
+a first axis of B problems. One call goes from Python to compiled code once, where most of the time
+of small problems is lost, and can work in threads::
+
+    from gps.control import batch
+    dynamics = batch.DynamicsBatch.stack(list_of_linear_dynamics)
+    cost = batch.CostBatch.stack(list_of_quadratic_costs)
+    controllers = batch.backward(dynamics, cost, threads=2)
+    controllers[3]  # a LinearGaussianController
+
+Where a batch is asked for, a single record (or a batch of one) stands for all problems alike: one
+problem with 20 bounds needs no copies of it. `backward`, `forward`, `expected_cost`, `kl_per_step`
+and `pi2_update` give the bytes of the single functions, for any number of threads; BLAS should have
+one thread, since it is called from all of them.
+
+A problem that fails (an indefinite Q_uu, NaN, an overflow) does not touch the others. With
+`on_error="raise"`, the default, the first failure is raised, with the problem's index and what the
+single function says: step and smallest eigenvalue. With "mask" the result carries the failures:
+`result.ok` (B,) and `result.errors[b]`; its arrays hold NaN there, `result[b]` raises the error,
+and the next function that is given the result hands the error on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from gps.control import _batch_kernels as kernels
+from gps.control import dual, kl, lqr, pi2
+from gps.control._checks import SYMMETRY_TOLERANCE
+from gps.control.dual import DualConfig, DualResult, PerStepResult
+from gps.control.pi2 import PI2Config, PI2Result
+from gps.errors import (
+    ConfigError,
+    DualError,
+    GPSError,
+    NonFiniteError,
+    NotPositiveDefiniteError,
+    ShapeError,
+)
+from gps.types import (
+    Array,
+    Gaussian,
+    LinearDynamics,
+    LinearGaussianController,
+    Marginals,
+    QuadraticCost,
+    Record,
+    freeze,
+    readonly,
+    shape_of,
+)
+
+__all__ = [
+    "ControllerBatch",
+    "CostBatch",
+    "DualBatch",
+    "DynamicsBatch",
+    "GaussianBatch",
+    "MarginalsBatch",
+    "PI2Batch",
+    "PerStepBatch",
+    "StepValues",
+    "backward",
+    "expected_cost",
+    "forward",
+    "kl_per_step",
+    "minimise",
+    "minimise_per_step",
+    "pi2_update",
+]
+
+log = logging.getLogger(__name__)
+
+OnError = Literal["raise", "mask"]
+S = TypeVar("S")
+_launch = threading.Lock()  # one parallel kernel at a time: some threading layers allow no more
+
+
+@dataclass(frozen=True, eq=False)
+class Stack(Record, Generic[S]):
+    """B records of one kind and size, stacked: `stack[b]` gives the b-th one back."""
+
+    errors: Mapping[int, GPSError] = field(default_factory=dict, kw_only=True)
+    """Of the problems that failed, by index; their arrays hold NaN."""
+
+    _names: ClassVar[tuple[str, ...]] = ()
+    _record: ClassVar[Any] = None
+
+    def __post_init__(self) -> None:
+        shape = np.shape(getattr(self, self._names[0]))
+        if not shape or shape[0] < 1:
+            raise ShapeError(f"{type(self).__name__} needs at least one problem, got shape {shape}")
+        wrong = [b for b in self.errors if not 0 <= b < shape[0]]
+        if wrong:
+            raise ShapeError(f"{type(self).__name__}.errors names {wrong} of {shape[0]} problems")
+        object.__setattr__(self, "errors", MappingProxyType(dict(self.errors)))
+
+    @classmethod
+    def stack(cls, records: Iterable[S]) -> Self:
+        """Copy records into one; ShapeError when there are none or their sizes differ."""
+        items = list(records)
+        if not items:
+            raise ShapeError(f"{cls.__name__}.stack needs at least one record")
+        stacked: dict[str, Any] = {}
+        for name in cls._names:
+            parts = [getattr(item, name) for item in items]
+            for b, part in enumerate(parts):
+                if part.shape != parts[0].shape:
+                    raise ShapeError(
+                        f"{cls.__name__}.stack: {name} of problem {b} has shape {part.shape}, "
+                        f"that of problem 0 has {parts[0].shape}"
+                    )
+            stacked[name] = np.stack(parts)
+            stacked[name].setflags(write=False)
+        return cls(**stacked)
+
+    @property
+    def B(self) -> int:
+        """Number of problems."""
+        return int(getattr(self, self._names[0]).shape[0])
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """Which problems have a result, (B,)."""
+        good = np.ones(self.B, dtype=bool)
+        good[list(self.errors)] = False
+        return good
+
+    def __len__(self) -> int:
+        return self.B
+
+    def __getitem__(self, b: int) -> S:
+        return self._single(self._index(b))
+
+    def __iter__(self) -> Iterator[S]:
+        return (self[b] for b in range(self.B))
+
+    def _index(self, b: int) -> int:
+        """A valid index; raises the problem's own error if it failed."""
+        if not -self.B <= b < self.B:
+            raise IndexError(f"{type(self).__name__} has {self.B} problems, not one at {b}")
+        b %= self.B
+        if b in self.errors:
+            raise self.errors[b]
+        return b
+
+    def _single(self, b: int) -> S:
+        record: S = self._record(**{name: getattr(self, name)[b] for name in self._names})
+        return record
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicsBatch(Stack[LinearDynamics]):
+    """B `LinearDynamics`: F (B, T-1, nx, nx+nu), f (B, T-1, nx), W (B, T-1, nx, nx)."""
+
+    F: Array
+    f: Array
+    W: Array
+
+    _names = ("F", "f", "W")
+    _record = LinearDynamics
+
+    def __post_init__(self) -> None:
+        B, steps, nx, nz = shape_of(self, "F", 4)
+        freeze(self, F=(B, steps, nx, nz), f=(B, steps, nx), W=(B, steps, nx, nx))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class CostBatch(Stack[QuadraticCost]):
+    """B `QuadraticCost`s: C (B, T, nz, nz), c (B, T, nz), c0 (B, T)."""
+
+    C: Array
+    c: Array
+    c0: Array
+
+    _names = ("C", "c", "c0")
+    _record = QuadraticCost
+
+    def __post_init__(self) -> None:
+        B, T, nz, _ = shape_of(self, "C", 4)
+        freeze(self, C=(B, T, nz, nz), c=(B, T, nz), c0=(B, T))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerBatch(Stack[LinearGaussianController]):
+    """B `LinearGaussianController`s: K (B, T, nu, nx), k (B, T, nu), chol (B, T, nu, nu)."""
+
+    K: Array
+    k: Array
+    chol: Array
+
+    _names = ("K", "k", "chol")
+    _record = LinearGaussianController
+
+    def __post_init__(self) -> None:
+        B, T, nu, nx = shape_of(self, "K", 4)
+        freeze(self, K=(B, T, nu, nx), k=(B, T, nu), chol=(B, T, nu, nu))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianBatch(Stack[Gaussian]):
+    """B `Gaussian`s: mean (B, n), cov (B, n, n)."""
+
+    mean: Array
+    cov: Array
+
+    _names = ("mean", "cov")
+    _record = Gaussian
+
+    def __post_init__(self) -> None:
+        B, n = shape_of(self, "mean", 2)
+        freeze(self, mean=(B, n), cov=(B, n, n))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalsBatch(Stack[Marginals]):
+    """B `Marginals`: mean (B, T, nz), cov (B, T, nz, nz)."""
+
+    mean: Array
+    cov: Array
+
+    _names = ("mean", "cov")
+    _record = Marginals
+
+    def __post_init__(self) -> None:
+        B, T, nz = shape_of(self, "mean", 3)
+        freeze(self, mean=(B, T, nz), cov=(B, T, nz, nz))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class StepValues(Stack[Array]):
+    """A number per problem and step: values (B, T)."""
+
+    values: Array
+
+    _names = ("values",)
+
+    def __post_init__(self) -> None:
+        freeze(self, values=shape_of(self, "values", 2))
+        super().__post_init__()
+
+    def _single(self, b: int) -> Array:
+        row: Array = self.values[b]
+        return row
+
+
+@dataclass(frozen=True, eq=False)
+class DualBatch(Stack[DualResult]):
+    """What `minimise` found; every field has the problems along its first axis."""
+
+    controller: ControllerBatch
+    marginals: MarginalsBatch  # of [x; u] under the controllers
+    eta: Array  # (B,) cost units per nat
+    kl: Array  # (B, T) nats, under the marginals
+    kl_max: Array  # (B,) nats per step
+    active: npt.NDArray[np.bool_]  # (B,)
+    converged: npt.NDArray[np.bool_]  # (B,)
+    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
+    trace: Array  # (B, most trials, 2): eta, total KL; rows from trials[b] on are 0
+
+    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
+
+    def __post_init__(self) -> None:
+        B, T, _ = self.controller.k.shape
+        freeze(self, eta=(B,), kl=(B, T), kl_max=(B,))
+        freeze(self, trace=(B, shape_of(self, "trace", 3)[1], 2))
+        _flags(self, B, active=np.bool_, converged=np.bool_, trials=np.int64)
+        super().__post_init__()
+
+    def _single(self, b: int) -> DualResult:
+        return DualResult(
+            controller=self.controller[b],
+            marginals=self.marginals[b],
+            eta=float(self.eta[b]),
+            kl=self.kl[b],
+            kl_max=float(self.kl_max[b]),
+            active=bool(self.active[b]),
+            converged=bool(self.converged[b]),
+            trace=self.trace[b, : self.trials[b]],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PerStepBatch(Stack[PerStepResult]):
+    """What `minimise_per_step` found; every field has the problems along its first axis."""
+
+    controller: ControllerBatch
+    marginals: MarginalsBatch  # of [x; u] under the controllers
+    eta: Array  # (B, T) cost units per nat
+    kl: Array  # (B, T) nats, under the marginals
+    kl_max: Array  # (B, T) nats
+    active: npt.NDArray[np.bool_]  # (B, T)
+    converged: npt.NDArray[np.bool_]  # (B,)
+    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
+    trace: Array  # (B, most trials): largest KL / bound; entries from trials[b] on are 0
+
+    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
+
+    def __post_init__(self) -> None:
+        B, T, _ = self.controller.k.shape
+        freeze(self, eta=(B, T), kl=(B, T), kl_max=(B, T))
+        freeze(self, trace=(B, shape_of(self, "trace", 2)[1]))
+        _flags(self, B, converged=np.bool_, trials=np.int64)
+        active = np.array(self.active, dtype=bool).reshape(B, T)
+        active.setflags(write=False)
+        object.__setattr__(self, "active", active)
+        super().__post_init__()
+
+    def _single(self, b: int) -> PerStepResult:
+        return PerStepResult(
+            controller=self.controller[b],
+            marginals=self.marginals[b],
+            eta=self.eta[b],
+            kl=self.kl[b],
+            kl_max=self.kl_max[b],
+            active=self.active[b],
+            converged=bool(self.converged[b]),
+            trace=self.trace[b, : self.trials[b]],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PI2Batch(Stack[PI2Result]):
+    """What `pi2_update` found; every field has the problems along its first axis."""
+
+    controller: ControllerBatch
+    temperature: Array  # (B, T) in cost units
+    weights: Array  # (B, T, N), rows sum to 1
+    kl: Array  # (B, T) nats, of the weights from equal ones
+
+    _names = ("kl", "temperature", "weights")
+
+    def __post_init__(self) -> None:
+        B, T, _ = self.controller.k.shape
+        N = shape_of(self, "weights", 3)[2]
+        freeze(self, temperature=(B, T), weights=(B, T, N), kl=(B, T))
+        super().__post_init__()
+
+    def _single(self, b: int) -> PI2Result:
+        return PI2Result(
+            controller=self.controller[b],
+            temperature=self.temperature[b],
+            weights=self.weights[b],
+            kl=self.kl[b],
+        )
+
+
+Dynamics = LinearDynamics | DynamicsBatch
+Cost = QuadraticCost | CostBatch
+Controllers = LinearGaussianController | ControllerBatch
+Start = Gaussian | GaussianBatch
+Along = Marginals | MarginalsBatch
+
+
+def backward(
+    dynamics: Dynamics,
+    cost: Cost,
+    temperature: npt.ArrayLike = 1.0,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> ControllerBatch:
+    """`lqr.backward` for every problem.
+
+    temperature: anything that broadcasts to (B, T); a value per problem has the shape (B, 1).
+    threads: at most numba's number (NUMBA_NUM_THREADS). Raises the errors of `lqr.backward` with
+    the problem's index, and ShapeError and ConfigError for what concerns all problems.
+    """
+    d, c = _batched("dynamics", dynamics), _batched("cost", cost)
+    job = _Job(threads, on_error, dynamics=d, cost=c)
+    T, nx, nu = _sizes(d, cost=c)
+    heat = _positive("temperature", temperature, (job.B, T))
+    C = job.symmetric("cost", c.C)
+    K, k, chol = np.empty((job.B, T, nu, nx)), np.empty((job.B, T, nu)), _square(job.B, T, nu)
+    job.run(
+        kernels.backward_each, kernels.backward_threads,
+        C, c.c, c.c0, d.F, d.f, d.W, heat, K, k, chol,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        found = lqr.backward(_at(d, b), _at(c, b), heat[b])
+        return found.K, found.k, found.chol
+
+    errors = job.settle(single, K=K, k=k, chol=chol)
+    return ControllerBatch(*_read(K, k, chol), errors=errors)
+
+
+def forward(
+    dynamics: Dynamics,
+    controller: Controllers,
+    start: Start,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> MarginalsBatch:
+    """`lqr.forward` for every problem: marginals of z = [x; u] from x[0] ~ start.
+
+    Raises the errors of `lqr.forward` with the problem's index, and ShapeError and ConfigError for
+    what concerns all problems.
+    """
+    d, p, s = (
+        _batched("dynamics", dynamics),
+        _batched("controller", controller),
+        _batched("start", start),
+    )
+    job = _Job(threads, on_error, dynamics=d, controller=p, start=s)
+    T, nx, nu = _sizes(d, controller=p, start=s)
+    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("start", s.cov[:, None])[:, 0]
+    mean, cov = np.empty((job.B, T, nx + nu)), _square(job.B, T, nx + nu)
+    job.run(
+        kernels.forward_each, kernels.forward_threads,
+        p.K, p.k, p.chol, d.F, d.f, W, s.mean, S0, mean, cov,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        found = lqr.forward(_at(d, b), _at(p, b), _at(s, b))
+        return found.mean, found.cov
+
+    errors = job.settle(single, mean=mean, cov=cov)
+    return MarginalsBatch(*_read(mean, cov), errors=errors)
+
+
+def expected_cost(
+    cost: Cost, marginals: Along, *, threads: int = 1, on_error: OnError = "raise"
+) -> StepValues:
+    """`lqr.expected_cost` for every problem: values (B, T), in cost units.
+
+    Raises the errors of `lqr.expected_cost` with the problem's index, NonFiniteError also where the
+    expectation overflows.
+    """
+    c, m = _batched("cost", cost), _batched("marginals", marginals)
+    job = _Job(threads, on_error, cost=c, marginals=m)
+    _, T, nz = m.mean.shape
+    if c.C.shape[1:] != (T, nz, nz):
+        raise ShapeError(f"cost.C must have shape (B, {T}, {nz}, {nz}), got {c.C.shape}")
+    C, out = job.symmetric("cost", c.C), np.empty((job.B, T))
+    job.run(
+        kernels.expected_cost_each, kernels.expected_cost_threads,
+        C, c.c, c.c0, m.mean, m.cov, out,
+    )  # fmt: skip
+    errors = job.settle(lambda b: (lqr.expected_cost(_at(c, b), _at(m, b)),), expected_cost=out)
+    return StepValues(*_read(out), errors=errors)
+
+
+def kl_per_step(
+    new: Controllers,
+    old: Controllers,
+    marginals: Along,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> StepValues:
+    """`kl.kl_per_step` for every problem: values (B, T), in nats.
+
+    marginals: of the states or of [x; u]. Raises the errors of `kl.kl_per_step` with the problem's
+    index, NonFiniteError also where the KL overflows.
+    """
+    n, o = _batched("new", new), _batched("old", old)
+    m = _batched("marginals", marginals)
+    job = _Job(threads, on_error, new=n, old=o, marginals=m)
+    _, T, nu, nx = n.K.shape
+    if o.K.shape[1:] != (T, nu, nx):
+        raise ShapeError(f"old.K must have shape (B, {T}, {nu}, {nx}), got {o.K.shape}")
+    if m.mean.shape[1] != T or m.mean.shape[2] not in (nx, nx + nu):
+        raise ShapeError(
+            f"marginals.mean must have shape (B, {T}, {nx}) or (B, {T}, {nx + nu}), "
+            f"got {m.mean.shape}"
+        )
+    inv, half, good = _factors(o)
+    job.doubt(good)
+    out = np.empty((job.B, T))
+    job.run(
+        kernels.divergence_each, kernels.divergence_threads,
+        n.K, n.k, n.chol, o.K, o.k, inv, half, m.mean, m.cov, out,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        along = _at(m, b)
+        return (kl.kl_per_step(_at(n, b), _at(o, b), along.mean, along.cov),)
+
+    errors = job.settle(single, kl=out)
+    return StepValues(*_read(out), errors=errors)
+
+
+def minimise(
+    dynamics: Dynamics,
+    cost: Cost,
+    start: Start,
+    previous: Controllers,
+    kl_max: npt.ArrayLike,
+    config: DualConfig | None = None,
+    eta: npt.ArrayLike = 1.0,
+    entropy_weight: npt.ArrayLike | None = None,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> DualBatch:
+    """`dual.minimise` for every problem, each with its own search in compiled code.
+
+    kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,). entropy_weight:
+    broadcasts to (B, T), by default that of `config`. B is the longest of the arguments, so that
+    one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
+    trial for trial; one that does not converge is done again by that function, as are all with
+    `kl_under="previous"`. Problems whose bound holds but is not met to `config.tol` have
+    `converged[b] = False`, and one log line names them.
+
+    Raises the errors of `dual.minimise` with the problem's index; ConfigError for a kl_max, eta or
+    entropy_weight that is not allowed, whatever `on_error`.
+    """
+    config = DualConfig() if config is None else config
+    weight = config.entropy_weight if entropy_weight is None else entropy_weight
+    d, c = _batched("dynamics", dynamics), _batched("cost", cost)
+    s, p = _batched("start", start), _batched("previous", previous)
+    lengths = [_length("kl_max", kl_max, 1), _length("eta", eta, 1)]
+    lengths.append(_length("entropy_weight", weight, 2))
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    most, first = _positive("kl_max", kl_max, (B,)), _positive("eta", eta, (B,))
+    w = _positive("entropy_weight", weight, (B, T), zero=True)
+    C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
+    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    inv, half, good = _factors(p)
+    R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
+    kernels.penalties_each(p.K, p.k, inv, R, r, good)
+    job.doubt(good)
+    R, r = _read(R, r)
+    K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
+    mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
+    trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
+    trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
+    if config.kl_under != "new":
+        job.doubt(np.zeros(1, dtype=bool))
+    job.run(
+        kernels.search_each, kernels.search_threads,
+        C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
+        w, np.minimum(most * T, 1e300), first, config.tol, config.eta_min, config.eta_max,
+        K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+    )  # fmt: skip
+    active, converged = end != kernels.FLOOR, end <= kernels.FLOOR
+
+    def single(b: int) -> tuple[Any, ...]:
+        x = dual.minimise(
+            _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config, float(first[b]),
+            w[b],
+        )  # fmt: skip
+        rows = np.zeros((config.max_trials, 2))
+        rows[: len(x.trace)] = x.trace
+        m, u = x.marginals, x.controller
+        return (
+            u.K, u.k, u.chol, m.mean, m.cov, x.kl, x.eta, x.active, x.converged, len(x.trace), rows,
+        )  # fmt: skip
+
+    errors = job.settle(
+        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=found, active=active,
+        converged=converged, trials=trials, trace=trace,
+    )  # fmt: skip
+    _report(converged, errors, config.tol)
+    K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
+    return DualBatch(
+        controller=ControllerBatch(K, k, chol, errors=errors),
+        marginals=MarginalsBatch(mean, cov, errors=errors),
+        eta=found,
+        kl=kl_t,
+        kl_max=most,
+        active=active,
+        converged=converged,
+        trials=trials,
+        trace=trace[:, : max(1, int(trials.max()))],
+        errors=errors,
+    )
+
+
+def minimise_per_step(
+    dynamics: Dynamics,
+    cost: Cost,
+    start: Start,
+    previous: Controllers,
+    kl_max: npt.ArrayLike,
+    config: DualConfig | None = None,
+    eta: npt.ArrayLike = 1.0,
+    entropy_weight: npt.ArrayLike | None = None,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> PerStepBatch:
+    """`dual.minimise_per_step` for every problem, each with its own search in compiled code.
+
+    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). Problems
+    with an entropy weight are solved one by one. Else as `minimise`.
+    """
+    config = DualConfig() if config is None else config
+    weight = config.entropy_weight if entropy_weight is None else entropy_weight
+    d, c = _batched("dynamics", dynamics), _batched("cost", cost)
+    s, p = _batched("start", start), _batched("previous", previous)
+    lengths = [_length("kl_max", kl_max, 2), _length("eta", eta, 2)]
+    lengths.append(_length("entropy_weight", weight, 2))
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    bound, first = _positive("kl_max", kl_max, (B, T)), _positive("eta", eta, (B, T))
+    w = _positive("entropy_weight", weight, (B, T), zero=True)
+    C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
+    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    inv, half, good = _factors(p)
+    job.doubt(good)
+    with np.errstate(all="ignore"):  # what overflows is found by the search
+        P = inv.swapaxes(-1, -2) @ inv
+        PK, Pk = P @ p.K, np.einsum("btij,btj->bti", P, p.k)
+    P, PK, Pk = _read(P, PK, Pk)
+    K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
+    mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
+    trace, kept = np.zeros((B, config.max_trials)), np.empty((B, T))
+    active, done = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=bool)
+    trials = np.zeros(B, dtype=np.int64)
+    job.doubt((w == 0).all(axis=1))
+    if config.kl_under != "new":
+        job.doubt(np.zeros(1, dtype=bool))
+    job.run(
+        kernels.steps_each, kernels.steps_threads,
+        C, c.c, c.c0, P, PK, Pk, d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
+        bound, first, config.tol, config.eta_min, config.eta_max,
+        K, k, chol, mean, cov, kl_t, trace, kept, active, trials, done,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Any, ...]:
+        x = dual.minimise_per_step(
+            _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config, first[b], w[b]
+        )
+        row = np.zeros(config.max_trials)
+        row[: len(x.trace)] = x.trace
+        m, u = x.marginals, x.controller
+        return (
+            u.K, u.k, u.chol, m.mean, m.cov, x.kl, x.eta, x.active, x.converged, len(x.trace), row,
+        )  # fmt: skip
+
+    errors = job.settle(
+        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=kept, active=active,
+        converged=done, trials=trials, trace=trace,
+    )  # fmt: skip
+    _report(done, errors, config.tol)
+    K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
+    return PerStepBatch(
+        controller=ControllerBatch(K, k, chol, errors=errors),
+        marginals=MarginalsBatch(mean, cov, errors=errors),
+        eta=kept,
+        kl=kl_t,
+        kl_max=bound,
+        active=active,
+        converged=done,
+        trials=trials,
+        trace=trace[:, : max(1, int(trials.max()))],
+        errors=errors,
+    )
+
+
+def pi2_update(
+    controller: Controllers,
+    X: npt.ArrayLike,
+    U: npt.ArrayLike,
+    costs: npt.ArrayLike,
+    config: PI2Config | None = None,
+    temperature: npt.ArrayLike | None = None,
+    kl_max: npt.ArrayLike | None = None,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> PI2Batch:
+    """`pi2.update` for every controller from its own samples.
+
+    X (B, N, T, nx), U (B, N, T, nu), costs (B, N, T). temperature: broadcasts to (B, T), or None to
+    find it. kl_max: broadcasts to (B,), in nats, by default that of `config`. Raises the errors of
+    `pi2.update` with the problem's index, and ShapeError and ConfigError for what concerns all.
+    """
+    config = PI2Config() if config is None else config
+    p = _batched("controller", controller)
+    states, actions, values = readonly(X), readonly(U), readonly(costs)
+    if values.ndim != 3 or values.shape[1] < 2:
+        raise ShapeError(f"costs must have shape (B, N, T) with N >= 2, got {values.shape}")
+    job = _Job(threads, on_error, ("costs", values.shape[0]), exact="costs", controller=p)
+    (B, N, _), (_, T, nu, nx) = values.shape, p.K.shape
+    for name, array, want in (
+        ("X", states, (B, N, T, nx)), ("U", actions, (B, N, T, nu)), ("costs", values, (B, N, T)),
+    ):  # fmt: skip
+        if array.shape != want:
+            raise ShapeError(f"{name} must have shape {want}, got {array.shape}")
+    fixed = temperature is not None
+    given = _positive("temperature", temperature, (B, T)) if fixed else np.zeros((B, T))  # type: ignore[arg-type]
+    most = _positive("kl_max", config.kl_max if kl_max is None else kl_max, (B,))
+    damping = config.damping if config.covariance == "scaled" else 0.0
+    k, chol, eta = np.empty((B, T, nu)), np.zeros((B, T, nu, nu)), np.empty((B, T))
+    kl_t, weights = np.empty((B, T)), np.empty((B, T, N))
+    job.run(
+        kernels.pi2_each, kernels.pi2_threads,
+        states, actions, values, p.K, p.k, p.chol, most, config.temperature_min, given, damping,
+        config.floor, k, chol, eta, kl_t, weights,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        own = PI2Config(
+            kl_max=float(most[b]),
+            temperature_min=config.temperature_min,
+            covariance=config.covariance,
+            damping=config.damping,
+            floor=config.floor,
+        )
+        x = pi2.update(
+            _at(p, b), states[b], actions[b], values[b], own, given[b] if fixed else None
+        )
+        return x.controller.k, x.controller.chol, x.temperature, x.weights, x.kl
+
+    errors = job.settle(single, k=k, chol=chol, temperature=eta, weights=weights, kl=kl_t)
+    K = np.broadcast_to(p.K, (B, T, nu, nx)).copy()
+    K[list(errors)] = np.nan
+    K, k, chol, eta, weights, kl_t = _read(K, k, chol, eta, weights, kl_t)
+    return PI2Batch(
+        controller=ControllerBatch(K, k, chol, errors=errors),
+        temperature=eta,
+        weights=weights,
+        kl=kl_t,
+        errors=errors,
+    )
+
+
+class _Job:
+    """The problems of one call: how many, which of them are in doubt, and how they are run."""
+
+    def __init__(
+        self,
+        threads: int,
+        on_error: str,
+        *lengths: tuple[str, int],
+        exact: str | None = None,
+        **inputs: Stack[Any],
+    ) -> None:
+        limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        if type(threads) is not int or not 1 <= threads <= limit:
+            raise ConfigError(
+                f"threads must be a whole number between 1 and {limit} (NUMBA_NUM_THREADS, by "
+                f"default the number of cores), got {threads!r}"
+            )
+        if on_error not in ("raise", "mask"):
+            raise ConfigError(f"on_error must be 'raise' or 'mask', got {on_error!r}")
+        given = [*lengths, *((name, value.B) for name, value in inputs.items())]
+        self.B = dict(given)[exact] if exact else max(n for _, n in given)
+        for name, n in given:
+            if n not in (1, self.B):
+                sizes = ", ".join(f"{name} {n}" for name, n in given)
+                raise ShapeError(
+                    f"{name} has {n} problems where others have {self.B}: a batch must hold 1 or "
+                    f"all of them; got {sizes}"
+                )
+        if self.B < 1:
+            raise ShapeError("a batch needs at least one problem")
+        self.threads, self.on_error = threads, on_error
+        self.status = np.zeros(self.B, dtype=np.int64)
+        self.inherited: dict[int, GPSError] = {}
+        for value in inputs.values():
+            for b in range(self.B):
+                error = value.errors.get(b if value.B > 1 else 0)
+                if error is not None:
+                    self.inherited.setdefault(b, error)
+        self.status[list(self.inherited)] = kernels.DOUBTFUL
+
+    def doubt(self, good: npt.NDArray[np.bool_]) -> None:
+        """Leave the problems of one input that are not good to the single function."""
+        self.status[~np.broadcast_to(good, (self.B,))] = kernels.DOUBTFUL
+
+    def symmetric(self, name: str, matrices: Array) -> Array:
+        """Stacked matrices (n, T, d, d), made exactly symmetric where they are nearly so."""
+        off = np.empty(len(matrices))
+        kernels.asymmetry(matrices, off)
+        self.doubt(off <= SYMMETRY_TOLERANCE)
+        nearly = (off > 0) & (off <= SYMMETRY_TOLERANCE)
+        if not nearly.any():
+            return matrices
+        out = matrices.copy()
+        out[nearly] = 0.5 * out[nearly] + 0.5 * out[nearly].swapaxes(-1, -2)
+        out.setflags(write=False)
+        return out
+
+    def run(self, each: Callable[..., None], threaded: Callable[..., None], *args: Any) -> None:
+        """One kernel over all problems; the number of threads is given back afterwards."""
+        if self.threads == 1:
+            each(*args, self.status)
+            return
+        with _launch:
+            before = numba.get_num_threads()
+            numba.set_num_threads(self.threads)
+            try:
+                threaded(*args, self.status)
+            finally:
+                numba.set_num_threads(before)
+
+    def settle(self, single: Callable[[int], Sequence[Any]], **outputs: Any) -> dict[int, GPSError]:
+        """Ask the single function about every problem in doubt; returns the errors."""
+        errors: dict[int, GPSError] = {}
+        for b in map(int, np.flatnonzero(self.status)):
+            try:
+                if b in self.inherited:
+                    raise self.inherited[b]
+                values = single(b)
+                for (name, out), value in zip(outputs.items(), values, strict=True):
+                    finite = np.isfinite(np.atleast_1d(value))
+                    if name != "trace" and not finite.all():
+                        t = int((~finite.reshape(len(finite), -1)).any(axis=1).argmax())
+                        raise NonFiniteError(f"{name} overflows at t={t}; check the scales")
+                    out[b] = value
+            except GPSError as error:
+                errors[b] = error if b in self.inherited else _numbered(error, b)
+                if self.on_error == "raise":
+                    raise errors[b] from error
+                for out in outputs.values():
+                    out[b] = np.nan if out.dtype == np.float64 else 0
+        return errors
+
+
+def _numbered(error: GPSError, b: int) -> GPSError:
+    """The error of a single function, with the problem's index in front."""
+    if isinstance(error, NotPositiveDefiniteError):
+        return NotPositiveDefiniteError(
+            f"problem {b}: {error.matrix}", t=error.t, hint=error.hint, smallest=error.smallest
+        )
+    text = f"problem {b}: {error}"
+    if isinstance(error, DualError):
+        return DualError(text, t=error.t, eta=error.eta, smallest=error.smallest)
+    return type(error)(text)
+
+
+_BATCHES: dict[type, type[Stack[Any]]] = {
+    LinearDynamics: DynamicsBatch,
+    QuadraticCost: CostBatch,
+    LinearGaussianController: ControllerBatch,
+    Gaussian: GaussianBatch,
+    Marginals: MarginalsBatch,
+}
+
+
+def _batched(name: str, value: Any) -> Any:
+    """A single record as a batch of one, without a copy; a batch as it is."""
+    if isinstance(value, Stack):
+        return value
+    kind = _BATCHES.get(type(value))
+    if kind is None:
+        raise TypeError(f"{name} must be a record of gps.types or a batch, got {type(value)}")
+    return kind(**{field: getattr(value, field)[None] for field in kind._names})
+
+
+def _at(batch: Stack[S], b: int) -> S:
+    """The record of problem b, which may be the one that all share."""
+    return batch[b if batch.B > 1 else 0]
+
+
+def _sizes(dynamics: DynamicsBatch, **others: Any) -> tuple[int, int, int]:
+    """T, nx, nu of the dynamics; ShapeError names what does not fit them."""
+    _, steps, nx, nz = dynamics.F.shape
+    T, nu = steps + 1, nz - nx
+    if nx < 1 or nu < 1:
+        raise ShapeError(
+            f"dynamics.F must have more columns than rows, got {dynamics.F.shape[2:]} (nx, nx+nu)"
+        )
+    for name, batch in others.items():
+        field, want = {
+            CostBatch: ("C", (T, nz, nz)),
+            ControllerBatch: ("K", (T, nu, nx)),
+            GaussianBatch: ("mean", (nx,)),
+        }[type(batch)]
+        got = getattr(batch, field).shape
+        if got[1:] != want:
+            sizes = ", ".join(map(str, want))
+            raise ShapeError(f"{name}.{field} must have shape (B, {sizes}), got {got}")
+    return T, nx, nu
+
+
+def _length(name: str, value: npt.ArrayLike, ndim: int) -> tuple[str, int]:
+    """How many problems an array of `ndim` axes stands for; fewer axes mean all of them."""
+    shape = np.shape(value)
+    if len(shape) > ndim:
+        raise ShapeError(f"{name} must have at most {ndim} axes, got shape {shape}")
+    return name, shape[0] if len(shape) == ndim else 1
+
+
+def _positive(
+    name: str, value: npt.ArrayLike, shape: tuple[int, ...], *, zero: bool = False
+) -> Array:
+    """Values above 0 (or not below, with `zero`), broadcast to a shape whose first axis is B."""
+    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.broadcast_to(array, shape).copy()
+    except ValueError:
+        raise ShapeError(
+            f"{name} must broadcast to shape {shape}, got {array.shape}; a value per problem of a "
+            f"(B, T) quantity has shape (B, 1)"
+        ) from None
+    bad = ~(np.isfinite(array) & ((array >= 0) if zero else (array > 0)))
+    if bad.any():
+        where = tuple(map(int, np.argwhere(bad)[0]))
+        limit = "0 or above" if zero else "above 0"
+        raise ConfigError(
+            f"{name} must be finite and {limit}, got {array[where]} for problem {where[0]}"
+        )
+    return array
+
+
+def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Inverse factors, half log determinants, and which controllers have them."""
+    good = np.empty(controller.B, dtype=bool)
+    inv, half = np.zeros(controller.chol.shape), np.zeros(controller.k.shape[:2])
+    kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
+    inv, half = _read(inv, half)
+    return inv, half, good
+
+
+def _report(converged: npt.NDArray[np.bool_], errors: Mapping[int, GPSError], tol: float) -> None:
+    """One log line for the problems whose bound was not met."""
+    short = [int(b) for b in np.flatnonzero(~converged) if int(b) not in errors]
+    if short:
+        log.warning("KL bound not met to %g in %d problems: %s", tol, len(short), short)
+
+
+def _square(*shape: int) -> Array:
+    """An empty stack of square matrices; the last size is that of a side."""
+    return np.empty((*shape, shape[-1]))
+
+
+def _read(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, made read-only, so that records take them over without a copy."""
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+def _flags(record: Any, B: int, **fields: Any) -> None:
+    """Cast fields that hold one flag or count per problem, and make them read-only."""
+    for name, dtype in fields.items():
+        array = np.array(getattr(record, name), dtype=dtype)
+        if array.shape != (B,):
+            raise ShapeError(
+                f"{type(record).__name__}.{name} must have shape {(B,)}, got {array.shape}"
+            )
+        array.setflags(write=False)
+        object.__setattr__(record, name, array)
