@@ -8,7 +8,7 @@ from gps.agents.base import smooth_noise
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.agents.real_time import RealTime, RealTimeConfig
-from gps.agents.worlds import arm_reach, peg_insertion
+from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendulum
 
 __all__ = [
     "Condition",
@@ -18,8 +18,11 @@ __all__ = [
     "PointMassConfig",
     "RealTime",
     "RealTimeConfig",
+    "acrobot",
     "arm_reach",
+    "cartpole",
     "peg_insertion",
+    "pendulum",
     "random_conditions",
     "smooth_noise",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -321,6 +322,49 @@ class MujocoAgent:
         check_condition(condition, len(self._conditions[test]), test=test)
         return copy.copy(self._conditions[test][condition][0])
 
+    model_entries = ENTRIES[:2]
+    """State entries that are the state of `known_model`, in its order."""
+
+    def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
+        """The condition's dynamics for planning, bodies shifted; the state is (qpos, qvel).
+
+        models: the module `gps.control.models`, which worlds do not import. Trajectories hold NaN
+        from where `rollout` would name a failed sample: beyond the configured limit, or where the
+        simulator is unstable.
+        """
+        model = self.model_of(condition, test=test)
+        # instead of going on from the start, which a planner would take for a way to get there
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        known = models.MujocoModel(model, substeps=self.config.substeps)
+        return _Guarded(known, self.config.limit)
+
+    def whole_states(
+        self, condition: int, states: Array, *, test: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """The states (S, nx) at joint positions and velocities (S, 2 nv), and what depends on them.
+
+        The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does. Raises
+        ShapeError.
+        """
+        check_condition(condition, len(self._conditions[test]), test=test)
+        states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
+        if states.ndim != 2 or states.shape[1] != 2 * nv:
+            raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
+        S, nx = len(states), self.layout.size
+        batch = self._batch(1, self._conditions[test][condition][0])
+        inputs, bad = self._inputs(batch), np.zeros(1, dtype=np.bool_)
+        X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
+        found = {
+            name: np.zeros((S, 1, 1, *J.shape[2:]))
+            for name, J in self._empty_jacobians(1, 1).items()
+        }
+        none = np.empty((0, 0, 0, 0))
+        for i in range(S):
+            self._reset(batch, states[i : i + 1], None)
+            J, V = (found[n][i] if n in found else none for n in ENTRIES[2:])
+            observe(0, math.inf, *inputs, X[i : i + 1], obs[i : i + 1], J, V, bad)
+        return _locked(X[:, 0]), {name: _locked(J[:, 0, 0]) for name, J in found.items()}
+
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
         check_condition(condition, len(self._conditions[test]), test=test)
@@ -364,7 +408,7 @@ class MujocoAgent:
         rows, ctrl_at, inputs = batch.state, _offset(batch, "ctrl"), self._inputs(batch)
         X, U = np.empty((T, N, self.layout.size)), np.empty((T, N, nu))
         obs = np.empty((T, N, self.obs_layout.size))
-        jac = self._empty_jacobians(N)
+        jac = self._empty_jacobians(N, T)
         J, V = (jac.get(name, np.empty((0, 0, 0, 0))) for name in ENTRIES[2:])
         bad = np.zeros(N, dtype=np.bool_)
         # the policy sees what it cannot change; time comes first, so that a step is contiguous
@@ -448,11 +492,11 @@ class MujocoAgent:
         self._reset(batch, rest, np.flatnonzero(bad).astype(np.int32))
         return np.array([i for i in range(len(start)) if i not in failures], dtype=np.int32)
 
-    def _empty_jacobians(self, N: int) -> dict[str, Array]:
+    def _empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
         names, nx = self.layout.names, self.layout.size
         needs = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
         return {
-            name: np.zeros((N, self.T, self.layout.length(name), nx))
+            name: np.zeros((N, T, self.layout.length(name), nx))
             for name, needed in needs.items()
             if name in names and all(n in names for n in needed)
         }
@@ -484,15 +528,65 @@ class MujocoAgent:
         return render_states(model, qpos, width=width, height=height, camera=camera)
 
 
+class _Guarded:
+    """A model that fails where a rollout of the world would, and warns in the log only."""
+
+    def __init__(self, model: Any, limit: float) -> None:
+        self._model, self._limit = model, limit
+        self.nx, self.nu = model.nx, model.nu
+
+    def rollout(self, *args: Array) -> tuple[Array, Array]:
+        """See `gps.control.models.Model`; NaN from where a trajectory leaves the limit."""
+        with _warnings_to_log():
+            states, actions = self._model.rollout(*args)
+        # MuJoCo replaces a control that it finds too large by zero
+        bad = ~(np.abs(actions) <= mujoco.mjMAXVAL).all(axis=2)
+        bad[:, 1:] = bad[:, :-1]  # an action shows in the next state
+        bad[:, 0] = False
+        bad |= ~(np.abs(states) <= self._limit).all(axis=2)
+        states[np.logical_or.accumulate(bad, axis=1)] = np.nan
+        return states, actions
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `gps.control.models.Model`."""
+        with _warnings_to_log():
+            F: Array = self._model.jacobians(X, U)
+        return F
+
+
+class _Handler:
+    """MuJoCo's warning handler, of which the process has one for all of its threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, None
+
+    def enter(self) -> None:
+        """Send warnings to the log, unless another thread has done so already."""
+        with self._lock:
+            if self._users == 0:
+                self._before = mujoco.get_mju_user_warning()
+                mujoco.set_mju_user_warning(lambda text: log.debug("MuJoCo: %s", text))
+            self._users += 1
+
+    def leave(self) -> None:
+        """Put back what was there before, when no other thread is inside."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                mujoco.set_mju_user_warning(self._before)
+
+
+_handler = _Handler()
+
+
 @contextmanager
 def _warnings_to_log() -> Iterator[None]:
     """MuJoCo's warnings go to the log, not to stderr and a file in the current folder."""
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda text: log.debug("MuJoCo: %s", text))
+    _handler.enter()
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(before)
+        _handler.leave()
 
 
 def _locked(array: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +143,12 @@ class PointMassAgent:
         """Conditions kept for evaluation."""
         return len(self.config.test_starts)
 
+    @property
+    def control_range(self) -> tuple[Array, Array]:
+        """Lowest and highest force along each axis, (2,) each; infinite without a limit."""
+        limit = math.inf if self.config.force_limit is None else self.config.force_limit
+        return np.full(2, -limit), np.full(2, limit)
+
     def step(self, x: Array, u: Array) -> Array:
         """The states after one step from states (..., 4) under forces (..., 2)."""
         p, v = x[..., :2], x[..., 2:]
@@ -157,6 +164,21 @@ class PointMassAgent:
         F[2:, 2:4], F[2:, 4:] = self._decay * eye, self._push_v * eye
         S = self.T - 1
         return LinearDynamics(F=np.tile(F, (S, 1, 1)), f=np.zeros((S, 4)), W=np.zeros((S, 4, 4)))
+
+    model_entries = LAYOUT.names
+    """State entries that are the state of `known_model`, in its order."""
+
+    def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
+        """The dynamics for planning, which are the same for all conditions.
+
+        models: the module `gps.control.models`, which worlds do not import.
+        """
+        starts = self.config.test_starts if test else self.config.starts
+        check_condition(condition, len(starts), test=test)
+        F = self.dynamics().F[0]
+        return models.NumpyModel(
+            lambda x, u, t: self.step(x, u), 4, 2, lambda X, U, t: np.tile(F, (len(X), 1, 1))
+        )
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (4,) at which rollouts of `condition` start."""

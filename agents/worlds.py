@@ -51,3 +51,52 @@ def arm_reach() -> MujocoConfig:
             Condition(qpos_offset=offset) for offset in ((0.0, 0.0), (0.2, -0.1), (-0.2, 0.1))
         ),
     )
+
+
+def cartpole() -> MujocoConfig:
+    """A cart on a rail swings its pole up with limited force, from four starts near hanging.
+
+    The state has 4 values: cart position (m) and pole angle (rad), then their velocities. The pole
+    hangs at angle 0 and is upright at pi.
+    """
+    return MujocoConfig(
+        model="cartpole",
+        T=100,
+        dt=0.04,
+        substeps=4,
+        conditions=tuple(
+            Condition(qpos_offset=o) for o in ((0.0, 0.0), (0.0, 0.3), (0.0, -0.3), (0.3, 0.0))
+        ),
+        test_conditions=tuple(Condition(qpos_offset=o) for o in ((0.0, 0.15), (-0.2, -0.1))),
+    )
+
+
+def acrobot() -> MujocoConfig:
+    """Two links with a motor at the elbow only swing up from hanging, from three starts.
+
+    The state has 4 values: pivot and elbow angle (rad), then their velocities. The links hang at
+    (0, 0) and are upright at (pi, 0).
+    """
+    return MujocoConfig(
+        model="acrobot",
+        T=125,
+        dt=0.04,
+        substeps=4,
+        conditions=tuple(Condition(qpos_offset=o) for o in ((0.0, 0.0), (0.1, 0.0), (-0.1, 0.0))),
+        test_conditions=(Condition(qpos_offset=(0.05, 0.0)),),
+    )
+
+
+def pendulum() -> MujocoConfig:
+    """A pendulum whose motor is too weak to lift it swings up, from two starts.
+
+    The state has 2 values: angle (rad) and angular velocity. It hangs at 0 and is upright at pi.
+    """
+    return MujocoConfig(
+        model="pendulum",
+        T=60,
+        dt=0.05,
+        substeps=5,
+        conditions=tuple(Condition(qpos_offset=(a,)) for a in (0.0, 0.2)),
+        test_conditions=(Condition(qpos_offset=(0.1,)),),
+    )

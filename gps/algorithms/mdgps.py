@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from gps.algorithms import stages
+from gps.algorithms.base import PolicyAlgorithm, sample_policy
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
     CostModel,
     DynamicsModel,
     GPSState,
-    PolicyState,
     Renewed,
     Replay,
     Report,
@@ -34,19 +34,15 @@ from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
 from gps.execution import Executor, Serial, each
 from gps.policies.linearise import LineariseConfig, Linearised
-from gps.policies.neural import MLPConfig, Network, initial_policy
+from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig
-from gps.rng import stream
-from gps.types import Agent, LinearGaussianController, Rollouts
+from gps.types import Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class MDGPSConfig:
+class MDGPSConfig(PolicyAlgorithm):
     """MDGPS with fitted dynamics and one step size for all conditions."""
-
-    trains_policy: ClassVar[bool] = True
-    fewest_samples: ClassVar[int] = 2
 
     sample_from: Literal["controllers", "policy"] = "controllers"
     """What is rolled out: the local controllers ("off-policy") or the global policy
@@ -89,33 +85,14 @@ class MDGPSConfig:
                 "sample_from='policy'; with 'controllers' use rule 'laplace'"
             )
 
-    def start(
-        self,
-        costs: tuple[Cost, ...],
-        controllers: tuple[LinearGaussianController, ...],
-        agent: Agent,
-        seed: int,
-    ) -> GPSState:
-        """The state before the first iteration, with an untrained policy."""
-        policy = initial_policy(
-            self.network, agent.obs_layout.size, agent.nu, stream(seed, "initial policy")
-        )
-        return GPSState(
-            iteration=0,
-            seed=seed,
-            costs=costs,
-            conditions=tuple(
-                ConditionState(controller=c, previous=c, step_mult=self.step.initial_mult)
-                for c in controllers
-            ),
-            policy=PolicyState(policy=policy),
-        )
+    @property
+    def initial_mult(self) -> float:
+        """Step multiplier of the first update."""
+        return self.step.initial_mult
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The local controllers, or the policy once it has been trained."""
-        if self.sample_from == "policy" and state.iteration > 0:
-            return (state.policy,) * len(state.conditions)
-        return state.conditions
+        return sample_policy(state) if self.sample_from == "policy" else state.conditions
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

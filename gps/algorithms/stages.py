@@ -17,6 +17,7 @@ from gps.algorithms.state import (
     CostModel,
     DynamicsModel,
     PolicyState,
+    Proposal,
     Replay,
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig
@@ -76,6 +77,26 @@ def linearise_policy(
     return linearise(policy.policy, rollouts, condition.policy_prior, config, rng)
 
 
+def linearise_sampled(
+    policy: PolicyState | None,
+    rollouts: Rollouts,
+    condition: ConditionState,
+    config: LineariseConfig,
+    seed: int,
+    iteration: int,
+) -> Linearised:
+    """What acted in the rollouts as a linear-Gaussian controller: the linearised policy, or without
+    one the condition's own controller."""
+    if policy is None:
+        return Linearised(condition.controller, condition.policy_prior)
+    return linearise_policy(policy, rollouts, condition, config, seed, iteration)
+
+
+def without_setbacks(guard: GuardConfig) -> GuardConfig:
+    """The guard where the policy is sampled: there is no controller to go back to."""
+    return replace(guard, setback=math.inf)
+
+
 def total_expected_cost(
     controller: LinearGaussianController, cost: CostModel, dynamics: DynamicsModel
 ) -> float:
@@ -99,13 +120,28 @@ def assess(
     `sampled` is (the linear form of) what acted in the rollouts; `reference` is where the update
     starts from, so that KL is measured against it.
     """
+    expected = _finite_or_nan(reference, cost, dynamics)
+    expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
+    check = assess_samples(condition, rollouts, cost, guard)
+    gap = (expected_sampled - check.sampled_cost) / check.cost_scale
+    astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
+    return replace(
+        check,
+        expected_cost=expected,
+        expected_sampled=expected_sampled,
+        model_gap=gap,
+        trusted=abs(gap) <= guard.disagreement,  # False for NaN
+        policy_astray=sampled is not reference and astray,
+    )
+
+
+def assess_samples(
+    condition: ConditionState, rollouts: Rollouts, cost: CostModel, guard: GuardConfig
+) -> Assessment:
+    """What the samples alone say, for algorithms without a model: it expects what was sampled."""
     totals = cost.l.sum(axis=1)
     mean, spread = float(totals.mean()), float(totals.std())
     scale = max(float(np.abs(cost.l).sum(axis=1).mean()), spread, 1e-12)
-    expected = _finite_or_nan(reference, cost, dynamics)
-    expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
-    gap = (expected_sampled - mean) / scale
-    astray = not expected - expected_sampled <= guard.astray * scale  # True for NaN
     error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else scale
     jump = mean - condition.sampled_cost
     noise = math.hypot(error, condition.cost_error)
@@ -125,16 +161,16 @@ def assess(
         cost_max=float(totals.max()),
         cost_scale=scale,
         cost_error=error,
-        expected_cost=expected,
-        expected_sampled=expected_sampled,
-        model_gap=gap,
+        expected_cost=mean,
+        expected_sampled=mean,
+        model_gap=0.0,
         step_mult=condition.step_mult,
         last_expected=condition.expected_cost,
         last_predicted=condition.predicted_cost,
         last_sampled=condition.sampled_cost,
         rejected=rejected,
-        trusted=abs(gap) <= guard.disagreement,  # False for NaN
-        policy_astray=sampled is not reference and astray,
+        trusted=True,
+        policy_astray=False,
     )
 
 
@@ -181,15 +217,66 @@ def improve(
 ) -> ConditionState:
     """One C-step: KL-constrained LQG around `reference`, with the guard's fall-backs.
 
-    `kl_max` is the bound per step at multiplier 1. Never raises for a model that cannot be used:
-    the condition keeps a controller that has been seen to work, and shrinks its step.
+    `kl_max` is the bound per step at multiplier 1. See `decide`.
+    """
+
+    def propose(reference: LinearGaussianController) -> Proposal:
+        fit = dynamics.fit
+        result = dual.minimise(
+            *(fit.dynamics, cost.quadratic, fit.start, reference, kl_max * step_mult, config),
+            condition.eta,
+        )
+        return Proposal(
+            controller=result.controller,
+            predicted=total_expected_cost(result.controller, cost, dynamics),
+            kl=float(result.kl.mean()),
+            eta=result.eta,
+            search=result,
+        )
+
+    return decide(
+        condition,
+        reference,
+        propose,
+        checked,
+        step_mult,
+        kl_max * step_mult,
+        may_rise=config.entropy_weight > 0,  # the cost may rise, for more noise
+        dynamics_prior=dynamics.prior,
+        policy_prior=policy_prior,
+        replay=replay,
+    )
+
+
+def decide(
+    condition: ConditionState,
+    reference: LinearGaussianController,
+    propose: Callable[[LinearGaussianController], Proposal],
+    checked: Assessment,
+    step_mult: float,
+    bound: float,
+    *,
+    may_rise: bool = False,
+    dynamics_prior: MixturePrior | None = None,
+    policy_prior: PolicyPrior | None = None,
+    replay: Replay | None = None,
+    own: Any = None,
+) -> ConditionState:
+    """The condition after an update by `propose`, or what the guard makes of it.
+
+    propose: takes the controller to start from (`reference`, or what was sampled where the policy
+    has gone astray) and gives a Proposal, or raises a GPSError. bound: KL per step in nats, for
+    the report. may_rise: a proposal may have a higher expected cost than what it starts from.
+    dynamics_prior, policy_prior, replay: remembered with the update. own: the algorithm's own
+    record if there is no update. Never raises for a model that cannot be used: the condition keeps
+    a controller that has been seen to work, and shrinks its step.
     """
     event = ""
     if checked.rejected:
         rose = f"rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
         event = f"sampled cost {what}: back to the previous controller"
-        return _fall_back(condition, condition.previous, checked, step_mult, event, kl_max)
+        return _fall_back(condition, condition.previous, checked, step_mult, event, bound, own)
     if not checked.trusted:
         event = (
             f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
@@ -202,54 +289,45 @@ def improve(
             f"the linearised policy's expected cost {checked.expected_cost:.4g} is far above the "
             f"sampled controller's {expected:.4g}: update from the controller"
         )
-    bound = kl_max * step_mult
     try:
-        result = dual.minimise(
-            dynamics.fit.dynamics,
-            cost.quadratic,
-            dynamics.fit.start,
-            reference,
-            bound,
-            config,
-            condition.eta,
-        )
-        predicted = total_expected_cost(result.controller, cost, dynamics)
+        found = propose(reference)
     except GPSError as error:
         event = f"no update: {error}"
-        return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
+        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, own)
     slack = 1e-6 * checked.cost_scale
-    # with an entropy weight the cost may rise, for more noise
-    worse = config.entropy_weight == 0 and math.isfinite(expected) and predicted > expected + slack
-    if worse or not math.isfinite(predicted):
-        event = f"no update: its expected cost {predicted:.4g} is above the present {expected:.4g}"
-        return _fall_back(condition, condition.controller, checked, step_mult, event, kl_max)
+    worse = not may_rise and math.isfinite(expected) and found.predicted > expected + slack
+    if worse or not math.isfinite(found.predicted):
+        event = (
+            f"no update: its expected cost {found.predicted:.4g} is above the present "
+            f"{expected:.4g}"
+        )
+        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, own)
     if event:
         log.info("condition %d: %s", checked.condition, event)
     log.debug(
         "condition %d: kl %.3f of %.3f nats at eta %.2e",
         checked.condition,
-        float(result.kl.mean()),
+        found.kl,
         bound,
-        result.eta,
+        found.eta,
     )
     return ConditionState(
-        controller=result.controller,
+        controller=found.controller,
         previous=condition.controller,
         step_mult=step_mult,
-        eta=result.eta,
-        dynamics_prior=dynamics.prior,
+        eta=found.eta,
+        dynamics_prior=dynamics_prior,
         policy_prior=policy_prior,
         replay=replay,
         # what an untrusted model promised must not count as kept or broken
         expected_cost=expected if checked.trusted else float("nan"),
-        predicted_cost=predicted if checked.trusted else float("nan"),
+        predicted_cost=found.predicted if checked.trusted else float("nan"),
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
         cost_error=checked.cost_error,
-        report=_report(
-            checked, predicted, float(result.kl.mean()), bound, step_mult, result.eta, event
-        ),
-        dual=result,
+        report=_report(checked, found.predicted, found.kl, bound, step_mult, found.eta, event),
+        dual=found.search,
+        own=found.own,
     )
 
 
@@ -259,7 +337,8 @@ def _fall_back(
     checked: Assessment,
     step_mult: float,
     event: str,
-    kl_max: float,
+    bound: float,
+    own: Any,
 ) -> ConditionState:
     """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
     log.info("condition %d: %s", checked.condition, event)
@@ -277,10 +356,9 @@ def _fall_back(
         step_mult=step_mult,
         expected_cost=float("nan"),  # the next step rule has nothing to compare with
         predicted_cost=float("nan"),
-        report=_report(
-            checked, float("nan"), 0.0, kl_max * step_mult, step_mult, condition.eta, event
-        ),
+        report=_report(checked, float("nan"), 0.0, bound, step_mult, condition.eta, event),
         dual=None,
+        own=condition.own if own is None else own,
     )
 
 

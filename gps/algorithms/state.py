@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gps.control.dual import DualResult
+from gps.control.dual import DualResult, PerStepResult
+from gps.control.pi2 import PI2Result
+from gps.control.pilqr import PILQRResult
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
 from gps.policies.linearise import PolicyPrior
@@ -112,13 +114,32 @@ class ConditionState(Record):
     cost_error: float = float("nan")
     """Standard error of `sampled_cost`."""
     report: ConditionReport | None = None
-    dual: DualResult | None = None
-    """The last update's dual search, for inspection."""
+    dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
+    """What the last update found, for inspection; None where there was none."""
+    own: Any = None
+    """A record of what this algorithm alone remembers, or None."""
 
     @property
     def actor(self) -> LinearGaussianController:
         """What acts in rollouts of this condition."""
         return self.controller
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal(Record):
+    """An improved controller before it has been judged."""
+
+    controller: LinearGaussianController
+    predicted: float
+    """Its expected cost, as far as the algorithm can tell."""
+    kl: float = float("nan")
+    """Mean KL of the update per time step, in nats."""
+    eta: float = float("nan")
+    """Dual variable or temperature, the mean where there is one per step."""
+    search: Any = None
+    """What the optimiser found; without it the guard does not take back mere setbacks."""
+    own: Any = None
+    """What this algorithm alone remembers after the update."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +268,7 @@ __all__ = [
     "DynamicsModel",
     "GPSState",
     "PolicyState",
+    "Proposal",
     "Renewed",
     "Report",
 ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from gps.algorithms import stages
+from gps.algorithms.base import LocalAlgorithm
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -22,18 +23,14 @@ from gps.algorithms.state import (
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
-from gps.costs.base import Cost
 from gps.dynamics.linear import DynamicsConfig
 from gps.execution import Executor, Serial, each
-from gps.types import Agent, LinearGaussianController, Rollouts
+from gps.types import Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajOptConfig:
+class TrajOptConfig(LocalAlgorithm):
     """Trajectory optimisation with fitted dynamics, one step size per condition."""
-
-    trains_policy: ClassVar[bool] = False
-    fewest_samples: ClassVar[int] = 2
 
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Fit of the dynamics."""
@@ -44,27 +41,10 @@ class TrajOptConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
-    def start(
-        self,
-        costs: tuple[Cost, ...],
-        controllers: tuple[LinearGaussianController, ...],
-        agent: Agent,
-        seed: int,
-    ) -> GPSState:
-        """The state before the first iteration."""
-        return GPSState(
-            iteration=0,
-            seed=seed,
-            costs=costs,
-            conditions=tuple(
-                ConditionState(controller=c, previous=c, step_mult=self.step.initial_mult)
-                for c in controllers
-            ),
-        )
-
-    def sampling(self, state: GPSState) -> tuple[Any, ...]:
-        """Every condition's own controller."""
-        return state.conditions
+    @property
+    def initial_mult(self) -> float:
+        """Step multiplier of the first update."""
+        return self.step.initial_mult
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

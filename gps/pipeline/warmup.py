@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gps.pipeline.experiment import WorldConfig
 from gps.pipeline.stages import agent_of
 
 
 def warm_up(world: WorldConfig | None = None) -> None:
-    """Two serial MDGPS iterations on a tiny point mass; about a second once kernels are cached.
+    """Two serial iterations of MDGPS and of PILQR on a tiny point mass; about a second once kernels
+    are cached.
 
     world: also build its agent, as every worker needs it, and let it compile what it has.
     """
@@ -17,6 +20,7 @@ def warm_up(world: WorldConfig | None = None) -> None:
             agent.warm_up()
     from gps.agents.point_mass import PointMassConfig
     from gps.algorithms.mdgps import MDGPSConfig
+    from gps.algorithms.pilqr import PILQRTrajOptConfig
     from gps.control.initial import HoldConfig
     from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
     from gps.pipeline.experiment import Experiment
@@ -38,5 +42,6 @@ def warm_up(world: WorldConfig | None = None) -> None:
         samples=3,
         iterations=2,
     )
-    for _ in run(tiny):
-        pass
+    for experiment in (tiny, replace(tiny, algorithm=PILQRTrajOptConfig())):
+        for _ in run(experiment):
+            pass

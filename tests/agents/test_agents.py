@@ -12,7 +12,17 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from gps.agents import MujocoConfig, PointMassConfig, RealTimeConfig, arm_reach, peg_insertion
+from gps.agents import (
+    MujocoConfig,
+    PointMassConfig,
+    RealTimeConfig,
+    acrobot,
+    arm_reach,
+    cartpole,
+    peg_insertion,
+    pendulum,
+)
+from gps.control import models
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
 from gps.rng import stream
 from gps.types import Agent, Policy
@@ -30,6 +40,13 @@ WORLDS = {
     "peg_insertion": replace(peg_insertion(n_test=3), T=25),
     "peg_smooth_noise": replace(
         peg_insertion(n_test=3), T=25, noise_sigma=2.0, obs=("joint_pos", "joint_vel")
+    ),
+    "cartpole": replace(cartpole(), T=20, start_qpos_std=(0.02, 0.1), start_qvel_std=0.1),
+    "acrobot": replace(
+        acrobot(), T=20, state=("joint_vel", "joint_pos"), start_qpos_std=0.1, start_qvel_std=0.1
+    ),
+    "pendulum": replace(
+        pendulum(), T=20, sites=("tip",), state=("joint_pos", "end_points", "joint_vel")
     ),
     "real_time": RealTimeConfig(
         world=PointMassConfig(
@@ -269,7 +286,81 @@ def test_wrong_inputs_are_named(agent):
         agent.rollout(Flat(), 0, noise)
 
 
-@pytest.mark.parametrize("name", ["point_mass_limited", "arm_reach", "peg_insertion"])
+def planned(agent):
+    """Where the state of the known model lies in the agent's."""
+    names = agent.model_entries
+    return np.concatenate([np.r_[agent.layout.slice(name)] for name in names])
+
+
+def test_the_known_model_goes_where_a_rollout_goes(agent):
+    own, T, nu = planned(agent), agent.T, agent.nu
+    rng = stream(3, "gains")
+    K, k = 0.2 * rng.normal(size=(T, nu, len(own))), rng.normal(size=(T, nu))
+    K[0] = 0.0  # the model's feedback begins at its start
+    X, U = np.zeros((T, len(own))), np.zeros((T, nu))
+
+    class Feedback:
+        def act(self, x, obs, t, noise):
+            return x[:, own] @ K[t].T + k[t]
+
+    for test, count in ((False, agent.n_conditions), (True, agent.n_test_conditions)):
+        for m in {0, count - 1}:
+            r = agent.rollout(Feedback(), m, np.zeros((1, T, nu)), test=test)
+            model = agent.known_model(m, models, test=test)
+            assert (model.nx, model.nu) == (len(own), nu)
+            X[0] = agent.start_state(m, test=test)[own]
+            limits = [np.broadcast_to(limit, (T, nu)) for limit in agent.control_range]
+            states, actions = model.rollout(X, U, k, K, np.array([0.5, 1.0]), *limits)
+            # the simulator's solver begins anew in every step of the model
+            np.testing.assert_allclose(states[1], r.X[0][:, own], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(actions[1], r.U[0], rtol=1e-6, atol=1e-6)
+            assert not np.allclose(states[0], states[1], atol=1e-3)
+
+
+def test_the_known_jacobians_are_the_central_differences(agent):
+    own, nu = planned(agent), agent.nu
+    model = agent.known_model(0, models)
+    r = agent.rollout(NoisyDamping(), 0, *draw(agent, N=1))
+    X, U = r.X[0][:, own], 0.5 * r.U[0]  # away from the limits, where the derivative jumps
+    F = model.jacobians(X, U)
+    assert F.shape == (agent.T - 1, len(own), len(own) + nu)
+    zero, inf = np.zeros((2, nu)), np.full((2, nu), np.inf)
+
+    def ahead(z):
+        x, u = np.tile(z[: len(own)], (2, 1)), np.tile(z[len(own) :], (2, 1))
+        none = np.zeros((2, nu, len(own)))
+        return model.rollout(x, u, zero, none, np.ones(1), -inf, inf)[0][0, 1]
+
+    z = np.concatenate((X[3], U[3]))
+    fd = [(ahead(z + e) - ahead(z - e)) / 2e-5 for e in 1e-5 * np.eye(len(z))]
+    np.testing.assert_allclose(F[3], np.array(fd).T, rtol=1e-4, atol=1e-5)
+
+
+def test_the_known_model_knows_the_conditions(agent):
+    with pytest.raises(ShapeError, match="condition 99 does not exist"):
+        agent.known_model(99, models)
+
+
+@pytest.mark.parametrize("name", ["arm_reach", "peg_insertion", "pendulum", "acrobot"])
+def test_whole_states_are_those_of_a_rollout(name):
+    agent = WORLDS[name].build()
+    last = agent.n_conditions - 1
+    r = agent.rollout(NoisyDamping(), last, *draw(agent, N=2))
+    agent.rollout(NoisyDamping(), 0, *draw(agent, N=1))  # another condition in between
+    X, jacobians = agent.whole_states(last, r.X[1][:, planned(agent)])
+    np.testing.assert_allclose(X, r.X[1], atol=1e-12)
+    assert jacobians.keys() == r.jacobians.keys()
+    for entry, J in jacobians.items():
+        np.testing.assert_allclose(J, r.jacobians[entry][1], atol=1e-10)
+    with pytest.raises(ShapeError, match="states must have shape"):
+        agent.whole_states(0, r.X[1][:, :1])
+    with pytest.raises(ShapeError, match="condition 99"):
+        agent.whole_states(99, r.X[1][:, planned(agent)])
+
+
+@pytest.mark.parametrize(
+    "name", ["point_mass_limited", "arm_reach", "peg_insertion", "cartpole", "acrobot", "pendulum"]
+)
 def test_recorded_actions_are_clipped(name):
     agent = WORLDS[name].build()
     noise, _ = draw(agent)

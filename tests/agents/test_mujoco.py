@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from gps.agents import Condition, arm_reach, peg_insertion, random_conditions
-from gps.agents.mujoco import MujocoConfig
+from gps.agents import (
+    Condition,
+    acrobot,
+    arm_reach,
+    cartpole,
+    peg_insertion,
+    pendulum,
+    random_conditions,
+)
+from gps.agents.mujoco import MujocoConfig, _warnings_to_log
+from gps.control import models
 from gps.data import model_names, model_path
 from gps.errors import ConfigError, GPSError, SimulationError
 from gps.rng import stream
@@ -207,6 +216,18 @@ def test_simulator_warnings_name_the_sample(slides, threads, tmp_path, monkeypat
     assert mujoco.get_mju_user_warning() is None
 
 
+def test_threads_share_the_handler_of_warnings():
+    """Whoever leaves first must not take it from the others, nor put theirs back for good."""
+    inside = [_warnings_to_log() for _ in range(2)]
+    assert mujoco.get_mju_user_warning() is None
+    inside[0].__enter__()
+    inside[1].__enter__()
+    inside[0].__exit__(None, None, None)
+    assert mujoco.get_mju_user_warning() is not None
+    inside[1].__exit__(None, None, None)
+    assert mujoco.get_mju_user_warning() is None
+
+
 def test_a_start_beyond_the_limit_fails_at_once(slides):
     agent = replace(slides, start_qpos_std=1.0).build()
     start = np.zeros((3, agent.n_start))
@@ -234,6 +255,67 @@ def test_models_are_described_and_load(name):
     model = mujoco.MjModel.from_xml_path(str(model_path(name)))
     assert (model.actuator_ctrllimited == 1).all()
     assert not model.geom_margin.any()  # MuJoCo adds the margins of two geoms
+
+
+class Constant:
+    def __init__(self, action: float) -> None:
+        self.action = action
+
+    def act(self, x, obs, t, noise):
+        return np.full(noise.shape, self.action)
+
+
+@pytest.mark.parametrize(
+    ("config", "joint"),
+    [(cartpole(), 1), (acrobot(), 0), (pendulum(), 0)],
+    ids=lambda v: str(v)[:30],
+)
+def test_one_push_does_not_swing_it_up(config, joint):
+    """Hanging is a rest, upright is one that does not last, and force alone does not lead there."""
+    up = np.zeros(config.build().model.nv)
+    up[joint] = np.pi
+    still = replace(config, conditions=(Condition(qpos=tuple(up)),)).build()
+    noise = np.zeros((1, config.T, 1))
+    r = still.rollout(Constant(0.0), 0, noise)
+    assert np.abs(r.entry("joint_pos")[0, 3] - up).max() < 1e-6
+    r = still.rollout(Constant(0.1), 0, noise)
+    assert np.abs(r.entry("joint_pos")[0, -1] - up).max() > 0.5
+    agent = config.build()
+    assert np.abs(agent.rollout(Constant(0.0), 0, noise).X).max() < 1e-9
+    (high,) = agent.control_range[1]
+    for force in np.linspace(-high, high, 9):
+        angle = agent.rollout(Constant(force), 0, noise).entry("joint_pos")[0, :, joint]
+        assert np.abs(angle).max() < 2.5
+
+
+def test_the_cart_stays_on_its_rail():
+    agent = cartpole().build()
+    x = agent.rollout(Constant(8.0), 0, np.zeros((1, agent.T, 1))).entry("joint_pos")[0, :, 0]
+    assert 0.9 < x.max() < 1.05
+
+
+def test_a_known_model_fails_where_a_rollout_does(slides, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    agent = slides.build()
+    T, nu, nx = agent.T, agent.nu, 2 * agent.model.nv
+    X, U, K, inf = (np.zeros(s) for s in ((T, nx), (T, nu), (T, nu, nx), (T, nu)))
+    inf += np.inf
+    model = agent.known_model(0, models)
+    for k, first in ((1e-3, None), (3.0, 5), (1e9, 1), (9e10, 1)):
+        # the second is too fast after some steps, the third unstable, the fourth is no control
+        states, _ = model.rollout(X, U, np.full((T, nu), k), K, np.array([1.0, 0.0]), -inf, inf)
+        lost = np.isnan(states).any(axis=2)
+        assert not lost[1].any()
+        assert lost[0].any() == (first is not None)
+        if first is not None:
+            assert lost[0, lost[0].argmax() :].all()
+            assert lost[0].argmax() == first or k == 3.0
+            with pytest.raises(SimulationError) as caught:
+                agent.rollout(Constant(k), 0, np.zeros((1, T, nu)))
+            assert caught.value.failures[0].t == lost[0].argmax()
+    model.jacobians(np.full((T, nx), 1e200), U)
+    assert capfd.readouterr().err == ""
+    assert [f.name for f in tmp_path.iterdir()] == ["slides.xml"]
 
 
 def goal_of(model) -> tuple[mujoco.MjData, np.ndarray]:

@@ -21,10 +21,18 @@ from distributed import Client, LocalCluster
 
 import gps
 from gps import cli
+from gps.algorithms import (
+    BADMMConfig,
+    MDGPSPILQRConfig,
+    PI2TrajOptConfig,
+    PIGPSConfig,
+    PILQRTrajOptConfig,
+)
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
 
+OTHERS = {"pigps": PIGPSConfig, "mdgps_pilqr": MDGPSPILQRConfig, "badmm": BADMMConfig}
 ITERATIONS = 3
 SHARDS = 4
 LIMIT = 150.0  # seconds that one test may take
@@ -104,7 +112,8 @@ def executor_of(name, request):
 
 def short(name):
     """Seconds; every stage of the real thing."""
-    kind = {"controllers": "point_mass", "arm": "arm_reach"}.get(name, "point_mass_policy")
+    local = ("controllers", "pi2", "pilqr")
+    kind = "arm_reach" if name == "arm" else "point_mass" if name in local else "point_mass_policy"
     experiment = gps.load(kind)
     experiment = replace(
         experiment,
@@ -112,8 +121,9 @@ def short(name):
         samples=4,
         iterations=2 if name == "arm" else ITERATIONS,
     )
-    if name == "controllers":
-        return experiment
+    if name in local:
+        others = {"pi2": PI2TrajOptConfig(), "pilqr": PILQRTrajOptConfig()}
+        return replace(experiment, algorithm=others.get(name, experiment.algorithm))
     # in lock-step a training takes long where other work takes the processors
     steps = 40 if name == "synchronous" else 150
     algorithm = replace(
@@ -123,6 +133,8 @@ def short(name):
         algorithm = replace(algorithm, sgd=SGDConfig(mode=name, shards=SHARDS, average_every=20))
     if name == "odd":  # the last of two processes has less to do than the first
         algorithm = replace(algorithm, sgd=SGDConfig(mode="local", shards=3, average_every=40))
+    if name in OTHERS:
+        algorithm = OTHERS[name](network=algorithm.network, training=algorithm.training)
     return replace(experiment, algorithm=algorithm)
 
 
@@ -163,11 +175,13 @@ def slowly(*values):
         ("synchronous", "two"),
         ("local", "two"),
         ("policy", "threads"),
+        *((name, "threads") for name in ("pi2", "pilqr", *OTHERS)),
         *(slowly("controllers", w) for w in ("one", "two", "four", "threads")),
         *(slowly("policy", w) for w in ("one", "two", "four")),
         *(slowly("synchronous", w) for w in ("serial", "one", "four", "threads")),
         *(slowly("local", w) for w in ("serial", "one", "four", "threads")),
         *(slowly("odd", w) for w in ("one", "two", "four")),
+        *(slowly(name, "two") for name in ("pi2", "pilqr", *OTHERS)),
         *(slowly("arm", w) for w in ("one", "two", "four", "threads")),
     ],
 )

@@ -1,0 +1,79 @@
+"""What the configurations of several algorithms have in common: how a run begins."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from gps.algorithms.state import ConditionState, GPSState, PolicyState
+from gps.costs.base import Cost
+from gps.policies.neural import Network, initial_policy
+from gps.rng import stream
+from gps.types import Agent, LinearGaussianController
+
+
+class LocalAlgorithm:
+    """Base of configurations of algorithms without a global policy."""
+
+    trains_policy: ClassVar[bool] = False
+    fewest_samples: ClassVar[int] = 2
+
+    @property
+    def initial_mult(self) -> float:
+        """Step multiplier of the first update."""
+        return 1.0
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration."""
+        return GPSState(
+            iteration=0,
+            seed=seed,
+            costs=costs,
+            conditions=tuple(
+                ConditionState(controller=c, previous=c, step_mult=self.initial_mult)
+                for c in controllers
+            ),
+        )
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """Every condition's own controller."""
+        return state.conditions
+
+
+class PolicyAlgorithm(LocalAlgorithm):
+    """Base of configurations of algorithms with a global policy, of the field `network`."""
+
+    trains_policy: ClassVar[bool] = True
+    network: Network
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration, with an untrained policy."""
+        state = super().start(costs, controllers, agent, seed)
+        policy = initial_policy(
+            self.network, agent.obs_layout.size, agent.nu, stream(seed, "initial policy")
+        )
+        return GPSState(
+            iteration=0,
+            seed=seed,
+            costs=costs,
+            conditions=state.conditions,
+            policy=PolicyState(policy=policy),
+        )
+
+
+def sample_policy(state: GPSState) -> tuple[Any, ...]:
+    """What on-policy algorithms roll out: the policy, once it has been trained."""
+    if state.iteration > 0:
+        return (state.policy,) * len(state.conditions)
+    return state.conditions

@@ -1,0 +1,149 @@
+"""MDGPS with PILQR as its C-step, around the linearised global policy that was sampled.
+
+Source: Y. Chebotar et al., Combining Model-Based and Model-Free Updates for Trajectory-Centric
+Reinforcement Learning, ICML 2017 (arXiv 1703.03078), section 4.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gps.algorithms import pilqr, stages
+from gps.algorithms.base import PolicyAlgorithm, sample_policy
+from gps.algorithms.state import (
+    Assessment,
+    ConditionState,
+    CostModel,
+    DynamicsModel,
+    GPSState,
+    Replay,
+    Report,
+)
+from gps.algorithms.step_size import GuardConfig, StepConfig
+from gps.control.pilqr import PILQRConfig
+from gps.dynamics.linear import DynamicsConfig
+from gps.execution import Executor, Serial, each
+from gps.policies.linearise import LineariseConfig, Linearised
+from gps.policies.neural import MLPConfig, Network
+from gps.policies.sgd import SGDConfig
+from gps.policies.training import TrainingConfig
+from gps.types import Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDGPSPILQRConfig(PolicyAlgorithm):
+    """On-policy MDGPS whose local updates are those of PILQR.
+
+    From the second iteration on the global policy is rolled out: PILQR weighs samples of the very
+    distribution that it improves.
+    """
+
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Fit of the dynamics."""
+    pilqr: PILQRConfig = field(default_factory=PILQRConfig)
+    """The C-step."""
+    network: Network = field(default_factory=MLPConfig)
+    """The global policy."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Its training in every iteration."""
+    sgd: SGDConfig = field(default_factory=SGDConfig)
+    """How processes share the training."""
+    restart: bool = False
+    """Train a fresh network in every iteration; False continues from the last weights, so that the
+    policy that acts next stays near to the one that acted last."""
+    replay: int = 0
+    """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
+    the newest controllers' actions; never fewer than the newest ones."""
+    linearise: LineariseConfig = field(default_factory=LineariseConfig)
+    """Linearisation of the policy."""
+    step: StepConfig = field(default_factory=StepConfig)
+    """KL bound and range of its multipliers, which follow the residual; `rule` is not used."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a model or a controller is not trusted."""
+
+    @property
+    def initial_mult(self) -> float:
+        """Step multiplier of the first update."""
+        return self.step.initial_mult
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """The policy, once it has been trained."""
+        return sample_policy(state)
+
+    def iterate(
+        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        return iterate(state, rollouts, self, executor)
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Any],
+    config: MDGPSPILQRConfig,
+    executor: Executor | None = None,
+) -> tuple[GPSState, Report]:
+    """One iteration: fit dynamics, linearise the policy that was sampled, PILQR, S-step."""
+    ex = executor or Serial()
+    it, seed, cond = state.iteration, state.seed, state.conditions
+    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
+    models = each(
+        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
+    )
+    policies = (state.policy if it > 0 else None,) * len(cond)
+    linearised = each(
+        *(ex, "linearise_policy", stages.linearise_sampled, (policies, rollouts, cond)),
+        *(config.linearise, seed, it),
+    )
+    # a controller to go back to would not take back the policy that was sampled
+    guard = stages.without_setbacks(config.guard) if it > 0 else config.guard
+    models_of = (cond, rollouts, costs, models, linearised)
+    checks = each(ex, "assess", _assess, models_of, guard)
+    new = each(ex, "improve", _improve, (*models_of, checks), config)
+    data = each(ex, "targets", stages.targets, (rollouts, new))
+    train = (config.training, config.sgd, config.restart, seed, it, 0)
+    policy = stages.train_policy_on(ex, state.policy, data, *train)
+    report = Report(
+        iteration=it,
+        conditions=tuple(ex.pick(c, "report") for c in new),
+        policy_loss=ex.pick(policy, "loss"),
+        models={
+            "cost": tuple(costs),
+            "dynamics": tuple(models),
+            "linearised": tuple(linearised),
+        },
+    )
+    return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
+
+
+def _assess(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    linearised: Linearised,
+    guard: GuardConfig,
+) -> Assessment:
+    """The assessment with the linearised policy, which was sampled, as reference."""
+    c = linearised.controller
+    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
+
+
+def _improve(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    linearised: Linearised,
+    checked: Assessment,
+    config: MDGPSPILQRConfig,
+) -> ConditionState:
+    """The C-step around the linearised policy."""
+    return pilqr.improve(
+        *(condition, rollouts, cost, dynamics, linearised.controller, checked),
+        *(config.pilqr, config.step, config.guard),
+        policy_prior=linearised.prior,
+        replay=Replay.extended(condition.replay, rollouts, config.replay),
+    )

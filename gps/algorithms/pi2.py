@@ -1,0 +1,120 @@
+"""Trajectory optimisation by PI2: controllers improved from sampled costs alone, without a model.
+
+Source: E. Theodorou, J. Buchli, S. Schaal, A generalized path integral control approach to
+reinforcement learning, JMLR 2010, with the temperature and the covariance of Y. Chebotar et al.,
+Path integral guided policy search, 2016 (arXiv 1610.00529), section III.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gps.algorithms import stages
+from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.state import (
+    Assessment,
+    ConditionState,
+    CostModel,
+    GPSState,
+    Proposal,
+    Replay,
+    Report,
+)
+from gps.algorithms.step_size import GuardConfig
+from gps.control import pi2
+from gps.control.pi2 import PI2Config
+from gps.execution import Executor, Serial, each
+from gps.policies.linearise import PolicyPrior
+from gps.types import LinearGaussianController, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PI2TrajOptConfig(LocalAlgorithm):
+    """Trajectory optimisation by PI2; for costs without gradient, and with many samples."""
+
+    pi2: PI2Config = field(default_factory=PI2Config)
+    """The update."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a controller is not trusted; an update that is taken back shrinks the next one's KL."""
+
+    def iterate(
+        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        return iterate(state, rollouts, self, executor)
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Any],
+    config: PI2TrajOptConfig,
+    executor: Executor | None = None,
+) -> tuple[GPSState, Report]:
+    """One iteration: costs of the samples, then PI2, every condition by itself."""
+    ex = executor or Serial()
+    cond = state.conditions
+    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
+    checks = each(ex, "assess", stages.assess_samples, (cond, rollouts, costs), config.guard)
+    new = each(ex, "improve", _improve, (cond, rollouts, costs, checks), config)
+    report = Report(
+        iteration=state.iteration,
+        conditions=tuple(ex.pick(c, "report") for c in new),
+        policy_loss=float("nan"),
+        models={"cost": tuple(costs)},
+    )
+    return replace(state, iteration=state.iteration + 1, conditions=tuple(new)), report
+
+
+def _improve(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    checked: Assessment,
+    config: PI2TrajOptConfig,
+) -> ConditionState:
+    c = condition.controller
+    return improve(condition, rollouts, cost, c, checked, config.pi2, config.guard)
+
+
+def improve(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    reference: LinearGaussianController,
+    checked: Assessment,
+    config: PI2Config,
+    guard: GuardConfig,
+    policy_prior: PolicyPrior | None = None,
+    replay: Replay | None = None,
+) -> ConditionState:
+    """One C-step by PI2 around `reference`, whose gains stay; with the guard's fall-backs.
+
+    The KL bound shrinks by `guard.shrink` when an update is taken back, and recovers as fast.
+    """
+    mult = condition.step_mult
+    mult = mult * guard.shrink if checked.rejected else min(mult / guard.shrink, 1.0)
+    bound = max(mult * config.kl_max, 1e-6)
+
+    def propose(reference: LinearGaussianController) -> Proposal:
+        update = replace(config, kl_max=bound)
+        result = pi2.update(reference, rollouts.X, rollouts.U, cost.l, update)
+        return Proposal(
+            controller=result.controller,
+            predicted=float(result.weights[0] @ cost.l.sum(axis=1)),
+            kl=float(result.kl.mean()),
+            eta=float(result.temperature.mean()),
+            search=result,
+        )
+
+    return stages.decide(
+        condition,
+        reference,
+        propose,
+        checked,
+        mult,
+        bound,
+        policy_prior=policy_prior,
+        replay=replay,
+    )

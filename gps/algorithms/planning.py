@@ -1,0 +1,418 @@
+"""Planning with known dynamics: iLQR on a model of the world, local controllers only.
+
+Every condition's plan starts at its start state and is improved by `gps.control.ilqr.minimise`,
+some steps per iteration. The rollouts of the world say how well the plan is followed; they do not
+enter the plan. So the same loop, store and executors serve known dynamics as well as fitted ones,
+and the costs of both can be compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gps.algorithms import stages
+from gps.algorithms.state import (
+    ConditionReport,
+    ConditionState,
+    CostModel,
+    GPSState,
+    Report,
+)
+from gps.control import ilqr, models
+from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
+from gps.costs import CostOf
+from gps.costs.base import Cost
+from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
+from gps.execution import Executor, Serial, each
+from gps.types import Agent, Array, Layout, LinearGaussianController, Rollouts
+
+__all__ = ["ILQRPlanningConfig", "iterate"]
+
+log = logging.getLogger(__name__)
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ILQRPlanningConfig:
+    """iLQR with known dynamics, one plan and its gains per condition."""
+
+    trains_policy: ClassVar[bool] = False
+    fewest_samples: ClassVar[int] = 1
+
+    model: Any
+    """World whose dynamics the planner knows, usually the experiment's own; another one of the
+    same shape shows what a wrong model costs. An option set for the world is to be set here too."""
+    planner: ILQRConfig = field(default_factory=ILQRConfig)
+    """The search; of its `iterations`, `steps_per_iteration` are done at once at most."""
+    steps_per_iteration: int = 10
+    """iLQR iterations in each iteration of the run, which go on from the last plan; the
+    regularisation starts anew at `planner.initial`. At least 1."""
+    limits: bool = True
+    """Whether the plan keeps to the model's control range. False plans without limits, and the
+    world clips what it gets."""
+    exploration: float | tuple[float, ...] = 0.05
+    """Standard deviation of the action noise in rollouts, in the unit of each action: one number
+    or one for each; above 0. No rollout without noise depends on it, and no plan."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        build = getattr(self.model, "build", None)
+        if isinstance(self.model, type) or not callable(build):
+            raise ConfigError(
+                f"{name}.model must be the configuration of a world, such as the experiment's own, "
+                f"got {self.model!r}"
+            )
+        if not isinstance(self.model, Hashable):
+            raise ConfigError(f"{name}.model must be hashable, got {self.model!r}")
+        if not isinstance(self.planner, ILQRConfig):
+            raise ConfigError(f"{name}.planner must be an ILQRConfig, got {self.planner!r}")
+        if type(self.steps_per_iteration) is not int or self.steps_per_iteration < 1:
+            raise ConfigError(
+                f"{name}.steps_per_iteration must be a whole number of at least 1, got "
+                f"{self.steps_per_iteration!r}"
+            )
+        if not isinstance(self.limits, bool):
+            raise ConfigError(f"{name}.limits must be True or False, got {self.limits!r}")
+        try:
+            values = np.atleast_1d(np.asarray(self.exploration, dtype=np.float64))
+        except (TypeError, ValueError):
+            values = np.zeros(0)
+        if values.ndim != 1 or not values.size or not ((values > 0) & (values < math.inf)).all():
+            raise ConfigError(
+                f"{name}.exploration must be finite and above 0, one number or one per action, got "
+                f"{self.exploration!r}"
+            )
+        if np.ndim(self.exploration):
+            object.__setattr__(self, "exploration", tuple(values.tolist()))
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration; the first plans follow `controllers`.
+
+        Raises ConfigError when the model is not known, differs from `agent` in more than its
+        dynamics, or does not suit the costs and the first controllers.
+        """
+        world = _agent_of(self.model)
+        self._check_alike(world, agent)
+        self._deviations(agent.nu)
+        for m, (cost, controller) in enumerate(zip(costs, controllers, strict=True)):
+            _Known.of(self, cost, m).reduced(controller)
+        return GPSState(
+            iteration=0,
+            seed=seed,
+            costs=costs,
+            conditions=tuple(
+                ConditionState(controller=c, previous=c, step_mult=1.0) for c in controllers
+            ),
+        )
+
+    def sampling(self, state: GPSState) -> tuple[Any, ...]:
+        """Every condition's own controller."""
+        return state.conditions
+
+    def iterate(
+        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        return iterate(state, rollouts, self, executor)
+
+    def _check_alike(self, model: Agent, agent: Agent) -> None:
+        """ConfigError unless the model's world has the shape and the starts of the experiment's."""
+        facts: list[tuple[str, Any, Any]] = [
+            ("state", model.layout.entries, agent.layout.entries),
+            ("action size", model.nu, agent.nu),
+            ("number of steps T", model.T, agent.T),
+            ("step dt", model.dt, agent.dt),
+            ("number of conditions", model.n_conditions, agent.n_conditions),
+        ]
+        for what, here, there in facts:
+            if here != there:
+                raise ConfigError(
+                    f"ILQRPlanningConfig.model: its {what} is {here}, the experiment's world has "
+                    f"{there}; give it the same options as the experiment's world, but for its "
+                    "dynamics"
+                )
+        own = _columns(model)
+        for m in range(agent.n_conditions):
+            here, there = model.start_state(m)[own], agent.start_state(m)[own]
+            if not np.allclose(here, there, rtol=1e-9, atol=1e-12):
+                raise ConfigError(
+                    f"ILQRPlanningConfig.model: its condition {m} starts at {here}, the "
+                    f"experiment's world at {there}; a plan has to begin where the rollouts do"
+                )
+
+    def _deviations(self, nu: int) -> Array:
+        """`exploration` of each action, (nu,)."""
+        values = np.asarray(self.exploration, dtype=np.float64)
+        if values.ndim and values.shape != (nu,):
+            raise ConfigError(
+                f"ILQRPlanningConfig.exploration has {values.size} values, there are {nu} actions"
+            )
+        return np.broadcast_to(values, (nu,))
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Any],
+    config: ILQRPlanningConfig,
+    executor: Executor | None = None,
+) -> tuple[GPSState, Report]:
+    """One iteration: the cost of the rollouts, then some iLQR steps from each condition's plan."""
+    ex = executor or Serial()
+    it, cond = state.iteration, state.conditions
+    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
+    columns = (cond, costs, state.costs, range(len(cond)))
+    new = each(ex, "plan", _plan, columns, config)
+    report = Report(
+        iteration=it,
+        conditions=tuple(ex.pick(c, "report") for c in new),
+        policy_loss=_NAN,
+        models={"cost": tuple(costs)},
+    )
+    return replace(state, iteration=it + 1, conditions=tuple(new)), report
+
+
+def _plan(
+    condition: ConditionState, sampled: CostModel, cost: Cost, m: int, config: ILQRPlanningConfig
+) -> ConditionState:
+    """Some iLQR steps from the present plan; a plan that fails leaves the controller as it is.
+
+    The present plan is where the controller's mean actions lead on the model, so that nothing
+    but the controller has to be kept from one iteration to the next.
+    """
+    known = _Known.of(config, cost, m)
+    planner = config.planner
+    steps = min(config.steps_per_iteration, planner.iterations)
+    totals = sampled.l.sum(axis=1)
+    seen = replace(condition, previous=condition.controller, sampled_cost=float(totals.mean()))
+    try:
+        first = known.reduced(condition.controller)
+        plan = ilqr.minimise(
+            known.model,
+            known.cost,
+            known.start,
+            np.zeros_like(first.k),
+            limits=known.limits,
+            controller=first,
+            config=replace(planner, iterations=steps),
+        )
+    except (NonFiniteError, NotPositiveDefiniteError) as error:
+        event = f"no plan, the last controller stays: {error}"
+        log.info("condition %d: %s", m, event)
+        report = _report(m, totals, _NAN, _NAN, event)
+        return replace(seen, expected_cost=_NAN, predicted_cost=_NAN, report=report)
+    before, after = float(plan.costs[0]), plan.cost
+    event = _event(plan, condition, planner)
+    log.debug(
+        "condition %d: planned cost %.6g after %d steps, from %.6g: %s",
+        *(m, after, plan.iterations, before, plan.reason),
+    )
+    return replace(
+        seen,
+        controller=known.widened(plan.controller, config),
+        expected_cost=before,
+        predicted_cost=after,
+        report=_report(m, totals, before, after, event),
+    )
+
+
+def _event(plan: ILQRResult, condition: ConditionState, planner: ILQRConfig) -> str:
+    """What became of the plan, when that is new."""
+    if plan.reason == "regularisation":
+        return (
+            f"the plan stays at cost {plan.cost:.6g}: no step lowers it at the largest "
+            f"regularisation {planner.largest:g}"
+        )
+    lowered = float(plan.costs[0]) - plan.cost
+    news = condition.report is None or lowered >= planner.tol_cost * (1.0 + abs(plan.cost))
+    return f"the plan has converged ({plan.reason})" if plan.converged and news else ""
+
+
+def _report(m: int, totals: Array, before: float, after: float, event: str) -> ConditionReport:
+    """The iteration in numbers; there is no KL bound, hence no step size and no dual variable."""
+    return ConditionReport(
+        condition=m,
+        cost_mean=float(totals.mean()),
+        cost_min=float(totals.min()),
+        cost_max=float(totals.max()),
+        expected_cost=before,
+        predicted_cost=after,
+        kl=_NAN,
+        kl_max=_NAN,
+        step_mult=_NAN,
+        eta=_NAN,
+        event=event,
+    )
+
+
+# --- what is known of a condition
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A condition's planning problem, in the states of the model."""
+
+    model: models.Model
+    cost: TrajectoryCost
+    start: Array  # (ns,)
+    own: np.ndarray  # (ns,) where the model's state lies in the world's
+    layout: Layout  # of the world's state
+    limits: tuple[Array, Array] | None
+
+    @classmethod
+    def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Known:
+        """The problem of condition `m`; ConfigError if the world cannot say what is needed."""
+        agent = _agent_of(config.model)
+        name = type(config.model).__name__
+        own = _columns(agent)
+        # worlds know nothing of gps.control, so that they are handed its classes
+        model: models.Model = agent.known_model(m, models)
+        if (model.nx, model.nu) != (len(own), agent.nu):
+            raise ConfigError(
+                f"{name}.known_model: states and actions must have the sizes "
+                f"{len(own)} and {agent.nu}, got {model.nx} and {model.nu}"
+            )
+        limits = None
+        if config.limits:
+            limits = getattr(agent, "control_range", None)
+            if limits is None:
+                raise ConfigError(
+                    f"ILQRPlanningConfig.limits: {name} has no control_range; give it one, or plan "
+                    "with limits=False"
+                )
+        plain = np.array_equal(own, np.arange(agent.layout.size))
+        return cls(
+            model=model,
+            cost=CostOf(cost, agent.layout, agent.nu, agent.T)
+            if plain
+            else _CostOfWhole(cost, agent, own, m),
+            start=agent.start_state(m)[own],
+            own=own,
+            layout=agent.layout,
+            limits=limits,
+        )
+
+    def reduced(self, controller: LinearGaussianController) -> LinearGaussianController:
+        """The controller for states of the model; ConfigError if it looks at anything else."""
+        rest = np.setdiff1d(np.arange(controller.nx), self.own)
+        if controller.K[:, :, rest].any():
+            raise ConfigError(
+                "a plan's first controller may have gains on "
+                f"{_names(self.layout, self.own)} only, this one has others"
+            )
+        return replace(controller, K=controller.K[:, :, self.own])
+
+    def widened(
+        self, controller: LinearGaussianController, config: ILQRPlanningConfig
+    ) -> LinearGaussianController:
+        """The controller for states of the world, with the configured noise."""
+        T, nu, _ = controller.K.shape
+        K = np.zeros((T, nu, self.layout.size))
+        K[:, :, self.own] = controller.K
+        noise = np.diag(config._deviations(nu))
+        return LinearGaussianController(K=K, k=controller.k, chol=np.tile(noise, (T, 1, 1)))
+
+
+class _CostOfWhole:
+    """A cost of the world's whole state as a cost of the model's, which the rest follows from.
+
+    With x = g(s) and G = dg/ds: l_s = G'l_x, l_ss = G'l_xx G, l_us = l_ux G; the curvature of g is
+    left out, as end-point costs do.
+    """
+
+    def __init__(self, cost: Cost, agent: Any, own: np.ndarray, m: int) -> None:
+        cost.check(agent.layout, agent.nu, agent.T)
+        self._cost, self._agent, self._own, self._m = cost, agent, own, m
+
+    def _rollouts(self, S: Array, U: Array) -> Rollouts:
+        B, T, ns = S.shape
+        X, jacobians = self._agent.whole_states(self._m, S.reshape(B * T, ns))
+        return Rollouts(
+            X=X.reshape(B, T, -1),
+            U=U,
+            obs=np.zeros((B, T, 0)),
+            noise=np.zeros_like(U),
+            layout=self._agent.layout,
+            condition=self._m,
+            jacobians={name: J.reshape(B, T, *J.shape[1:]) for name, J in jacobians.items()},
+        )
+
+    def values(self, X: Array, U: Array) -> Array:
+        """See `gps.control.ilqr.TrajectoryCost`."""
+        return self._cost.evaluate(self._rollouts(X, U)).l
+
+    def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
+        """See `gps.control.ilqr.TrajectoryCost`."""
+        rollouts = self._rollouts(X[None], U[None])
+        terms = self._cost.evaluate(rollouts)
+        (T, ns), own = X.shape, self._own
+        G = np.zeros((T, rollouts.nx, ns))
+        G[:, own, np.arange(ns)] = 1.0
+        for name, J in rollouts.jacobians.items():
+            G[:, rollouts.layout.slice(name)] = J[0][:, :, own]
+        Gt = G.transpose(0, 2, 1)
+        gradient = np.concatenate(((Gt @ terms.l_x[0][:, :, None])[:, :, 0], terms.l_u[0]), axis=1)
+        hessian = np.empty((T, gradient.shape[1], gradient.shape[1]))
+        hessian[:, :ns, :ns], hessian[:, ns:, ns:] = Gt @ terms.l_xx[0] @ G, terms.l_uu[0]
+        hessian[:, ns:, :ns] = terms.l_ux[0] @ G
+        hessian[:, :ns, ns:] = hessian[:, ns:, :ns].transpose(0, 2, 1)
+        return gradient, hessian
+
+
+def _columns(agent: Any) -> np.ndarray:
+    """Where the model's state lies in the agent's, (ns,); ConfigError if there is no model."""
+    name = type(getattr(agent, "config", agent)).__name__
+    if not callable(getattr(agent, "known_model", None)):
+        raise ConfigError(
+            f"ILQRPlanningConfig.model: the dynamics of {name} are not known; its agent needs a "
+            "method known_model(condition, models)"
+        )
+    layout = agent.layout
+    needed = tuple(getattr(agent, "model_entries", layout.names))
+    missing = [n for n in needed if n not in layout.names]
+    if missing:
+        raise ConfigError(
+            f"ILQRPlanningConfig.model: a plan for {name} needs {' and '.join(needed)} in the "
+            f"state, which holds {', '.join(layout.names)}"
+        )
+    rest = [n for n in layout.names if n not in needed]
+    if (rest or needed != layout.names) and not callable(getattr(agent, "whole_states", None)):
+        raise ConfigError(
+            f"ILQRPlanningConfig.model: a plan for {name} needs the state {', '.join(needed)} and "
+            f"no more, or a method whole_states; the state holds {', '.join(layout.names)}"
+        )
+    return np.concatenate([np.arange(s.start, s.stop) for s in map(layout.slice, needed)])
+
+
+def _names(layout: Layout, own: np.ndarray) -> str:
+    """The entries that the columns `own` belong to."""
+    return " and ".join(n for n in layout.names if layout.slice(n).start in own)
+
+
+class _Agents(threading.local):
+    """Agents of the models; each thread has its own, as agents write into their own arrays."""
+
+    def __init__(self) -> None:
+        self.of = lru_cache(maxsize=4)(lambda world: world.build())
+
+
+_agents = _Agents()
+
+
+def _agent_of(world: Any) -> Any:
+    """The agent of a configuration, built once in every thread."""
+    return _agents.of(world)

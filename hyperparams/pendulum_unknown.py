@@ -1,0 +1,46 @@
+"""Pendulum: a weak motor learns to swing it up with dynamics fitted to five rollouts at a time."""
+
+from math import pi
+
+from gps.agents import pendulum
+from gps.algorithms import StepConfig, TrajOptConfig
+from gps.control import HoldConfig
+from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.distributions import MixturePriorConfig
+from gps.dynamics import DynamicsConfig
+from gps.pipeline import Experiment
+
+experiment = Experiment(
+    description="Pendulum swing-up, dynamics fitted to few samples, linear controllers only",
+    world=pendulum(),
+    cost=SumCost(
+        terms=(
+            # The LQR knows no limits. This weight keeps most of what it asks for within the motor's
+            # 1.2 N m; a torque that is cut there does not obey the fitted dynamics.
+            WeightedCost(weight=0.1, cost=ActionCost(weights=1.0)),
+            # On the way little matters: a running cost that counts draws the pendulum to one side,
+            # where the motor holds it at its limit and no small change is for the better.
+            WeightedCost(weight=0.02, cost=StateCost(entry="joint_pos", target=pi, l2=1.0)),
+            # Upright and still at the end.
+            WeightedCost(
+                weight=50.0, cost=StateCost(entry="joint_pos", target=pi, l2=1.0, ramp="final")
+            ),
+            WeightedCost(
+                weight=10.0, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0, ramp="final")
+            ),
+        )
+    ),
+    # Almost free, with a noise of 1 N m: the first rollouts swing widely about the hanging place.
+    initial=HoldConfig(variance=1.0, stiffness=0.01),
+    measure=EndpointMeasure(entry="joint_pos", target=(pi,), point_size=1, threshold=0.1),  # rad
+    algorithm=TrajOptConfig(
+        # Three values of z and five samples leave little to fit a step's dynamics with: what other
+        # steps say about them is the prior.
+        dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig()),
+        # Short steps: the way up bends the dynamics, from pulling back to falling over. The step
+        # may not grow, so that there is noise to fit from until the end.
+        step=StepConfig(kl_max=0.3, max_mult=1.0),
+    ),
+    samples=5,
+    iterations=15,
+)
