@@ -77,21 +77,29 @@ def test_run_in_python(tmp_path):
     assert not list(tmp_path.iterdir())  # kept in memory
 
 
-def test_own_cost_and_world(tmp_path):
-    text = example("own_cost_and_world", tmp_path)
-    off = numbers(r"ends # rad off", text)
+def test_own_world(tmp_path):
+    off = numbers(r"ends # rad off", example("own_world", tmp_path))
     assert len(off) == 10
     assert off[-1] < 0.05 < 0.5 < off[0]
 
 
-def test_own_cost_and_world_is_an_experiment(tmp_path):
-    file = str(EXAMPLES / "own_cost_and_world.py")
+def test_own_cost(tmp_path):
+    off = numbers(r"# m off the circle", example("own_cost", tmp_path))
+    assert len(off) == 10
+    assert off[-1] < 0.1 < 0.5 < off[0]
+
+
+def test_a_file_with_a_world_or_a_cost_is_an_experiment(tmp_path):
     gps = [sys.executable, "-m", "gps.cli"]
-    command = [*gps, "run", file, "--executor", "serial", "--iterations", "2", "--out", "run"]
-    output([*command, "--world.torque-limit", "15"], tmp_path)
-    text = output([*gps, "evaluate", "run"], tmp_path)  # finds the classes in the stored copy
-    assert "own_cost_and_world, iteration 2" in text
-    assert "15.0" in (tmp_path / "run" / "experiment.json").read_text()
+    for name, option in (
+        ("own_world", "world.torque-limit"),
+        ("own_cost", "cost.terms.0.cost.speed"),
+    ):
+        command = [*gps, "run", str(EXAMPLES / f"{name}.py"), "--executor", "serial"]
+        output([*command, "--iterations", "2", "--out", name, f"--{option}", "0.75"], tmp_path)
+        text = output([*gps, "evaluate", name], tmp_path)  # finds the classes in the stored copy
+        assert f"{name}, iteration 2" in text
+        assert "0.75" in (tmp_path / name / "experiment.json").read_text()
 
 
 def test_store_with_h5py(tmp_path):
@@ -133,3 +141,70 @@ def test_pi2_region(tmp_path):
     assert sum(inside[:3]) < 0.2 < 0.4 < min(inside[-3:])
     assert min(cost[-3:]) < 0.5 * cost[0]
     assert spread[-1] < 0.5 * spread[0]
+
+
+def test_the_algorithm_of_contributing(tmp_path):
+    """A file of 40 lines at most that runs, learns, and resumes to the same bytes."""
+    text = (EXAMPLES.parent / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?class CEMConfig.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) <= 40
+    (tmp_path / "cem.py").write_text(code)
+    gps = [sys.executable, "-m", "gps.cli"]
+    options = ["--executor", "serial", "--out"]
+    whole = output([*gps, "run", "cem.py", "--iterations", "8", *options, "whole"], tmp_path)
+    costs = numbers(r"(?m)^ +\d+ +# ", whole)
+    assert len(costs) == 8
+    assert costs[-1] < 0.5 * costs[0]
+    output([*gps, "run", "cem.py", "--iterations", "3", *options, "parts"], tmp_path)
+    output([*gps, "resume", "parts", "--iterations", "8", *options[:2]], tmp_path)
+    last = Path("iterations") / "0008.h5"
+    assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "parts" / last).read_bytes()
+
+
+def test_pilqr_region(tmp_path):
+    rows = numbers(r"(?m)^ +# +# +# +# +# +# +# +#$", example("pilqr_region", tmp_path))
+    lqr, pi2, both, share = (rows[i::8] for i in (1, 3, 5, 7))
+    assert len(share) == 15
+    assert lqr[-1] > 0  # the model does not know of the reward
+    assert both[-1] < 1.3 * pi2[-1] < 0
+    assert share[0] > 0.05
+
+
+def test_torch_cost(tmp_path):
+    text = example("torch_cost", tmp_path)
+    without, around = numbers(r"cost with the disc +#", text)
+    assert around < 0.1 * without
+    near, far = numbers(r"# radii from the centre", text)
+    assert near < 0.5 < 1.0 < far
+    assert max(numbers(r"ends # m from the target", text)) < 0.03
+    assert text.count("*") > 20  # both ways are drawn
+    assert text.count("o") > 20
+
+
+def test_track_reference(tmp_path):
+    rows = numbers(
+        r"(?m)^(?:wave|zigzag) +\w+ +# +# +# +# +#$", example("track_reference", tmp_path)
+    )
+    off, raw, filtered, sigma, smoothed = (rows[i::5] for i in range(5))
+    assert len(off) == 4
+    assert raw == pytest.approx([5.0] * 4, rel=0.03)  # the sensor's
+    assert filtered == pytest.approx(sigma, rel=0.03)  # the filter knows how good it is
+    assert all(s < 0.7 * f < 0.35 * r for s, f, r in zip(smoothed, filtered, raw, strict=True))
+    assert off[0] < 0.2 * off[1]  # with the state, the wave is followed; without, to the estimate
+    assert off[1] == pytest.approx(filtered[1], rel=0.5)
+    assert off[2] > 5 * off[0]  # no cart can follow a corner
+
+
+def test_batched_lqr(tmp_path):
+    text = example("batched_lqr", tmp_path)
+    light, least, heavy, most = numbers(r"a cart of # kg costs #", text)
+    assert light < 0.6 < 4.5 < heavy
+    assert least < most
+    assert "same bytes: True" in text
+    assert numbers(r"one by one take # times as long", text)[0] > 0
+    bounds = [float(x) for x in text.split("KL bound")[1].split("\n")[0].split()]
+    cost = [float(x) for x in text.split("\ncost")[1].split("\n")[0].split()]
+    assert len(bounds) == len(cost) == 7
+    assert cost == sorted(cost, reverse=True)
+    assert cost[-1] < 0.7 * cost[0]
+    assert "199 of 200 solved; problem 7: dynamics.F is not finite at t=20" in text
