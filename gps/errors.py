@@ -42,7 +42,22 @@ def _rebuild_npd(
 
 
 class DualError(GPSError):
-    """The search for the dual variable of the KL bound found no acceptable controller."""
+    """The search for the dual variable of the KL bound found no acceptable controller.
+
+    t, eta, smallest: step, dual variable and smallest eigenvalue of the last failure, None where
+    they do not exist; the message holds them too.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        t: int | None = None,
+        eta: float | None = None,
+        smallest: float | None = None,
+    ) -> None:
+        self.t, self.eta, self.smallest = t, eta, smallest
+        super().__init__(message)
 
 
 class NonFiniteError(GPSError):

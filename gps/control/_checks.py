@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
+import numpy.typing as npt
 
 from gps.control import _kernels
 from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.linalg import smallest_eigenvalue
-from gps.types import Array, Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
+from gps.types import (
+    Array,
+    Gaussian,
+    LinearDynamics,
+    LinearGaussianController,
+    QuadraticCost,
+    readonly,
+)
 
 SYMMETRY_TOLERANCE = 1e-6
 """Largest asymmetry, relative to the largest entry, that is taken for rounding."""
 
+DEFINITE_TOLERANCE = 1e-8
+"""How far below zero a covariance's eigenvalue may be, relative to its largest variance."""
+
+# Covariances found good, while they live. A factorisation of every W is a tenth of a backward and
+# forward pass, and the same model is asked about many times. By identity: the arrays are read-only.
+_good: dict[int, weakref.ref[Array]] = {}
+
+
+def numbers(name: str, value: npt.ArrayLike) -> Array:
+    """A read-only float64 array; ShapeError where the value is no such thing."""
+    try:
+        return readonly(value)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{name} must be an array of numbers: {error}") from None
+
 
 def finite(name: str, array: Array) -> None:
     """NonFiniteError with the array's name and the first step t that holds NaN or infinity."""
-    stacked = array.reshape(array.shape[0], -1) if array.size else array.reshape(0, 0)
-    t = int(_kernels.scan_finite(stacked))
+    t = not_finite(array)
     if t >= 0:
         raise NonFiniteError(f"{name} is not finite at t={t}; check where it was computed")
+
+
+def not_finite(array: Array) -> int:
+    """The first step t that holds NaN or infinity, or -1."""
+    stacked = array.reshape(array.shape[0], -1) if array.size else array.reshape(0, 0)
+    return int(_kernels.scan_finite(stacked))
+
+
+def last_not_finite(*arrays: Array) -> int:
+    """The last step t at which one of the arrays holds NaN or infinity, or -1."""
+    bad = [~np.isfinite(a.reshape(len(a), -1)).all(axis=1) for a in arrays]
+    steps = np.flatnonzero(np.any(bad, axis=0))
+    return int(steps[-1]) if len(steps) else -1
 
 
 def symmetric(name: str, array: Array) -> Array:
@@ -31,13 +68,49 @@ def symmetric(name: str, array: Array) -> Array:
         )
     if off == 0.0:
         return array
-    array = np.ascontiguousarray(0.5 * (array + array.transpose(0, 2, 1)))
+    array = np.ascontiguousarray(0.5 * array + 0.5 * array.transpose(0, 2, 1))
     array.setflags(write=False)
     return array
 
 
+def smallest(matrix: Array) -> float:
+    """The smallest eigenvalue, for error messages; of entries near overflow too."""
+    with np.errstate(all="ignore"):
+        size = float(np.abs(matrix).max()) if matrix.size else 0.0
+        if not 1e150 < size < np.inf:
+            return smallest_eigenvalue(matrix)
+        return size * smallest_eigenvalue(matrix / size)
+
+
+def covariance(name: str, array: Array) -> Array:
+    """The stacked covariances, made exactly symmetric; an error if one is indefinite."""
+    known = _good.get(id(array))
+    if known is not None and known() is array:
+        return array
+    good = symmetric(name, array)
+    diagonal = good.diagonal(axis1=1, axis2=2)
+    if good.size and diagonal.min() < 0:
+        t = int(diagonal.min(axis=1).argmin())
+        raise NotPositiveDefiniteError(
+            name, t=t, smallest=smallest(good[t]), hint="a variance is below 0"
+        )
+    t = int(_kernels.scan_semidefinite(good, DEFINITE_TOLERANCE))
+    if t >= 0:
+        raise NotPositiveDefiniteError(
+            name,
+            t=t,
+            smallest=smallest(good[t]),
+            hint="a covariance may be singular, but not indefinite; check its off-diagonal "
+            "entries, or set its negative eigenvalues to 0",
+        )
+    if good is array and array.base is None:
+        key = id(array)
+        _good[key] = weakref.ref(array, lambda _: _good.pop(key, None))
+    return good
+
+
 def dynamics(value: LinearDynamics) -> None:
-    """Finite transitions and a covariance whose diagonal is not negative."""
+    """Finite transitions of states and actions."""
     if value.nx < 1 or value.nu < 1:
         raise ShapeError(f"dynamics.F must have more columns than rows, got {value.F.shape[1:]}")
     for name in ("F", "f", "W"):
@@ -45,14 +118,8 @@ def dynamics(value: LinearDynamics) -> None:
 
 
 def noise(value: LinearDynamics) -> Array:
-    """W, symmetric and with no negative variance."""
-    W = symmetric("dynamics.W", value.W)
-    if W.size and W.diagonal(axis1=1, axis2=2).min() < 0:
-        t = int(W.diagonal(axis1=1, axis2=2).min(axis=1).argmin())
-        raise NotPositiveDefiniteError(
-            "dynamics.W", t=t, smallest=smallest_eigenvalue(W[t]), hint="a variance is below 0"
-        )
-    return W
+    """W, symmetric and positive semi-definite."""
+    return covariance("dynamics.W", value.W)
 
 
 def cost(value: QuadraticCost, T: int, nz: int) -> Array:
@@ -68,6 +135,8 @@ def controller(name: str, value: LinearGaussianController, T: int, nu: int, nx: 
     """Finite controller of the right size with lower factors of positive diagonal."""
     if value.K.shape != (T, nu, nx):
         raise ShapeError(f"{name}.K must have shape {(T, nu, nx)} (T, nu, nx), got {value.K.shape}")
+    if not value.K.size:
+        raise ShapeError(f"{name}.K must not be empty, got shape {value.K.shape} (T, nu, nx)")
     for field in ("K", "k", "chol"):
         finite(f"{name}.{field}", getattr(value, field))
     diagonal = value.chol.diagonal(axis1=1, axis2=2)
@@ -88,9 +157,4 @@ def start(value: Gaussian, nx: int) -> Array:
         raise ShapeError(f"start.mean must have shape {(nx,)} (nx,), got {value.mean.shape}")
     finite("start.mean", value.mean[None])
     finite("start.cov", value.cov[None])
-    cov = symmetric("start.cov", value.cov[None])[0]
-    if cov.diagonal().min() < 0:
-        raise NotPositiveDefiniteError(
-            "start.cov", t=0, smallest=smallest_eigenvalue(cov), hint="a variance is below 0"
-        )
-    return cov
+    return covariance("start.cov", value.cov[None])[0]

@@ -428,3 +428,106 @@ def scan_symmetry(A):  # type: ignore[no-untyped-def]
         if off > worst * size:
             worst, where = off / size, t
     return worst, where
+
+
+@njit(cache=True, nogil=True)
+def scan_semidefinite(A, tolerance):  # type: ignore[no-untyped-def]
+    """First t at which A (T, n, n) has an eigenvalue below -tolerance max(diag A), or -1.
+
+    A factor of the shifted matrix decides, so that singular matrices and rounding pass. Matrices
+    equal to the one before are not factored again.
+    """
+    T, n, _ = A.shape
+    M = np.empty((n, n))
+    for t in range(T):
+        same = t > 0
+        for i in range(n):
+            if not same:
+                break
+            for j in range(n):
+                same = same and A[t, i, j] == A[t - 1, i, j]
+        if same:
+            continue
+        largest = 0.0
+        for i in range(n):
+            largest = max(largest, A[t, i, i])
+            for j in range(i, n):
+                M[i, j] = A[t, i, j]
+        shift = tolerance * largest + 1e-307  # so that zero matrices pass
+        # L D L', by rows of the upper triangle, four eliminations at a time; M[p, p] <- 1 / D[p]
+        for i in range(n):
+            M[i, i] += shift
+            p = 0
+            while p + 4 <= i:
+                a, b = M[p, i] * M[p, p], M[p + 1, i] * M[p + 1, p + 1]
+                c, d = M[p + 2, i] * M[p + 2, p + 2], M[p + 3, i] * M[p + 3, p + 3]
+                for j in range(i, n):
+                    M[i, j] = (
+                        M[i, j] - a * M[p, j] - b * M[p + 1, j] - c * M[p + 2, j] - d * M[p + 3, j]
+                    )
+                p += 4
+            while p < i:
+                a = M[p, i] * M[p, p]
+                for j in range(i, n):
+                    M[i, j] -= a * M[p, j]
+                p += 1
+            if not M[i, i] > 0.0:
+                return t
+            M[i, i] = 1.0 / M[i, i]
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def heat(chol, eta, weight):  # type: ignore[no-untyped-def]
+    """Factors of the covariance that an entropy weight gives: times sqrt(1 + weight / eta)."""
+    T, nu, _ = chol.shape
+    for t in range(T):
+        scale = np.sqrt(1.0 + weight[t] / eta[t])
+        for i in range(nu):
+            for j in range(i + 1):
+                chol[t, i, j] *= scale
+
+
+@njit(cache=True, nogil=True)
+def trial_under(  # type: ignore[no-untyped-def]
+    C, c, R, r, eta, temperature, F, f, W, x0_mean, x0_cov,
+    K_old, k_old, inv_chol_old, half_logdet_old,
+    K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
+):  # fmt: skip
+    """As `trial`, with the KL averaged over the marginals mean_at, cov_at instead of the new."""
+    status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
+    if status != OK:
+        return status, t, np.nan
+    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
+    if status != OK:
+        return status, t, np.nan
+    total = divergence(
+        K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean_at, cov_at, kl
+    )  # fmt: skip
+    if not np.isfinite(total):
+        return NON_FINITE, 0, np.nan
+    return OK, 0, total
+
+
+@njit(cache=True, nogil=True)
+def trial_per_step_under(  # type: ignore[no-untyped-def]
+    C, c, P, PK, Pk, eta_max, eta, weight, F, f, W, x0_mean, x0_cov,
+    K_old, k_old, inv_chol_old, half_logdet_old,
+    K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
+):  # fmt: skip
+    """As `trial_per_step`, with an entropy weight and the KL under mean_at, cov_at.
+
+    These may be the arrays mean, cov themselves: then the KL is that under the new marginals.
+    """
+    status, t = backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu)
+    if status != OK:
+        return status, t
+    heat(chol, eta, weight)
+    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
+    if status != OK:
+        return status, t
+    divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean_at, cov_at, kl)
+    for t in range(kl.shape[0]):
+        if not np.isfinite(kl[t]):
+            return NON_FINITE, t
+    return OK, 0

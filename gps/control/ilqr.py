@@ -25,14 +25,12 @@ from gps.control import _ilqr_kernels as kernels
 from gps.control.lqr import controller_of, per_step
 from gps.control.models import Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
     LinearGaussianController,
     QuadraticCost,
     Record,
     freeze,
-    readonly,
     shape_of,
 )
 
@@ -247,8 +245,15 @@ def minimise(
         if status == _kernels.OK:
             found = _Gains(K, inv)
     assert found is not None
-    chol = np.sqrt(heat)[:, None, None] * found.inv
-    offset = U - np.einsum("tux,tx->tu", found.K, X)
+    with np.errstate(all="ignore"):
+        chol = np.sqrt(heat)[:, None, None] * found.inv
+        offset = U - np.einsum("tux,tx->tu", found.K, X)
+    t = _checks.last_not_finite(chol, offset)
+    if t >= 0:
+        raise NonFiniteError(
+            f"the controller overflows at t={t}; check the scale of the states, of the cost and of "
+            "the temperature"
+        )
     return ILQRResult(
         X=X,
         U=U,
@@ -316,7 +321,8 @@ class _Problem:
         limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     ) -> None:
         self.model, self.nx, self.nu = model, model.nx, model.nu
-        self.start, self.actions = readonly(start), readonly(actions)
+        self.start = _checks.numbers("start", start)
+        self.actions = _checks.numbers("actions", actions)
         if self.start.shape != (self.nx,):
             raise ShapeError(f"start must have shape {(self.nx,)}, got {self.start.shape}")
         if self.actions.ndim != 2 or self.actions.shape[1] != self.nu or not len(self.actions):
@@ -351,7 +357,7 @@ class _Problem:
         self.Q_uu, self.change = np.zeros((self.nu, self.nu)), np.zeros(2)
 
     def _limit(self, which: str, value: npt.ArrayLike) -> Array:
-        array = np.asarray(value, dtype=np.float64)
+        array = _checks.numbers(f"the {which} limit", value)
         try:
             return np.broadcast_to(array, (self.T, self.nu)).copy()
         except ValueError:
@@ -364,11 +370,12 @@ class _Problem:
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array
     ) -> tuple[Array, Array, Array]:
         """States, actions and total costs, one for each step size; infinite where it blows up."""
-        states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
-        good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
         totals = np.full(len(sizes), np.inf)
-        if good.any():
-            totals[good] = self.cost.values(states[good], actions[good]).sum(axis=1)
+        with np.errstate(all="ignore"):  # what leaves the numbers counts as infinitely dear
+            states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
+            good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
+            if good.any():
+                totals[good] = self.cost.values(states[good], actions[good]).sum(axis=1)
         totals[~np.isfinite(totals)] = np.inf
         return states, actions, totals
 
@@ -394,8 +401,9 @@ class _Problem:
 
     def expand(self, X: Array, U: Array) -> None:
         """Derivatives along a trajectory."""
-        F = self.model.jacobians(X, U)
-        l_z, l_zz = self.cost.derivatives(X, U)
+        with np.errstate(all="ignore"):  # the step that is not finite is named below
+            F = self.model.jacobians(X, U)
+            l_z, l_zz = self.cost.derivatives(X, U)
         for name, array, want in (
             ("the model's Jacobians", F, self.F.shape),
             ("the cost's gradient", l_z, self.l_z.shape),
@@ -412,26 +420,29 @@ class _Problem:
     ) -> tuple[int, int]:
         """Gains about the trajectory that was expanded last; regularised more until they exist."""
         while True:
+            with np.errstate(over="ignore"):  # a limit so far away is none
+                low, high = self.low - U, self.high - U
             status, t = kernels.backward(
-                self.l_z, self.l_zz, self.F, self.low - U, self.high - U, schedule.mu,
+                self.l_z, self.l_zz, self.F, low, high, schedule.mu,
                 config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
             )  # fmt: skip
             if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):
-                status, t = _kernels.NON_FINITE, 0
+                status, t = _kernels.NON_FINITE, _checks.last_not_finite(k, K)
             if status == _kernels.OK or not schedule.grow():
                 return status, t
 
     def failure(self, status: int, t: int) -> Exception:
         """Why there are no gains."""
-        if status == _kernels.NOT_POSITIVE_DEFINITE:
+        if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(self.Q_uu).all():
             return NotPositiveDefiniteError(
                 "Q_uu",
                 t=t,
-                smallest=smallest_eigenvalue(self.Q_uu),
+                smallest=_checks.smallest(self.Q_uu),
                 hint="add action cost, or regularise the action (ILQRConfig.regularise)",
             )
         return NonFiniteError(
-            f"the value function overflows at t={t}; the model may be unstable or badly scaled"
+            f"the value function overflows at t={t}; the model may be unstable or badly scaled: "
+            "begin with a controller that stabilises it, or bring states and cost to the order of 1"
         )
 
     def search(
@@ -446,8 +457,9 @@ class _Problem:
             if not len(some):
                 continue
             states, actions, totals = self.roll(X, U, k, K, some)
-            expected = -some * (self.change[0] + 0.5 * some * self.change[1])
-            enough = (J - totals > config.min_ratio * expected) & (totals < J) & (expected > 0)
+            with np.errstate(all="ignore"):  # NaN and infinity accept no step
+                expected = -some * (self.change[0] + 0.5 * some * self.change[1])
+                enough = (J - totals > config.min_ratio * expected) & (totals < J) & (expected > 0)
             if enough.any():
                 best = int(np.where(enough, totals, np.inf).argmin())
                 return _Step(float(some[best]), states[best], actions[best], float(totals[best]))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gps.control import lqr
-from gps.errors import ConfigError, ShapeError
+from gps.control import _checks, lqr
+from gps.errors import ConfigError, NonFiniteError, ShapeError
 from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
 
 __all__ = ["HoldConfig", "PDConfig", "hold_position", "pd"]
@@ -121,7 +121,7 @@ def hold_position(
     """
     config = HoldConfig() if config is None else config
     x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
-    if not (dt > 0 and math.isfinite(dt)):
+    if not _number("dt", dt) > 0:
         raise ConfigError(f"dt must be a finite number of seconds above 0, got {dt}")
     driven = _driven(config.joints, nu, len(pos))
     gains = _vector("HoldConfig.gains", config.gains, 1.0, nu)
@@ -131,20 +131,22 @@ def hold_position(
     F[pos, pos] = F[vel, vel] = 1.0
     F[pos, vel] = dt
     action = nx + np.arange(nu)
-    F[pos[driven], action], F[vel[driven], action] = dt**2 * gains, dt * gains
-    f[pos[driven]], f[vel[driven]] = dt**2 * acceleration, dt * acceleration
-    weights = np.zeros(nx + nu)
-    weights[pos] = config.stiffness
-    weights[vel] = config.stiffness * config.stiffness_vel
-    weights[action] = 1.0
-    C = np.tile(np.diag(weights / config.variance), (T, 1, 1))
-    C[-1] *= config.final_weight
-    target = np.concatenate([x0, np.zeros(nu)])
+    with np.errstate(all="ignore"):  # lqr.backward names what overflows
+        F[pos[driven], action], F[vel[driven], action] = dt * dt * gains, dt * gains
+        f[pos[driven]], f[vel[driven]] = dt * dt * acceleration, dt * acceleration
+        weights = np.zeros(nx + nu)
+        weights[pos] = config.stiffness
+        weights[vel] = config.stiffness * config.stiffness_vel
+        weights[action] = 1.0
+        C = np.tile(np.diag(weights / config.variance), (T, 1, 1))
+        C[-1] *= config.final_weight
+        target = np.concatenate([x0, np.zeros(nu)])
+        c = -C @ target
     steps = T - 1
     model = LinearDynamics(
         np.tile(F, (steps, 1, 1)), np.tile(f, (steps, 1)), np.zeros((steps, nx, nx))
     )
-    return lqr.backward(model, QuadraticCost(C, -C @ target, np.zeros(T)))
+    return lqr.backward(model, QuadraticCost(C, c, np.zeros(T)))
 
 
 def pd(
@@ -169,9 +171,13 @@ def pd(
     K = np.zeros((nu, len(x0)))
     K[action, pos[driven]] = -config.position_gain
     K[action, vel[driven]] = -config.position_gain * config.velocity_gain
+    with np.errstate(all="ignore"):
+        k = -K @ x0
+    if not (np.isfinite(K).all() and np.isfinite(k).all()):
+        raise NonFiniteError("the gains times x0 overflow; check PDConfig's gains and x0")
     chol = math.sqrt(config.variance) * np.eye(nu)
     return LinearGaussianController(
-        np.tile(K, (T, 1, 1)), np.tile(-K @ x0, (T, 1)), np.tile(chol, (T, 1, 1))
+        np.tile(K, (T, 1, 1)), np.tile(k, (T, 1)), np.tile(chol, (T, 1, 1))
     )
 
 
@@ -179,11 +185,14 @@ def _joints(
     x0: Array, layout: Layout, nu: int, T: int, position: str, velocity: str
 ) -> tuple[Array, Index, Index]:
     """x0 and the indices of positions and velocities, checked."""
-    x0 = np.asarray(x0, dtype=np.float64)
+    x0 = _checks.numbers("x0", x0)
     if x0.shape != (layout.size,):
         raise ShapeError(f"x0 must have shape {(layout.size,)} as its layout, got {x0.shape}")
-    if nu < 1 or T < 1:
-        raise ShapeError(f"nu and T must be at least 1, got nu={nu} and T={T}")
+    if not np.isfinite(x0).all():
+        i = int(np.flatnonzero(~np.isfinite(x0))[0])
+        raise NonFiniteError(f"x0 holds {x0[i]} at entry {i}; check the start state")
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (nu, T)):
+        raise ShapeError(f"nu and T must be at least 1, whole numbers, got nu={nu} and T={T}")
     pos, vel = (np.arange(layout.size)[layout.slice(name)] for name in (position, velocity))
     if len(pos) != len(vel):
         raise ShapeError(
@@ -199,7 +208,8 @@ def _driven(joints: tuple[int, ...], nu: int, n: int) -> Index:
     """Indices into the joints, one per action."""
     if not joints:
         return np.arange(nu)
-    if len(joints) != nu or len(set(joints)) != nu or not all(0 <= j < n for j in joints):
+    whole = all(isinstance(j, (int, np.integer)) and 0 <= j < n for j in joints)
+    if len(joints) != nu or len(set(joints)) != nu or not whole:
         raise ConfigError(f"joints must name {nu} different entries of 0..{n - 1}, got {joints}")
     return np.array(joints)
 
@@ -214,8 +224,8 @@ def _vector(name: str, values: tuple[float, ...], default: float, n: int) -> Arr
 def _above(config: object, *names: str, zero: bool = False) -> None:
     """ConfigError unless the fields are finite and above 0 (or not below it)."""
     for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and (value >= 0 if zero else value > 0)):
+        value = _number(f"{type(config).__name__}.{name}", getattr(config, name))
+        if not (value >= 0 if zero else value > 0):
             limit = "0 or above" if zero else "above 0"
             raise ConfigError(f"{type(config).__name__}.{name} must be {limit}, got {value}")
 
@@ -223,7 +233,21 @@ def _above(config: object, *names: str, zero: bool = False) -> None:
 def _tuples(config: object, *names: str) -> None:
     """Turn sequences into tuples; ConfigError unless their values are finite."""
     for name in names:
-        values = tuple(getattr(config, name))
-        if not all(math.isfinite(v) for v in values):
-            raise ConfigError(f"{type(config).__name__}.{name} must be finite, got {values}")
+        label, given = f"{type(config).__name__}.{name}", getattr(config, name)
+        try:
+            values = tuple(given)
+        except TypeError:
+            raise ConfigError(f"{label} must be a sequence of numbers, got {given!r}") from None
+        for value in values:
+            _number(label, value)
         object.__setattr__(config, name, values)
+
+
+def _number(name: str, value: float) -> float:
+    """The value, or ConfigError unless it is a finite number."""
+    try:
+        if math.isfinite(value):
+            return value
+    except (TypeError, OverflowError):
+        pass
+    raise ConfigError(f"{name} must be finite, got {value!r}")

@@ -6,8 +6,8 @@ import numpy as np
 
 from gps.control import _checks, _kernels
 from gps.control.lqr import per_step
-from gps.errors import ConfigError, ShapeError
-from gps.types import Array, LinearGaussianController, QuadraticCost, readonly
+from gps.errors import ConfigError, NonFiniteError, ShapeError
+from gps.types import Array, LinearGaussianController, QuadraticCost
 
 __all__ = ["kl_per_step", "penalised"]
 
@@ -25,14 +25,15 @@ def kl_per_step(
     mean, cov: marginals of the states, (T, nx) and (T, nx, nx), or those of [x; u], whose state
     part is read. Under the marginals that `new` causes, the sum over t is the KL between the two
     trajectory distributions. Returns (T,) in nats, >= 0 up to rounding and not clipped, so that a
-    sign error stays visible. Raises ShapeError, NonFiniteError, NotPositiveDefiniteError.
+    sign error stays visible. Raises ShapeError, NonFiniteError (also on overflow, with the step),
+    NotPositiveDefiniteError.
     Source: as in cbfinn/gps traj_opt_utils.py, which clips at 0.
     """
     T, nu, nx = new.K.shape
     _checks.controller("new", new, T, nu, nx)
     _checks.controller("old", old, T, nu, nx)
-    mean, cov = readonly(mean), readonly(cov)
-    n = mean.shape[-1]
+    mean, cov = _checks.numbers("mean", mean), _checks.numbers("cov", cov)
+    n = mean.shape[-1] if mean.ndim else 0
     if n not in (nx, nx + nu) or mean.shape != (T, n) or cov.shape != (T, n, n):
         raise ShapeError(
             f"mean and cov must have shapes {(T, nx)} and {(T, nx, nx)} "
@@ -40,9 +41,14 @@ def kl_per_step(
         )
     _checks.finite("mean", mean)
     _checks.finite("cov", cov)
-    inv, half_logdet = factors(old)
+    inv, half_logdet = factors(old, "old")
     kl = np.empty(T)
     _kernels.divergence(new.K, new.k, new.chol, old.K, old.k, inv, half_logdet, mean, cov, kl)
+    t = _checks.not_finite(kl)
+    if t >= 0:
+        raise NonFiniteError(
+            f"the KL overflows at t={t}; check the scale of the gains, of old.Sigma and of cov"
+        )
     return kl
 
 
@@ -70,16 +76,26 @@ def penalised(
     per_step("entropy_weight", entropy_weight, 1, zero=True)
     inv, half_logdet = factors(previous)
     R, r = penalty(previous, inv)
-    whitened = np.einsum("tij,tj->ti", inv, previous.k)
-    r0 = 0.5 * (whitened**2).sum(axis=1) + half_logdet + 0.5 * nu * np.log(2 * np.pi)
-    a, b = 1.0 / (eta + entropy_weight), eta / (eta + entropy_weight)
-    return QuadraticCost(a * C + b * R, a * cost.c + b * r, a * cost.c0 + b * r0)
+    with np.errstate(all="ignore"):  # what overflows is named below
+        whitened = np.einsum("tij,tj->ti", inv, previous.k)
+        r0 = 0.5 * (whitened**2).sum(axis=1) + half_logdet + 0.5 * nu * np.log(2 * np.pi)
+        a, b = 1.0 / (eta + entropy_weight), eta / (eta + entropy_weight)
+        H, h, h0 = a * C + b * R, a * cost.c + b * r, a * cost.c0 + b * r0
+    for array in (H, h, h0):
+        t = _checks.not_finite(array)
+        if t >= 0:
+            raise NonFiniteError(
+                f"the penalised cost overflows at t={t} for eta {eta:.3g}; check the scale of the "
+                "cost and of previous.Sigma"
+            )
+    return QuadraticCost(H, h, h0)
 
 
-def factors(controller: LinearGaussianController) -> tuple[Array, Array]:
+def factors(controller: LinearGaussianController, name: str = "previous") -> tuple[Array, Array]:
     """chol^-1 (T, nu, nu), read-only, and 1/2 log|Sigma| (T,)."""
     inv, half_logdet = np.empty_like(controller.chol), np.empty(controller.T)
     _kernels.invert_factors(controller.chol, inv, half_logdet)
+    precise(name, inv)
     inv.setflags(write=False)
     half_logdet.setflags(write=False)
     return inv, half_logdet
@@ -90,6 +106,18 @@ def penalty(controller: LinearGaussianController, inv: Array) -> tuple[Array, Ar
     T, nu, nx = controller.K.shape
     R, r = np.empty((T, nx + nu, nx + nu)), np.empty((T, nx + nu))
     _kernels.relative_penalty(controller.K, controller.k, inv, R, r)
+    precise("previous", R, r)
     R.setflags(write=False)
     r.setflags(write=False)
     return R, r
+
+
+def precise(name: str, *arrays: Array) -> None:
+    """NonFiniteError where what is made of a controller's precision overflows."""
+    for array in arrays:
+        t = _checks.not_finite(array)
+        if t >= 0:
+            raise NonFiniteError(
+                f"the precision of {name} overflows at t={t}; its Sigma is too small, or its gains "
+                "too large"
+            )

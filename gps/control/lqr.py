@@ -11,7 +11,6 @@ import numpy as np
 
 from gps.control import _checks, _kernels
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
     Gaussian,
@@ -54,17 +53,14 @@ def backward(
     status, t = _kernels.backward(
         C, c, C, c, 0.0, heat, dynamics.F, dynamics.f, K, k, chol, Q_uu
     )  # fmt: skip
-    if status == _kernels.NOT_POSITIVE_DEFINITE:
+    if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(Q_uu).all():
         raise NotPositiveDefiniteError(
             "Q_uu",
             t=t,
-            smallest=smallest_eigenvalue(Q_uu),
+            smallest=_checks.smallest(Q_uu),
             hint="add action cost, or bound the KL to a previous controller (gps.control.dual)",
         )
-    if status == _kernels.NON_FINITE or not (np.isfinite(K).all() and np.isfinite(chol).all()):
-        raise NonFiniteError(
-            f"the value function overflows at t={t}; the dynamics may be unstable or badly scaled"
-        )
+    check_overflow(status, t, K, chol)
     return controller_of(K, k, chol)
 
 
@@ -78,8 +74,9 @@ def forward(
         cov = [[S, S K'], [K S, K S K' + Sigma]]        S[t+1] = F cov F' + W
 
     Raises ShapeError, NonFiniteError (also when an unstable closed loop overflows, with the step),
-    NotPositiveDefiniteError (negative variances in `dynamics.W`, `start.cov`, or a Sigma without
-    factor).
+    NotPositiveDefiniteError with the step and, for `dynamics.W` and `start.cov`, the smallest
+    eigenvalue: they may be singular, but no eigenvalue below -1e-8 times the largest variance; a
+    controller's Sigma needs a factor.
     """
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
@@ -90,9 +87,13 @@ def forward(
         controller.K, controller.k, controller.chol, dynamics.F, dynamics.f, W,
         start.mean, S0, mean, cov,
     )  # fmt: skip
+    if status == _kernels.OK and cov.diagonal(axis1=1, axis2=2).max() > 1e140:
+        t = _checks.not_finite(cov)  # products off the diagonal can overflow first
+        status = _kernels.NON_FINITE if t >= 0 else status
     if status != _kernels.OK:
         raise NonFiniteError(
-            f"the trajectory marginals overflow at t={t}; the closed loop is unstable"
+            f"the trajectory marginals overflow at t={t}; the closed loop is unstable: check "
+            "dynamics.F and the controller's gains, or shorten the horizon"
         )
     mean.setflags(write=False)
     cov.setflags(write=False)
@@ -102,7 +103,8 @@ def forward(
 def expected_cost(cost: QuadraticCost, marginals: Marginals) -> Array:
     """E[1/2 z'Cz + c'z + c0] per step under Gaussian marginals, (T,), in cost units.
 
-    Equal to 1/2 tr(C cov) + 1/2 m'C m + c'm + c0. Raises ShapeError, NonFiniteError.
+    Equal to 1/2 tr(C cov) + 1/2 m'C m + c'm + c0. Raises ShapeError, NonFiniteError (also when the
+    sum overflows, with the step).
     """
     T, nz = marginals.mean.shape
     C = _checks.cost(cost, T, nz)
@@ -110,12 +112,20 @@ def expected_cost(cost: QuadraticCost, marginals: Marginals) -> Array:
     _checks.finite("marginals.cov", marginals.cov)
     out = np.empty(T)
     _kernels.expected_cost(C, cost.c, cost.c0, marginals.mean, marginals.cov, out)
+    t = _checks.not_finite(out)
+    if t >= 0:
+        raise NonFiniteError(
+            f"the expected cost overflows at t={t}; check the scale of the cost and the marginals"
+        )
     return out
 
 
 def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> Array:
     """A scalar or (T,) values as a (T,) array, each above 0 (or not below, with `zero`)."""
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} must be a number, got {value!r}") from None
     if array.shape not in ((), (T,)):
         raise ShapeError(f"{name} must be a number or have shape {(T,)}, got {array.shape}")
     good = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
@@ -123,6 +133,17 @@ def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> 
         limit = "0 or above" if zero else "above 0"
         raise ConfigError(f"{name} must be finite and {limit}, got {array[~good].flat[0]}")
     return np.broadcast_to(array, (T,)).copy()
+
+
+def check_overflow(status: int, t: int, K: Array, chol: Array) -> None:
+    """NonFiniteError if a backward pass left the numbers, with the step at which it did."""
+    if status == _kernels.OK:
+        t = _checks.last_not_finite(K, chol)
+    if status != _kernels.OK or t >= 0:
+        raise NonFiniteError(
+            f"the value function overflows at t={t}; the dynamics may be unstable or badly scaled: "
+            "check dynamics.F, and bring states, actions and cost to the order of 1"
+        )
 
 
 def controller_of(K: Array, k: Array, chol: Array) -> LinearGaussianController:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from gps.control import _checks, _kernels
 from gps.control import _pi2_kernels as kernels
+from gps.control.kl import factors
 from gps.control.lqr import controller_of, per_step
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.types import Array, LinearGaussianController, Record, freeze, readonly
+from gps.types import Array, LinearGaussianController, Record, freeze
 
 __all__ = ["PI2Config", "PI2Result", "update"]
 
@@ -98,7 +99,8 @@ def update(
     config = config or PI2Config()
     T, nu, nx = controller.T, controller.nu, controller.nx
     _checks.controller("controller", controller, T, nu, nx)
-    states, actions, values = readonly(X), readonly(U), readonly(costs)
+    states, actions = _checks.numbers("X", X), _checks.numbers("U", U)
+    values = _checks.numbers("costs", costs)
     N = len(values) if values.ndim else 0
     for name, array, want in (
         ("X", states, (N, T, nx)), ("U", actions, (N, T, nu)), ("costs", values, (N, T)),
@@ -111,12 +113,15 @@ def update(
     if N < 2:
         raise ShapeError(f"PI2 needs at least 2 samples, got {N}")
     with np.errstate(over="ignore"):
-        if not np.isfinite(np.abs(values).sum(axis=1)).all():
-            raise NonFiniteError("the sum of a sample's costs overflows")
+        sums = np.isfinite(2.0 * np.abs(values).sum(axis=1))  # twice: differences must not either
+        if not sums.all():
+            raise NonFiniteError(f"the sum of the costs of sample {sums.argmin()} overflows")
     given = np.zeros(T) if temperature is None else per_step("temperature", temperature, T)
     k, chol, eta = np.empty((T, nu)), np.zeros((T, nu, nu)), np.empty(T)
     kl, weights = np.empty(T), np.empty((T, N))
     damping = config.damping if config.covariance == "scaled" else 0.0
+    if damping:
+        factors(controller, "controller")  # that the precision is finite
     status, t = kernels.update(
         states, actions, values, controller.K, controller.chol, config.kl_max,
         config.temperature_min, given, damping, config.floor, k, chol, eta, kl, weights,
@@ -127,9 +132,16 @@ def update(
             t=t,
             hint="take more samples than actions, or PI2Config.covariance='scaled'",
         )
-    if not (np.isfinite(k).all() and np.isfinite(chol).all()):
-        step = int((~(np.isfinite(k).all(axis=1) & np.isfinite(chol).all(axis=(1, 2)))).argmax())
-        raise NonFiniteError(f"the update overflows at t={step}; check the scale of the samples")
+    t = _checks.last_not_finite(k, chol, eta, kl)
+    if t >= 0:
+        raise NonFiniteError(f"the update overflows at t={t}; check the scale of the samples")
+    diagonal = chol.diagonal(axis1=1, axis2=2).min(axis=1)
+    if not diagonal.all():
+        raise NotPositiveDefiniteError(
+            "the new covariance",
+            t=int(diagonal.argmin()),
+            hint="its factor is too small for a number; raise PI2Config.floor",
+        )
     return PI2Result(
         controller=controller_of(controller.K, k, chol),
         temperature=eta,

@@ -8,10 +8,11 @@ from control_problems import make_controller, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import optimize
 
 from gps.control import DualConfig, dual, kl_per_step, lqr, minimise, minimise_per_step, penalised
 from gps.control.dual import _root
-from gps.errors import ConfigError, DualError, GPSError, ShapeError
+from gps.errors import ConfigError, DualError, GPSError, NonFiniteError, ShapeError
 from gps.types import Gaussian, QuadraticCost
 
 
@@ -247,6 +248,198 @@ def test_per_step_increments_do_not_compound(problem):
     np.testing.assert_array_equal(eta, 0.5)
 
 
+# --- whose states the KL is averaged over
+
+
+def start_marginals(problem):
+    dynamics, _, start, previous = problem
+    m = lqr.forward(dynamics, previous, start)
+    return m.mean, m.cov
+
+
+@pytest.mark.parametrize("kl_max", [0.01, 0.5])
+@pytest.mark.parametrize("eta", [1e-4, 1e4])
+def test_kl_under_the_previous_controller(problem, kl_max, eta):
+    """By `kl_per_step` with the marginals of the previous controller."""
+    dynamics, cost, start, previous = problem
+    config = DualConfig(kl_under="previous")
+    found = minimise(*problem, kl_max, config, eta=eta)
+    kl = kl_per_step(found.controller, previous, *start_marginals(problem))
+    assert found.converged
+    assert_allclose(found.kl, kl, rtol=1e-10)
+    assert abs(kl.sum() - 12 * kl_max) <= 0.01 * 12 * kl_max
+    # it is the controller that its eta gives, with marginals of its own
+    c = lqr.backward(dynamics, penalised(cost, previous, found.eta))
+    assert_allclose(found.controller.K, c.K, rtol=1e-8, atol=1e-10)
+    own = lqr.forward(dynamics, found.controller, start)
+    assert_allclose(found.marginals.cov, own.cov, rtol=1e-12, atol=1e-14)
+    # and neither the default nor the same as under its own states
+    plain = minimise(*problem, kl_max, eta=eta)
+    assert abs(plain.eta / found.eta - 1) > 0.02
+    other = kl_per_step(found.controller, previous, own.mean, own.cov).sum()
+    assert abs(other / (12 * kl_max) - 1) > 0.02
+
+    bounds = kl_max * np.linspace(0.5, 2.0, 12)
+    each = minimise_per_step(*problem, bounds, config, eta=eta)
+    kl = kl_per_step(each.controller, previous, *start_marginals(problem))
+    assert each.converged
+    assert_allclose(each.kl, kl, rtol=1e-10)
+    assert_allclose(kl, bounds, rtol=0.01)
+    c = dual.backward_per_step(dynamics, cost, previous, each.eta)
+    assert_allclose(each.controller.K, c.K, rtol=1e-12)
+    assert np.abs(minimise_per_step(*problem, bounds, eta=eta).eta / each.eta - 1).max() > 0.02
+
+
+def test_under_the_previous_states_steps_do_not_disturb_each_other():
+    """Earlier steps move no states that count, so that the search per step has less to do."""
+    trials = {"new": 0, "previous": 0}
+    for seed in range(8):
+        problem = make_problem(np.random.default_rng(seed))
+        for under in trials:
+            found = minimise_per_step(*problem, 0.5, DualConfig(kl_under=under))
+            trials[under] += len(found.trace)
+            assert found.converged or under == "new"
+    assert trials["previous"] < 0.7 * trials["new"]
+
+    dynamics, cost, _, previous = problem
+    eta = found.eta.copy()
+    eta[:4] *= 10.0
+    c = dual.backward_per_step(dynamics, cost, previous, eta)
+    kl = kl_per_step(c, previous, *start_marginals(problem))
+    assert_allclose(kl[4:], found.kl[4:], rtol=1e-9)
+    assert (kl[:4] < 0.2 * found.kl[:4]).all()
+
+
+@pytest.mark.parametrize("search", [minimise, minimise_per_step])
+def test_a_previous_controller_that_explodes_has_no_marginals(problem, search):
+    dynamics, cost, start, previous = problem
+    F = dynamics.F.copy()
+    F[3] *= 1e200
+    wild = dataclasses.replace(dynamics, F=F)
+    with pytest.raises(NonFiniteError, match=r"`previous` overflow at t=4.*kl_under='new'"):
+        search(wild, cost, start, previous, 0.1, DualConfig(kl_under="previous"))
+
+
+# --- entropy: the Lagrangian minimised by a general solver
+
+
+def tiny_lagrangian(problem, eta, weight):
+    """E[cost] + sum_t eta_t KL_t - w_t H_t of (K, k, log-diagonal factor), by hand for nx = 1."""
+    dynamics, cost, start, old = problem
+    T, nu = old.T, old.nu
+    tril = np.tril_indices(nu)
+
+    def unpack(p):
+        rows = p.reshape(T, -1)
+        chol = np.zeros((T, nu, nu))
+        chol[:, *tril] = rows[:, 2 * nu :]
+        chol[:, range(nu), range(nu)] = np.exp(chol[:, range(nu), range(nu)])
+        return rows[:, :nu], rows[:, nu : 2 * nu], chol
+
+    def value(p):
+        K, k, chol = unpack(p)
+        m, S, total = start.mean[0], start.cov[0, 0], 0.0
+        for t in range(T):
+            Sigma, P = chol[t] @ chol[t].T, np.linalg.inv(old.Sigma[t])
+            mean = np.concatenate(([m], K[t] * m + k[t]))
+            G = np.vstack((np.ones((1, 1)), K[t][:, None]))
+            cov = S * G @ G.T
+            cov[1:, 1:] += Sigma
+            C, c = cost.C[t], cost.c[t]
+            total += 0.5 * np.trace(C @ (cov + np.outer(mean, mean))) + c @ mean
+            logdet = np.linalg.slogdet(Sigma)[1]
+            dK, dk = old.K[t][:, 0] - K[t], old.k[t] - k[t]
+            kl = 0.5 * (
+                np.linalg.slogdet(old.Sigma[t])[1] - logdet - nu + np.trace(P @ Sigma)
+                + (dK * m + dk) @ P @ (dK * m + dk) + S * dK @ P @ dK
+            )  # fmt: skip
+            entropy = 0.5 * (logdet + nu * np.log(2 * np.pi * np.e))
+            total += eta[t] * kl - weight[t] * entropy
+            if t + 1 < T:
+                F = dynamics.F[t, 0]
+                m, S = F @ mean + dynamics.f[t, 0], F @ cov @ F + dynamics.W[t, 0, 0]
+        return total
+
+    first = np.concatenate([np.zeros((T, 2 * nu)), np.zeros((T, len(tril[0])))], axis=1).ravel()
+    best = optimize.minimize(value, first, method="BFGS", options={"gtol": 1e-9, "maxiter": 5000})
+    return unpack(best.x), best.fun
+
+
+@pytest.mark.parametrize(("T", "nu"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("weight", [0.0, 0.6, np.array([2.0, 0.1])])
+def test_the_entropy_weight_against_a_general_solver(T, nu, weight):
+    problem = make_problem(np.random.default_rng(T + nu), T, 1, nu)
+    w = np.broadcast_to(weight, 2)[:T]
+    found = minimise(*problem, 0.1, DualConfig(tol=1e-9), entropy_weight=w)
+    assert found.converged
+    assert found.active
+    assert_allclose(found.kl.sum(), 0.1 * T, rtol=1e-8)
+    (K, k, chol), _ = tiny_lagrangian(problem, np.full(T, found.eta), w)
+    assert_allclose(found.controller.K[:, :, 0], K, atol=2e-4)
+    assert_allclose(found.controller.k, k, atol=2e-4)
+    assert_allclose(found.controller.Sigma, chol @ chol.transpose(0, 2, 1), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("nu", [1, 2])
+@pytest.mark.parametrize("kl_under", ["new", "previous"])
+def test_the_entropy_weight_per_step_against_a_general_solver(nu, kl_under):
+    """The last step is a problem of its own; of the first, the rest of the cost is the value."""
+    w = np.array([0.3, 1.5])
+    problem = make_problem(np.random.default_rng(nu), 2, 1, nu)
+    dynamics, cost, start, old = problem
+    config = DualConfig(tol=1e-6, kl_under=kl_under)
+    found = minimise_per_step(*problem, [0.1, 0.7], config, entropy_weight=w)
+    assert found.converged
+    c = dual.backward_per_step(dynamics, cost, old, found.eta, w)
+    assert_allclose(found.controller.chol, c.chol, rtol=1e-12)
+    # step 1 alone, from the states that step 0 leaves
+    last = (
+        dataclasses.replace(dynamics, F=dynamics.F[:0], f=dynamics.f[:0], W=dynamics.W[:0]),
+        QuadraticCost(cost.C[1:], cost.c[1:], cost.c0[1:]),
+        Gaussian(found.marginals.mean[1, :1], found.marginals.cov[1, :1, :1]),
+        dataclasses.replace(old, K=old.K[1:], k=old.k[1:], chol=old.chol[1:]),
+    )
+    (K, k, chol), _ = tiny_lagrangian(last, found.eta[1:], w[1:])
+    assert_allclose(found.controller.K[1:, :, 0], K, atol=2e-4)
+    assert_allclose(found.controller.k[1:], k, atol=2e-4)
+    assert_allclose(found.controller.Sigma[1:], chol @ chol.transpose(0, 2, 1), rtol=2e-3)
+    # step 0, with step 1 as it was found: no weight on its KL, so that only its cost counts
+    A, B = dynamics.F[0, :, :1], dynamics.F[0, :, 1:]
+    K1, k1 = found.controller.K[1], found.controller.k[1]
+    G, g = np.vstack((np.eye(1), K1)), np.concatenate(([0.0], k1))
+    V_xx, V_x = G.T @ cost.C[1] @ G, G.T @ (cost.C[1] @ g + cost.c[1])
+    AB = np.hstack((A, B))
+    first = (
+        last[0],
+        QuadraticCost(
+            (cost.C[0] + AB.T @ V_xx @ AB)[None],
+            (cost.c[0] + AB.T @ (V_x + V_xx @ dynamics.f[0]))[None],
+            np.zeros(1),
+        ),
+        start,
+        dataclasses.replace(old, K=old.K[:1], k=old.k[:1], chol=old.chol[:1]),
+    )
+    (K, k, chol), _ = tiny_lagrangian(first, found.eta[:1], w[:1])
+    assert_allclose(found.controller.K[:1, :, 0], K, atol=2e-4)
+    assert_allclose(found.controller.k[:1], k, atol=2e-4)
+    assert_allclose(found.controller.Sigma[:1], chol @ chol.transpose(0, 2, 1), rtol=2e-3)
+
+
+def test_entropy_per_step_changes_noise_and_not_gains(problem):
+    dynamics, cost, _, previous = problem
+    eta, w = np.linspace(0.5, 3.0, 12), np.linspace(0.0, 2.0, 12)
+    cold = dual.backward_per_step(dynamics, cost, previous, eta)
+    warm = dual.backward_per_step(dynamics, cost, previous, eta, w)
+    np.testing.assert_array_equal(warm.K, cold.K)
+    np.testing.assert_array_equal(warm.k, cold.k)
+    assert_allclose(warm.Sigma, (1 + w / eta)[:, None, None] * cold.Sigma, rtol=1e-12)
+    plain = minimise_per_step(*problem, 0.1)
+    noisy = minimise_per_step(*problem, 0.1, DualConfig(entropy_weight=1.0))
+    assert noisy.converged
+    assert_allclose(noisy.kl, 0.1, rtol=0.01)
+    assert (np.linalg.det(noisy.controller.Sigma) > np.linalg.det(plain.controller.Sigma)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -259,6 +452,7 @@ def test_per_step_increments_do_not_compound(problem):
         ({"max_trials": 0}, "max_trials"),
         ({"max_trials": 2.5}, "max_trials"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
+        ({"kl_under": "old"}, "kl_under must be 'new' or 'previous', got 'old'"),
     ],
 )
 def test_bad_configurations_are_refused(options, text):
@@ -278,8 +472,13 @@ def test_bad_arguments_are_refused(problem):
         minimise_per_step(*problem, np.ones(11))
     with pytest.raises(ShapeError, match="entropy_weight"):
         minimise(*problem, 0.1, entropy_weight=np.ones(3))
-    with pytest.raises(ConfigError, match="entropy"):
-        minimise_per_step(*problem, 0.1, DualConfig(entropy_weight=0.1))
+    with pytest.raises(ShapeError, match="entropy_weight"):
+        minimise_per_step(*problem, 0.1, entropy_weight=np.ones(3))
+    for search in (minimise, minimise_per_step):
+        with pytest.raises(ConfigError, match="entropy_weight must be finite and 0 or above"):
+            search(*problem, 0.1, entropy_weight=-1.0)
+        with pytest.raises(ConfigError, match="kl_max must be a number, got 'far'"):
+            search(*problem, "far")
 
 
 def test_results_survive_pickling(problem):
