@@ -43,7 +43,10 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Fit of the dynamics."""
     pilqr: PILQRConfig = field(default_factory=PILQRConfig)
-    """The C-step."""
+    """The C-step. With one bound per time step a condition that has nothing left to learn still
+    spends its KL, on less noise, and the policy's covariance, which all conditions share, collapses
+    before the others have learned. `pilqr.dual.entropy_weight` prevents it: the variance that it
+    leaves is about itself over the curvature of the cost."""
     network: Network = field(default_factory=MLPConfig)
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

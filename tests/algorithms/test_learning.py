@@ -27,7 +27,7 @@ from gps.algorithms import (
     StepConfig,
     TrajOptConfig,
 )
-from gps.control import PI2Config, kl_per_step, lqr
+from gps.control import DualConfig, PI2Config, PILQRConfig, kl_per_step, lqr
 from gps.errors import ConfigError
 from gps.execution import Serial
 from gps.policies import MLPConfig, TrainingConfig
@@ -50,12 +50,13 @@ CONFIGS = {
     "mdgps on-policy": replace(SMALL, sample_from="policy"),
     "mdgps on-policy, mc": replace(SMALL, sample_from="policy", step=MC),
 }
+NOISY = PILQRConfig(dual=DualConfig(entropy_weight=0.01))
 POLICY = {"network": SMALL.network, "training": SMALL.training}
 OTHERS = {  # these weigh samples or serve the policy as well: iterations, cost over the optimum
     "pi2": (PI2TrajOptConfig(pi2=PI2Config(kl_max=0.7)), 30, 1.35),
     "pigps": (PIGPSConfig(pi2=PI2Config(kl_max=0.7, damping=5.0), **POLICY), 16, 1.2),
     "pilqr": (PILQRTrajOptConfig(step=STEP), 10, 1.02),
-    "mdgps-pilqr": (MDGPSPILQRConfig(step=EVEN, **POLICY), 10, 1.2),
+    "mdgps-pilqr": (MDGPSPILQRConfig(step=EVEN, pilqr=NOISY, **POLICY), 10, 1.03),
     "badmm": (BADMMConfig(step=STEP, inner=2, **POLICY), 8, 1.03),
 }
 ALL = CONFIGS | {name: config for name, (config, _, _) in OTHERS.items()}
