@@ -333,8 +333,6 @@ class MujocoAgent:
         simulator is unstable.
         """
         model = self.model_of(condition, test=test)
-        # instead of going on from the start, which a planner would take for a way to get there
-        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         known = models.MujocoModel(model, substeps=self.config.substeps)
         return _Guarded(known, self.config.limit)
 

@@ -226,7 +226,8 @@ class MujocoModel:
     substeps: simulator steps that one action is held for. Jacobians are MuJoCo's centred
     differences (`mjd_transitionFD`), contacts included. Step sizes are rolled out as one batch on
     `threads` threads. Every step starts without the warm start of the constraint solver, so that a
-    state and an action always lead to the same next state.
+    state and an action always lead to the same next state; a state that MuJoCo finds unstable stays
+    so, where MuJoCo would put the model back to its start.
     """
 
     def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
@@ -246,7 +247,8 @@ class MujocoModel:
             if type(value) is not int or value < 1:
                 raise ConfigError(f"MujocoModel.{name} must be at least 1, got {value!r}")
         self.model = copy.copy(model)
-        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
+        off = mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        self.model.opt.disableflags |= off
         self.nx, self.nu = 2 * model.nv, model.nu
         self.substeps, self._threads = substeps, threads
         self._mujoco = mujoco

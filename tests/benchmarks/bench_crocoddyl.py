@@ -1,8 +1,7 @@
 """LQR and iLQR beside crocoddyl (C++), on the same problems in one run.
 
-    pip install crocoddyl==3.2.0 "pin<4" "cmeel-urdfdom<5" "cmeel-console-bridge<1.1" \\
-        "cmeel-tinyxml2<11"
-    python tests/benchmarks/bench_crocoddyl.py [--rounds 60]
+    python3 -m venv peers && peers/bin/pip install torch==2.13.0 -e '.[peers,test]'
+    peers/bin/python tests/benchmarks/bench_crocoddyl.py [--rounds 60]
 
 - backward: the Riccati recursion alone on dense linear-quadratic problems. Both sides get the
   derivatives ready-made, and both find the same gains, which is checked. The limit is the three

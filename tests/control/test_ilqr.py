@@ -305,6 +305,19 @@ def test_mujoco_with_contacts():
     assert abs(F[:, 3, 1]).max() > 1.0  # pushed into the floor, it comes back
 
 
+def test_mujoco_does_not_jump_back_from_an_unstable_state(tmp_path, monkeypatch):
+    """A planner would take the jump to the model's start for a way to get there."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings there
+    xml = CART_POLE_XML.replace("<motor ", '<motor gear="1e14" ')
+    assert xml != CART_POLE_XML
+    model = MujocoModel(mujoco.MjModel.from_xml_string(xml))
+    T = 12
+    limit = np.full((T, 1), 8.0)
+    plan = np.zeros((T, 4)), limit, np.zeros((T, 1)), np.zeros((T, 1, 4))
+    X, _ = model.rollout(*plan, np.ones(1), -limit, limit)
+    assert not (np.abs(X[0, -1]) < 1e9).all()
+
+
 def test_what_a_mujoco_model_must_be():
     free = "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
     with pytest.raises(ConfigError, match="hinge and slide joints only"):
