@@ -71,15 +71,17 @@ def solve_lower_t(L, B):  # type: ignore[no-untyped-def]
 def invert_lower(L, out):  # type: ignore[no-untyped-def]
     """L^-1 into out, lower triangular."""
     n = L.shape[0]
-    for j in range(n):
-        for i in range(j):
+    for i in range(n):
+        for j in range(n):
             out[i, j] = 0.0
-        out[j, j] = 1.0 / L[j, j]
-        for i in range(j + 1, n):
-            s = 0.0
-            for p in range(j, i):
-                s -= L[i, p] * out[p, j]
-            out[i, j] = s / L[i, i]
+        for p in range(i):
+            a = L[i, p]
+            for j in range(p + 1):
+                out[i, j] -= a * out[p, j]
+        inv = 1.0 / L[i, i]
+        for j in range(i):
+            out[i, j] *= inv
+        out[i, i] = inv
 
 
 @njit(cache=True, nogil=True)

@@ -2,14 +2,20 @@
 
 Inputs are read-only C-ordered float64 arrays (as records hold them), outputs are writable ones, so
 that each kernel is compiled once. Kernels return (status, t): OK, or why and at which step they
-stopped. Large products go to BLAS (`product`), the rest is
-plain loops whose inner index runs along memory.
+stopped. The products of the Riccati recursion are made of tiles that stay in registers (`_tile`),
+other large products go to BLAS (`product`), the rest is plain loops whose inner index runs along
+memory.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from gps.linalg import invert_lower, solve_lower, solve_lower_t, symmetrise
 
@@ -76,27 +82,143 @@ def _factor(A, N):  # type: ignore[no-untyped-def]
     return OK
 
 
+LANES = 4  # numbers in a SIMD vector, and rows of a tile; LLVM splits what a machine lacks
+SET, ADD = 0, 1
+
+
+def _emit_tile(typingctx, mode, columns, A, B, depth, out, i, j):  # type: ignore[no-untyped-def]
+    """out[i:i+4, j:j+columns] <- (or, with ADD, +=) A[:depth, i:i+4]' B[:depth, j:j+columns].
+
+    mode and columns (4, 8 or 12) are literals; C-ordered float64 arrays. Written in LLVM's
+    instructions, as its vectoriser makes loops in Python several times slower: 12 columns keep all
+    of the 16 registers of AVX2 busy. Nothing is checked: all these entries must exist, and out must
+    share none with A and B. NaN and inf spread as in plain loops; multiply and add may round once.
+    """
+    arrays = A, B, out
+    if not all(isinstance(x, types.IntegerLiteral) for x in (mode, columns)):
+        return None
+    if not all(isinstance(x, types.Array) and x.layout == "C" and x.ndim == 2 for x in arrays):
+        return None
+    if any(x.dtype != types.float64 for x in arrays):
+        return None
+    n_vectors, adds = columns.literal_value // LANES, mode.literal_value == ADD
+    index = types.intp
+    signature = types.void(mode, columns, A, B, index, out, index, index)
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        A, B, out = (
+            context.make_array(signature.args[n])(context, builder, args[n]) for n in (2, 3, 5)
+        )
+        depth, i, j = args[4], args[6], args[7]
+        whole, double = cgutils.intp_t, ir.DoubleType()
+        vector = ir.VectorType(double, LANES)
+        first_lane = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        rows = [builder.add(i, whole(r)) for r in range(LANES)]
+        starts = [builder.add(j, whole(LANES * v)) for v in range(n_vectors)]
+
+        def pointer(array, row, column, kind):  # type: ignore[no-untyped-def]
+            """To array[row, column], as the beginning of a number or a vector."""
+            stride = cgutils.unpack_tuple(builder, array.strides)[0]
+            offset = builder.add(builder.mul(row, stride), builder.mul(column, whole(8)))
+            return cgutils.pointer_add(builder, array.data, offset, kind.as_pointer())
+
+        # variables that LLVM turns into registers
+        sums = {(row, v): cgutils.alloca_once(builder, vector) for row in rows for v in starts}
+        for (row, v), total in sums.items():
+            at = pointer(out, row, v, vector)
+            value = builder.load(at, align=8) if adds else vector([0.0] * LANES)
+            builder.store(value, total)
+        with cgutils.for_range(builder, depth) as loop:
+            b = {v: builder.load(pointer(B, loop.index, v, vector), align=8) for v in starts}
+            for row in rows:
+                a = builder.load(pointer(A, loop.index, row, double))
+                a = builder.insert_element(vector(ir.Undefined), a, whole(0))
+                a = builder.shuffle_vector(a, a, first_lane)  # the number in every lane
+                for v in starts:
+                    # "contract": a fused multiply-add where there is one
+                    term = builder.fmul(a, b[v], flags=("contract",))
+                    total = builder.fadd(builder.load(sums[row, v]), term, flags=("contract",))
+                    builder.store(total, sums[row, v])
+        for (row, v), total in sums.items():
+            builder.store(builder.load(total), pointer(out, row, v, vector), align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+_tile: Any = intrinsic(_emit_tile)  # kernels call it without the first argument
+
+
 @njit(cache=True, nogil=True)
-def _action_value(C, c, R, r, eta, F, f, t, V_xx, V_x, G, g, Q, q):  # type: ignore[no-untyped-def]
-    """Expansion Q, q of cost C + eta R plus the next step's value at step t."""
-    nz = q.shape[0]
-    if t == C.shape[0] - 1:
-        for i in range(nz):
-            q[i] = c[t, i] + eta * r[t, i]
-            for j in range(nz):
-                Q[i, j] = C[t, i, j] + eta * R[t, i, j]
-        return
-    A = F[t]
-    product(V_xx, A, G)
-    product(A.T, G, Q)
-    product_with(V_xx, f[t], g)
-    for i in range(g.shape[0]):
-        g[i] += V_x[i]
-    product_with(A.T, g, q)
+def _set_product(A, B, depth, out, n, m):  # type: ignore[no-untyped-def]
+    """out[:n, :m] <- A[:depth, :n]' B[:depth, :m], with n and m rounded up by `_padded`."""
+    # a panel of B's columns stays in the nearest cache while all of A passes by
+    for j in range(0, m, 12):
+        for i in range(0, n, LANES):
+            if m - j > 8:
+                _tile(SET, 12, A, B, depth, out, i, j)
+            elif m - j > 4:
+                _tile(SET, 8, A, B, depth, out, i, j)
+            else:
+                _tile(SET, 4, A, B, depth, out, i, j)
+
+
+@njit(cache=True, nogil=True)
+def _add_lower(A, B, depth, out, n):  # type: ignore[no-untyped-def]
+    """Lower triangle of out[:n, :n] += A[:depth, :n]' B[:depth, :n]; n rounded up by `_padded`.
+
+    Right of the diagonal up to three numbers a row are changed as well, and mean nothing.
+    """
+    for j in range(0, n, 12):
+        for i in range(j, n, LANES):
+            if i - j > 4:
+                _tile(ADD, 12, A, B, depth, out, i, j)
+            elif i - j > 0:
+                _tile(ADD, 8, A, B, depth, out, i, j)
+            else:
+                _tile(ADD, 4, A, B, depth, out, i, j)
+
+
+@njit(cache=True, nogil=True)
+def _padded(n):  # type: ignore[no-untyped-def]
+    """n rounded up to whole tiles: the size that arrays of `_tile` need."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@njit(cache=True, nogil=True)
+def _work(nx, nu):  # type: ignore[no-untyped-def]
+    """Arrays V, F_t, G, Q for `_action_value`."""
+    n = _padded(nx + nu + 1)
+    m = _padded(nx + 1)
+    return np.zeros((m, m)), np.zeros((nx, n)), np.zeros((m, n)), np.zeros((n, n))
+
+
+@njit(cache=True, nogil=True)
+def _action_value(C, c, R, r, eta, F, f, t, V, F_t, G, Q):  # type: ignore[no-untyped-def]
+    """Lower triangle of Q = [Q_zz; Q_z'] at step t, of cost C + eta R and the next step's value V.
+
+    V = [V_xx, V_x] is read, its rows from nx on are not. Linear terms are one row or column more,
+    so that they need no products of their own. The rest of each array is padding: it may hold
+    anything, and no sum runs over it.
+    """
+    nz = c.shape[1]
     for i in range(nz):
-        q[i] += c[t, i] + eta * r[t, i]
+        for j in range(i + 1):
+            Q[i, j] = C[t, i, j] + eta * R[t, i, j]
+    for j in range(nz):
+        Q[nz, j] = c[t, j] + eta * r[t, j]
+    if t == C.shape[0] - 1:
+        return
+    nx = F.shape[1]
+    for i in range(nx):
         for j in range(nz):
-            Q[i, j] += C[t, i, j] + eta * R[t, i, j]
+            F_t[i, j] = F[t, i, j]
+        F_t[i, nz] = f[t, i]
+    # G = [V_xx F, V_xx f + V_x], then Q += G'F; V_xx is its own transpose
+    _set_product(V, F_t, nx, G, nx, nz + 1)
+    for i in range(nx):
+        G[i, nz] += V[i, nx]
+    _add_lower(G, F_t, nx, Q, nz + 1)
 
 
 @njit(cache=True, nogil=True)
@@ -107,52 +229,45 @@ def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ign
     """
     T, nu, nx = K.shape
     nz = nx + nu
-    V_xx, V_x = np.zeros((nx, nx)), np.zeros(nx)
-    G, g, Q, q = np.empty((nx, nz)), np.empty(nx), np.empty((nz, nz)), np.empty(nz)
-    N, Q_ux, Y, y = np.zeros((nu, nu)), np.empty((nu, nx)), np.empty((nu, nx)), np.empty(nu)
-    inv, YY, K_t = np.zeros((nu, nu)), np.empty((nx, nx)), np.empty((nu, nx))
+    V, F_t, G, Q = _work(nx, nu)
+    m, n = _padded(nx + 1), _padded(nu)
+    N, inv, inv_t = np.zeros((nu, nu)), np.zeros((nu, n)), np.zeros((nu, n))
+    Y, minus_Y, gains = np.zeros((n, m)), np.zeros((n, m)), np.zeros((n, m))
+    S = Q[nx:]
     for t in range(T - 1, -1, -1):
-        _action_value(C, c, R, r, eta, F, f, t, V_xx, V_x, G, g, Q, q)
+        _action_value(C, c, R, r, eta, F, f, t, V, F_t, G, Q)
         for i in range(nu):
-            for j in range(nu):
-                Q_uu[i, j] = Q[nx + i, nx + j]
-            for j in range(nx):
-                Q_ux[i, j] = Q[nx + i, j]
+            for j in range(i + 1):
+                Q_uu[i, j] = Q_uu[j, i] = Q[nx + i, nx + j]
+            S[i, nx] = Q[nz, nx + i]  # S = [Q_ux, Q_u]: overwrites a part of Q_uu, which is copied
         status = _factor(Q_uu, N)
         if status != OK:
             return status, t
-        # with N^-1 = inv: Y = inv'Q_ux, K = -inv Y, V = Q_xx - Y'Y (equal to Q_xx + Q_xu K)
+        # with N^-1 = inv: Y = inv'S, [K, k] = -inv Y
         invert_lower(N, inv)
-        product(inv.T, Q_ux, Y)
-        product(inv, Y, K_t)
-        product(Y.T, Y, YY)
         scale = np.sqrt(temperature[t])
         for i in range(nu):
-            y[i] = 0.0
-            for p in range(i, nu):
-                y[i] += inv[p, i] * q[nx + p]
-            for j in range(nx):
-                K[t, i, j] = -K_t[i, j]
             for j in range(nu):
+                inv_t[j, i] = inv[i, j]
                 chol[t, i, j] = scale * inv[i, j]
+        _set_product(inv, S, nu, Y, nu, nx + 1)
         for i in range(nu):
-            s = 0.0
-            for p in range(i + 1):
-                s -= inv[i, p] * y[p]
-            if not np.isfinite(s):
+            for j in range(nx + 1):
+                minus_Y[i, j] = -Y[i, j]
+        _set_product(inv_t, minus_Y, nu, gains, nu, nx + 1)
+        for i in range(nu):
+            for j in range(nx):
+                K[t, i, j] = gains[i, j]
+            if not np.isfinite(gains[i, nx]):
                 return NON_FINITE, t
-            k[t, i] = s
-        for i in range(nx):
-            V_x[i] = q[i]
-        for p in range(nu):
-            a = y[p]
-            for i in range(nx):
-                V_x[i] -= Y[p, i] * a
-        for i in range(nx):
+            k[t, i] = gains[i, nx]
+        # V = Q - Y'Y (equal to Q_xx + Q_xu K), with Q_x in the row below Q_xx, where S was
+        for j in range(nx):
+            Q[nx, j] = Q[nz, j]
+        _add_lower(Y, minus_Y, nu, Q, nx + 1)
+        for i in range(nx + 1):
             for j in range(i + 1):
-                v = Q[i, j] - YY[i, j]
-                V_xx[i, j] = v
-                V_xx[j, i] = v
+                V[i, j] = V[j, i] = Q[i, j]
     return OK, 0
 
 
@@ -164,15 +279,14 @@ def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  #
     """
     T, nu, nx = K.shape
     nz = nx + nu
-    V_xx, V_x = np.zeros((nx, nx)), np.zeros(nx)
-    G, g, Q, q = np.empty((nx, nz)), np.empty(nx), np.empty((nz, nz)), np.empty(nz)
+    V, F_t, G, Q = _work(nx, nu)
     N, Y, y, YY = np.zeros((nu, nu)), np.empty((nu, nx)), np.empty((nu, 1)), np.empty((nx, nx))
     M, m, A = np.empty((nu, nx)), np.empty(nu), np.empty((nu, nu))
     for t in range(T - 1, -1, -1):
-        _action_value(C, c, C, c, 0.0, F, f, t, V_xx, V_x, G, g, Q, q)
+        _action_value(C, c, C, c, 0.0, F, f, t, V, F_t, G, Q)
         for i in range(nu):
-            for j in range(nu):
-                Q_uu[i, j] = 0.5 * (Q[nx + i, nx + j] + Q[nx + j, nx + i])
+            for j in range(i + 1):
+                Q_uu[i, j] = Q_uu[j, i] = Q[nx + i, nx + j]
         while True:
             inv = 1.0 / eta[t]
             for i in range(nu):
@@ -187,14 +301,14 @@ def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  #
         for i in range(nu):
             for j in range(nx):
                 Y[i, j] = PK[t, i, j] - inv * Q[nx + i, j]
-            y[i, 0] = Pk[t, i] - inv * q[nx + i]
+            y[i, 0] = Pk[t, i] - inv * Q[nz, nx + i]
         solve_lower_t(N, Y)
         solve_lower_t(N, y)
         solve_lower(N, Y)
         solve_lower(N, y)
         # V_xx = Q_xx + K'(Q_uu K + 2 Q_ux), symmetrised; V_x alike
         for i in range(nu):
-            m[i] = q[nx + i]
+            m[i] = Q[nz, nx + i]
             for j in range(nx):
                 M[i, j] = 2.0 * Q[nx + i, j]
             for p in range(nu):
@@ -204,14 +318,12 @@ def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  #
                     M[i, j] += a * Y[p, j]
         product(Y.T, M, YY)
         for i in range(nx):
-            V_x[i] = q[i]
-        for p in range(nu):
-            for i in range(nx):
-                V_x[i] += Y[p, i] * m[p] + Q[nx + p, i] * y[p, 0]
-        for i in range(nx):
-            for j in range(nx):
-                V_xx[i, j] = Q[i, j] + YY[i, j]
-        symmetrise(V_xx)
+            s = Q[nz, i]
+            for p in range(nu):
+                s += Y[p, i] * m[p] + Q[nx + p, i] * y[p, 0]
+            V[i, nx] = s
+            for j in range(i + 1):
+                V[i, j] = V[j, i] = Q[i, j] + 0.5 * (YY[i, j] + YY[j, i])
         for i in range(nu):
             for j in range(nx):
                 K[t, i, j] = Y[i, j]
