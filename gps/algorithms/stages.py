@@ -226,6 +226,14 @@ def improve(
             *(fit.dynamics, cost.quadratic, fit.start, reference, kl_max * step_mult, config),
             condition.eta,
         )
+        if not result.converged:
+            log.warning(
+                "condition %d: the update uses %.3g of %.3g nats a step: the search for the dual "
+                "variable ended at eta %.3g after %d trials; raise dual.max_trials, or check the "
+                "scale of the cost",
+                *(checked.condition, result.kl.mean(), result.kl_max),
+                *(result.eta, len(result.trace)),
+            )
         return Proposal(
             controller=result.controller,
             predicted=total_expected_cost(result.controller, cost, dynamics),

@@ -82,6 +82,19 @@ def smallest(matrix: Array) -> float:
         return size * smallest_eigenvalue(matrix / size)
 
 
+def advice(hessians: Array, otherwise: str) -> str:
+    """What to try against an indefinite Q_uu of a cost with these Hessians (T, nz, nz)."""
+    with np.errstate(all="ignore"):
+        least = np.array([smallest(H) for H in hessians])
+        size = np.abs(hessians).max(axis=(1, 2))
+    if np.all(least >= -1e-10 * size):
+        return (
+            "the cost is convex, so that this is an effect of rounding: the dynamics may be "
+            "unstable or badly scaled"
+        )
+    return otherwise
+
+
 def covariance(name: str, array: Array) -> Array:
     """The stacked covariances, made exactly symmetric; an error if one is indefinite."""
     known = _good.get(id(array))

@@ -856,7 +856,9 @@ def _batched(name: str, value: Any) -> Any:
         return value
     kind = _BATCHES.get(type(value))
     if kind is None:
-        raise TypeError(f"{name} must be a record of gps.types or a batch, got {type(value)}")
+        raise ShapeError(
+            f"{name} must be a record of gps.types or a batch of them, got {type(value).__name__}"
+        )
     return kind(**{field: getattr(value, field)[None] for field in kind._names})
 
 
@@ -929,7 +931,12 @@ def _report(converged: npt.NDArray[np.bool_], errors: Mapping[int, GPSError], to
     """One log line for the problems whose bound was not met."""
     short = [int(b) for b in np.flatnonzero(~converged) if int(b) not in errors]
     if short:
-        log.warning("KL bound not met to %g in %d problems: %s", tol, len(short), short)
+        log.info(
+            "the KL stays below its bound by more than %g in %d problems: %s",
+            tol,
+            len(short),
+            short,
+        )
 
 
 def _square(*shape: int) -> Array:

@@ -86,6 +86,10 @@ class DualConfig:
     what it does elsewhere has no bound."""
 
     def __post_init__(self) -> None:
+        for name in ("tol", "eta_min", "eta_max", "entropy_weight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise ConfigError(f"DualConfig.{name} must be a number, got {value!r}")
         if not 0 < self.tol < 1:
             raise ConfigError(f"DualConfig.tol must be between 0 and 1, got {self.tol}")
         if not 0 < self.eta_min < self.eta_max < math.inf:
@@ -93,8 +97,8 @@ class DualConfig:
                 "DualConfig needs 0 < eta_min < eta_max, both finite, "
                 f"got {self.eta_min} and {self.eta_max}"
             )
-        if not (isinstance(self.max_trials, int) and self.max_trials >= 1):
-            raise ConfigError(f"DualConfig.max_trials must be at least 1, got {self.max_trials}")
+        if type(self.max_trials) is not int or self.max_trials < 1:
+            raise ConfigError(f"DualConfig.max_trials must be at least 1, got {self.max_trials!r}")
         if not 0 <= self.entropy_weight < math.inf:
             raise ConfigError(
                 f"DualConfig.entropy_weight must be finite and >= 0, got {self.entropy_weight}"
@@ -260,7 +264,8 @@ def minimise(
     previous controller's, the search is the same but its answer is no longer the optimum.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
-    at the bound, the best controller within it comes back with `converged=False` and a log line.
+    at the bound, the best controller within it comes back with `converged=False` and a log line; in
+    an ill-conditioned problem it may be worse than `previous` (compare `lqr.expected_cost`).
     Raises DualError when there is none (with eta and, if Q_uu was the reason, t and its smallest
     eigenvalue, in the message and as attributes), ShapeError, NonFiniteError,
     NotPositiveDefiniteError, ConfigError for bad inputs.
@@ -294,7 +299,9 @@ def minimise(
         if status != _kernels.OK:
             why = p.failure(status, t, e)
             return math.inf
-        why = _Failure(f"the KL is {kl:.3g} nats", None, e, None)
+        worst = int(p.spare[-1].argmax())
+        text = f"the KL is {kl:.3g} nats at eta {e:.3g}, most of it at t={worst}"
+        why = _Failure(text, worst, e, None)
         accepted = abs(kl - bound) <= config.tol * bound
         if accepted or (kl <= bound and e < best):
             best = e
@@ -310,7 +317,7 @@ def minimise(
             + _ROUNDING * (bound < 1e-9),
         )
     if not (accepted or end == "floor"):
-        log.warning("KL bound of %.3g nats not met to %g: %s", bound, config.tol, end)
+        log.info("the KL stays below its bound of %.3g nats: %s", bound, _ENDS[end])
     controller, marginals, kl = p.result()
     return DualResult(
         controller=controller,
@@ -322,6 +329,14 @@ def minimise(
         converged=accepted or end == "floor",
         trace=np.array(trace),
     )
+
+
+_ENDS = {
+    "trials": "the search has used up its trials; raise DualConfig.max_trials, or start from the "
+    "last result's eta",
+    "interval": "its KL jumps there, by rounding; bring states and cost to the order of 1",
+    "ceiling": "eta is at its ceiling; raise DualConfig.eta_max",
+}
 
 
 def _root(fn: Callable[[float], float], x: float, low: float, high: float, trials: int) -> str:
@@ -434,7 +449,9 @@ def minimise_per_step(
     Every step has its own dual variable, and `backward_per_step` gives the controller. All of them
     move together, log eta_t by a gain times log(KL_t / kl_max_t); a step's gain is halved when it
     overshoots and grows while it does not. The search ends when every step is within `config.tol`
-    of its bound, or below it with eta at its floor (there the constraint is inactive).
+    of its bound, or below it with eta at its floor (there the constraint is inactive). A step's
+    gains look ahead on the cost, not on the KL that they leave to later steps, so that the result
+    may miss the constrained optimum by some thousandths of what there is to gain.
 
     kl_max: nats, scalar or (T,), above 0. eta: start of the search, scalar or (T,), in cost units
     per nat. entropy_weight and `config.kl_under`: as for `minimise`. Returns a controller with

@@ -85,6 +85,10 @@ class ILQRConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"ILQRConfig.{name} must be finite and >= 0, got {value}")
+        if not isinstance(self.step_sizes, tuple):
+            raise ConfigError(
+                f"ILQRConfig.step_sizes must be a tuple of numbers, got {self.step_sizes!r}"
+            )
         sizes = self.step_sizes
         falling = all(a > b for a, b in pairwise(sizes))
         if not sizes or not falling or not (sizes[0] <= 1.0 and sizes[-1] > 0.0):
@@ -192,7 +196,11 @@ def minimise(
     The model is deterministic; the controller's noise is for those who sample around it. Raises
     ShapeError, ConfigError, NonFiniteError (start, limits, a first trajectory or derivatives that
     are not finite, with the step), NotPositiveDefiniteError when no regularisation up to
-    `config.largest` makes the first backward pass possible, with the step and the eigenvalue.
+    `config.largest` makes the first backward pass possible, or when the cost falls without bound,
+    with the step and the eigenvalue.
+
+    cost: a QuadraticCost, or any object with the methods of `TrajectoryCost`; costs of `gps.costs`,
+    those in torch too, go through `gps.costs.CostOf`.
     """
     config = config or ILQRConfig()
     problem = _Problem(model, cost, start, actions, limits)
@@ -219,7 +227,8 @@ def minimise(
         found = _Gains(K.copy(), inv.copy())
         gradients.append(gradient)
         mus.append(schedule.mu)
-        if gradient < config.tol_gradient and schedule.mu <= 10 * config.smallest:
+        mild = schedule.mu <= 10 * config.smallest
+        if gradient < config.tol_gradient and mild:
             sizes.append(0.0)
             costs.append(J)
             reason = "gradient"
@@ -228,10 +237,15 @@ def minimise(
         sizes.append(0.0 if step is None else step.size)
         if step is None:
             costs.append(J)
-            if gradient < config.tol_gradient or not schedule.grow():
-                reason = "gradient" if gradient < config.tol_gradient else "regularisation"
+            if mild and problem.promised() < config.tol_cost * (1.0 + abs(J)):
+                reason = "cost"
+                break
+            # a small change that a large regularisation asks for says nothing about the optimum
+            if not schedule.grow():
+                reason = "regularisation"
                 break
             continue
+        problem.require_bounded(step.cost, costs[0])
         lowered = J - step.cost
         X, U, J, fresh = step.X, step.U, step.cost, True
         costs.append(J)
@@ -343,7 +357,12 @@ class _Problem:
         else:
             self.cost = cost
         self.boxed = limits is not None
-        low, high = (-np.inf, np.inf) if limits is None else limits
+        try:
+            low, high = (-np.inf, np.inf) if limits is None else limits
+        except (TypeError, ValueError):
+            raise ShapeError(
+                f"limits must be a pair of lowest and highest actions, got {limits!r}"
+            ) from None
         self.low, self.high = self._limit("lower", low), self._limit("upper", high)
         if not (self.low <= self.high).all():
             t, i = np.argwhere(~(self.low <= self.high))[0]
@@ -375,7 +394,13 @@ class _Problem:
             states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
             good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
             if good.any():
-                totals[good] = self.cost.values(states[good], actions[good]).sum(axis=1)
+                values = self.cost.values(states[good], actions[good])
+                if np.shape(values) != (int(good.sum()), self.T):
+                    raise ShapeError(
+                        "the cost's values must have shape (B, T) = "
+                        f"{(int(good.sum()), self.T)}, got {np.shape(values)}"
+                    )
+                totals[good] = values.sum(axis=1)
         totals[~np.isfinite(totals)] = np.inf
         return states, actions, totals
 
@@ -438,12 +463,32 @@ class _Problem:
                 "Q_uu",
                 t=t,
                 smallest=_checks.smallest(self.Q_uu),
-                hint="add action cost, or regularise the action (ILQRConfig.regularise)",
+                hint=_checks.advice(
+                    self.l_zz, "add action cost, or regularise the action (ILQRConfig.regularise)"
+                ),
             )
         return NonFiniteError(
             f"the value function overflows at t={t}; the model may be unstable or badly scaled: "
             "begin with a controller that stabilises it, or bring states and cost to the order of 1"
         )
+
+    def promised(self) -> float:
+        """By how much a whole step lowers the cost, says the quadratic model."""
+        return -float(self.change[0] + 0.5 * self.change[1])
+
+    def require_bounded(self, J: float, first: float) -> None:
+        """Raise an error when the cost has fallen further than any cost with a minimum does."""
+        if abs(J) < 1e12 * (1.0 + abs(first)):
+            return
+        own = self.l_zz[:, self.nx :, self.nx :]
+        smallest = [_checks.smallest(block) for block in own]
+        t = int(np.argmin(smallest))
+        hint = f"the cost falls without bound ({J:.3g}): add action cost, or give limits"
+        if smallest[t] <= 0:
+            raise NotPositiveDefiniteError(
+                "the action part of the cost's Hessian", t=t, smallest=smallest[t], hint=hint
+            )
+        raise NonFiniteError(f"{hint}; check the sign of the state cost")
 
     def search(
         self, X: Array, U: Array, J: float, k: Array, K: Array, config: ILQRConfig

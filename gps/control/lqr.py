@@ -58,7 +58,9 @@ def backward(
             "Q_uu",
             t=t,
             smallest=_checks.smallest(Q_uu),
-            hint="add action cost, or bound the KL to a previous controller (gps.control.dual)",
+            hint=_checks.advice(
+                C, "add action cost, or bound the KL to a previous controller (gps.control.dual)"
+            ),
         )
     check_overflow(status, t, K, chol)
     return controller_of(K, k, chol)

@@ -7,13 +7,14 @@ user; `MujocoModel` takes a MuJoCo model. Anything with the methods of `Model` w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from gps.control import _ilqr_kernels as kernels
-from gps.errors import ConfigError, ShapeError
+from gps.errors import ConfigError, NonFiniteError, ShapeError
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def rollout_steps(
     # what leaves the numbers is for the caller to see, not for numpy to warn of
     with np.errstate(all="ignore"):
         for t in range(T):
-            x = states[:, t]
+            x = states[:, t].copy()  # a step that works in place must not change the trajectory
             u = np.clip(ahead[:, t] + (x - X[t]) @ K[t].T, low[t], high[t])
             actions[:, t] = u
             if t + 1 < T:
@@ -140,6 +141,47 @@ class NumpyModel:
         return F
 
 
+def _probe(name: str, fn: Any, nx: int, nu: int, shape: tuple[int, ...]) -> None:
+    """Run a compiled function once in Python, where an index out of range does not corrupt memory.
+
+    It must write all of `out` and nothing else. Whatever else goes wrong at zeros is left to the
+    trajectories to show.
+    """
+    written = np.zeros(shape, dtype=bool)
+    for fill in (0.7512345, -3.1298765):
+        x, u, out = np.zeros(nx), np.zeros(nu), np.full(shape, fill)
+        try:
+            with np.errstate(all="ignore"):
+                fn.py_func(x, u, 0, out)
+        except IndexError as error:
+            raise ShapeError(
+                f"NumbaModel.{name} reads or writes beyond x ({nx},), u ({nu},) or out {shape}: "
+                f"{error}"
+            ) from None
+        except Exception:
+            return
+        if x.any() or u.any():
+            raise ConfigError(f"NumbaModel.{name} changes its arguments x or u; write to out only")
+        written |= out != fill
+    if not written.all():
+        where = ", ".join(map(str, np.argwhere(~written)[0]))
+        raise ConfigError(
+            f"NumbaModel.{name} does not write out[{where}]; out must be filled whole"
+        )
+
+
+@contextmanager
+def _no_division() -> Iterator[None]:
+    """A division by zero in a compiled function, as an error of ours."""
+    try:
+        yield
+    except ZeroDivisionError:
+        raise NonFiniteError(
+            "the model's compiled function divides by zero; decorate it with "
+            "numba.njit(error_model='numpy'), and the line search passes such a trajectory by"
+        ) from None
+
+
 class NumbaModel:
     """A compiled step function: step(x (nx,), u (nu,), t, out (nx,)), decorated with numba.njit.
 
@@ -153,6 +195,9 @@ class NumbaModel:
             if fn is not None and not hasattr(fn, "py_func"):
                 raise ConfigError(f"NumbaModel.{name} must be decorated with numba.njit")
         self._step, self._jacobian = step, jacobian
+        _probe("step", step, nx, nu, (nx,))
+        if jacobian is not None:
+            _probe("jacobian", jacobian, nx, nu, (nx, nx + nu))
 
     def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
@@ -160,16 +205,18 @@ class NumbaModel:
         """See `Model`."""
         B, (T, nx) = len(sizes), X.shape
         states, actions = np.empty((B, T, nx)), np.empty((B, T, self.nu))
-        kernels.rollout(self._step, X, U, k, K, sizes, low, high, states, actions)
+        with _no_division():
+            kernels.rollout(self._step, X, U, k, K, sizes, low, high, states, actions)
         return states, actions
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""
         F = np.empty((X.shape[0] - 1, self.nx, self.nx + self.nu))
-        if self._jacobian is None:
-            kernels.differences(self._step, X, U, F, _WIDTH)
-        else:
-            kernels.along(self._jacobian, X, U, F)
+        with _no_division():
+            if self._jacobian is None:
+                kernels.differences(self._step, X, U, F, _WIDTH)
+            else:
+                kernels.along(self._jacobian, X, U, F)
         return F
 
 
@@ -233,6 +280,11 @@ class MujocoModel:
     def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
         import mujoco
 
+        if not isinstance(model, mujoco.MjModel):
+            raise ConfigError(
+                "MujocoModel needs a mujoco.MjModel (mujoco.MjModel.from_xml_path reads a file), "
+                f"got {model!r}"
+            )
         if model.nq != model.nv:
             raise ConfigError(
                 "MujocoModel needs hinge and slide joints only: a ball or free joint has a "

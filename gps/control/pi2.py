@@ -112,6 +112,11 @@ def update(
             raise NonFiniteError(f"{name} is not finite in sample {i} at t={t}")
     if N < 2:
         raise ShapeError(f"PI2 needs at least 2 samples, got {N}")
+    if config.covariance == "weighted" and not nu < N:
+        raise ShapeError(
+            f"PI2Config.covariance='weighted' needs more samples than the {nu} actions, got {N}; "
+            "take more, or covariance='scaled'"
+        )
     with np.errstate(over="ignore"):
         sums = np.isfinite(2.0 * np.abs(values).sum(axis=1))  # twice: differences must not either
         if not sums.all():

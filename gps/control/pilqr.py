@@ -192,8 +192,8 @@ def explain(
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.controller("controller", controller, T, nu, nx)
     states, actions, values = readonly(X), readonly(U), readonly(costs)
-    N = len(values) if values.ndim else 0
-    _samples(X=(states, (N, T, nx)), U=(actions, (N, T, nu)), costs=(values, (N, T)))
+    N = len(states) if states.ndim else 0
+    _samples(costs=(values, (N, T)), X=(states, (N, T, nx)), U=(actions, (N, T, nu)))
     if N < 1:
         raise ShapeError("explain needs at least 1 sample, got 0")
     noise = np.empty((N, T, nu))
@@ -235,8 +235,8 @@ def update(
     of two controllers is no residual.
     """
     config = config or PILQRConfig()
-    if len(np.shape(costs)) and np.shape(costs)[0] < 2:
-        raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(costs)[0]}")
+    if len(np.shape(X)) and np.shape(X)[0] < 2:
+        raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(X)[0]}")
     known = explain(dynamics, cost, previous, X, U, costs)
     step = dual.minimise_per_step(dynamics, cost, start, previous, kl_max, config.dual, eta)
     asked, states, values = step.controller, readonly(X), readonly(costs)

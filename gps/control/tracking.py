@@ -604,8 +604,11 @@ def _gains(
             "the covariance of the innovation",
             t=t,
             smallest=smallest_eigenvalue(S),
-            hint="a measurement without noise says again what is known exactly; add noise to V "
-            "or W, or leave that measurement out",
+            hint="the covariance of the state has grown out of all proportion: the dynamics may be "
+            "unstable or badly scaled"
+            if np.abs(S).max() > 1e12 * (1.0 + np.abs(V).max())
+            else "a measurement without noise says again what is known exactly; add noise to V or "
+            "W, or leave that measurement out",
         )
     if status != OK:
         raise NonFiniteError(f"the covariance of the state overflows at t={t}; check the scales")

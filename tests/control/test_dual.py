@@ -179,11 +179,11 @@ def test_explosion_at_a_low_eta_raises_it(rng, search):
 @pytest.mark.parametrize("trials", [1, 2, 3])
 def test_too_few_trials_give_the_best_feasible_or_an_error(problem, trials, caplog):
     config = DualConfig(max_trials=trials, tol=1e-9)
-    with caplog.at_level(logging.WARNING, "gps.control.dual"):
+    with caplog.at_level(logging.INFO, "gps.control.dual"):
         found = minimise(*problem, 0.05, config, eta=1e4)
     assert not found.converged
     assert found.kl.sum() <= 0.05 * 12
-    assert "not met" in caplog.text
+    assert "raise DualConfig.max_trials" in caplog.text
     assert len(found.trace) == trials
     assert found.eta == found.trace[found.trace[:, 1] <= 0.05 * 12, 0].min()
     with pytest.raises(DualError, match="max_trials"):
@@ -558,3 +558,12 @@ def test_any_problem_gives_a_sound_answer_or_a_named_error(
             if found.converged and np.all(found.active):
                 assert abs(found.kl.sum() / (T * kl_max) - 1) <= 0.011
     assert all("t=" in text or "nats" in text or "bound" in text for text in named)
+
+
+@pytest.mark.parametrize("name", ["tol", "eta_min", "eta_max", "entropy_weight"])
+@pytest.mark.parametrize("value", ["a", None, True])
+def test_a_setting_that_is_no_number_is_named(name, value):
+    with pytest.raises(ConfigError, match=f"DualConfig.{name} must be a number"):
+        DualConfig(**{name: value})
+    with pytest.raises(ConfigError, match="max_trials"):
+        DualConfig(max_trials=value)

@@ -468,6 +468,26 @@ def test_a_model_that_lies_stops_with_a_reason():
     found = ilqr.minimise(Liar(), cost, np.zeros(4), np.zeros((T, 1)), config=config)
     assert found.reason == "regularisation"
     assert not found.converged
+
+
+def test_a_step_that_regularisation_made_small_is_no_optimum():
+    """A cost whose gradient has the wrong sign, with the tolerances as they are."""
+    T = 10
+    right = QuadraticCost(np.tile(np.eye(3), (T, 1, 1)), np.ones((T, 3)), np.zeros(T))
+
+    class Wrong:
+        values = staticmethod(ilqr._Quadratic(right).values)
+
+        def derivatives(self, X, U):
+            gradient, hessian = ilqr._Quadratic(right).derivatives(X, U)
+            return -gradient, hessian
+
+    model = NumpyModel(lambda x, u, t: x + 0.1 * np.concatenate([x[:, 1:], u], axis=1), 2, 1)
+    found = ilqr.minimise(model, Wrong(), np.ones(2), np.zeros((T, 1)))
+    assert found.gradients[-1] < ILQRConfig().tol_gradient  # and yet
+    assert found.reason == "regularisation"
+    assert not found.converged
+    assert found.cost == found.costs[0]
     assert found.cost <= found.costs[0]
 
 
@@ -583,3 +603,107 @@ def test_never_garbage(seed, scale, curvature, unstable, limited):
     assert (np.diff(found.costs) <= 0).all()
     if limited:
         assert np.abs(found.U).max() <= 1.0
+
+
+# --- functions that do what they must not
+
+
+@njit
+def beyond(x, u, t, out):
+    out[0] = x[0]
+    out[2] = u[0]
+
+
+@njit
+def half(x, u, t, out):
+    out[0] = x[0] + u[0]
+
+
+@njit
+def in_place(x, u, t, out):
+    x[0] += 1.0
+    out[:] = x
+
+
+@njit
+def reciprocal(x, u, t, out):
+    out[0] = 1.0 / x[0]
+    out[1] = u[0]
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "match"),
+    [
+        (beyond, ShapeError, r"step reads or writes beyond .*out \(2,\)"),
+        (half, ConfigError, r"step does not write out\[1\]"),
+        (in_place, ConfigError, "step changes its arguments x or u"),
+    ],
+)
+def test_a_compiled_step_is_tried_before_it_can_do_harm(step, error, match):
+    with pytest.raises(error, match=match):
+        NumbaModel(step, 2, 1)
+
+
+def test_a_division_by_zero_in_a_compiled_step():
+    cost = QuadraticCost(np.tile(np.eye(3), (4, 1, 1)), np.zeros((4, 3)), np.zeros(4))
+    with pytest.raises(NonFiniteError, match="error_model='numpy'"):
+        ilqr.minimise(NumbaModel(reciprocal, 2, 1), cost, np.zeros(2), np.zeros((4, 1)))
+
+
+def test_a_numpy_step_in_place_gives_the_same_plan():
+    def apart(x, u, t):
+        return x + 0.1 * np.concatenate([x[:, 1:], u], axis=1)
+
+    def together(x, u, t):
+        x[:, 0] += 0.1 * x[:, 1]
+        x[:, 1] += 0.1 * u[:, 0]
+        return x
+
+    C = np.tile(np.eye(3), (20, 1, 1))
+    cost = QuadraticCost(C, np.zeros((20, 3)), np.zeros(20))
+    one, other = (
+        ilqr.minimise(NumpyModel(step, 2, 1), cost, np.ones(2), np.zeros((20, 1)))
+        for step in (apart, together)
+    )
+    assert other.cost == pytest.approx(one.cost, rel=1e-9)
+    np.testing.assert_array_equal(other.X[0], 1.0)
+
+
+def test_a_cost_without_minimum_is_named():
+    step = NumpyModel(lambda x, u, t: 0.9 * x + u, 1, 1)
+    C = np.tile(np.diag([1.0, -1.0]), (8, 1, 1))
+    C[3, 1, 1] = -2.0
+    cost = QuadraticCost(C, np.zeros((8, 2)), np.zeros(8))
+    with pytest.raises(NotPositiveDefiniteError, match=r"t=3.*-2.*without bound"):
+        ilqr.minimise(step, cost, np.ones(1), np.zeros((8, 1)))
+    found = ilqr.minimise(step, cost, np.ones(1), np.zeros((8, 1)), limits=(-1.0, 1.0))
+    assert np.isfinite(found.cost)  # limits make it a problem with an answer
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda m, c: ilqr.minimise(m, c, [1.0], np.zeros((4, 1)), limits=3.0), ShapeError, "pair"),
+        (lambda m, c: ILQRConfig(step_sizes=1.0), ConfigError, "tuple of numbers"),
+        (lambda m, c: MujocoModel("robot.xml"), ConfigError, "from_xml_path"),
+        (
+            lambda m, c: ilqr.minimise(m, Short(), [1.0], np.zeros((4, 1))),
+            ShapeError,
+            r"values must have shape \(B, T\) = \(1, 4\), got \(1,\)",
+        ),
+    ],
+)
+def test_slips_are_named(call, error, match):
+    cost = QuadraticCost(np.tile(np.eye(2), (4, 1, 1)), np.zeros((4, 2)), np.zeros(4))
+    with pytest.raises(error, match=match):
+        call(NumpyModel(lambda x, u, t: x + u, 1, 1), cost)
+
+
+class Short:
+    """Its values are totals, not steps."""
+
+    def values(self, X, U):
+        return np.zeros(len(X))
+
+    def derivatives(self, X, U):
+        return np.zeros((4, 2)), np.zeros((4, 2, 2))

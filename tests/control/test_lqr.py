@@ -257,3 +257,10 @@ def test_kernels_compile_once_per_caller(rng):
 def test_make_controller_is_valid(rng):
     c = make_controller(rng, 5, 3, 2)
     assert_allclose(np.linalg.inv(c.Sigma), c.precision)
+
+
+def test_an_indefinite_q_uu_by_rounding_alone_is_not_blamed_on_the_cost(rng):
+    dynamics, cost, _, _ = make_problem(rng)
+    wild = LinearDynamics(1e30 * dynamics.F, dynamics.f, dynamics.W)
+    with pytest.raises(NotPositiveDefiniteError, match="effect of rounding"):
+        lqr.backward(wild, cost)

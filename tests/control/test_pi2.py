@@ -242,3 +242,9 @@ def test_a_covariance_without_a_factor():
     config = PI2Config(covariance="weighted", floor=1e-300)
     with pytest.raises(NotPositiveDefiniteError, match="more samples than actions"):
         pi2.update(controller, np.zeros_like(X), U, costs, config)
+
+
+def test_a_weighted_covariance_needs_more_samples_than_actions():
+    controller, X, U, costs = problem(N=2, nu=2)
+    with pytest.raises(ShapeError, match="more samples than the 2 actions, got 2"):
+        pi2.update(controller, X, U, costs, PI2Config(covariance="weighted"))
