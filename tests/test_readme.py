@@ -1,5 +1,6 @@
 """README's pieces of Python run as they stand, given the names that they leave open."""
 
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def test_the_pieces_of_control_and_costs(tmp_path):
     done = subprocess.run(
         [sys.executable, "pieces.py"],
         cwd=tmp_path,
+        env={**os.environ, "NUMBA_NUM_THREADS": "2"},  # one piece asks for two
         capture_output=True,
         text=True,
         timeout=240,
