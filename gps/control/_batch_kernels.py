@@ -19,18 +19,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from gps.control import _pi2_kernels
+from gps.control import _pi2_kernels, _tracking_kernels
 from gps.control._kernels import (
     OK,
     backward,
+    backward_per_step,
     divergence,
     expected_cost,
     forward,
+    heat,
     invert_factors,
     relative_penalty,
     scan_symmetry,
-    trial,
-    trial_per_step,
+    trial_per_step_under,
+    trial_under,
 )
 from gps.linalg import cholesky
 
@@ -117,39 +119,87 @@ def asymmetry(A, off):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _backward_one(C, c, c0, F, f, W, heat, K, k, chol):  # type: ignore[no-untyped-def]
+def _backward_one(C, c, c0, F, f, W, temperature, K, k, chol):  # type: ignore[no-untyped-def]
     if not (all_finite(C) and all_finite(c) and all_finite(c0)):
         return DOUBTFUL
     if not (all_finite(F) and all_finite(f) and all_finite(W)):
         return DOUBTFUL
     nu = k.shape[1]
-    status, _ = backward(C, c, C, c, 0.0, heat, F, f, K, k, chol, np.empty((nu, nu)))
+    status, _ = backward(C, c, C, c, 0.0, temperature, F, f, K, k, chol, np.empty((nu, nu)))
     if status != OK or not (all_finite(K) and all_finite(chol)):
         return DOUBTFUL
     return OK
 
 
 @njit(cache=True, nogil=True)
-def _backward_at(b, C, c, c0, F, f, W, heat, K, k, chol, status):  # type: ignore[no-untyped-def]
+def _backward_at(b, C, c, c0, F, f, W, temperature, K, k, chol, status):  # type: ignore[no-untyped-def]
     i, j = _row(b, C.shape[0]), _row(b, F.shape[0])
     if status[b] == OK:
         status[b] = _backward_one(
-            C[i], c[i], c0[i], F[j], f[j], W[j], heat[b], K[b], k[b], chol[b]
+            C[i], c[i], c0[i], F[j], f[j], W[j], temperature[b], K[b], k[b], chol[b]
         )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def backward_each(C, c, c0, F, f, W, heat, K, k, chol, status):  # type: ignore[no-untyped-def]
+def backward_each(C, c, c0, F, f, W, temperature, K, k, chol, status):  # type: ignore[no-untyped-def]
     """`backward` for every problem: gains and factors, and a status."""
     for b in range(status.shape[0]):
-        _backward_at(b, C, c, c0, F, f, W, heat, K, k, chol, status)
+        _backward_at(b, C, c, c0, F, f, W, temperature, K, k, chol, status)
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def backward_threads(C, c, c0, F, f, W, heat, K, k, chol, status):  # type: ignore[no-untyped-def]
+def backward_threads(C, c, c0, F, f, W, temperature, K, k, chol, status):  # type: ignore[no-untyped-def]
     """`backward_each` in threads."""
     for b in prange(status.shape[0]):
-        _backward_at(np.int64(b), C, c, c0, F, f, W, heat, K, k, chol, status)
+        _backward_at(np.int64(b), C, c, c0, F, f, W, temperature, K, k, chol, status)
+
+
+# --- backward, with a dual variable per step
+
+
+@njit(cache=True, nogil=True)
+def _per_step_at(  # type: ignore[no-untyped-def]
+    b, C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+):
+    i, j, o = _row(b, C.shape[0]), _row(b, F.shape[0]), _row(b, P.shape[0])
+    if status[b] != OK:
+        return
+    status[b] = DOUBTFUL
+    if not (all_finite(C[i]) and all_finite(c[i]) and all_finite(c0[i])):
+        return
+    if not (all_finite(F[j]) and all_finite(f[j]) and all_finite(W[j])):
+        return
+    if not (all_finite(P[o]) and all_finite(PK[o]) and all_finite(Pk[o])):
+        return
+    nu = k.shape[2]
+    # with a ceiling of 0 no eta is raised
+    done, _ = backward_per_step(
+        C[i], c[i], F[j], f[j], P[o], PK[o], Pk[o], 0.0, eta[b], K[b], k[b], chol[b],
+        np.zeros((nu, nu)),
+    )  # fmt: skip
+    if done != OK:
+        return
+    heat(chol[b], eta[b], w[b])
+    if all_finite(K[b]) and all_finite(chol[b]):
+        status[b] = OK
+
+
+@njit(cache=True, nogil=True)
+def per_step_each(  # type: ignore[no-untyped-def]
+    C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+):
+    """`backward_per_step` for every problem."""
+    for b in range(status.shape[0]):
+        _per_step_at(b, C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def per_step_threads(  # type: ignore[no-untyped-def]
+    C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+):
+    """`per_step_each` in threads."""
+    for b in prange(status.shape[0]):
+        _per_step_at(np.int64(b), C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status)
 
 
 # --- forward
@@ -321,18 +371,21 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _search_one(  # type: ignore[no-untyped-def]
     C, c, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace,
 ):  # fmt: skip
     """Bracket and safeguarded regula falsi in log eta, as in `gps.control.dual`.
 
+    The KL is averaged over the marginals mean_at, cov_at with `under`, else over each trial's own.
     Returns (how it ended, trials, eta of the controller kept); infinity when none was kept.
     """
     T, nu, nx = K.shape
     nz = nx + nu
     K_, k_, chol_ = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     mean_, cov_, kl_ = np.empty((T, nz)), np.empty((T, nz, nz)), np.empty(T)
-    heat, Q_uu = np.empty(T), np.zeros((nu, nu))
+    if not under:
+        mean_at, cov_at = mean_, cov_
+    temperature, Q_uu = np.empty(T), np.zeros((nu, nu))
     least, most = _limits(C, c, eta_min, eta_max)
     low, high = np.log(least), np.log(most)
     best, trials = np.inf, trace.shape[0]
@@ -343,10 +396,10 @@ def _search_one(  # type: ignore[no-untyped-def]
     for n in range(trials):
         e = min(max(np.exp(x), least), most)
         for t in range(T):
-            heat[t] = e + w[t]
-        status, _, total = trial(
-            C, c, R, r, e, heat, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            K_, k_, chol_, mean_, cov_, kl_, Q_uu,
+            temperature[t] = e + w[t]
+        status, _, total = trial_under(
+            C, c, R, r, e, temperature, F, f, W, x0_mean, x0_cov,
+            K_old, k_old, inv_old, half_old, K_, k_, chol_, mean_, cov_, kl_, Q_uu, mean_at, cov_at,
         )  # fmt: skip
         trace[n, 0], trace[n, 1] = e, total
         fx = np.inf
@@ -403,11 +456,11 @@ def _search_one(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _search_at(  # type: ignore[no-untyped-def]
     p, C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     i, j, s = _row(p, C.shape[0]), _row(p, F.shape[0]), _row(p, x0_mean.shape[0])
-    o = _row(p, K_old.shape[0])
+    o, a = _row(p, K_old.shape[0]), _row(p, mean_at.shape[0])
     if status[p] != OK:
         return
     status[p] = DOUBTFUL
@@ -418,7 +471,7 @@ def _search_at(  # type: ignore[no-untyped-def]
     end[p], trials[p], found[p] = _search_one(
         C[i], c[i], R[o], r[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s],
         K_old[o], k_old[o], inv_old[o], half_old[o],
-        w[p], bound[p], eta[p], tol, eta_min, eta_max,
+        w[p], bound[p], eta[p], tol, eta_min, eta_max, under, mean_at[a], cov_at[a],
         K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p],
     )  # fmt: skip
     if end[p] <= FLOOR and all_finite(K[p]) and all_finite(chol[p]) and all_finite(cov[p]):
@@ -428,14 +481,14 @@ def _search_at(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def search_each(  # type: ignore[no-untyped-def]
     C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     """The dual search for every problem."""
     for p in range(status.shape[0]):
         _search_at(
             p, C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max,
+            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, found, trials, end, status,
         )  # fmt: skip
 
@@ -443,14 +496,14 @@ def search_each(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, parallel=True)
 def search_threads(  # type: ignore[no-untyped-def]
     C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     """`search_each` in threads."""
     for p in prange(status.shape[0]):
         _search_at(
             np.int64(p), C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max,
+            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, found, trials, end, status,
         )  # fmt: skip
 
@@ -461,17 +514,20 @@ def search_threads(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _steps_one(  # type: ignore[no-untyped-def]
     C, c, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, kept, active,
 ):  # fmt: skip
     """All dual variables moved together, as in `gps.control.dual`; (done, trials, best miss).
 
+    The KL is averaged over the marginals mean_at, cov_at with `under`, else over each trial's own.
     Gives up where the single function changes its ways because trials run short.
     """
     T, nu, nx = K.shape
     nz = nx + nu
     K_, k_, chol_ = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     mean_, cov_, kl_ = np.empty((T, nz)), np.empty((T, nz, nz)), np.empty(T)
+    if not under:
+        mean_at, cov_at = mean_, cov_
     Q_uu = np.zeros((nu, nu))
     low, high = _limits(C, c, eta_min, eta_max)
     ask, used, good, ratio = np.empty(T), np.empty(T), np.empty(T), np.empty(T)
@@ -483,9 +539,9 @@ def _steps_one(  # type: ignore[no-untyped-def]
     while n < trials and not done:
         for t in range(T):
             used[t] = ask[t]
-        status, _ = trial_per_step(
-            C, c, P, PK, Pk, high, used, F, f, W, x0_mean, x0_cov,
-            K_old, k_old, inv_old, half_old, K_, k_, chol_, mean_, cov_, kl_, Q_uu,
+        status, _ = trial_per_step_under(
+            C, c, P, PK, Pk, high, used, w, F, f, W, x0_mean, x0_cov,
+            K_old, k_old, inv_old, half_old, K_, k_, chol_, mean_, cov_, kl_, Q_uu, mean_at, cov_at,
         )  # fmt: skip
         if status != OK:
             trace[n] = np.nan
@@ -546,11 +602,11 @@ def _steps_one(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _steps_at(  # type: ignore[no-untyped-def]
     p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
 ):  # fmt: skip
     i, j, s = _row(p, C.shape[0]), _row(p, F.shape[0]), _row(p, x0_mean.shape[0])
-    o = _row(p, K_old.shape[0])
+    o, a = _row(p, K_old.shape[0]), _row(p, mean_at.shape[0])
     if status[p] != OK:
         return
     status[p] = DOUBTFUL
@@ -563,7 +619,7 @@ def _steps_at(  # type: ignore[no-untyped-def]
     done[p], trials[p], _ = _steps_one(
         C[i], c[i], P[o], PK[o], Pk[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s],
         K_old[o], k_old[o], inv_old[o], half_old[o],
-        bound[p], eta[p], tol, eta_min, eta_max,
+        w[p], bound[p], eta[p], tol, eta_min, eta_max, under, mean_at[a], cov_at[a],
         K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p], kept[p], active[p],
     )  # fmt: skip
     if done[p] and all_finite(K[p]) and all_finite(chol[p]) and all_finite(cov[p]):
@@ -573,14 +629,14 @@ def _steps_at(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def steps_each(  # type: ignore[no-untyped-def]
     C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
 ):  # fmt: skip
     """The search with one dual variable per step, for every problem."""
     for p in range(status.shape[0]):
         _steps_at(
             p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            bound, eta, tol, eta_min, eta_max,
+            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
         )  # fmt: skip
 
@@ -588,7 +644,7 @@ def steps_each(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, parallel=True)
 def steps_threads(  # type: ignore[no-untyped-def]
     C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    bound, eta, tol, eta_min, eta_max,
+    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
 ):  # fmt: skip
     """`steps_each` in threads."""
@@ -596,7 +652,7 @@ def steps_threads(  # type: ignore[no-untyped-def]
         _steps_at(
             np.int64(p), C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov,
             K_old, k_old, inv_old, half_old,
-            bound, eta, tol, eta_min, eta_max,
+            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
         )  # fmt: skip
 
@@ -659,3 +715,111 @@ def pi2_threads(  # type: ignore[no-untyped-def]
             np.int64(b), X, U, costs, K, k_old, chol, kl_max, low, given, damping, floor,
             k, new_chol, eta, kl, weights, status,
         )  # fmt: skip
+
+
+# --- estimation
+
+
+@njit(cache=True, nogil=True)
+def _have_roots(A):  # type: ignore[no-untyped-def]
+    """Whether stacked matrices are positive semi-definite, as `gps.control.tracking` judges it."""
+    return _tracking_kernels.roots(A, np.empty(A.shape)) < 0
+
+
+@njit(cache=True, nogil=True)
+def _filter_at(  # type: ignore[no-untyped-def]
+    b, F, f, W, H, h, V, x0_mean, x0_cov, U, Y,
+    pred_mean, pred_cov, mean, cov, gain, log_likelihood, status,
+):  # fmt: skip
+    i, j, s = _row(b, F.shape[0]), _row(b, H.shape[0]), _row(b, x0_mean.shape[0])
+    u, y = _row(b, U.shape[0]), _row(b, Y.shape[0])
+    if status[b] != OK:
+        return
+    status[b] = DOUBTFUL
+    if not (_noise_good(F[i], f[i], W[i]) and _start_good(x0_mean[s], x0_cov[s, 0])):
+        return
+    if not (all_finite(H[j]) and all_finite(h[j]) and all_finite(V[j])):
+        return
+    if not (all_finite(U[u]) and all_finite(Y[y])):
+        return
+    if not (_have_roots(W[i]) and _have_roots(V[j]) and _have_roots(x0_cov[s])):
+        return
+    T, no, _ = H[j].shape
+    chol, S = np.zeros((T, no, no)), np.empty((no, no))
+    done, _ = _tracking_kernels.filter_covariances(
+        F[i], W[i], H[j], V[j], x0_cov[s, 0], pred_cov[b], cov[b], gain[b], chol, S
+    )
+    if done != OK:
+        return
+    done, _ = _tracking_kernels.filter_means(
+        F[i], f[i], H[j], h[j], gain[b], chol, x0_mean[s], U[u], Y[y],
+        pred_mean[b], mean[b], log_likelihood[b],
+    )  # fmt: skip
+    status[b] = OK if done == OK else DOUBTFUL
+
+
+@njit(cache=True, nogil=True)
+def filter_each(  # type: ignore[no-untyped-def]
+    F, f, W, H, h, V, x0_mean, x0_cov, U, Y,
+    pred_mean, pred_cov, mean, cov, gain, log_likelihood, status,
+):  # fmt: skip
+    """The Kalman filter for every system; x0_cov (n, 1, nx, nx)."""
+    for b in range(status.shape[0]):
+        _filter_at(
+            b, F, f, W, H, h, V, x0_mean, x0_cov, U, Y,
+            pred_mean, pred_cov, mean, cov, gain, log_likelihood, status,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def filter_threads(  # type: ignore[no-untyped-def]
+    F, f, W, H, h, V, x0_mean, x0_cov, U, Y,
+    pred_mean, pred_cov, mean, cov, gain, log_likelihood, status,
+):  # fmt: skip
+    """`filter_each` in threads."""
+    for b in prange(status.shape[0]):
+        _filter_at(
+            np.int64(b), F, f, W, H, h, V, x0_mean, x0_cov, U, Y,
+            pred_mean, pred_cov, mean, cov, gain, log_likelihood, status,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _smooth_at(  # type: ignore[no-untyped-def]
+    b, F, f, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross, status
+):
+    i, j = _row(b, F.shape[0]), _row(b, mean.shape[0])
+    if status[b] != OK:
+        return
+    status[b] = DOUBTFUL
+    if not (_noise_good(F[i], f[i], W[i]) and _have_roots(W[i])):
+        return
+    if not (all_finite(pred_mean[j]) and all_finite(mean[j])):
+        return
+    # what is not finite has no root
+    if not (_have_roots(pred_cov[j]) and _have_roots(cov[j])):
+        return
+    done, _ = _tracking_kernels.smooth(
+        F[i], W[i], pred_mean[j], pred_cov[j], mean[j], cov[j], s_mean[b], s_cov[b], cross[b]
+    )
+    status[b] = OK if done == OK else DOUBTFUL
+
+
+@njit(cache=True, nogil=True)
+def smooth_each(  # type: ignore[no-untyped-def]
+    F, f, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross, status
+):
+    """The smoother for every system."""
+    for b in range(status.shape[0]):
+        _smooth_at(b, F, f, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross, status)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def smooth_threads(  # type: ignore[no-untyped-def]
+    F, f, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross, status
+):
+    """`smooth_each` in threads."""
+    for b in prange(status.shape[0]):
+        _smooth_at(
+            np.int64(b), F, f, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross, status
+        )

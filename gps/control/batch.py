@@ -1,8 +1,8 @@
 """Many control problems of one size at once: conditions, start states, or bounds on the KL.
 
-The functions have the names and the results of `lqr`, `kl`, `dual` and `pi2`; their arguments carry
-a first axis of B problems. One call goes from Python to compiled code once, where most of the time
-of small problems is lost, and can work in threads::
+The functions have the names and the results of `lqr`, `kl`, `dual`, `pi2` and `tracking`; their
+arguments carry a first axis of B problems. One call goes from Python to compiled code once, where
+most of the time of small problems is lost, and can work in threads::
 
     from gps.control import batch
     dynamics = batch.DynamicsBatch.stack(list_of_linear_dynamics)
@@ -11,9 +11,9 @@ of small problems is lost, and can work in threads::
     controllers[3]  # a LinearGaussianController
 
 Where a batch is asked for, a single record (or a batch of one) stands for all problems alike: one
-problem with 20 bounds needs no copies of it. `backward`, `forward`, `expected_cost`, `kl_per_step`
-and `pi2_update` give the bytes of the single functions, for any number of threads; BLAS should have
-one thread, since it is called from all of them.
+problem with 20 bounds needs no copies of it. All but the two searches, which go through the same
+trials and may differ in the last digits, give the bytes of the single functions; the number of
+threads changes no byte. BLAS should have one thread, since it is called from all of them.
 
 A problem that fails (an indefinite Q_uu, NaN, an overflow) does not touch the others. With
 `on_error="raise"`, the default, the first failure is raised, with the problem's index and what the
@@ -36,10 +36,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.control import _batch_kernels as kernels
-from gps.control import dual, kl, lqr, pi2
+from gps.control import dual, kl, lqr, pi2, tracking
 from gps.control._checks import SYMMETRY_TOLERANCE
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.pi2 import PI2Config, PI2Result
+from gps.control.tracking import FilterResult, LinearSensor, SmootherResult
 from gps.errors import (
     ConfigError,
     DualError,
@@ -66,18 +67,24 @@ __all__ = [
     "CostBatch",
     "DualBatch",
     "DynamicsBatch",
+    "FilterBatch",
     "GaussianBatch",
     "MarginalsBatch",
     "PI2Batch",
     "PerStepBatch",
+    "SensorBatch",
+    "SmootherBatch",
     "StepValues",
     "backward",
+    "backward_per_step",
     "expected_cost",
     "forward",
+    "kalman_filter",
     "kl_per_step",
     "minimise",
     "minimise_per_step",
     "pi2_update",
+    "smooth",
 ]
 
 log = logging.getLogger(__name__)
@@ -267,7 +274,7 @@ class DualBatch(Stack[DualResult]):
     controller: ControllerBatch
     marginals: MarginalsBatch  # of [x; u] under the controllers
     eta: Array  # (B,) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals
+    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
     kl_max: Array  # (B,) nats per step
     active: npt.NDArray[np.bool_]  # (B,)
     converged: npt.NDArray[np.bool_]  # (B,)
@@ -303,7 +310,7 @@ class PerStepBatch(Stack[PerStepResult]):
     controller: ControllerBatch
     marginals: MarginalsBatch  # of [x; u] under the controllers
     eta: Array  # (B, T) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals
+    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
     kl_max: Array  # (B, T) nats
     active: npt.NDArray[np.bool_]  # (B, T)
     converged: npt.NDArray[np.bool_]  # (B,)
@@ -361,11 +368,69 @@ class PI2Batch(Stack[PI2Result]):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class SensorBatch(Stack[LinearSensor]):
+    """B `LinearSensor`s: H (B, T, no, nx), h (B, T, no), V (B, T, no, no)."""
+
+    H: Array
+    h: Array
+    V: Array
+
+    _names = ("H", "h", "V")
+    _record = LinearSensor
+
+    def __post_init__(self) -> None:
+        B, T, no, nx = shape_of(self, "H", 4)
+        freeze(self, H=(B, T, no, nx), h=(B, T, no), V=(B, T, no, no))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class FilterBatch(Stack[FilterResult]):
+    """What `kalman_filter` found; every field has the systems along its first axis."""
+
+    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t]]
+    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t]]
+    pred_mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t-1]]
+    pred_cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t-1]]
+    gain: Array  # (B, T, nx, no)
+    log_likelihood: Array  # (B, N, T) nats: log p(y[t] | y[0 .. t-1])
+
+    _names = ("mean", "cov", "pred_mean", "pred_cov", "gain", "log_likelihood")
+    _record = FilterResult
+
+    def __post_init__(self) -> None:
+        B, N, T, nx = shape_of(self, "mean", 4)
+        no = shape_of(self, "gain", 4)[3]
+        freeze(self, mean=(B, N, T, nx), pred_mean=(B, N, T, nx), log_likelihood=(B, N, T))
+        freeze(self, cov=(B, T, nx, nx), pred_cov=(B, T, nx, nx), gain=(B, T, nx, no))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, eq=False)
+class SmootherBatch(Stack[SmootherResult]):
+    """What `smooth` found; every field has the systems along its first axis."""
+
+    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. T-1]]
+    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. T-1]]
+    cross: Array  # (B, T-1, nx, nx): Cov[x[t], x[t+1] | y[0 .. T-1]]
+
+    _names = ("mean", "cov", "cross")
+    _record = SmootherResult
+
+    def __post_init__(self) -> None:
+        B, N, T, nx = shape_of(self, "mean", 4)
+        freeze(self, mean=(B, N, T, nx), cov=(B, T, nx, nx), cross=(B, T - 1, nx, nx))
+        super().__post_init__()
+
+
 Dynamics = LinearDynamics | DynamicsBatch
 Cost = QuadraticCost | CostBatch
 Controllers = LinearGaussianController | ControllerBatch
 Start = Gaussian | GaussianBatch
 Along = Marginals | MarginalsBatch
+Sensor = LinearSensor | SensorBatch
+Filtered = FilterResult | FilterBatch
 
 
 def backward(
@@ -396,6 +461,48 @@ def backward(
     def single(b: int) -> tuple[Array, ...]:
         found = lqr.backward(_at(d, b), _at(c, b), heat[b])
         return found.K, found.k, found.chol
+
+    errors = job.settle(single, K=K, k=k, chol=chol)
+    return ControllerBatch(*_read(K, k, chol), errors=errors)
+
+
+def backward_per_step(
+    dynamics: Dynamics,
+    cost: Cost,
+    previous: Controllers,
+    eta: npt.ArrayLike,
+    entropy_weight: npt.ArrayLike = 0.0,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> ControllerBatch:
+    """`dual.backward_per_step` for every problem.
+
+    eta, entropy_weight: in cost units per nat, broadcast to (B, T); a value per problem has the
+    shape (B, 1). B is the longest of the arguments, so that one problem can be solved for many eta
+    at once. Raises the errors of `dual.backward_per_step` with the problem's index; ShapeError and
+    ConfigError for what concerns all problems, and for an eta or entropy_weight that is not
+    allowed.
+    """
+    d, c = _batched("dynamics", dynamics), _batched("cost", cost)
+    p = _batched("previous", previous)
+    lengths = [_length("eta", eta, 2), _length("entropy_weight", entropy_weight, 2)]
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, previous=p)
+    given = _positive("eta", eta, (B, T))
+    w = _positive("entropy_weight", entropy_weight, (B, T), zero=True)
+    C = job.symmetric("cost", c.C)
+    inv, _, good = _factors(p)
+    job.doubt(good)
+    K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
+    job.run(
+        kernels.per_step_each, kernels.per_step_threads,
+        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), given, w, K, k, chol,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        x = dual.backward_per_step(_at(d, b), _at(c, b), _at(p, b), given[b], w[b])
+        return x.K, x.k, x.chol
 
     errors = job.settle(single, K=K, k=k, chol=chol)
     return ControllerBatch(*_read(K, k, chol), errors=errors)
@@ -516,9 +623,8 @@ def minimise(
     kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,). entropy_weight:
     broadcasts to (B, T), by default that of `config`. B is the longest of the arguments, so that
     one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
-    trial for trial; one that does not converge is done again by that function, as are all with
-    `kl_under="previous"`. Problems whose bound holds but is not met to `config.tol` have
-    `converged[b] = False`, and one log line names them.
+    trial for trial; one that does not converge is done again by that function. Problems whose bound
+    holds but is not met to `config.tol` have `converged[b] = False`, and one log line names them.
 
     Raises the errors of `dual.minimise` with the problem's index; ConfigError for a kl_max, eta or
     entropy_weight that is not allowed, whatever `on_error`.
@@ -544,12 +650,12 @@ def minimise(
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
     trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
-    if config.kl_under != "new":
-        job.doubt(np.zeros(1, dtype=bool))
+    under, *at = _averaged_over(job, config, d, W, s, S0, p)
     job.run(
         kernels.search_each, kernels.search_threads,
         C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
         w, np.minimum(most * T, 1e300), first, config.tol, config.eta_min, config.eta_max,
+        under, *at,
         K, k, chol, mean, cov, kl_t, trace, found, trials, end,
     )  # fmt: skip
     active, converged = end != kernels.FLOOR, end <= kernels.FLOOR
@@ -601,8 +707,8 @@ def minimise_per_step(
 ) -> PerStepBatch:
     """`dual.minimise_per_step` for every problem, each with its own search in compiled code.
 
-    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). Problems
-    with an entropy weight are solved one by one. Else as `minimise`.
+    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). Else as
+    `minimise`.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
@@ -618,22 +724,16 @@ def minimise_per_step(
     S0 = job.symmetric("start", s.cov[:, None])[:, 0]
     inv, half, good = _factors(p)
     job.doubt(good)
-    with np.errstate(all="ignore"):  # what overflows is found by the search
-        P = inv.swapaxes(-1, -2) @ inv
-        PK, Pk = P @ p.K, np.einsum("btij,btj->bti", P, p.k)
-    P, PK, Pk = _read(P, PK, Pk)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, kept = np.zeros((B, config.max_trials)), np.empty((B, T))
     active, done = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=bool)
     trials = np.zeros(B, dtype=np.int64)
-    job.doubt((w == 0).all(axis=1))
-    if config.kl_under != "new":
-        job.doubt(np.zeros(1, dtype=bool))
+    under, *at = _averaged_over(job, config, d, W, s, S0, p)
     job.run(
         kernels.steps_each, kernels.steps_threads,
-        C, c.c, c.c0, P, PK, Pk, d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
-        bound, first, config.tol, config.eta_min, config.eta_max,
+        C, c.c, c.c0, *_pulls(p, inv), d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
+        w, bound, first, config.tol, config.eta_min, config.eta_max, under, *at,
         K, k, chol, mean, cov, kl_t, trace, kept, active, trials, done,
     )  # fmt: skip
 
@@ -734,6 +834,100 @@ def pi2_update(
         kl=kl_t,
         errors=errors,
     )
+
+
+def kalman_filter(
+    dynamics: Dynamics,
+    sensor: Sensor,
+    Y: npt.ArrayLike,
+    U: npt.ArrayLike,
+    start: Start,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> FilterBatch:
+    """`tracking.kalman_filter` for every system, of N samples each.
+
+    Y (B, N, T, no) and U (B, N, T, nu), of which the last action is not read; with a first axis of
+    1 they stand for all systems alike. Raises the errors of `tracking.kalman_filter` with the
+    system's index, and ShapeError and ConfigError for what concerns all.
+    """
+    d, o, s = (
+        _batched("dynamics", dynamics),
+        _batched("sensor", sensor),
+        _batched("start", start),
+    )
+    measured, actions = readonly(Y), readonly(U)
+    T, nx, nu = _sizes(d, start=s)
+    no = o.H.shape[2]
+    if o.H.shape[1:] != (T, no, nx):
+        raise ShapeError(f"sensor.H must have shape (B, {T}, no, {nx}), got {o.H.shape}")
+    for name, array, n in (("Y", measured, no), ("U", actions, nu)):
+        if array.ndim != 4 or array.shape[2:] != (T, n) or array.shape[1] < 1:
+            raise ShapeError(f"{name} must have shape (B, N, {T}, {n}), got {array.shape}")
+    N = measured.shape[1]
+    if actions.shape[1] != N:
+        raise ShapeError(f"Y has {N} samples per system, U has {actions.shape[1]}")
+    lengths = [("Y", len(measured)), ("U", len(actions))]
+    job = _Job(threads, on_error, *lengths, dynamics=d, sensor=o, start=s)
+    B = job.B
+    W, V = job.symmetric("dynamics", d.W), job.symmetric("sensor", o.V)
+    S0 = job.symmetric("start", s.cov[:, None])
+    pred_mean, mean = np.empty((B, N, T, nx)), np.empty((B, N, T, nx))
+    pred_cov, cov = _square(B, T, nx), _square(B, T, nx)
+    gain, log_likelihood = np.empty((B, T, nx, no)), np.empty((B, N, T))
+    job.run(
+        kernels.filter_each, kernels.filter_threads,
+        d.F, d.f, W, o.H, o.h, V, s.mean, S0, actions, measured,
+        pred_mean, pred_cov, mean, cov, gain, log_likelihood,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        y, u = measured[b if len(measured) > 1 else 0], actions[b if len(actions) > 1 else 0]
+        x = tracking.kalman_filter(_at(d, b), _at(o, b), y, u, _at(s, b))
+        return x.mean, x.cov, x.pred_mean, x.pred_cov, x.gain, x.log_likelihood
+
+    errors = job.settle(
+        single, mean=mean, cov=cov, pred_mean=pred_mean, pred_cov=pred_cov, gain=gain,
+        log_likelihood=log_likelihood,
+    )  # fmt: skip
+    return FilterBatch(*_read(mean, cov, pred_mean, pred_cov, gain, log_likelihood), errors=errors)
+
+
+def smooth(
+    dynamics: Dynamics,
+    filtered: Filtered,
+    *,
+    threads: int = 1,
+    on_error: OnError = "raise",
+) -> SmootherBatch:
+    """`tracking.smooth` for every system, backward from the results of `kalman_filter`.
+
+    Raises the errors of `tracking.smooth` with the system's index, and ShapeError and ConfigError
+    for what concerns all.
+    """
+    d, f = _batched("dynamics", dynamics), _batched("filtered", filtered)
+    job = _Job(threads, on_error, dynamics=d, filtered=f)
+    B, (T, nx, _), N = job.B, _sizes(d), f.mean.shape[1]
+    if f.mean.shape[2:] != (T, nx):
+        raise ShapeError(f"filtered.mean must have shape (B, N, {T}, {nx}), got {f.mean.shape}")
+    W = job.symmetric("dynamics", d.W)
+    for covariances in (f.cov, f.pred_cov):  # the filter's own are exactly symmetric
+        off = np.empty(f.B)
+        kernels.asymmetry(covariances, off)
+        job.doubt(off == 0)
+    mean, cov, cross = np.empty((B, N, T, nx)), _square(B, T, nx), _square(B, T - 1, nx)
+    job.run(
+        kernels.smooth_each, kernels.smooth_threads,
+        d.F, d.f, W, f.pred_mean, f.pred_cov, f.mean, f.cov, mean, cov, cross,
+    )  # fmt: skip
+
+    def single(b: int) -> tuple[Array, ...]:
+        x = tracking.smooth(_at(d, b), _at(f, b))
+        return x.mean, x.cov, x.cross
+
+    errors = job.settle(single, mean=mean, cov=cov, cross=cross)
+    return SmootherBatch(*_read(mean, cov, cross), errors=errors)
 
 
 class _Job:
@@ -847,6 +1041,8 @@ _BATCHES: dict[type, type[Stack[Any]]] = {
     LinearGaussianController: ControllerBatch,
     Gaussian: GaussianBatch,
     Marginals: MarginalsBatch,
+    LinearSensor: SensorBatch,
+    FilterResult: FilterBatch,
 }
 
 
@@ -857,7 +1053,7 @@ def _batched(name: str, value: Any) -> Any:
     kind = _BATCHES.get(type(value))
     if kind is None:
         raise ShapeError(
-            f"{name} must be a record of gps.types or a batch of them, got {type(value).__name__}"
+            f"{name} must be a record of one problem or a batch of them, got {type(value).__name__}"
         )
     return kind(**{field: getattr(value, field)[None] for field in kind._names})
 
@@ -925,6 +1121,41 @@ def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.
     kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
     inv, half = _read(inv, half)
     return inv, half, good
+
+
+def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
+    """P, P K and P k of every controller, with P = Sigma^-1; what overflows the kernels find."""
+    with np.errstate(all="ignore"):
+        P = inv.swapaxes(-1, -2) @ inv
+        return _read(P, P @ controller.K, np.einsum("btij,btj->bti", P, controller.k))
+
+
+def _averaged_over(
+    job: _Job,
+    config: DualConfig,
+    dynamics: DynamicsBatch,
+    W: Array,
+    start: GaussianBatch,
+    S0: Array,
+    previous: ControllerBatch,
+) -> tuple[bool, Array, Array]:
+    """Whether the KL is averaged over the previous controllers' marginals, and these (n, T, nz).
+
+    Problems whose marginals cannot be computed are left to the single function.
+    """
+    _, T, nu, nx = previous.K.shape
+    if config.kl_under == "new":
+        return False, np.empty((1, 0, 0)), np.empty((1, 0, 0, 0))
+    n = max(dynamics.B, start.B, previous.B)
+    mean, cov = np.empty((n, T, nx + nu)), _square(n, T, nx + nu)
+    args = (previous.K, previous.k, previous.chol, dynamics.F, dynamics.f, W, start.mean, S0)
+    if n == job.B:
+        job.run(kernels.forward_each, kernels.forward_threads, *args, mean, cov)
+    else:  # one for all
+        status = np.zeros(n, dtype=np.int64)
+        kernels.forward_each(*args, mean, cov, status)
+        job.doubt(status != kernels.DOUBTFUL)
+    return True, mean, cov
 
 
 def _report(converged: npt.NDArray[np.bool_], errors: Mapping[int, GPSError], tol: float) -> None:

@@ -10,6 +10,7 @@
   derivatives from pinocchio's C++, gps from a numba step function and central differences; both
   begin with no force at all and stop by themselves; the table says where. Both find local optima
   of a problem that has several: the costs are printed, and where they differ, times say little.
+- double pendulum: from hanging to a pose, a motor in each joint; the same otherwise.
 
 One thread. Every figure is the median of rounds in which the candidates take turns. With crocoddyl
 3.2.1 and pin 4.1 crocoddyl's models knew no gravity; the script compares a step of both models and
@@ -32,7 +33,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "control"))
 from bench_lqr import problem, race
-from control_problems import cart_pole
+from control_problems import cart_pole, double_pendulum
 
 from gps.control import _kernels, ilqr, lqr
 from gps.control.models import NumbaModel
@@ -162,15 +163,66 @@ def swing_up(rounds: int) -> None:
     cost = QuadraticCost(C, np.zeros((T, 5)), np.zeros(T))
     ours = NumbaModel(cart_pole, 4, 1)
 
-    # one step of both models from some states: the same dynamics
+    require_same_steps(shooting, cart_pole, lambda u: np.array([u[0], 0.0]), 1)
+    side_by_side("swing-up", shooting, ours, cost, start, rounds)
+
+
+def arm(rounds: int) -> None:
+    """The third table: a double pendulum from hanging to a pose, a motor in each joint."""
+    steps, goal = 60, np.array([1.5, -0.7, 0.0, 0.0])
+    running, last, effort = np.array([0.1, 0.1, 0.01, 0.01]), np.array([50.0, 50.0, 5.0, 5.0]), 1e-3
+    model = pin.Model()
+    parent, place = 0, pin.SE3.Identity()
+    for name in ("shoulder", "elbow"):
+        parent = model.addJoint(parent, pin.JointModelRY(), place, name)
+        tip = pin.Inertia(1.0, np.array([0.0, 0.0, -1.0]), 1e-12 * np.eye(3))
+        model.appendBodyToJoint(parent, tip, pin.SE3.Identity())
+        place = pin.SE3(np.eye(3), np.array([0.0, 0.0, -1.0]))
+    state = crocoddyl.StateMultibody(model)
+    actuation = crocoddyl.ActuationModelFull(state)
+
+    def node(weights: np.ndarray, dt: float) -> Any:
+        costs = crocoddyl.CostModelSum(state, 2)
+        # a node's cost is multiplied by its step
+        scale = 1.0 / dt if dt else 1.0
+        reach = crocoddyl.ActivationModelWeightedQuad(scale * weights)
+        residual = crocoddyl.ResidualModelState(state, goal, 2)
+        costs.addCost("state", crocoddyl.CostModelResidual(state, reach, residual), 1.0)
+        if dt:
+            push = crocoddyl.ActivationModelWeightedQuad(np.full(2, scale * effort))
+            residual = crocoddyl.ResidualModelControl(state, 2)
+            costs.addCost("torque", crocoddyl.CostModelResidual(state, push, residual), 1.0)
+        free = crocoddyl.DifferentialActionModelFreeFwdDynamics(state, actuation, costs)
+        return crocoddyl.IntegratedActionModelEuler(free, dt)
+
+    start = np.zeros(4)
+    shooting = crocoddyl.ShootingProblem(start, [node(running, DT)] * (steps - 1), node(last, 0.0))
+    C, c = np.zeros((steps, 6, 6)), np.zeros((steps, 6))
+    C[:] = np.diag([*running, effort, effort])
+    C[-1] = np.diag([*last, effort, effort])
+    c[:, :4] = -C[:, :4, :4] @ goal
+    cost = QuadraticCost(C, c, 0.5 * np.einsum("tij,i,j->t", C[:, :4, :4], goal, goal))
+    ours = NumbaModel(double_pendulum, 4, 2)
+    require_same_steps(shooting, double_pendulum, lambda u: u, 2)
+    side_by_side("double pendulum", shooting, ours, cost, start, rounds)
+
+
+def require_same_steps(shooting: Any, step: Any, theirs: Any, nu: int) -> None:
+    """One step of both models from some states: the same dynamics."""
     rng = np.random.default_rng(0)
     data = shooting.runningModels[0].createData()
-    for x, u in zip(rng.normal(size=(20, 4)), rng.normal(size=(20, 1)), strict=True):
-        shooting.runningModels[0].calc(data, x, np.array([u[0], 0.0]))
+    for x, u in zip(rng.normal(size=(20, 4)), rng.normal(size=(20, nu)), strict=True):
+        shooting.runningModels[0].calc(data, x, theirs(u))
         out = np.empty(4)
-        cart_pole(x, u, 0, out)
-        assert np.abs(out - data.xnext).max() < 1e-9, (out, data.xnext)
+        step(x, u, 0, out)
+        assert np.abs(out - data.xnext).max() < 1e-8, (out, data.xnext)
 
+
+def side_by_side(
+    title: str, shooting: Any, ours: Any, cost: QuadraticCost, start: np.ndarray, rounds: int
+) -> None:
+    """Both solvers from no force at all, until they stop by themselves."""
+    T = len(shooting.runningModels) + 1
     found: dict[str, Any] = {}
 
     def theirs(name: str) -> None:
@@ -182,7 +234,7 @@ def swing_up(rounds: int) -> None:
 
     def mine(regularise: Any, name: str) -> None:
         config = ilqr.ILQRConfig(regularise=regularise, iterations=500)
-        r = ilqr.minimise(ours, cost, start, np.zeros((T, 1)), config=config)
+        r = ilqr.minimise(ours, cost, start, np.zeros((T, ours.nu)), config=config)
         found[name] = r.cost, r.iterations
 
     seconds = race(
@@ -194,14 +246,14 @@ def swing_up(rounds: int) -> None:
         },
         max(3, rounds // 10),
     )
-    print(f"\n{'swing-up':24s} {'ms':>9} {'iterations':>11} {'ms each':>8} {'cost':>10}")
+    print(f"\n{title:24s} {'ms':>9} {'iterations':>11} {'ms each':>8} {'cost':>10}")
     for name, spent in seconds.items():
         value, count = found[name]
         print(f"{name:24s} {1e3 * spent:9.1f} {count:11d} {1e3 * spent / count:8.3f} {value:10.5f}")
 
 
 def main() -> None:
-    """Both tables."""
+    """All tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
@@ -214,6 +266,7 @@ def main() -> None:
         for size in SIZES:
             backward(*size, args.rounds)
         swing_up(args.rounds)
+        arm(args.rounds)
 
 
 if __name__ == "__main__":

@@ -63,3 +63,20 @@ def cart_pole(x, u, t, out):
     out[3] = x[3] + dt * turn
     out[0] = x[0] + dt * out[2]
     out[1] = x[1] + dt * out[3]
+
+
+@njit
+def double_pendulum(x, u, t, out):
+    """Two massless rods of 1 m with 1 kg at their ends, torques at both joints; the first angle is
+    from hanging, the second relative to it. 20 ms a step, semi-implicit Euler."""
+    g, dt = 9.81, 0.02
+    a, b, da, db = x[0], x[0] + x[1], x[2], x[2] + x[3]
+    c, s = np.cos(a - b), np.sin(a - b)
+    r = u[0] - u[1] - s * db * db - 2.0 * g * np.sin(a)
+    q = u[1] + s * da * da - g * np.sin(b)
+    det = 2.0 - c * c
+    dda, ddb = (r - c * q) / det, (2.0 * q - c * r) / det
+    out[2] = x[2] + dt * dda
+    out[3] = x[3] + dt * (ddb - dda)
+    out[0] = x[0] + dt * out[2]
+    out[1] = x[1] + dt * out[3]
