@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gps.control import DualConfig, PI2Config, batch, dual, kl, lqr, pi2
+from gps.control import DualConfig, PI2Config, batch, dual, kl, lqr, pi2, tracking
+from gps.control.tracking import LinearSensor
 from gps.errors import (
     ConfigError,
     DualError,
@@ -24,6 +25,7 @@ from gps.errors import (
 from gps.types import Gaussian, LinearDynamics, QuadraticCost
 
 B, T, NX, NU, N = 5, 12, 4, 2, 9
+STEPS = np.arange(T) / T
 CORES = numba.config.NUMBA_NUM_THREADS
 THREADS = [1, pytest.param(2, marks=pytest.mark.skipif(CORES < 2, reason="one numba thread"))]
 STACKS = (batch.DynamicsBatch, batch.CostBatch, batch.GaussianBatch, batch.ControllerBatch)
@@ -44,6 +46,38 @@ def samples(seed=4, count=B):
     return X, U, rng.gamma(1.0, size=(count, N, T))
 
 
+def sensors(singles, seed=5):
+    """Two measurements, with the deviations of the controllers' actions for variances."""
+    H = np.random.default_rng(seed).normal(size=(len(singles), T, NU, NX))
+    diagonals = [p[3].chol * np.eye(NU) for p in singles]
+    return [LinearSensor(H[b], 0.1 * H[b, :, :, 0], V) for b, V in enumerate(diagonals)]
+
+
+def measured(count=B):
+    """Y (count, N, T, no) and U (count, N, T, nu)."""
+    _, U, _ = samples(count=count)
+    return np.random.default_rng(6).normal(size=U.shape), U
+
+
+def filtered():
+    """Estimates of the problems that are not broken."""
+    Y, U = measured()
+    return [
+        tracking.kalman_filter(q[0], o, Y[b], U[b], q[2])
+        for b, (q, o) in enumerate(zip(problems(), sensors(problems()), strict=True))
+    ]
+
+
+SEARCHES = {  # the function, its config, its weight of entropy
+    "minimise": ("minimise", {}, None),
+    "minimise, previous": ("minimise", {"kl_under": "previous"}, 0.4 * STEPS),
+    "per step": ("minimise_per_step", {}, None),
+    "per step, previous": ("minimise_per_step", {"kl_under": "previous"}, None),
+    "per step, weights": ("minimise_per_step", {"entropy_weight": 9.0}, 0.4 * STEPS),
+    "per step, both": ("minimise_per_step", {"kl_under": "previous", "entropy_weight": 0.3}, None),
+}
+
+
 def run(name, singles, *, shared=(), **options):
     """One of the functions on a list of (dynamics, cost, start, previous)."""
     d, c, s, p = (singles[0][i] if i in shared else part for i, part in enumerate(stacked(singles)))
@@ -51,10 +85,17 @@ def run(name, singles, *, shared=(), **options):
         return batch.backward(d, c, **options)
     if name == "forward":
         return batch.forward(d, p, s, **options)
-    if name == "minimise":
-        return batch.minimise(d, c, s, p, 0.3, **options)
-    if name == "minimise_per_step":
-        return batch.minimise_per_step(d, c, s, p, 0.3, **options)
+    if name in SEARCHES:
+        search, config, weight = SEARCHES[name]
+        config = DualConfig(**config)
+        return getattr(batch, search)(d, c, s, p, 0.3, config, 1.0, weight, **options)
+    if name == "backward_per_step":
+        return batch.backward_per_step(d, c, p, 1.0 + STEPS, STEPS, **options)
+    if name == "kalman_filter":
+        o = batch.SensorBatch.stack(sensors(singles))
+        return batch.kalman_filter(d, o, *measured(len(singles)), s, **options)
+    if name == "smooth":
+        return batch.smooth(d, batch.FilterBatch.stack(filtered()), **options)
     if name == "pi2_update":
         return batch.pi2_update(p, *samples(count=len(singles)), **options)
     along = batch.MarginalsBatch.stack(lqr.forward(q[0], q[3], q[2]) for q in problems())
@@ -71,10 +112,15 @@ def single(name, singles, b):
         return lqr.backward(d, c)
     if name == "forward":
         return lqr.forward(d, p, s)
-    if name == "minimise":
-        return dual.minimise(d, c, s, p, 0.3)
-    if name == "minimise_per_step":
-        return dual.minimise_per_step(d, c, s, p, 0.3)
+    if name in SEARCHES:
+        search, config, weight = SEARCHES[name]
+        return getattr(dual, search)(d, c, s, p, 0.3, DualConfig(**config), 1.0, weight)
+    if name == "backward_per_step":
+        return dual.backward_per_step(d, c, p, 1.0 + STEPS, STEPS)
+    if name == "kalman_filter":
+        return tracking.kalman_filter(d, sensors(singles)[b], *(a[b] for a in measured()), s)
+    if name == "smooth":
+        return tracking.smooth(d, filtered()[b])
     if name == "pi2_update":
         return pi2.update(p, *(a[b] for a in samples()))
     q = problems()[b]
@@ -107,16 +153,28 @@ def assert_same(a, b):
         assert a[name].tobytes() == b[name].tobytes(), name
 
 
-EXACT = ["backward", "forward", "expected_cost", "kl_per_step", "pi2_update"]
-ALL = [*EXACT, "minimise", "minimise_per_step"]
+EXACT = {  # and where the single functions live
+    "backward": lqr,
+    "forward": lqr,
+    "expected_cost": lqr,
+    "kl_per_step": kl,
+    "backward_per_step": dual,
+    "kalman_filter": tracking,
+    "smooth": tracking,
+    "pi2_update": pi2,
+}
+ALL = [*EXACT, *SEARCHES]
+GROWS = (0, "F", lambda F: F * 1e60, "overflows? at t=|positive definite at t=")
 BREAKS = {  # which record, its field, the value, the words of the error
     "backward": (1, "C", lambda C: C - 300 * np.eye(6), r"Q_uu .* at t=11 \(smallest eig.*-2"),
     "forward": (0, "F", lambda F: F * np.nan, r"dynamics.F is not finite at t=0"),
     "expected_cost": (1, "c", lambda c: c + np.inf, r"cost.c is not finite at t=0"),
     "kl_per_step": (3, "chol", lambda L: 0 * L, r"old.Sigma is not positive definite at t=0"),
     "pi2_update": (3, "k", lambda k: k * np.nan, r"controller.k is not finite at t=0"),
-    "minimise": (0, "F", lambda F: F * 1e60, "overflows at t=|positive definite at t="),
-    "minimise_per_step": (0, "F", lambda F: F * 1e60, "overflows at t=|positive definite at t="),
+    "backward_per_step": (1, "C", lambda C: C - 300 * np.eye(6), r"Q_uu / eta \+ P .* at t=11 \("),
+    "kalman_filter": (3, "chol", lambda L: -L, r"sensor.V is not positive definite at t=0"),
+    "smooth": (0, "W", lambda W: W - 3 * np.eye(4), r"dynamics.W is not positive definite at t=0"),
+    **dict.fromkeys(SEARCHES, GROWS),
 }
 
 
@@ -143,7 +201,7 @@ def test_batches_have_the_bytes_of_the_single_functions(name, threads):
 
 
 @pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("name", ["minimise", "minimise_per_step"])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_searches_find_what_the_single_searches_find(name, threads):
     found = run(name, problems(), threads=threads)
     for b in range(B):
@@ -154,6 +212,55 @@ def test_searches_find_what_the_single_searches_find(name, threads):
             assert_allclose(mine[field], want[field], rtol=1e-9, atol=1e-12, err_msg=field)
     assert found.converged.all()
     assert len(set(found.trials)) > 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_problems_that_can_be_solved_are_not_solved_one_by_one(name, monkeypatch):
+    function, where = (SEARCHES[name][0], dual) if name in SEARCHES else (name, EXACT[name])
+    estimates = filtered()
+    monkeypatch.setitem(globals(), "filtered", lambda: estimates)
+    function = "update" if name == "pi2_update" else function
+    assert hasattr(where, function)
+    monkeypatch.setattr(where, function, lambda *_: pytest.fail("a single function was called"))
+    assert run(name, problems()).ok.all()
+
+
+def test_the_kl_under_the_previous_marginals_meets_its_bound():
+    """By their definition: the previous controller's states, for the controller that was found."""
+    for name in SEARCHES:
+        found = run(name, problems())
+        for b, (d, _, s, p) in enumerate(problems()):
+            under = p if "previous" in name or "both" in name else found[b].controller
+            along = lqr.forward(d, under, s)
+            values = kl.kl_per_step(found[b].controller, p, along.mean, along.cov)
+            assert_allclose(found.kl[b], values, rtol=1e-7, atol=1e-10, err_msg=name)
+            if "per step" in name:
+                assert_allclose(values[found.active[b]], 0.3, rtol=0.011)
+                assert (values <= 0.3 * 1.011).all()
+            else:
+                assert_allclose(values.sum(), 0.3 * T, rtol=0.011)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 1, 1, 1), (6, 3, 1, 0, 2), (8, 14, 7, 9, 3)])
+def test_bytes_are_the_same_at_every_size(sizes):
+    """One step, no measurement, products large enough for BLAS."""
+    steps, nx, nu, no, n = sizes
+    rng = np.random.default_rng(8)
+    singles = [make_problem(rng, steps, nx, nu) for _ in range(3)]
+    d, c, s, p = stacked(singles)
+    V = 0.3 * rng.normal(size=(3, steps, no, no + 1))
+    V, h = V @ V.swapaxes(-1, -2), rng.normal(size=(3, steps, no))
+    o = batch.SensorBatch(rng.normal(size=(3, steps, no, nx)), h, V)
+    Y, U = rng.normal(size=(3, n, steps, no)), rng.normal(size=(3, n, steps, nu))
+    eta, weight = rng.gamma(2.0, size=(3, steps)), rng.gamma(2.0, size=(3, steps))
+    gains = batch.backward_per_step(d, c, p, eta, weight)
+    estimates = batch.kalman_filter(d, o, Y, U, s)
+    smoothed = batch.smooth(d, estimates)
+    for b in range(3):
+        want = dual.backward_per_step(d[b], c[b], p[b], eta[b], weight[b])
+        assert_same(gains[b], want)
+        assert_same(estimates[b], tracking.kalman_filter(d[b], o[b], Y[b], U[b], s[b]))
+        assert_same(smoothed[b], tracking.smooth(d[b], estimates[b]))
 
 
 @pytest.mark.skipif(CORES < 2, reason="one numba thread")
@@ -212,6 +319,68 @@ def test_a_failure_is_handed_on():
     assert along.ok.sum() == B - 1
 
 
+def test_an_estimate_that_failed_is_not_smoothed():
+    singles = broken("kalman_filter")
+    found = run("kalman_filter", singles, on_error="mask")
+    smoothed = batch.smooth(stacked(singles)[0], found, on_error="mask")
+    assert list(smoothed.errors) == [2]
+    assert str(smoothed.errors[2]) == str(found.errors[2])
+    assert_same(smoothed[3], single("smooth", problems(), 3))
+    with pytest.raises(NotPositiveDefiniteError, match=r"^problem 2: sensor.V"):
+        batch.smooth(stacked(singles)[0], found)
+
+
+def _changed(matrix, what):
+    out = matrix.copy()
+    if what == "indefinite":
+        out[4, 0, 1] = out[4, 1, 0] = 50.0
+    elif what == "asymmetric":
+        out[4, 0, 1] += 1.0
+    elif what == "rounding":
+        out[4, 0, 1] += 1e-14 * np.abs(out).max()
+    elif what == "certain":  # no variance, but a covariance
+        out[4, 0, 0], out[4, 0, 1], out[4, 1, 0] = 0.0, 1e-12, 1e-12
+    elif what == "infinite":
+        out[4, 1, 1] = np.inf
+    return out
+
+
+@pytest.mark.parametrize("where", ["W", "V", "start", "Y", "cov", "pred_cov"])
+@pytest.mark.parametrize("what", ["indefinite", "asymmetric", "rounding", "certain", "infinite"])
+def test_estimates_judge_covariances_as_the_single_functions_do(where, what):
+    """Of inputs between good and bad too; the other systems keep their bytes."""
+    singles, o, (Y, U) = problems(), sensors(problems()), measured()
+    estimates = filtered()
+    d, c, s, p = singles[3]
+    if where == "W":
+        singles[3] = LinearDynamics(d.F, d.f, _changed(d.W, what)), c, s, p
+    elif where == "V":
+        o[3] = LinearSensor(o[3].H, o[3].h, _changed(o[3].V, what))
+    elif where == "start":
+        singles[3] = d, c, Gaussian(s.mean, _changed(np.tile(s.cov, (5, 1, 1)), what)[4]), p
+    elif where == "Y":
+        Y[3] = _changed(Y[3], what)
+    else:
+        changed = _changed(getattr(estimates[3], where), what)
+        estimates[3] = dataclasses.replace(estimates[3], **{where: changed})
+    d, _, s, _ = stacked(singles)
+    sensor, along = batch.SensorBatch.stack(o), batch.FilterBatch.stack(estimates)
+    alone = (
+        (batch.kalman_filter(d, sensor, Y, U, s, on_error="mask"),
+         lambda b: tracking.kalman_filter(d[b], o[b], Y[b], U[b], s[b])),
+        (batch.smooth(d, along, on_error="mask"), lambda b: tracking.smooth(d[b], estimates[b])),
+    )  # fmt: skip
+    for found, want in alone:
+        assert set(found.errors) <= {3}
+        for b in range(B):
+            try:
+                assert_same(found[b], want(b))
+            except GPSError as error:
+                with pytest.raises(type(error)) as other:
+                    want(b)
+                assert str(error) == f"problem {b}: {other.value}"  # noqa: PT017
+
+
 @pytest.mark.parametrize("what", ["indefinite", "asymmetric", "negative start"])
 def test_covariances_that_are_none_are_found_in_a_batch(what):
     """Each problem is judged as the single function judges it."""
@@ -265,8 +434,10 @@ def test_one_problem_with_many_bounds():
     assert_allclose(steps[4].controller.K, want.controller.K, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("shared", [(0,), (1,), (2,), (3,), (0, 1, 2)])
-@pytest.mark.parametrize("name", ["backward", "forward", "minimise", "minimise_per_step"])
+@pytest.mark.parametrize("shared", [(0,), (1,), (2,), (3,), (0, 1, 2), (0, 2, 3)])
+@pytest.mark.parametrize(
+    "name", ["backward", "forward", "backward_per_step", "kalman_filter", "smooth", *SEARCHES]
+)
 def test_a_single_record_stands_for_all(name, shared):
     singles = problems()
     same = [[singles[0][i] if i in shared else p[i] for i in range(4)] for p in singles]
@@ -300,17 +471,11 @@ def test_temperatures_and_entropy_weights_per_problem():
     want = dual.minimise(*singles[4], 0.3, entropy_weight=weight[4])
     assert_allclose(each[4].controller.chol, want.controller.chol, rtol=1e-9)
     assert_allclose(each[4].eta, want.eta, rtol=1e-9)
-    steps = batch.minimise_per_step(d, c, s, p, 0.3, entropy_weight=weight)
-    want = dual.minimise_per_step(*singles[4], 0.3, entropy_weight=weight[4])
-    assert_same(steps[4], want)
-    config = DualConfig(kl_under="previous")
-    for search, name in (
-        (batch.minimise, "minimise"),
-        (batch.minimise_per_step, "minimise_per_step"),
-    ):
-        assert_same(
-            search(d, c, s, p, 0.3, config)[2], getattr(dual, name)(*singles[2], 0.3, config)
-        )
+    for config in (DualConfig(), DualConfig(kl_under="previous")):
+        steps = batch.minimise_per_step(d, c, s, p, 0.3, config, entropy_weight=weight)
+        want = dual.minimise_per_step(*singles[4], 0.3, config, entropy_weight=weight[4])
+        assert_allclose(steps[4].controller.chol, want.controller.chol, rtol=1e-9, atol=1e-12)
+        assert_allclose(steps[4].eta, want.eta, rtol=1e-9)
     X, U, costs = samples()
     bounds = np.linspace(0.2, 1.5, B)
     some = batch.pi2_update(p, X, U, costs, kl_max=bounds)
@@ -319,6 +484,26 @@ def test_temperatures_and_entropy_weights_per_problem():
         fixed = batch.pi2_update(p, X, U, costs, config, temperature=heat)
         alone = pi2.update(p[2], X[2], U[2], costs[2], config, temperature=float(heat[2, 0]))
         assert_same(fixed[2], alone)
+
+
+def test_one_problem_with_many_dual_variables_and_one_system_with_many_samples():
+    d, c, s, p = problems()[0]
+    eta = np.geomspace(0.1, 10, 6)
+    found = batch.backward_per_step(d, c, p, eta[:, None], 0.2)
+    assert found.B == 6
+    for b in range(6):
+        assert_same(found[b], dual.backward_per_step(d, c, p, eta[b], 0.2))
+    sensor, (Y, U) = sensors(problems())[0], measured()
+    estimates = batch.kalman_filter(d, sensor, Y, U[:1], s)
+    assert estimates.B == B
+    for b in range(B):
+        assert_same(estimates[b], tracking.kalman_filter(d, sensor, Y[b], U[0], s))
+    alone = tracking.kalman_filter(d, sensor, Y[0], U[0], s)
+    assert_same(batch.smooth(d, alone)[0], tracking.smooth(d, alone))
+    # one estimate under many dynamics
+    many = batch.smooth(stacked(problems())[0], alone, on_error="mask")
+    for b in many.ok.nonzero()[0]:
+        assert_same(many[b], tracking.smooth(problems()[b][0], alone))
 
 
 def test_bounds_that_are_not_met_are_logged_by_number(caplog):
@@ -387,6 +572,24 @@ def test_wrong_sizes_are_named():
         batch.pi2_update(p, X[0], U[0], costs[0])
     with pytest.raises(ShapeError, match="controller has 5 problems"):
         batch.pi2_update(p, X[:3], U[:3], costs[:3])
+    Y, U = measured()
+    o = batch.SensorBatch.stack(sensors(singles))
+    with pytest.raises(ShapeError, match=r"Y must have shape \(B, N, 12, 2\), got \(9, 12, 2\)"):
+        batch.kalman_filter(d, o, Y[0], U, s)
+    with pytest.raises(ShapeError, match=r"U must have shape \(B, N, 12, 2\)"):
+        batch.kalman_filter(d, o, Y, U[..., :1], s)
+    with pytest.raises(ShapeError, match="Y has 9 samples per system, U has 8"):
+        batch.kalman_filter(d, o, Y, U[:, :8], s)
+    with pytest.raises(ShapeError, match="Y has 4 problems where others have 5"):
+        batch.kalman_filter(d, o, Y[:4], U, s)
+    with pytest.raises(ShapeError, match=r"sensor.H must have shape \(B, 13, no, 4\)"):
+        batch.kalman_filter(longer[0], o, Y, U, s)
+    with pytest.raises(ShapeError, match=r"filtered.mean must have shape \(B, N, 13, 4\)"):
+        batch.smooth(longer[0], filtered()[0])
+    with pytest.raises(ShapeError, match=r"previous.K must have shape \(B, 12, 2, 4\)"):
+        batch.backward_per_step(d, c, longer[3], 1.0)
+    with pytest.raises(ShapeError, match="eta has 3 problems where others have 5"):
+        batch.backward_per_step(d, c, p, np.ones((3, 12)))
     with pytest.raises(ShapeError, match="dynamics must be a record"):
         batch.backward(singles, c)
 
@@ -402,6 +605,8 @@ def test_options_that_cannot_work_are_named():
         batch.minimise(d, c, s, p, np.array([1, 1, -1, 1, 1.0]))
     with pytest.raises(ConfigError, match=r"temperature must be .* got nan for problem 0"):
         batch.backward(d, c, np.nan)
+    with pytest.raises(ConfigError, match=r"eta must be .* above 0, got 0.0 for problem 0"):
+        batch.backward_per_step(d, c, p, 0.0)
 
 
 # --- anything at all
@@ -409,7 +614,7 @@ def test_options_that_cannot_work_are_named():
 SIZES = st.sampled_from([0.0, -1.0, 1e-160, 1e-12, 1.0, 1e8, 1e100, 1e300, np.nan, np.inf])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 10**6), SIZES, SIZES, SIZES, SIZES, st.sampled_from(ALL))
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_whatever_a_problem_is_the_batch_does_what_the_single_function_does(
