@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_lqr import problem
 
-from gps.control import batch, dual, kl, lqr, pi2
+from gps.control import DualConfig, batch, dual, kl, lqr, pi2, tracking
 
 SIZES = ((64, 50, 4, 2), (8, 100, 26, 7))  # B, T, nx, nu: small problems; the peg's
 
@@ -56,6 +56,15 @@ def measure(B: int, T: int, nx: int, nu: int, rounds: int) -> None:
     )
     controllers = [lqr.backward(x[0], x[1]) for x in singles]
     along = [lqr.forward(x[0], u, x[2]) for x, u in zip(singles, controllers, strict=True)]
+    previous, entropy = DualConfig(kl_under="previous"), DualConfig(entropy_weight=0.1)
+    no = nx // 2
+    V = np.eye(no)
+    sensor = [tracking.LinearSensor.constant(T, rng.normal(size=(no, nx)), V) for _ in singles]
+    Y = rng.normal(size=(B, N, T, no))
+    estimates = [
+        tracking.kalman_filter(x[0], sensor[b], Y[b], U[b], x[2]) for b, x in enumerate(singles)
+    ]
+    o, e = batch.SensorBatch.stack(sensor), batch.FilterBatch.stack(estimates)
     u, m = batch.ControllerBatch.stack(controllers), batch.MarginalsBatch.stack(along)
     loops: dict[str, Callable[[], object]] = {
         "backward": lambda: [lqr.backward(x[0], x[1]) for x in singles],
@@ -70,7 +79,17 @@ def measure(B: int, T: int, nx: int, nu: int, rounds: int) -> None:
             for x, v, a in zip(singles, controllers, along, strict=True)
         ],
         "minimise": lambda: [dual.minimise(*x, 0.1) for x in singles],
+        "minimise, previous": lambda: [dual.minimise(*x, 0.1, previous) for x in singles],
         "minimise_per_step": lambda: [dual.minimise_per_step(*x, 0.1) for x in singles],
+        "per step, previous": lambda: [dual.minimise_per_step(*x, 0.1, previous) for x in singles],
+        "per step, entropy": lambda: [dual.minimise_per_step(*x, 0.1, entropy) for x in singles],
+        "backward_per_step": lambda: [
+            dual.backward_per_step(x[0], x[1], x[3], 1.0) for x in singles
+        ],
+        "kalman_filter": lambda: [
+            tracking.kalman_filter(x[0], sensor[b], Y[b], U[b], x[2]) for b, x in enumerate(singles)
+        ],
+        "smooth": lambda: [tracking.smooth(x[0], estimates[b]) for b, x in enumerate(singles)],
         "pi2_update": lambda: [
             pi2.update(x[3], X[b], U[b], costs[b]) for b, x in enumerate(singles)
         ],
@@ -81,20 +100,31 @@ def measure(B: int, T: int, nx: int, nu: int, rounds: int) -> None:
         "expected_cost": lambda n: batch.expected_cost(c, m, threads=n),
         "kl_per_step": lambda n: batch.kl_per_step(u, p, m, threads=n),
         "minimise": lambda n: batch.minimise(d, c, s, p, 0.1, threads=n),
+        "minimise, previous": lambda n: batch.minimise(d, c, s, p, 0.1, previous, threads=n),
         "minimise_per_step": lambda n: batch.minimise_per_step(d, c, s, p, 0.1, threads=n),
+        "per step, previous": lambda n: batch.minimise_per_step(
+            d, c, s, p, 0.1, previous, threads=n
+        ),
+        "per step, entropy": lambda n: batch.minimise_per_step(d, c, s, p, 0.1, entropy, threads=n),
+        "backward_per_step": lambda n: batch.backward_per_step(d, c, p, 1.0, threads=n),
+        "kalman_filter": lambda n: batch.kalman_filter(d, o, Y, U, s, threads=n),
+        "smooth": lambda n: batch.smooth(d, e, threads=n),
         "pi2_update": lambda n: batch.pi2_update(p, X, U, costs, threads=n),
     }
-    for b, one in enumerate(loops["minimise"]()):  # type: ignore[arg-type, var-annotated]
-        found = batches["minimise"](1)[b]  # type: ignore[index]
-        np.testing.assert_allclose(found.controller.K, one.controller.K, rtol=1e-8, atol=1e-10)
-        assert (u[b].K == controllers[b].K).all()
+    searches = [name for name in loops if "minimise" in name or "per step" in name]
+    for name in searches:
+        together = batches[name](1)
+        for b, one in enumerate(loops[name]()):  # type: ignore[arg-type, var-annotated]
+            found = together[b].controller  # type: ignore[index]
+            np.testing.assert_allclose(found.K, one.controller.K, rtol=1e-8, atol=1e-10)
+    assert all((batch.backward(d, c)[b].K == controllers[b].K).all() for b in range(B))
     threads = [n for n in (1, 2) if n <= numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
     print(f"\nB={B}, T={T}, nx={nx}, nu={nu}: times faster than the loop, quickest (median)")
     print(f"{'':20}{'loop':>11}" + "".join(f"{f'{n} thread(s)':>18}" for n in threads))
     for name, loop in loops.items():
         candidates: dict[str, Callable[[], object]] = {"loop": loop}
         candidates |= {f"{n}": lambda n=n, name=name: batches[name](n) for n in threads}  # type: ignore[misc]
-        times = turns(candidates, max(5, rounds // (8 if "minimise" in name else 1)))
+        times = turns(candidates, max(5, rounds // (8 if name in searches else 1)))
         line = f"{name:20}{1e3 * min(times['loop']):8.2f} ms"
         for n in threads:
             quick = min(times["loop"]) / min(times[f"{n}"])
