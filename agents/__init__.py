@@ -4,7 +4,8 @@ Each world is a frozen configuration with `build()`, which gives an agent as `gp
 describes it. Nothing here knows costs, controllers or algorithms.
 """
 
-from gps.agents.base import smooth_noise
+from gps.agents.base import Simulation, smooth_noise
+from gps.agents.environment import as_gymnasium
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.agents.real_time import RealTime, RealTimeConfig
@@ -18,8 +19,10 @@ __all__ = [
     "PointMassConfig",
     "RealTime",
     "RealTimeConfig",
+    "Simulation",
     "acrobot",
     "arm_reach",
+    "as_gymnasium",
     "cartpole",
     "peg_insertion",
     "pendulum",

@@ -1,14 +1,16 @@
-"""What the worlds share: checked inputs, observations by name, failed samples, smoothed noise."""
+"""What the worlds share: checked inputs, observations by name, failed samples, smoothed noise,
+and the simulation that is stepped from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import SupportsInt
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, SupportsInt
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from gps.errors import ConfigError, SampleFailure, ShapeError, SimulationError
+from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
 from gps.types import Array, Layout
 
 
@@ -104,3 +106,110 @@ class Failures:
         """Raise SimulationError with all failed samples, in order; do nothing without any."""
         if self._first:
             raise SimulationError(self.condition, [self._first[i] for i in sorted(self._first)])
+
+
+class Run(Protocol):
+    """The samples of one condition while they run: what `rollout` and `Simulation` both drive.
+
+    A step is `observe`, `apply` and `advance`, in this order; each gives back whether any sample
+    goes on. `row` says where in the arrays the step is written.
+    """
+
+    X: Array
+    U: Array
+    obs: Array
+    jacobians: dict[str, Array]  # name -> (N, rows, size, nx)
+    failures: Failures
+
+    @property
+    def quiet(self) -> Callable[[], AbstractContextManager[None]]:
+        """Makes the context in which the simulator's warnings go to the log."""
+        ...
+
+    def observe(self, t: int, row: int) -> bool:
+        """Write the states and observations of step t, and check them."""
+        ...
+
+    def apply(self, t: int, row: int, u: Array) -> bool:
+        """Clip and write the actions (N, nu) of step t; the next `advance` uses them."""
+        ...
+
+    def advance(self, t: int) -> bool:
+        """Go from step t to step t + 1."""
+        ...
+
+
+class Simulation:
+    """One sample of a world, stepped from outside: the states and actions of `rollout`.
+
+    `reset` first; then every `step` applies an action. Unlike a rollout it has no last step, so
+    the state after the action of step T-1 can be seen too. Agents give one by `simulation()`; it
+    shares no state with their rollouts or with other simulations. Not to be used from several
+    threads at once.
+    """
+
+    def __init__(self, begin: Callable[[int, Array | None, bool], Run]) -> None:
+        self._begin = begin
+        self._run: Run | None = None
+        self._t = 0
+
+    def reset(
+        self, condition: int, start_noise: Array | None = None, *, test: bool = False
+    ) -> None:
+        """Go to the start of a condition, disturbed by `start_noise` (n_start,) if it is given.
+
+        Raises ShapeError, and SimulationError where the start itself cannot be simulated.
+        """
+        if start_noise is not None:
+            start_noise = np.asarray(start_noise, dtype=np.float64)[None]
+        self._run, self._t = None, 0
+        run = self._begin(condition, start_noise, test)
+        with run.quiet():
+            run.observe(0, 0)
+        run.failures.raise_if_any()
+        self._run = run
+
+    def step(self, u: Array) -> None:
+        """Apply the action u (nu,), clipped as in a rollout, for one control step.
+
+        Raises ShapeError, and SimulationError where a rollout would; then `reset` is due, and
+        `u` is still the action as applied.
+        """
+        run, t = self._running(), self._t
+        run.failures.raise_if_any()
+        u = check_actions(np.asarray(u, dtype=np.float64)[None], 1, run.U.shape[-1])
+        with run.quiet():
+            # the row of step t is written over by step t + 1
+            _ = run.apply(t, 0, u) and run.advance(t) and run.observe(t + 1, 0)
+        run.failures.raise_if_any()
+        self._t = t + 1
+
+    @property
+    def t(self) -> int:
+        """Steps since the reset."""
+        return self._t
+
+    @property
+    def x(self) -> Array:
+        """The state (nx,), a copy."""
+        return self._running().X[0, 0].copy()
+
+    @property
+    def u(self) -> Array:
+        """The last action (nu,) as applied, after clipping, a copy."""
+        return self._running().U[0, 0].copy()
+
+    @property
+    def obs(self) -> Array:
+        """The observation (no,), a copy."""
+        return self._running().obs[0, 0].copy()
+
+    @property
+    def jacobians(self) -> Mapping[str, Array]:
+        """d entry / dx of this step's state, name -> (size, nx), copies; as in `Rollouts`."""
+        return {name: J[0, 0].copy() for name, J in self._running().jacobians.items()}
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise GPSError("the simulation has no start yet; call reset first")
+        return self._run

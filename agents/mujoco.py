@@ -19,6 +19,7 @@ from mujoco.batch import SimulationError as BatchError
 from gps.agents._kernels import apply, observe
 from gps.agents.base import (
     Failures,
+    Simulation,
     check_actions,
     check_condition,
     check_noise,
@@ -390,66 +391,59 @@ class MujocoAgent:
         state) and end_point_velocities (if joint_vel is there too), placed in the columns of the
         joint entries. Actions are clipped to the control range before they are recorded.
         """
-        cfg, T, nu, nv = self.config, self.config.T, self.nu, self.model.nv
+        cfg, T, nu = self.config, self.config.T, self.nu
         check_condition(condition, len(self._conditions[test]), test=test)
-        model, qpos = self._conditions[test][condition]
         noise = smooth_noise(
             check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
         )
         N = noise.shape[0]
-        start = np.tile(np.concatenate((qpos, self._qvel)), (N, 1))
-        if self.n_start:
-            start += self._start_std * check_start_noise(start_noise, N, 2 * nv)
-
-        batch = self._batch(N, model)
-        self._reset(batch, start, None)
-        rows, ctrl_at, inputs = batch.state, _offset(batch, "ctrl"), self._inputs(batch)
-        X, U = np.empty((T, N, self.layout.size)), np.empty((T, N, nu))
-        obs = np.empty((T, N, self.obs_layout.size))
-        jac = self._empty_jacobians(N, T)
-        J, V = (jac.get(name, np.empty((0, 0, 0, 0))) for name in ENTRIES[2:])
-        bad = np.zeros(N, dtype=np.bool_)
+        model, start = self._starts(condition, N, start_noise, test=test)
+        run = _Run(self, self._batch(N, model), condition, start, T)
         # the policy sees what it cannot change; time comes first, so that a step is contiguous
-        X_view, obs_view, noise_view = _locked(X), _locked(obs), _locked(_swapped(noise))
-        failures, alive = Failures(condition), None
-        act, step, substeps, limit = policy.act, batch.step, cfg.substeps, cfg.limit
-        with _warnings_to_log():
+        X_view, obs_view, noise_view = _locked(run.X), _locked(run.obs), _locked(_swapped(noise))
+        act, observe, apply, advance = policy.act, run.observe, run.apply, run.advance
+        with run.quiet():
             for t in range(T):
-                if observe(t, limit, *inputs, X, obs, J, V, bad):
-                    for i in np.flatnonzero(bad):
-                        failures.add(i, t, _reason(batch.warning[i], limit))
-                    alive = self._set_aside(batch, start, bad, failures)
-                    if alive.size == 0:
-                        break
-                    X[t, bad], obs[t, bad] = X[0, bad], obs[0, bad]
-                u = check_actions(act(X_view[t], obs_view[t], t, noise_view[t]), N, nu)
-                if apply(u, self._low, self._high, U[t], rows, ctrl_at, bad):
-                    for i in np.flatnonzero(bad):
-                        failures.add(i, t, "the policy's action is NaN or infinite")
-                    alive = self._set_aside(batch, start, bad, failures)
-                    if alive.size == 0:
-                        break
-                if t + 1 == T:
+                if not observe(t, t):
                     break
-                try:
-                    step(alive, nstep=substeps, stage=_VEL)
-                except BatchError:
-                    bad = batch.status != 0
-                    for i in np.flatnonzero(bad):
-                        failures.add(i, t, f"MuJoCo: {batch.error(int(i))}")
-                    alive = self._set_aside(batch, start, bad, failures)
-                    if alive.size == 0:
-                        break
-        failures.raise_if_any()
+                u = check_actions(act(X_view[t], obs_view[t], t, noise_view[t]), N, nu)
+                if not apply(t, t, u):
+                    break
+                if t + 1 < T and not advance(t):
+                    break
+        run.failures.raise_if_any()
         return Rollouts(
-            X=_locked(_swapped(X)),
-            U=_locked(_swapped(U)),
-            obs=_locked(_swapped(obs)),
+            X=_locked(_swapped(run.X)),
+            U=_locked(_swapped(run.U)),
+            obs=_locked(_swapped(run.obs)),
             noise=noise,
             layout=self.layout,
             condition=condition,
-            jacobians={name: _locked(value) for name, value in jac.items()},
+            jacobians={name: _locked(value) for name, value in run.jacobians.items()},
         )
+
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`."""
+        # its own: rollouts of one sample must not touch an episode that is under way
+        batch = Batch(self.model, 1, 1, persistent=True)
+
+        def begin(condition: int, start_noise: Array | None, test: bool) -> _Run:
+            model, start = self._starts(condition, 1, start_noise, test=test)
+            batch.set_models(model)
+            return _Run(self, batch, condition, start, 1)
+
+        return Simulation(begin)
+
+    def _starts(
+        self, condition: int, N: int, start_noise: Array | None, *, test: bool
+    ) -> tuple[mujoco.MjModel, Array]:
+        """The condition's model, and where N samples start: (N, 2 nv)."""
+        check_condition(condition, len(self._conditions[test]), test=test)
+        model, qpos = self._conditions[test][condition]
+        start = np.tile(np.concatenate((qpos, self._qvel)), (N, 1))
+        if self.n_start:
+            start += self._start_std * check_start_noise(start_noise, N, 2 * self.model.nv)
+        return model, start
 
     def _batch(self, N: int, model: mujoco.MjModel) -> Batch:
         """N simulations on the condition's model; kept, since making them is not free."""
@@ -480,15 +474,6 @@ class MujocoAgent:
         batch.reset(ids, stage=_NONE)
         batch.bind("qpos")[where], batch.bind("qvel")[where] = start[where, :nv], start[where, nv:]
         batch.forward(ids, stage=_VEL)
-
-    def _set_aside(
-        self, batch: Batch, start: Array, bad: np.ndarray, failures: Failures
-    ) -> np.ndarray:
-        """Stop the samples that failed, at their configured start; return the others."""
-        rest = start.copy()
-        rest[:] = np.where(np.isfinite(start) & (np.abs(start) <= self.config.limit), start, 0.0)
-        self._reset(batch, rest, np.flatnonzero(bad).astype(np.int32))
-        return np.array([i for i in range(len(start)) if i not in failures], dtype=np.int32)
 
     def _empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
         names, nx = self.layout.names, self.layout.size
@@ -524,6 +509,74 @@ class MujocoAgent:
         model, _ = self._conditions[test][rollouts.condition]
         qpos = rollouts.entry("joint_pos")[sample, ::every]
         return render_states(model, qpos, width=width, height=height, camera=camera)
+
+
+class _Run:
+    """N simulations under way, and the arrays that hold `rows` of their steps.
+
+    A rollout keeps every step in a row of its own; whoever steps from outside has one row. Each
+    of the three parts of a step gives back whether any sample goes on.
+    """
+
+    def __init__(
+        self, agent: MujocoAgent, batch: Batch, condition: int, start: Array, rows: int
+    ) -> None:
+        N = len(start)
+        self._agent, self._batch, self._start = agent, batch, start
+        agent._reset(batch, start, None)
+        self._states, self._ctrl_at = batch.state, _offset(batch, "ctrl")
+        self._inputs = agent._inputs(batch)
+        self._limit, self._substeps = agent.config.limit, agent.config.substeps
+        self._low, self._high = agent._low, agent._high
+        self.X, self.U = np.empty((rows, N, agent.layout.size)), np.empty((rows, N, agent.nu))
+        self.obs = np.empty((rows, N, agent.obs_layout.size))
+        self.jacobians = agent._empty_jacobians(N, rows)
+        none = np.empty((0, 0, 0, 0))
+        self._J, self._V = (self.jacobians.get(name, none) for name in ENTRIES[2:])
+        self._bad = np.zeros(N, dtype=np.bool_)
+        self._alive: np.ndarray | None = None
+        self.failures = Failures(condition)
+        self.quiet = _warnings_to_log
+
+    def observe(self, t: int, row: int) -> bool:
+        """Write the states and observations of step t into a row, and check them."""
+        X, obs, bad = self.X, self.obs, self._bad
+        if not observe(row, self._limit, *self._inputs, X, obs, self._J, self._V, bad):
+            return True
+        for i in np.flatnonzero(bad):
+            self.failures.add(i, t, _reason(self._batch.warning[i], self._limit))
+        goes_on = self._set_aside(bad)
+        X[row, bad], obs[row, bad] = X[0, bad], obs[0, bad]
+        return goes_on
+
+    def apply(self, t: int, row: int, u: Array) -> bool:
+        """Clip the actions (N, nu) of step t into a row and hand them to the simulator."""
+        bad = self._bad
+        if not apply(u, self._low, self._high, self.U[row], self._states, self._ctrl_at, bad):
+            return True
+        for i in np.flatnonzero(bad):
+            self.failures.add(i, t, "the policy's action is NaN or infinite")
+        return self._set_aside(bad)
+
+    def advance(self, t: int) -> bool:
+        """Simulate from step t to the next."""
+        try:
+            self._batch.step(self._alive, nstep=self._substeps, stage=_VEL)
+        except BatchError:
+            bad = self._batch.status != 0
+            for i in np.flatnonzero(bad):
+                self.failures.add(i, t, f"MuJoCo: {self._batch.error(int(i))}")
+            return self._set_aside(bad)
+        return True
+
+    def _set_aside(self, bad: np.ndarray) -> bool:
+        """Stop the samples that failed, at their configured start; whether others are left."""
+        start, limit = self._start, self._limit
+        rest = np.where(np.isfinite(start) & (np.abs(start) <= limit), start, 0.0)
+        self._agent._reset(self._batch, rest, np.flatnonzero(bad).astype(np.int32))
+        left = [i for i in range(len(start)) if i not in self.failures]
+        self._alive = np.array(left, dtype=np.int32)
+        return bool(left)
 
 
 class _Guarded:

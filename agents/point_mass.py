@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from gps.agents.base import (
     Failures,
+    Simulation,
     check_actions,
     check_condition,
     check_noise,
@@ -196,31 +198,77 @@ class PointMassAgent:
         test: bool = False,
     ) -> Rollouts:
         """See `gps.types.Agent`; the state is checked against `limit` and for NaN every step."""
-        cfg = self.config
-        start = self.start_state(condition, test=test)
-        noise = smooth_noise(check_noise(noise, self.T, 2), cfg.noise_sigma)
+        self.start_state(condition, test=test)  # a wrong condition is told before wrong noise
+        noise = smooth_noise(check_noise(noise, self.T, 2), self.config.noise_sigma)
         N = noise.shape[0]
+        run = self._run(condition, N, start_noise, self.T, test=test)
+        for t in range(self.T):
+            run.observe(t, t)
+            # copies: the policy must not change the record
+            u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
+            run.apply(t, t, check_actions(u, N, 2))
+            run.advance(t)
+        run.failures.raise_if_any()
+        return Rollouts(
+            X=run.X, U=run.U, obs=run.obs, noise=noise, layout=LAYOUT, condition=condition
+        )
+
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`."""
+        return Simulation(lambda m, start_noise, test: self._run(m, 1, start_noise, 1, test=test))
+
+    def _run(
+        self, condition: int, N: int, start_noise: Array | None, rows: int, *, test: bool
+    ) -> _Run:
+        """N samples at their starts, with arrays for `rows` steps."""
+        cfg, start = self.config, self.start_state(condition, test=test)
         x = np.tile(start, (N, 1))
         if self.n_start:
             std = np.repeat((cfg.start_position_std, cfg.start_velocity_std), 2)
             x += std * check_start_noise(start_noise, N, 4)
-        X, U = np.empty((N, self.T, 4)), np.empty((N, self.T, 2))
-        obs = np.empty((N, self.T, len(self._obs_index)))
-        failures = Failures(condition)
-        for t in range(self.T):
-            for i in np.flatnonzero(~(np.abs(x) <= cfg.limit).all(axis=1)):
-                failures.add(i, t, f"the state is NaN or left +-{cfg.limit:g}")
-                x[i] = start
-            X[:, t], obs[:, t] = x, x[:, self._obs_index]
-            # copies: the policy must not change the record
-            u = policy.act(x.copy(), obs[:, t].copy(), t, noise[:, t].copy())
-            u = check_actions(u, N, 2)
-            for i in np.flatnonzero(~np.isfinite(u).all(axis=1)):
-                failures.add(i, t, "the policy's action is NaN or infinite")
+        return _Run(self, condition, start, x, rows)
+
+
+class _Run:
+    """N samples under way, and the arrays (N, rows, n) of their steps; one row when stepped."""
+
+    def __init__(
+        self, agent: PointMassAgent, condition: int, start: Array, x: Array, rows: int
+    ) -> None:
+        N, view = len(x), agent._obs_index
+        self._config, self._step, self._view = agent.config, agent.step, view
+        self._start, self._x, self._u = start, x, np.zeros((N, 2))
+        self.X, self.U = np.empty((N, rows, 4)), np.empty((N, rows, 2))
+        self.obs = np.empty((N, rows, len(view)))
+        self.jacobians: dict[str, Array] = {}
+        self.failures = Failures(condition)
+        self.quiet = nullcontext
+
+    def observe(self, t: int, row: int) -> bool:
+        """Write the states and observations of step t into a row, and check them."""
+        x, limit = self._x, self._config.limit
+        good = np.abs(x) <= limit
+        if not good.all():
+            for i in np.flatnonzero(~good.all(axis=1)):
+                self.failures.add(i, t, f"the state is NaN or left +-{limit:g}")
+                x[i] = self._start
+        self.X[:, row], self.obs[:, row] = x, x[:, self._view]
+        return len(self.failures) < len(x)
+
+    def apply(self, t: int, row: int, u: Array) -> bool:
+        """Clip the actions (N, 2) of step t into a row."""
+        good = np.isfinite(u)
+        if not good.all():
+            for i in np.flatnonzero(~good.all(axis=1)):
+                self.failures.add(i, t, "the policy's action is NaN or infinite")
                 u[i] = 0.0
-            if cfg.force_limit is not None:
-                u = np.clip(u, -cfg.force_limit, cfg.force_limit)
-            U[:, t] = u
-            x = self.step(x, u)
-        failures.raise_if_any()
-        return Rollouts(X=X, U=U, obs=obs, noise=noise, layout=LAYOUT, condition=condition)
+        limit = self._config.force_limit
+        if limit is not None:
+            np.clip(u, -limit, limit, out=u)
+        self._u = self.U[:, row] = u
+        return len(self.failures) < len(u)
+
+    def advance(self, t: int) -> bool:
+        """Move to the next step."""
+        self._x = self._step(self._x, self._u)
+        return True

@@ -1,8 +1,9 @@
 """Guided policy search: local controllers by fitted dynamics and LQR, one neural policy for all.
 
 `load` finds an experiment by name or path, `run` and `resume` yield a report after every iteration,
-with every record of it reachable. The parts work alone too: `gps.control`, `gps.dynamics`,
-`gps.costs`, `gps.policies`, `gps.agents`.
+with every record of it reachable; `export_policy` and `load_policy` take out what a stored run has
+learned. The parts work alone too: `gps.control`, `gps.dynamics`, `gps.costs`, `gps.policies`,
+`gps.agents`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
         AsynchronousConfig,
         Experiment,
         IterationReport,
+        export_policy,
         load,
+        load_policy,
         resume,
         resume_asynchronous,
         run,
@@ -30,7 +33,9 @@ __all__ = [
     "GPSError",
     "IterationReport",
     "__version__",
+    "export_policy",
     "load",
+    "load_policy",
     "resume",
     "resume_asynchronous",
     "run",

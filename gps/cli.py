@@ -1,4 +1,4 @@
-"""The command `gps`: run, resume, evaluate, list, new.
+"""The command `gps`: run, resume, evaluate, export, list, new.
 
 Heavy packages are imported by the commands that need them, so that `gps list` answers at once.
 """
@@ -693,6 +693,26 @@ def _write_video(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
+# --- export --------------------------------------------------------------------------------------
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("out", metavar="FILE.pt2", help="file to write, in a folder that exists")
+    parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
+    parser.add_argument("--force", action="store_true", help="replace FILE.pt2 if it exists")
+
+
+def _export(args: argparse.Namespace, options: list[str]) -> int:
+    from gps.pipeline import export_policy
+    from gps.threads import one_thread
+
+    with one_thread():
+        path = export_policy(args.run, args.out, iteration=args.iteration, force=args.force)
+    print(f"wrote {path}; it needs torch only, see gps.policies.load and torch.export.load")
+    return 0
+
+
 # --- list and new --------------------------------------------------------------------------------
 
 
@@ -725,6 +745,7 @@ COMMANDS = {
     "run": Command("run an experiment", _run_arguments, _run, takes_options=True),
     "resume": Command("continue a run", _resume_arguments, _resume),
     "evaluate": Command("roll out what a run has learned", _evaluate_arguments, _evaluate),
+    "export": Command("write the policy for use with torch only", _export_arguments, _export),
     "list": Command("show the experiments", lambda parser: None, _list),
     "new": Command("write a hyperparams file to edit", _new_arguments, _new),
 }

@@ -208,3 +208,28 @@ def test_batched_lqr(tmp_path):
     assert cost == sorted(cost, reverse=True)
     assert cost[-1] < 0.7 * cost[0]
     assert "199 of 200 solved; problem 7: dynamics.F is not finite at t=20" in text
+
+
+def test_gymnasium_environment(tmp_path):
+    pytest.importorskip("gymnasium")
+    text = example("gymnasium_environment", tmp_path)
+    (idle,) = numbers(r"no force: +cost +#", text)
+    search = numbers(r"random search, +\d+ episodes: +cost +#", text)
+    (ours,) = numbers(r"trajectory optimisation.*cost +#, success True", text)
+    (rollout,) = numbers(r"in a rollout: cost +#", text)
+    assert len(search) == 2
+    assert ours < 1.01 * search[1]
+    assert search[1] <= search[0] < 0.5 * idle
+    assert rollout == pytest.approx(ours, abs=0.006)
+
+
+def test_export_policy(tmp_path):
+    text = example("export_policy", tmp_path)
+    assert "learned in point_mass_policy iteration 4 seed 3" in text
+    assert "gps imported: False" in text
+    there, here = numbers(r"force: # #", text), numbers(r"force here: # #", text)
+    assert there == pytest.approx(here, rel=1e-6)  # the robot's observation is float32
+    assert max(map(abs, here)) > 0.1
+    assert numbers(r"differ by # N", text)[0] < 1e-12
+    assert all(0 < sd < 10 for sd in numbers(r"deviation: # #", text))
+    assert numbers(r"ends # m off", text)[0] < 0.1

@@ -2,7 +2,7 @@
 
 `load(name or path)` gives an Experiment, `run` and `resume` yield an IterationReport for each
 iteration, `run_asynchronous` and `resume_asynchronous` for each snapshot, `RunFolder` reads what a
-run left behind.
+run left behind, `export_policy` and `load_policy` take its policy out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         run_asynchronous,
     )
     from gps.pipeline.experiment import Experiment
+    from gps.pipeline.exporting import export_policy, load_policy
     from gps.pipeline.runner import IterationReport, resume, run
     from gps.pipeline.store import RunFolder
 
@@ -26,6 +27,8 @@ _HOME = {
     "Experiment": "experiment",
     "IterationReport": "runner",
     "RunFolder": "store",
+    "export_policy": "exporting",
+    "load_policy": "exporting",
     "resume": "runner",
     "resume_asynchronous": "asynchronous",
     "run": "runner",
@@ -37,7 +40,9 @@ __all__ = [
     "Experiment",
     "IterationReport",
     "RunFolder",
+    "export_policy",
     "load",
+    "load_policy",
     "resume",
     "resume_asynchronous",
     "run",

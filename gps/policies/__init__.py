@@ -1,5 +1,6 @@
-"""Global policies: neural networks, their supervised training and their linearisation."""
+"""Global policies: neural networks, their training, their linearisation and their export."""
 
+from gps.policies.export import ExportedPolicy, PolicyFacts, export_program, load
 from gps.policies.linearise import (
     LineariseConfig,
     Linearised,
@@ -35,12 +36,14 @@ from gps.policies.training import (
 
 __all__ = [
     "AdamState",
+    "ExportedPolicy",
     "LineariseConfig",
     "Linearised",
     "MLPConfig",
     "Network",
     "NeuralPolicy",
     "PlainLayout",
+    "PolicyFacts",
     "PolicyPrior",
     "Problem",
     "SGDConfig",
@@ -50,10 +53,12 @@ __all__ = [
     "adam_step",
     "batch_gradient",
     "capped_weights",
+    "export_program",
     "fit",
     "flatten",
     "initial_policy",
     "linearise",
+    "load",
     "minibatches",
     "policy_variance",
     "prepare",

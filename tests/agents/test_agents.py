@@ -185,6 +185,27 @@ def test_a_sample_alone_is_the_sample_in_the_batch(agent):
         assert value[2:3].tobytes() == alone[name].tobytes(), name
 
 
+def test_a_simulation_stepped_from_outside_is_the_rollout(agent):
+    noise, start = draw(agent, N=1)
+    for test in (False, True):
+        r = agent.rollout(NoisyDamping(), 0, noise, start, test=test)
+        simulation = agent.simulation()
+        for _ in range(2):  # a reset leaves nothing behind
+            simulation.reset(0, start[0], test=test)
+            for t in range(agent.T):
+                assert simulation.t == t
+                assert simulation.x.tobytes() == r.X[0, t].tobytes()
+                assert simulation.obs.tobytes() == r.obs[0, t].tobytes()
+                jacobians = {name: J[0, t].tobytes() for name, J in r.jacobians.items()}
+                assert {n: J.tobytes() for n, J in simulation.jacobians.items()} == jacobians
+                simulation.step(r.U[0, t])
+                assert simulation.u.tobytes() == r.U[0, t].tobytes()
+    with pytest.raises(ShapeError, match="condition 99"):
+        simulation.reset(99)
+    with pytest.raises(GPSError, match="call reset first"):
+        simulation.step(r.U[0, 0])
+
+
 def test_samples_differ_by_their_noise_and_share_no_memory(agent):
     noise, start = draw(agent)
     r = agent.rollout(NoisyDamping(), 0, noise, start)

@@ -1,0 +1,88 @@
+"""The policy of a stored run: as a file that needs torch only, or ready to be asked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gps import policies
+from gps.errors import ConfigError, StoreError
+from gps.pipeline import store
+
+SUFFIX = ".pt2"
+
+
+def export_policy(
+    run: str | Path, path: str | Path, *, iteration: int | None = None, force: bool = False
+) -> Path:
+    """Write the global policy of a stored run as a program that needs torch only.
+
+    run: its folder. path: a file that ends in .pt2; it is written beside and renamed, and replaces
+    one that exists only if `force`. iteration: default is the last. Returns the path;
+    `gps.policies.export` says what is in the file. Raises StoreError where something cannot be read
+    or written, ConfigError for another suffix, an iteration without a trained policy, or a network
+    that torch cannot export.
+    """
+    path = Path(path)
+    _require_writable(path, force)
+    policy, facts = _stored(run, iteration)
+    if not policy.trained:
+        raise ConfigError(
+            f"{run}: the policy of iteration {facts.iteration} has not been trained, its weights "
+            "are random; export a later one"
+        )
+    data = policies.export_program(policy, facts)
+    try:
+        store.write_whole(path, data)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def load_policy(path: str | Path, iteration: int | None = None) -> policies.ExportedPolicy:
+    """The policy of an exported file, or of a run folder at an iteration (default: the last).
+
+    Raises StoreError, and ConfigError where the run has no policy or a file is asked for an
+    iteration.
+    """
+    if Path(path).is_dir():
+        return policies.ExportedPolicy.of(*_stored(path, iteration))
+    if iteration is not None:
+        raise ConfigError(f"{path} holds one iteration; only of a run folder can one be chosen")
+    return policies.load(path)
+
+
+def _stored(
+    run: str | Path, iteration: int | None
+) -> tuple[policies.NeuralPolicy, policies.PolicyFacts]:
+    folder = store.RunFolder.open(run)
+    experiment = folder.experiment()
+    n = folder.last() if iteration is None else iteration
+    state = folder.read_state(n)
+    if state.policy is None:
+        raise ConfigError(
+            f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
+        )
+    agent = experiment.validate()
+    facts = policies.PolicyFacts(
+        obs_layout=agent.obs_layout,
+        dt=agent.dt,
+        experiment=experiment.name,
+        iteration=n,
+        seed=state.seed,
+    )
+    return state.policy.policy, facts
+
+
+def _require_writable(path: Path, force: bool) -> None:
+    """Refuse what would fail at the end, before the seconds that it takes to get there."""
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"an exported policy is a file that ends in {SUFFIX}, got {path}")
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not force:
+        raise StoreError(f"{path} exists; give another name, or replace it with --force")
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {path}: no permission to write in {path.parent}")
