@@ -9,6 +9,7 @@ from gps.agents.environment import as_gymnasium
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.agents.real_time import RealTime, RealTimeConfig
+from gps.agents.remote import RemoteAgent, RemoteConfig, RemoteError, RobotServer, serve
 from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendulum
 
 __all__ = [
@@ -19,6 +20,10 @@ __all__ = [
     "PointMassConfig",
     "RealTime",
     "RealTimeConfig",
+    "RemoteAgent",
+    "RemoteConfig",
+    "RemoteError",
+    "RobotServer",
     "Simulation",
     "acrobot",
     "arm_reach",
@@ -27,5 +32,6 @@ __all__ = [
     "peg_insertion",
     "pendulum",
     "random_conditions",
+    "serve",
     "smooth_noise",
 ]

@@ -233,3 +233,11 @@ def test_export_policy(tmp_path):
     assert numbers(r"differ by # N", text)[0] < 1e-12
     assert all(0 < sd < 10 for sd in numbers(r"deviation: # #", text))
     assert numbers(r"ends # m off", text)[0] < 0.1
+
+
+def test_remote_robot(tmp_path):
+    text = example("remote_robot", tmp_path)
+    assert "('position', 'velocity'), 50 steps, 4 conditions" in text
+    assert text.count("the bytes of a local rollout: True") == 2
+    assert max(numbers(r"ends # m off", text)) < 0.5  # from 1.4 m
+    assert re.search(r"without it: robot at 127\.0\.0\.1:\d+, condition 0, .*no connection", text)

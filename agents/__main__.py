@@ -1,0 +1,93 @@
+"""`python -m gps.agents`: a world of the toolkit behind a TCP port, in a robot's place."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gps.agents import point_mass, real_time, worlds
+from gps.agents._protocol import MAX_BYTES
+from gps.agents.remote import RobotServer, serve
+from gps.errors import ConfigError, GPSError
+
+WORLDS: dict[str, Callable[[], Any]] = {
+    "acrobot": worlds.acrobot,
+    "arm_reach": worlds.arm_reach,
+    "cartpole": worlds.cartpole,
+    "peg_insertion": worlds.peg_insertion,
+    "pendulum": worlds.pendulum,
+    "point_mass": point_mass.PointMassConfig,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    p = argparse.ArgumentParser(
+        prog="python -m gps.agents",
+        description="Serve a simulated world to learners that use RemoteConfig, until Ctrl-C.",
+    )
+    p.add_argument("world", choices=sorted(WORLDS), help="which world")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    p.add_argument("--port", type=int, default=0, help="0 takes a free one, which is printed")
+    p.add_argument("--secret-file", help="file with the shared secret; needed beyond 127.0.0.1")
+    p.add_argument(
+        "--step-timeout", type=float, default=5.0, help="seconds for an action (%(default)s)"
+    )
+    p.add_argument(
+        "--start-timeout", type=float, default=60.0, help="the same at step 0 (%(default)s)"
+    )
+    p.add_argument("--max-bytes", type=int, default=MAX_BYTES, help="of a message (%(default)s)")
+    p.add_argument(
+        "--real-time",
+        type=float,
+        metavar="SPEED",
+        help="take a robot's time, divided by SPEED, instead of as little as possible",
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve; 0 after Ctrl-C or a termination signal, 2 where it cannot."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # as Ctrl-C, so that a rollout under way is stopped
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config = WORLDS[args.world]()
+        if args.real_time is not None:
+            config = real_time.RealTimeConfig(world=config, speed=args.real_time)
+        secret = None
+        if args.secret_file is not None:
+            try:
+                secret = Path(args.secret_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"--secret-file cannot be read: {error}") from error
+
+        def ready(server: RobotServer) -> None:
+            print(f"serving {args.world} at {server.host}:{server.port}", flush=True)
+
+        serve(
+            config.build(),
+            args.host,
+            args.port,
+            secret,
+            step_timeout=args.step_timeout,
+            start_timeout=args.start_timeout,
+            max_bytes=args.max_bytes,
+            ready=ready,
+        )
+    except KeyboardInterrupt:
+        return 0
+    except GPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
