@@ -4,12 +4,13 @@ Each world is a frozen configuration with `build()`, which gives an agent as `gp
 describes it. Nothing here knows costs, controllers or algorithms.
 """
 
+from gps.agents._protocol import RemoteError
 from gps.agents.base import Simulation, smooth_noise
 from gps.agents.environment import as_gymnasium
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.agents.real_time import RealTime, RealTimeConfig
-from gps.agents.remote import RemoteAgent, RemoteConfig, RemoteError, RobotServer, serve
+from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
 from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendulum
 
 __all__ = [
