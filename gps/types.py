@@ -17,6 +17,8 @@ import numpy.typing as npt
 from gps.errors import ShapeError, choices
 
 Array = npt.NDArray[np.float64]
+Images = npt.NDArray[np.uint8]
+"""Pictures (..., height, width, channels): red, green, blue of each camera, one after another."""
 
 
 def readonly(value: npt.ArrayLike) -> Array:
@@ -43,6 +45,28 @@ def freeze(record: object, **shapes: Sequence[int]) -> None:
                 f"{type(record).__name__}.{name} must have shape {tuple(shape)}, got {array.shape}"
             )
         object.__setattr__(record, name, array)
+
+
+def freeze_images(record: object, name: str, lead: Sequence[int]) -> None:
+    """Make the pictures in a field read-only, if it is not None; `lead`: the axes before a picture.
+
+    ShapeError for other shapes and for anything but bytes: pictures are never converted silently.
+    """
+    images = getattr(record, name)
+    if images is None:
+        return
+    what = f"{type(record).__name__}.{name}"
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        raise ShapeError(
+            f"{what} must be an array of uint8, got {getattr(images, 'dtype', type(images))}"
+        )
+    if images.shape[:-3] != tuple(lead) or images.ndim != len(lead) + 3:
+        want = ", ".join(map(str, (*lead, "height", "width", "channels")))
+        raise ShapeError(f"{what} must have shape ({want}), got {images.shape}")
+    if images.flags.writeable or not images.flags.c_contiguous:
+        images = np.array(images, order="C")
+        images.setflags(write=False)
+        object.__setattr__(record, name, images)
 
 
 def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
@@ -137,6 +161,7 @@ class Rollouts(Record):
 
     X: (N, T, nx) states, named by `layout`. U: (N, T, nu) actions as applied, after clipping.
     obs: (N, T, no). noise: (N, T, nu), unit variance. jacobians: name -> (N, T, size, nx).
+    images: (N, T, height, width, channels) uint8, what the world's cameras see, or None.
     """
 
     X: Array  # (N, T, nx)
@@ -147,6 +172,8 @@ class Rollouts(Record):
     condition: int = 0
     jacobians: Mapping[str, Array] = field(default_factory=dict)
     """Of state entries that are functions of others, d entry / d x: name -> (N, T, size, nx)."""
+    images: Images | None = None
+    """The pictures that belong to the observations; None in a world without cameras."""
 
     def __post_init__(self) -> None:
         N, T, nx = shape_of(self, "X", 3)
@@ -160,6 +187,7 @@ class Rollouts(Record):
             if J.shape != want:
                 raise ShapeError(f"Rollouts.jacobians[{name!r}] must be {want}, got {J.shape}")
         object.__setattr__(self, "jacobians", MappingProxyType(jac))
+        freeze_images(self, "images", (N, T))
 
     @property
     def N(self) -> int:
@@ -341,7 +369,11 @@ class LinearGaussianController(Record):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Whatever chooses actions in a rollout: a local controller or the global policy."""
+    """Whatever chooses actions in a rollout: a local controller or the global policy.
+
+    A policy with an attribute `needs_images` that is true is given the pictures of this step as
+    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels).
+    """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
         """Actions (N, nu) for states (N, nx), observations (N, no), unit-variance noise (N, nu)."""
@@ -350,7 +382,11 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Agent(Protocol):
-    """A world that a controller can act in, with a fixed list of start conditions."""
+    """A world that a controller can act in, with a fixed list of start conditions.
+
+    A world with cameras has besides `image_shape`, (height, width, channels) of an observation's
+    pictures; see `image_shape_of`.
+    """
 
     @property
     def layout(self) -> Layout:
@@ -411,6 +447,17 @@ class Agent(Protocol):
         Raises SimulationError with every failed sample (simulator warning, NaN, infinity).
         """
         ...
+
+
+def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
+    """Height, width and channels of the agent's pictures; None for a world without cameras."""
+    shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
+    return shape
+
+
+def needs_images(policy: object) -> bool:
+    """Whether a policy's actions depend on pictures; see `Policy`."""
+    return bool(getattr(policy, "needs_images", False))
 
 
 def iter_fields(record: object) -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,7 @@ from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError, choices
 from gps.execution import Executor, Serial, each
-from gps.policies.linearise import LineariseConfig, Linearised
+from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
 from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
@@ -318,7 +318,7 @@ def _dual_step(
     iteration: int | None,
 ) -> Duals:
     """New dual variables, and new weights where `iteration` is given."""
-    mean = policy.policy.mean(rollouts.obs)
+    mean = mean_actions(policy.policy, rollouts.obs, rollouts.images)
     controller = condition.controller
     duals = replace(duals, lam=new_multipliers(rollouts.X, controller, mean, duals, config))
     if iteration is None:

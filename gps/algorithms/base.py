@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 from gps.algorithms.state import ConditionState, GPSState, PolicyState
 from gps.costs.base import Cost
+from gps.errors import ConfigError
 from gps.policies.neural import Network, initial_policy
+from gps.policies.sgd import SGDConfig
 from gps.rng import stream
-from gps.types import Agent, LinearGaussianController
+from gps.types import Agent, LinearGaussianController, image_shape_of
 
 
 class LocalAlgorithm:
@@ -50,6 +52,20 @@ class PolicyAlgorithm(LocalAlgorithm):
 
     trains_policy: ClassVar[bool] = True
     network: Network
+    sgd: SGDConfig
+
+    def check(self, agent: Agent) -> None:
+        """ConfigError where the network depends on more than sizes, and this world lacks it."""
+        check = getattr(self.network, "check", None)
+        if check is None:
+            return
+        check(agent.layout, image_shape_of(agent))
+        if self.sgd.mode != "serial":
+            network = type(self.network).__name__
+            raise ConfigError(
+                f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "
+                f"has several parts, got {self.sgd.mode!r}"
+            )
 
     def start(
         self,
@@ -60,8 +76,9 @@ class PolicyAlgorithm(LocalAlgorithm):
     ) -> GPSState:
         """The state before the first iteration, with an untrained policy."""
         state = super().start(costs, controllers, agent, seed)
+        rng = stream(seed, "initial policy")
         policy = initial_policy(
-            self.network, agent.obs_layout.size, agent.nu, stream(seed, "initial policy")
+            self.network, agent.obs_layout.size, agent.nu, rng, image_shape_of(agent)
         )
         return GPSState(
             iteration=0,

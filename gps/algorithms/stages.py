@@ -30,9 +30,10 @@ from gps.dynamics.linear import DynamicsConfig
 from gps.errors import FitError, GPSError, NonFiniteError
 from gps.execution import Executor
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
-from gps.policies.neural import NeuralPolicy, initial_policy
+from gps.policies.neural import NeuralPolicy
 from gps.policies.sgd import SGDConfig, fit_pooled, train
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
+from gps.policies.visual import VisualPolicy
 from gps.rng import stream
 from gps.types import LinearGaussianController, Rollouts
 
@@ -397,12 +398,18 @@ def _report(
 def targets(rollouts: Rollouts, condition: ConditionState) -> TrainingData:
     """What the policy is to learn from one condition: its controller's actions where it was."""
     where = condition.replay or rollouts  # before the first update there is nothing to replay
-    S, T, _ = where.X.shape
+    S, T, nx = where.X.shape
+    images = where.images
+    if images is not None:
+        images = images.reshape(S * T, *images.shape[2:])
     return TrainingData(
         obs=where.obs.reshape(S * T, -1),
         target=condition.controller.mean_action(where.X).reshape(S * T, -1),
         precision=np.tile(condition.controller.precision, (S, 1, 1)),
         weight=np.ones(S * T),
+        images=images,
+        state=None if images is None else where.X.reshape(S * T, nx),
+        layout=None if images is None else rollouts.layout,
     )
 
 
@@ -445,13 +452,10 @@ def train_policy_on(
 
 def _to_train(
     policy: PolicyState, restart: bool, seed: int, iteration: int, call: int
-) -> NeuralPolicy:
+) -> NeuralPolicy | VisualPolicy:
     """The policy that a training starts from: the last one, or a fresh one."""
     start = policy.policy
-    if not restart:
-        return start
-    rng = stream(seed, "restarted policy", iteration, call)
-    return initial_policy(start.network, start.no, start.nu, rng)
+    return start.restarted(stream(seed, "restarted policy", iteration, call)) if restart else start
 
 
 def _trained(result: TrainingResult) -> PolicyState:

@@ -12,15 +12,18 @@ from gps.control.pi2 import PI2Result
 from gps.control.pilqr import PILQRResult
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
-from gps.policies.linearise import PolicyPrior
+from gps.policies.linearise import PolicyPrior, joined_images
 from gps.policies.neural import NeuralPolicy
+from gps.policies.visual import VisualPolicy
 from gps.types import (
     Array,
+    Images,
     LinearGaussianController,
     QuadraticCost,
     Record,
     Rollouts,
     freeze,
+    freeze_images,
     shape_of,
 )
 
@@ -74,19 +77,23 @@ class Replay(Record):
 
     X: Array  # (S, T, nx)
     obs: Array  # (S, T, no)
+    images: Images | None = None  # (S, T, height, width, channels)
 
     def __post_init__(self) -> None:
         S, T, nx = shape_of(self, "X", 3)
         freeze(self, X=(S, T, nx), obs=(S, T, shape_of(self, "obs", 3)[-1]))
+        freeze_images(self, "images", (S, T))
 
     @staticmethod
     def extended(old: Replay | None, rollouts: Rollouts, size: int) -> Replay:
         """The last `size` rollouts, the new ones included; never fewer than the new ones."""
         size = max(size, rollouts.N)
         if old is None:
-            return Replay(rollouts.X, rollouts.obs)
+            return Replay(rollouts.X, rollouts.obs, rollouts.images)
         X = np.concatenate([old.X, rollouts.X])[-size:]
-        return Replay(X, np.concatenate([old.obs, rollouts.obs])[-size:])
+        obs = np.concatenate([old.obs, rollouts.obs])[-size:]
+        images = joined_images(old.images, rollouts.images)
+        return Replay(X, obs, None if images is None else images[-size:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +184,7 @@ class Assessment:
 class PolicyState(Record):
     """The global policy and how its last training went."""
 
-    policy: NeuralPolicy
+    policy: NeuralPolicy | VisualPolicy
     loss: float = float("nan")
     loss_trace: Array | None = None  # (n, 2): SGD step, loss
     staleness: Array | None = None
@@ -186,7 +193,7 @@ class PolicyState(Record):
     """Gradients that were too stale in asynchronous training."""
 
     @property
-    def actor(self) -> NeuralPolicy:
+    def actor(self) -> NeuralPolicy | VisualPolicy:
         """What acts in rollouts of the global policy."""
         return self.policy
 

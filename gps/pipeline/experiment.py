@@ -175,6 +175,9 @@ class Experiment:
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
+        fits = getattr(self.algorithm, "check", None)
+        if fits is not None:
+            fits(agent)
         try:
             self.initial.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
         except GPSError as error:

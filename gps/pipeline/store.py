@@ -28,6 +28,8 @@ position or key; numbers, text, booleans and None (an empty attribute) are attri
 `@units` gives units where they are known, `@keys` the keys of a dict in order (in names, / and @
 and % are written %2F, %40, %25). Arrays of equal content are stored once and linked.
 
+Pictures (uint8, four axes or more) are compressed, a rollout to a chunk.
+
     h5py.File("0003.h5")["state/conditions/0/controller/K"][:]
 """
 
@@ -92,6 +94,7 @@ _LIBVER = ("v110", "v110")  # fixed: another library version must not change the
 _TEXT = h5py.string_dtype()
 _DOUBLE = h5py.h5t.py_create(np.dtype("f8"))
 _SCALAR, _NOTHING = (h5py.h5s.create(kind) for kind in (h5py.h5s.SCALAR, h5py.h5s.NULL))
+_CHUNK = 2**20  # bytes of pictures that are compressed together
 _LINK_FROM = 1024  # bytes; smaller arrays cost less than the search for an equal one
 
 
@@ -180,6 +183,15 @@ class _Writer:
         kind, memory = self._types[data.dtype]
         h5py.h5a.create(group, name.encode(), kind, _SCALAR).write(data, mtype=memory)
 
+    def _image_props(self, value: np.ndarray) -> h5py.h5p.PropDCID:
+        """Pictures compress to a few per cent of their size; the first axis divides the chunks."""
+        props = self._props.copy()
+        pictures = max(1, _CHUNK // max(1, math.prod(value.shape[-3:])))
+        chunk = [1] * (value.ndim - 4) + [min(value.shape[-4], pictures), *value.shape[-3:]]
+        props.set_chunk(tuple(chunk))
+        props.set_deflate(1)
+        return props
+
     def _array(self, parent: h5py.h5g.GroupID, name: str, value: np.ndarray) -> None:
         value = np.ascontiguousarray(value).reshape(value.shape)  # it makes 0-d arrays 1-d
         key: tuple[Any, ...] = ()
@@ -194,7 +206,8 @@ class _Writer:
             h5py.h5s.create_simple(value.shape) if value.ndim else h5py.h5s.create(h5py.h5s.SCALAR)
         )
         kind = h5py.h5t.py_create(value.dtype, logical=True)
-        dataset = h5py.h5d.create(parent, name.encode(), kind, space, self._props)
+        props = self._image_props(value) if _is_images(value) else self._props
+        dataset = h5py.h5d.create(parent, name.encode(), kind, space, props)
         if value.size:
             dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, value)
         if key:
@@ -211,6 +224,10 @@ def _scalar(value: Any, where: str) -> np.ndarray:
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return np.array(value, dtype=np.int64)
     raise StoreError(f"{where}: {value!r} has no HDF5 type: over 64 bits, or text with a NUL")
+
+
+def _is_images(value: np.ndarray) -> bool:
+    return value.dtype == np.uint8 and value.ndim >= 4 and value.size > 0
 
 
 def _bytes(value: np.ndarray) -> np.ndarray:

@@ -15,11 +15,22 @@ from gps.distributions.regression import (
 )
 from gps.errors import ConfigError, NotPositiveDefiniteError, ShapeError
 from gps.linalg import smallest_eigenvalue
-from gps.types import Array, LinearGaussianController, Record, Rollouts, freeze, readonly, shape_of
+from gps.types import (
+    Array,
+    Images,
+    LinearGaussianController,
+    Record,
+    Rollouts,
+    freeze,
+    freeze_images,
+    needs_images,
+    readonly,
+    shape_of,
+)
 
 
 class LinearisablePolicy(Protocol):
-    """What `linearise` asks of a policy."""
+    """What `linearise` asks of a policy; one with `needs_images` takes `mean(obs, images)`."""
 
     def mean(self, obs: Array) -> Array:
         """Mean actions (..., nu) for observations (..., no)."""
@@ -54,11 +65,13 @@ class PolicyPrior(MixturePrior):
     """
 
     obs: Array  # (S, T, no) of the rollouts in `history`
+    images: Images | None = None  # (S, T, height, width, channels), of a policy that needs them
 
     def __post_init__(self) -> None:
         super().__post_init__()
         S, T, _ = self.history.shape
         freeze(self, obs=(S, T, shape_of(self, "obs", 3)[-1]))
+        freeze_images(self, "images", (S, T))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +97,7 @@ def linearise(
     Source: as in cbfinn/gps policy_prior_gmm.py, which too applies the newest policy to all
     remembered observations.
     """
-    U = policy.mean(rollouts.obs)
+    U = mean_actions(policy, rollouts.obs, rollouts.images)
     nu = policy.Sigma.shape[0]
     if U.shape[-1] != nu:
         raise ShapeError(f"the policy's covariance is for {nu} actions, its mean has {U.shape[-1]}")
@@ -119,10 +132,26 @@ def _updated(
 ) -> PolicyPrior:
     """The prior with the policy's present actions at its old rollouts, and with the new ones."""
     obs, old = rollouts.obs, None
+    images = rollouts.images if needs_images(policy) else None
     if prior is not None:
         X_old = prior.history[:, :, : rollouts.nx]
-        history = np.concatenate([X_old, policy.mean(prior.obs)], axis=2)
-        old = MixturePrior(history, prior.mixture)
-        obs = np.concatenate([prior.obs, obs])
+        actions = mean_actions(policy, prior.obs, prior.images)
+        old = MixturePrior(np.concatenate([X_old, actions], axis=2), prior.mixture)
+        obs, images = np.concatenate([prior.obs, obs]), joined_images(prior.images, images)
     new = update_prior(old, np.concatenate([rollouts.X, U], axis=2), config, rng)
-    return PolicyPrior(new.history, new.mixture, obs[-new.history.shape[0] :])
+    last = slice(-new.history.shape[0], None)
+    return PolicyPrior(
+        new.history, new.mixture, obs[last], None if images is None else images[last]
+    )
+
+
+def mean_actions(policy: LinearisablePolicy, obs: Array, images: Images | None) -> Array:
+    """Mean actions (..., nu) at observations (..., no), with their pictures where it needs them."""
+    if needs_images(policy):
+        return policy.mean(obs, images)  # type: ignore[call-arg]
+    return policy.mean(obs)
+
+
+def joined_images(old: Images | None, new: Images | None) -> Images | None:
+    """Pictures one after another; None unless both are there."""
+    return None if old is None or new is None else np.concatenate([old, new])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -169,6 +169,10 @@ class NeuralPolicy(Record):
         """Whether `fit` has updated the weights, and so has set the normaliser."""
         return self.optimiser.step > 0
 
+    def restarted(self, rng: np.random.Generator) -> NeuralPolicy:
+        """An untrained policy of the same network and sizes."""
+        return _initial(self.network, self.no, self.nu, rng)
+
     @cached_property
     def _fast(self) -> tuple[Array, np.ndarray, int] | None:
         """Layers with transposed weights in one vector, sizes, activation; for the kernel."""
@@ -240,8 +244,25 @@ class NeuralPolicy(Record):
         return _modules.WhitenedNetwork(network, self.obs_mean, self.obs_std).eval()
 
 
-def initial_policy(network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
-    """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
+def initial_policy(
+    network: Network,
+    no: int,
+    nu: int,
+    rng: np.random.Generator,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Any:
+    """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance.
+
+    A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`), which is given
+    the shape of the world's pictures too, makes another one.
+    """
+    make = getattr(network, "initial_policy", None)
+    if make is not None:
+        return make(no, nu, image_shape, rng)
+    return _initial(network, no, nu, rng)
+
+
+def _initial(network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
     weights = network.initial_weights(no, nu, rng)
     return NeuralPolicy(
         network=network,

@@ -127,7 +127,7 @@ def train(
 
 
 def fit_pooled(
-    policy: NeuralPolicy, data: Sequence[TrainingData], config: TrainingConfig, seed: int,
+    policy: Any, data: Sequence[TrainingData], config: TrainingConfig, seed: int,
     *index: int,
 ) -> TrainingResult:  # fmt: skip
     """Serial training."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,17 @@ import numpy.typing as npt
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
 from gps.policies import _kernels
 from gps.policies.neural import AdamState, Network, NeuralPolicy, PlainLayout
-from gps.types import Array, Record, freeze, iter_fields, readonly, shape_of
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    Record,
+    freeze,
+    freeze_images,
+    needs_images,
+    readonly,
+    shape_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +94,16 @@ class TrainingData(Record):
     target: Array  # (n, nu) mean action of the improved controller
     precision: Array  # (n, nu, nu) its inverse covariance, symmetric
     weight: Array  # (n,) not below 0, of any scale
+    images: Images | None = None  # (n, height, width, channels), of a world with cameras
+    state: Array | None = None  # (n, nx) given with the images, for training on a pose
+    layout: Layout | None = None  # of the state
 
     def __post_init__(self) -> None:
         (n, no), (_, nu) = shape_of(self, "obs", 2), shape_of(self, "target", 2)
         freeze(self, obs=(n, no), target=(n, nu), precision=(n, nu, nu), weight=(n,))
+        freeze_images(self, "images", (n,))
+        if self.state is not None:
+            freeze(self, state=(n, shape_of(self, "state", 2)[1]))
 
     @property
     def n(self) -> int:
@@ -123,7 +139,7 @@ class Problem(Record):
 class TrainingResult(Record):
     """A trained policy, and how its loss went."""
 
-    policy: NeuralPolicy
+    policy: Any  # NeuralPolicy or VisualPolicy
     trace: Array  # (points,) loss in nats, mean over the minibatches of equal stretches
     loss: float  # in nats, over all samples after the last step
     staleness: Array | None = None
@@ -138,13 +154,18 @@ class TrainingResult(Record):
 
 
 def fit(
-    policy: NeuralPolicy, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
+    policy: Any, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
 ) -> TrainingResult:
     """Train `policy` further on `data`; minibatches are drawn from `rng`.
 
-    The first training sets the normaliser, every training the covariance (`policy_covariance`).
-    The optimiser's state continues. Raises ShapeError, NonFiniteError, FitError.
+    A policy that needs images is trained as `gps.policies.visual.fit` says. The first training sets
+    the normaliser, every training the covariance (`policy_variance`). The optimiser's state
+    continues. Raises ShapeError, NonFiniteError, FitError.
     """
+    if needs_images(policy):
+        from gps.policies import visual
+
+        return visual.fit(policy, data, config, rng)
     policy, problem = prepare(policy, data, config)
     batches = minibatches(data.n, config.steps, config.batch_size, rng)
     theta, m, v = (flatten(a) for a in (policy.weights, policy.optimiser.m, policy.optimiser.v))
@@ -155,9 +176,14 @@ def fit(
 
 
 def pooled(data: Sequence[TrainingData]) -> TrainingData:
-    """The samples of several records, one after another."""
-    fields = ("obs", "target", "precision", "weight")
-    return TrainingData(**{f: np.concatenate([getattr(d, f) for d in data]) for f in fields})
+    """The samples of several records, one after another; images only where all have them."""
+    fields = ["obs", "target", "precision", "weight"]
+    layout = None
+    if all(d.images is not None and d.state is not None for d in data):
+        fields += ["images", "state"]
+        layout = data[0].layout if data else None
+    parts = {f: np.concatenate([getattr(d, f) for d in data]) for f in fields}
+    return TrainingData(**parts, layout=layout)
 
 
 def finished(
@@ -446,7 +472,10 @@ def _check_numbers(data: TrainingData) -> None:
     """NonFiniteError that names the first field and sample with NaN or infinity."""
     if not data.n:
         raise FitError("a policy cannot be trained on no samples")
-    for name, array in iter_fields(data):
+    for name in ("obs", "target", "precision", "weight", "state"):
+        array = getattr(data, name)
+        if array is None:
+            continue
         bad = ~np.isfinite(array.reshape(data.n, -1)).all(axis=1)
         if bad.any():
             raise NonFiniteError(

@@ -176,7 +176,8 @@ def test_a_stopped_and_resumed_run_gives_the_same_bytes(kind):
 
 def test_arguments_are_not_changed():
     data = some_data()
-    raw = {name: np.array(a) for name, a in iter_fields(data)}  # writable, as a caller's own
+    given = {name: a for name, a in iter_fields(data) if a is not None}
+    raw = {name: np.array(a) for name, a in given.items()}  # writable, as a caller's own
     policy = start(MLPConfig(), data)
     before, kept = copy.deepcopy(raw), copy.deepcopy(policy)
     fit(policy, TrainingData(**raw), TrainingConfig(steps=20), stream(0, "batches"))

@@ -1,0 +1,446 @@
+"""Policies that see: convolutions and spatial softmax make feature points of the pictures, and a
+multi-layer perceptron turns these and the robot's own state into actions.
+
+The convolutions are trained to tell the pose of things, which the local controllers know in
+training, and may then be trained together with the perceptron on the policy's own loss.
+Source: S. Levine, C. Finn, T. Darrell, P. Abbeel, End-to-End Training of Deep Visuomotor Policies,
+JMLR 17(39), 2016, section 5.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gps.errors import ConfigError, FitError, GPSError, ShapeError, choices
+from gps.policies import training
+from gps.policies.neural import MLPConfig, NeuralPolicy, PlainLayout, initial_policy
+from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
+from gps.types import Array, Images, Layout, Record, freeze, readonly, shape_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from gps.policies import _vision
+
+log = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Convolutions, a spatial softmax, then `head` on the feature points and the observation."""
+
+    head: MLPConfig = field(default_factory=MLPConfig)
+    """The perceptron that acts; it sees the vector observation and the feature points."""
+    channels: tuple[int, ...] = (16, 16, 16)
+    """Channels of the convolutions; the last are the feature points, two numbers each."""
+    kernels: tuple[int, ...] = (7, 5, 3)
+    """Widths of their kernels, in pixels of their input."""
+    strides: tuple[int, ...] = (2, 2, 1)
+    """Their strides; a stride of 2 halves the picture, and makes the rest four times as fast."""
+    pose: tuple[str, ...] = ()
+    """State entries that the convolutions learn to tell from the pictures in every training; empty
+    to train them by `finetune_steps` alone."""
+    first_steps: int = 1000
+    """Steps of the first training on the pose."""
+    steps: int = 200
+    """Steps of each later one, which goes on from the last weights."""
+    batch_size: int = 32
+    """Pictures per step."""
+    learning_rate: float = 3e-3
+    """Adam's step size on the pose; it falls along half a cosine."""
+    finetune_steps: int = 0
+    """Steps in which convolutions and head are trained together on the policy's loss, after the
+    head was trained on fixed feature points."""
+    finetune_rate: float = 1e-4
+    """Adam's step size there."""
+    device: str = "auto"
+    """Where the convolutions are computed: cpu, cuda, or auto for a GPU if torch finds one. Bytes
+    differ between devices."""
+
+    sees: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        sizes = [len(v) for v in (self.channels, self.kernels, self.strides)]
+        for name in ("channels", "kernels", "strides"):
+            value = getattr(self, name)
+            good = (
+                isinstance(value, tuple) and value and all(type(n) is int and n > 0 for n in value)
+            )
+            if not good:
+                raise ConfigError(
+                    f"VisionConfig.{name} must be a tuple of whole numbers above 0, got {value!r}"
+                )
+        if len(set(sizes)) > 1:
+            raise ConfigError(
+                "VisionConfig.channels, kernels and strides must have one value for each "
+                f"convolution, got {sizes[0]}, {sizes[1]} and {sizes[2]}"
+            )
+        if isinstance(self.pose, str):
+            raise ConfigError(f"VisionConfig.pose must be a tuple of names, got {self.pose!r}")
+        object.__setattr__(self, "pose", tuple(self.pose))
+        for name, least in (("first_steps", 0), ("steps", 0), ("finetune_steps", 0),
+                            ("batch_size", 1)):  # fmt: skip
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ConfigError(
+                    f"VisionConfig.{name} must be a whole number of at least {least}, got {value!r}"
+                )
+        for name in ("learning_rate", "finetune_rate"):
+            value = getattr(self, name)
+            if not 0 < value < np.inf:
+                raise ConfigError(f"VisionConfig.{name} must be above 0 and finite, got {value}")
+        if self.device not in DEVICES:
+            raise ConfigError(f"VisionConfig.device: {choices('device', self.device, DEVICES)}")
+        learns = bool(self.pose) and self.first_steps + self.steps > 0
+        if not learns and not self.finetune_steps:
+            raise ConfigError(
+                "VisionConfig: the convolutions would never be trained; name state entries in "
+                "pose, or set finetune_steps"
+            )
+
+    @property
+    def n_points(self) -> int:
+        """Feature points."""
+        return self.channels[-1]
+
+    def check(self, layout: Layout, image_shape: tuple[int, int, int] | None) -> None:
+        """ConfigError unless the world has pictures that are large enough, and the pose entries."""
+        if image_shape is None:
+            raise ConfigError(
+                "VisionConfig needs pictures, and this world has no cameras; name some in "
+                "MujocoConfig.cameras"
+            )
+        for name in self.pose:
+            if name not in layout.names:
+                raise ConfigError(
+                    f"VisionConfig.pose: {choices('state entry', name, layout.names)}"
+                )
+        height, width, _ = image_shape
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            height, width = ((size - kernel) // stride + 1 for size in (height, width))
+        if min(height, width) < 2:
+            raise ConfigError(
+                f"VisionConfig.kernels and strides leave {height} x {width} of a picture of "
+                f"{image_shape[0]} x {image_shape[1]}; at least 2 x 2 must be left"
+            )
+
+    def build(self, no: int, nu: int) -> torch.nn.Module:
+        """Not used: see `VisualPolicy.module`."""
+        raise GPSError("a VisionConfig makes its policy by initial_policy, with an image_shape")
+
+    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Not used: see `VisionConfig.initial_policy`."""
+        raise GPSError("a VisionConfig makes its policy by initial_policy, with an image_shape")
+
+    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
+        """None: the fast kernels compute the head alone."""
+        return None
+
+    def initial_policy(
+        self,
+        no: int,
+        nu: int,
+        image_shape: tuple[int, int, int] | None,
+        rng: np.random.Generator,
+    ) -> VisualPolicy:
+        """An untrained policy: all weights from `rng`; see `gps.policies.initial_policy`."""
+        if image_shape is None:
+            self.check(Layout(()), None)
+        assert image_shape is not None
+        encoder = Encoder(
+            config=self, image_shape=image_shape, weights=self._weights(image_shape, rng)
+        )
+        head = initial_policy(self.head, no + 2 * self.n_points, nu, rng)
+        return VisualPolicy(encoder=encoder, head=head)
+
+    def _weights(
+        self, image_shape: tuple[int, int, int], rng: np.random.Generator
+    ) -> tuple[Array, ...]:
+        """Normal weights with deviations after He, biases 0."""
+        weights: list[Array] = []
+        for (n, m), kernel in zip(
+            pairwise((image_shape[2], *self.channels)), self.kernels, strict=True
+        ):
+            deviation = np.sqrt(2.0 / (n * kernel**2))
+            weights += [rng.normal(size=(m, n, kernel, kernel)) * deviation, np.zeros(m)]
+        return tuple(weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder(Record):
+    """The convolutions, and the linear layer that tells the whitened pose from their points."""
+
+    config: VisionConfig
+    image_shape: tuple[int, int, int]
+    """Height, width and channels of a picture."""
+    weights: tuple[Array, ...]
+    """Of each convolution (m, n, kernel, kernel) and (m,)."""
+    pose_weights: tuple[Array, ...] = ()
+    """Of the linear layer (k, 2 points) and (k,); empty before the first training on the pose."""
+    pose_mean: Array = field(default_factory=lambda: np.zeros(0))  # (k,) in the state's units
+    pose_std: Array = field(default_factory=lambda: np.zeros(0))  # (k,) above zero
+    pose_loss: float = float("nan")
+    """Mean squared error of the whitened pose, over the last tenth of the last training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+        for name in ("weights", "pose_weights"):
+            object.__setattr__(self, name, tuple(readonly(a) for a in getattr(self, name)))
+        (k,) = shape_of(self, "pose_mean", 1)
+        freeze(self, pose_mean=(k,), pose_std=(k,))
+
+    @cached_property
+    def _module(self) -> _vision.FeaturePoints:
+        from gps.policies import _vision
+
+        device = _vision.device_of(self.config.device)
+        return self.module().to(device)
+
+    def module(self) -> _vision.FeaturePoints:
+        """A torch module of its own: pictures (B, H, W, C) uint8 to points (B, 2 points)."""
+        from gps.policies import _modules, _vision
+
+        c = self.config
+        module = _vision.FeaturePoints(self.image_shape, c.channels, c.kernels, c.strides)
+        _modules.set_parameters(module, self.weights)
+        return module.eval()
+
+    def points(self, images: Images) -> Array:
+        """Feature points (..., 2 points) of pictures (..., H, W, C); ShapeError."""
+        from gps.policies import _vision
+
+        images = self._checked(images)
+        lead = images.shape[:-3]
+        flat = images.reshape(-1, *self.image_shape)
+        device = _vision.device_of(self.config.device)
+        out = _vision.points_of(self._module, flat, device)
+        return out.reshape(*lead, 2 * self.config.n_points)
+
+    def pose(self, images: Images) -> Array:
+        """The pose (..., k) that the convolutions see, in the units of the state; GPSError."""
+        if not self.pose_weights:
+            raise GPSError("the convolutions have not been trained on a pose")
+        W, b = self.pose_weights
+        return (self.points(images) @ W.T + b) * self.pose_std + self.pose_mean
+
+    def _checked(self, images: Images) -> Images:
+        if (
+            not isinstance(images, np.ndarray)
+            or images.dtype != np.uint8
+            or images.shape[-3:] != self.image_shape
+        ):
+            what = getattr(images, "dtype", type(images).__name__), np.shape(images)
+            raise ShapeError(
+                f"images must be uint8 (..., {', '.join(map(str, self.image_shape))}), got "
+                f"{what[0]} {what[1]}"
+            )
+        return images
+
+    def trained(self, images: Images, pose: Array, rng: np.random.Generator) -> Encoder:
+        """The encoder after one more training on pictures (n, H, W, C) and their poses (n, k).
+
+        The first one sets the pose's mean and deviation. Raises FitError.
+        """
+        from gps.policies import _modules, _vision
+
+        c, images = self.config, self._checked(images)
+        first = not self.pose_weights
+        steps = c.first_steps if first else c.steps
+        encoder = self
+        if first:
+            k = pose.shape[1]
+            encoder = replace(
+                self,
+                pose_mean=pose.mean(axis=0),
+                pose_std=np.maximum(pose.std(axis=0), 1e-6),
+                pose_weights=(
+                    rng.normal(size=(k, 2 * c.n_points)) / np.sqrt(2 * c.n_points),
+                    np.zeros(k),
+                ),
+            )
+        if not steps:
+            return encoder
+        network = _vision.PoseNetwork(encoder.module(), c.n_points, pose.shape[1])
+        _modules.set_parameters(network, (*encoder.weights, *encoder.pose_weights))
+        white = (pose - encoder.pose_mean) / encoder.pose_std
+        batches = training.minibatches(len(images), steps, c.batch_size, rng)
+        device = _vision.device_of(c.device)
+        losses = _vision.train_pose(network, images, white, batches, c.learning_rate, device)
+        last = float(losses[-max(1, steps // 10) :].mean())
+        log.debug("convolutions: pose error %.3g -> %.3g (whitened)", losses[0], last)
+        found = _vision.parameters_of(network)
+        n = len(encoder.weights)
+        return replace(encoder, weights=found[:n], pose_weights=found[n:], pose_loss=last)
+
+
+@dataclass(frozen=True, eq=False)
+class VisualPolicy(Record):
+    """u ~ N(head([obs; points(images)]), chol chol'); made by `initial_policy`."""
+
+    encoder: Encoder
+    head: NeuralPolicy
+
+    needs_images: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.head.no < 2 * self.encoder.config.n_points:
+            raise ShapeError(
+                f"VisualPolicy.head takes {self.head.no} values, the feature points alone are "
+                f"{2 * self.encoder.config.n_points}"
+            )
+
+    @property
+    def network(self) -> VisionConfig:
+        """The configuration."""
+        return self.encoder.config
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures."""
+        return self.encoder.image_shape
+
+    @property
+    def no(self) -> int:
+        """Size of the vector observation, without the pictures."""
+        return self.head.no - 2 * self.encoder.config.n_points
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return self.head.nu
+
+    @property
+    def chol(self) -> Array:
+        """Lower Cholesky factor of the action covariance, (nu, nu)."""
+        return self.head.chol
+
+    @property
+    def Sigma(self) -> Array:
+        """Action covariance, (nu, nu), the same at every step and observation."""
+        return self.head.Sigma
+
+    @property
+    def trained(self) -> bool:
+        """Whether `fit` has updated the weights."""
+        return self.head.trained
+
+    def restarted(self, rng: np.random.Generator) -> VisualPolicy:
+        """With a fresh head; what the convolutions have learned about pictures stays."""
+        return replace(self, head=self.head.restarted(rng))
+
+    def joined(self, obs: Array, images: Images | None) -> Array:
+        """What the head sees, (..., no + 2 points); ShapeError when there are no pictures."""
+        obs = np.asarray(obs, dtype=np.float64)
+        if obs.ndim == 0 or obs.shape[-1] != self.no:
+            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
+        if images is None:
+            raise ShapeError("this policy sees pictures: images must be given")
+        points = self.encoder.points(images)
+        if points.shape[:-1] != obs.shape[:-1]:
+            raise ShapeError(
+                f"there must be a picture for each observation: {obs.shape[:-1]} observations, "
+                f"{points.shape[:-1]} pictures"
+            )
+        return np.concatenate([obs, points], axis=-1)
+
+    def mean(self, obs: Array, images: Images | None = None) -> Array:
+        """Mean actions (..., nu) for observations (..., no) and pictures (..., H, W, C)."""
+        return self.head.mean(self.joined(obs, images))
+
+    def act(
+        self, x: Array, obs: Array, t: int, noise: Array, images: Images | None = None
+    ) -> Array:
+        """Actions (N, nu) for observations (N, no), pictures and unit-variance noise (N, nu)."""
+        return self.mean(obs, images) + noise @ self.chol.T
+
+    def predict(
+        self,
+        obs: Array,
+        state: object = None,
+        episode_start: object = None,
+        deterministic: bool = True,
+        *,
+        images: Images | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, None]:
+        """Action (..., nu) and None, as `NeuralPolicy.predict`; `images` must be given."""
+        return self.head.predict(
+            self.joined(obs, images), state, episode_start, deterministic, rng=rng
+        )
+
+    def module(self) -> torch.nn.Module:
+        """A torch module of its own: raw observation and pictures to mean action."""
+        from gps.policies import _vision
+
+        return _vision.SeeingNetwork(self.encoder.module(), self.head.module()).eval()
+
+
+def fit(
+    policy: VisualPolicy, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
+) -> TrainingResult:
+    """Train convolutions and head; see `gps.policies.training.fit`, which calls this.
+
+    First the convolutions on the pose (`VisionConfig.pose`), then the head on the feature points
+    as any perceptron, by the fast kernels; then both together for `VisionConfig.finetune_steps`.
+    """
+    c, encoder = policy.network, policy.encoder
+    if data.images is None:
+        raise ShapeError("TrainingData.images must be given to train a policy that sees")
+    if c.pose:
+        encoder = encoder.trained(data.images, _pose(data, c.pose), rng)
+    policy = replace(policy, encoder=encoder)
+    seen = replace(
+        data, obs=policy.joined(data.obs, data.images), images=None, state=None, layout=None
+    )
+    result = training.fit(policy.head, seen, config, rng)
+    if not c.finetune_steps:
+        return replace(result, policy=replace(policy, head=result.policy))
+    return _finetuned(policy, result, data, seen, config, rng)
+
+
+def _pose(data: TrainingData, names: Sequence[str]) -> Array:
+    """The named entries of the samples' states, (n, k)."""
+    if data.state is None or data.layout is None:
+        raise ShapeError("TrainingData.state and .layout must be given to train on a pose")
+    return np.concatenate([data.state[:, data.layout.slice(name)] for name in names], axis=1)
+
+
+def _finetuned(
+    policy: VisualPolicy,
+    result: TrainingResult,
+    data: TrainingData,
+    seen: TrainingData,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+) -> TrainingResult:
+    """Head and convolutions after training together on the policy's loss."""
+    from gps.policies import _vision
+
+    c = policy.network
+    head: NeuralPolicy = result.policy
+    _, problem = training.prepare(head, seen, config)
+    device = _vision.device_of(c.device)
+    network = _vision.SeeingNetwork(policy.encoder.module(), head.module())
+    batches = training.minibatches(data.n, c.finetune_steps, c.batch_size, rng)
+    assert data.images is not None
+    losses = _vision.train_whole(
+        network, data.obs, data.images, problem, batches, c.finetune_rate, device
+    )
+    encoder = replace(policy.encoder, weights=_vision.parameters_of(network.points))
+    head = replace(head, weights=_vision.parameters_of(network.head))
+    policy = VisualPolicy(encoder=encoder, head=head)
+    loss = problem.loss(policy.mean(data.obs, data.images))
+    if not np.isfinite(loss):
+        raise FitError("the policy's loss is not finite; lower VisionConfig.finetune_rate")
+    parts = np.array_split(losses * problem.scale, min(config.trace_points, len(losses)))
+    trace = np.concatenate([result.trace, [part.mean() for part in parts]])
+    return replace(result, policy=policy, loss=loss, trace=trace)

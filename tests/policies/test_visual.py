@@ -1,0 +1,211 @@
+"""Policies that see: what the convolutions learn, how they travel, and what they refuse."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gps.errors import ConfigError, GPSError, ShapeError
+from gps.policies import MLPConfig, TrainingConfig, TrainingData, fit, initial_policy
+from gps.policies.visual import VisionConfig
+from gps.rng import stream
+from gps.types import Layout, needs_images
+
+SHAPE = (32, 32, 3)
+SMALL = VisionConfig(
+    head=MLPConfig(hidden=(20,), activation="tanh"),
+    channels=(8, 8),
+    kernels=(5, 5),
+    strides=(2, 1),
+    pose=("disc",),
+    first_steps=300,
+    steps=20,
+    learning_rate=1e-2,
+)
+
+
+def pictures(centres, radius=0.2):
+    """A red disc on grey at centres (n, 2) in [-1, 1]: x to the right, y down."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    images = np.full((len(centres), *SHAPE), 90, dtype=np.uint8)
+    for image, (a, b) in zip(images, centres, strict=True):
+        image[(x - a) ** 2 + (y - b) ** 2 < radius**2] = (220, 40, 30)
+    return images
+
+
+def some_data(n=400, seed=0):
+    """Two numbers of the robot's own; the action is where the disc is, from there."""
+    rng = np.random.default_rng(seed)
+    disc, own = rng.uniform(-0.7, 0.7, (n, 2)), rng.uniform(-0.5, 0.5, (n, 2))
+    return TrainingData(
+        obs=own,
+        target=disc - own,
+        precision=np.tile(np.eye(2) * 4.0, (n, 1, 1)),
+        weight=np.ones(n),
+        images=pictures(disc),
+        state=np.concatenate([own, disc], axis=1),
+        layout=Layout((("own", 2), ("disc", 2))),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = some_data()
+    start = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE)
+    return fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
+
+
+def test_convolutions_tell_where_the_disc_is(trained):
+    fresh = some_data(n=100, seed=1)
+    found = trained.policy.encoder.pose(fresh.images)
+    error = np.sqrt(((found - fresh.state[:, 2:]) ** 2).mean())
+    assert error < 1.0 * 2 / 32  # within a pixel, against 0.4 for the mean of the data
+
+
+def test_policy_acts_on_unseen_pictures(trained):
+    fresh = some_data(n=100, seed=2)
+    action = trained.policy.mean(fresh.obs, fresh.images)
+    assert np.sqrt(((action - fresh.target) ** 2).mean()) < 0.1
+    blind = trained.policy.mean(fresh.obs, np.full_like(fresh.images, 90))
+    assert np.sqrt(((blind - fresh.target) ** 2).mean()) > 0.3
+
+
+def test_feature_point_is_the_mean_of_the_softmax():
+    policy = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE)
+    module, images = policy.encoder.module(), pictures(np.array([[0.3, -0.2]]))
+    with torch.no_grad():
+        x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.5
+        response = module.layers(x)[0].numpy().astype(np.float64)
+    want_x, want_y = [], []
+    for channel in response:
+        p = np.exp(channel - channel.max())
+        p /= p.sum()
+        rows, columns = (np.linspace(-1, 1, n) for n in p.shape)
+        want_x.append((p * columns[None, :]).sum())
+        want_y.append((p * rows[:, None]).sum())
+    points = policy.encoder.points(images)[0]
+    np.testing.assert_allclose(points, np.array(want_x + want_y), atol=1e-5)
+
+
+def test_finetuning_lowers_the_policys_loss(trained):
+    data = some_data()
+    config = replace(SMALL, finetune_steps=300, finetune_rate=2e-3)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE)
+    tuned = fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
+    assert tuned.loss < 0.8 * trained.loss
+    assert len(tuned.trace) > len(trained.trace)
+
+
+def test_finetuning_alone_trains_the_convolutions():
+    data = some_data(n=200)
+    config = replace(SMALL, pose=(), finetune_steps=400, finetune_rate=3e-3)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE)
+    found = fit(start, data, TrainingConfig(steps=500), stream(0, "train"))
+    assert found.loss < 0.5 * found.trace[-len(found.trace) // 2]
+    assert not found.policy.encoder.pose_weights
+    with pytest.raises(GPSError, match="not been trained on a pose"):
+        found.policy.encoder.pose(data.images)
+
+
+def test_same_seed_same_bytes_and_no_global_generator(trained):
+    state = torch.random.get_rng_state()
+    again = fit(
+        initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE),
+        some_data(),
+        TrainingConfig(steps=1500),
+        stream(0, "train"),
+    )
+    assert torch.equal(state, torch.random.get_rng_state())
+    for a, b in zip(again.policy.encoder.weights, trained.policy.encoder.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(again.policy.head.weights[0], trained.policy.head.weights[0])
+
+
+def test_a_restart_keeps_what_the_convolutions_know(trained):
+    fresh = trained.policy.restarted(stream(0, "again"))
+    assert not fresh.trained
+    for a, b in zip(fresh.encoder.weights, trained.policy.encoder.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_later_trainings_go_on_from_the_last_weights(trained):
+    data = some_data(seed=3)
+    again = fit(
+        trained.policy.restarted(stream(0, "again")),
+        data,
+        TrainingConfig(steps=500),
+        stream(0, "more"),
+    )
+    encoder, before = again.policy.encoder, trained.policy.encoder
+    np.testing.assert_array_equal(encoder.pose_mean, before.pose_mean)
+    assert not np.array_equal(encoder.weights[0], before.weights[0])
+    assert encoder.pose_loss < 2 * before.pose_loss  # 20 steps from scratch leave ten times as much
+
+
+def test_module_predict_and_act_agree_with_mean(trained):
+    policy, data = trained.policy, some_data(n=7, seed=4)
+    mean = policy.mean(data.obs, data.images)
+    with torch.no_grad():
+        out = policy.module()(torch.tensor(data.obs), torch.tensor(data.images)).numpy()
+    np.testing.assert_allclose(out, mean, atol=1e-6)
+    np.testing.assert_array_equal(policy.predict(data.obs, images=data.images)[0], mean)
+    noise = np.random.default_rng(0).normal(size=(7, 2))
+    acted = policy.act(np.zeros((7, 4)), data.obs, 0, noise, images=data.images)
+    np.testing.assert_array_equal(acted, mean + noise @ policy.chol.T)
+    one = policy.mean(data.obs[0], data.images[0])
+    np.testing.assert_allclose(one, mean[0], atol=1e-6)
+
+
+def test_it_travels(trained):
+    data = some_data(n=5)
+    policy = pickle.loads(pickle.dumps(trained.policy))
+    want = trained.policy.mean(data.obs, data.images)
+    np.testing.assert_array_equal(policy.mean(data.obs, data.images), want)
+    assert needs_images(policy) and not needs_images(policy.head)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channels": (8,)}, "one value for each convolution"),
+        ({"channels": (8, 0)}, "VisionConfig.channels"),
+        ({"kernels": [5, 5]}, "VisionConfig.kernels"),
+        ({"pose": "disc"}, "tuple of names"),
+        ({"pose": ()}, "never be trained"),
+        ({"batch_size": 0}, "VisionConfig.batch_size"),
+        ({"finetune_rate": 0.0}, "VisionConfig.finetune_rate"),
+        ({"device": "tpu"}, "cpu"),
+    ],
+)
+def test_bad_configurations(change, said):
+    with pytest.raises(ConfigError, match=said):
+        replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "said"),
+    [
+        (Layout((("disc", 2),)), None, "no cameras"),
+        (Layout((("own", 2),)), SHAPE, "disc"),
+        (Layout((("disc", 2),)), (10, 10, 3), "2 x 2"),
+    ],
+)
+def test_worlds_that_do_not_fit(layout, shape, said):
+    with pytest.raises(ConfigError, match=said):
+        SMALL.check(layout, shape)
+
+
+def test_wrong_pictures_are_refused(trained):
+    data = some_data(n=3)
+    with pytest.raises(ShapeError, match="must be given"):
+        trained.policy.mean(data.obs)
+    with pytest.raises(ShapeError, match="uint8"):
+        trained.policy.mean(data.obs, data.images.astype(np.float64))
+    with pytest.raises(ShapeError, match="for each observation"):
+        trained.policy.mean(data.obs, data.images[:2])
+    with pytest.raises(ShapeError, match="images must be given"):
+        fit(trained.policy, replace(data, images=None), TrainingConfig(), stream(0, "x"))
+    with pytest.raises(ShapeError, match="uint8"):
+        replace(data, images=data.images / 255.0)
