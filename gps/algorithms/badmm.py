@@ -153,11 +153,6 @@ class BADMMConfig(PolicyAlgorithm):
         if not np.isfinite(self.weight_step).all():
             raise ConfigError(f"BADMMConfig.weight_step must be finite, got {self.weight_step!r}")
 
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return self.step.initial_mult
-
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
     ) -> tuple[GPSState, Report]:
@@ -179,7 +174,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard)
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
@@ -215,18 +210,6 @@ def iterate(
         },
     )
     return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
-
-
-def _assess(
-    condition: ConditionState,
-    rollouts: Rollouts,
-    cost: CostModel,
-    dynamics: DynamicsModel,
-    guard: GuardConfig,
-) -> Assessment:
-    """The assessment with the sampled controller as reference."""
-    c = condition.controller
-    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
 
 
 def _first_duals(condition: ConditionState, config: BADMMConfig) -> Duals:

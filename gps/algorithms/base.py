@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from gps.algorithms.state import ConditionState, GPSState, PolicyState
+from gps.algorithms.step_size import StepConfig
 from gps.costs.base import Cost
 from gps.errors import ConfigError
 from gps.policies.neural import Network, initial_policy
@@ -21,8 +22,9 @@ class LocalAlgorithm:
 
     @property
     def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return 1.0
+        """Step multiplier of the first update; 1 for an algorithm without the field `step`."""
+        step: StepConfig | None = getattr(self, "step", None)
+        return 1.0 if step is None else step.initial_mult
 
     def start(
         self,

@@ -85,11 +85,6 @@ class MDGPSConfig(PolicyAlgorithm):
                 "sample_from='policy'; with 'controllers' use rule 'laplace'"
             )
 
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return self.step.initial_mult
-
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The local controllers, or the policy once it has been trained."""
         return sample_policy(state) if self.sample_from == "policy" else state.conditions
@@ -218,13 +213,10 @@ def renew(
     dynamics = call(
         *("fit_dynamics", stages.fit_dynamics, rollouts, condition, config.dynamics, seed, it)
     )
-    if policy is None:
-        linearised = call("linearise_policy", _own_controller, condition)
-    else:
-        linearised = call(
-            *("linearise_policy", stages.linearise_policy, policy, rollouts, condition),
-            *(config.linearise, seed, it),
-        )
+    linearised = call(
+        *("linearise_policy", stages.linearise_sampled, policy, rollouts, condition),
+        *(config.linearise, seed, it),
+    )
     models = (condition, rollouts, expanded, dynamics, linearised)
     checked = call("assess", _assess, *models, False, config.guard)
     mults = call("set_steps", adjust_steps, (checked,), config.step, config.guard)
@@ -234,11 +226,6 @@ def renew(
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
         targets=call("targets", stages.targets, rollouts, new),
     )
-
-
-def _own_controller(condition: ConditionState) -> Linearised:
-    """What stands in for the linearised policy before there is one."""
-    return Linearised(condition.controller, condition.policy_prior)
 
 
 def _assess(
@@ -254,7 +241,7 @@ def _assess(
     reference = linearised.controller
     sampled = reference if on_policy else condition.controller
     if on_policy:  # going back to a controller would not take back the policy that was sampled
-        guard = replace(guard, setback=math.inf)
+        guard = stages.without_setbacks(guard)
     return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
 
 

@@ -66,11 +66,6 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return self.step.initial_mult
-
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The policy, once it has been trained."""
         return sample_policy(state)

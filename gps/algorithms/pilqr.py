@@ -59,11 +59,6 @@ class PILQRTrajOptConfig(LocalAlgorithm):
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return self.step.initial_mult
-
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
     ) -> tuple[GPSState, Report]:
@@ -84,7 +79,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard)
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
     new = each(ex, "improve", _improve, (cond, rollouts, costs, models, checks), config)
     report = Report(
         iteration=it,
@@ -93,18 +88,6 @@ def iterate(
         models={"cost": tuple(costs), "dynamics": tuple(models)},
     )
     return replace(state, iteration=it + 1, conditions=tuple(new)), report
-
-
-def _assess(
-    condition: ConditionState,
-    rollouts: Rollouts,
-    cost: CostModel,
-    dynamics: DynamicsModel,
-    guard: GuardConfig,
-) -> Assessment:
-    """The assessment with the sampled controller as reference."""
-    c = condition.controller
-    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
 
 
 def _improve(

@@ -136,6 +136,18 @@ def assess(
     )
 
 
+def assess_own(
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    guard: GuardConfig,
+) -> Assessment:
+    """The assessment with the sampled controller as reference."""
+    c = condition.controller
+    return assess(condition, rollouts, cost, dynamics, c, c, guard)
+
+
 def assess_samples(
     condition: ConditionState, rollouts: Rollouts, cost: CostModel, guard: GuardConfig
 ) -> Assessment:

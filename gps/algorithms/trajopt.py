@@ -25,7 +25,6 @@ from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.execution import Executor, Serial, each
-from gps.types import Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +39,6 @@ class TrajOptConfig(LocalAlgorithm):
     """KL bound and its adaptation."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
-
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update."""
-        return self.step.initial_mult
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
@@ -66,7 +60,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", _assess, (cond, rollouts, costs, models), config.guard)
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
@@ -78,18 +72,6 @@ def iterate(
         models={"cost": tuple(costs), "dynamics": tuple(models)},
     )
     return replace(state, iteration=it + 1, conditions=tuple(new)), report
-
-
-def _assess(
-    condition: ConditionState,
-    rollouts: Rollouts,
-    cost: CostModel,
-    dynamics: DynamicsModel,
-    guard: GuardConfig,
-) -> Assessment:
-    """The assessment with the sampled controller as reference."""
-    c = condition.controller
-    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
 
 
 def _improve(

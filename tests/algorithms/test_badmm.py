@@ -196,7 +196,7 @@ def test_a_cost_without_minimum_keeps_the_controller_and_the_duals():
 
 def test_an_update_that_pays_for_agreement_leaves_the_step():
     agent, state = begin(SMALL)
-    check = badmm._assess(
+    check = badmm.stages.assess_own(
         state.conditions[0],
         (rollouts := sample(agent, SMALL.sampling(state), 0)[0]),
         (cost := badmm.stages.expand_cost(state.costs[0], rollouts)),

@@ -35,7 +35,8 @@ def test_pictures_come_back_and_are_small():
     assert data == written(images.copy())
     with h5py.File(io.BytesIO(data)) as file:
         again = store._read_tree(file["rollouts"], None)
-    assert again.images.dtype == np.uint8 and not again.images.flags.writeable
+    assert again.images.dtype == np.uint8
+    assert not again.images.flags.writeable
     np.testing.assert_array_equal(again.images, images)
 
 
