@@ -7,8 +7,15 @@ describes it. Nothing here knows costs, controllers or algorithms.
 from gps.agents._protocol import RemoteError
 from gps.agents.base import Simulation, smooth_noise
 from gps.agents.environment import as_gymnasium
-from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, random_conditions
+from gps.agents.mujoco import (
+    Condition,
+    MujocoAgent,
+    MujocoConfig,
+    random_conditions,
+    sample_conditions,
+)
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
+from gps.agents.randomise import Randomise
 from gps.agents.real_time import RealTime, RealTimeConfig
 from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
 from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendulum
@@ -19,6 +26,7 @@ __all__ = [
     "MujocoConfig",
     "PointMassAgent",
     "PointMassConfig",
+    "Randomise",
     "RealTime",
     "RealTimeConfig",
     "RemoteAgent",
@@ -33,6 +41,7 @@ __all__ = [
     "peg_insertion",
     "pendulum",
     "random_conditions",
+    "sample_conditions",
     "serve",
     "smooth_noise",
 ]

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
-from mujoco.batch import SimulationError as BatchError
 
-from gps.agents._kernels import apply, observe
+from gps.agents._kernels import observe
+from gps.agents._model import (
+    ACC,
+    ACTIVATION,
+    ENTRIES,
+    QPOS,
+    SENSOR,
+    VEL,
+    Compiled,
+    ModelSource,
+    check_source,
+    grouped,
+    ids,
+    interned,
+    load_model,
+    locate,
+    moved,
+    raw_positions,
+    shown,
+)
+from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
 from gps.agents.base import (
-    Failures,
     Simulation,
     check_actions,
     check_condition,
@@ -28,28 +44,25 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
-from gps.agents.rendering import render_states
-from gps.data import model_path
+from gps.agents.randomise import Randomise, randomised
+from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.rng import stream
-from gps.types import Array, Layout, LinearGaussianController, Policy, Rollouts
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    LinearGaussianController,
+    Policy,
+    Rollouts,
+    needs_images,
+)
 
-log = logging.getLogger(__name__)
-
-ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
-Vector3 = tuple[float, float, float]
-
-_NONE, _VEL = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
-_WARNINGS = {
-    int(mujoco.mjtWarning.mjWARN_INERTIA): "near-singular inertia matrix",
-    int(mujoco.mjtWarning.mjWARN_CONTACTFULL): "contact list full",
-    int(mujoco.mjtWarning.mjWARN_CNSTRFULL): "constraint list full",
-    int(mujoco.mjtWarning.mjWARN_BADQPOS): "bad number in qpos",
-    int(mujoco.mjtWarning.mjWARN_BADQVEL): "bad number in qvel",
-    int(mujoco.mjtWarning.mjWARN_BADQACC): "bad number in qacc (unstable)",
-    int(mujoco.mjtWarning.mjWARN_BADCTRL): "bad number in ctrl",
-}
 _KEPT_BATCHES = 4
+Vector3 = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+Box = tuple[str, Vector3, Vector3]
+"""A body and the lowest and highest place that a distribution gives it, in m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +70,19 @@ class Condition:
     """How one start differs from the configuration."""
 
     qpos: tuple[float, ...] | None = None
-    """Start joint positions in place of the configuration's, rad or m."""
+    """Start positions in place of the configuration's, rad or m, quaternions for balls."""
     qpos_offset: tuple[float, ...] | None = None
-    """Added to the start joint positions, rad or m."""
+    """Added to the start joint positions, rad or m; a rotation vector for each quaternion."""
     body_offsets: tuple[tuple[str, Vector3], ...] = ()
     """Bodies moved from their place in the model: (name, (x, y, z)) in the parent's frame, in m."""
+    mocap: tuple[tuple[str, Vector3] | tuple[str, Vector3, Quaternion], ...] = ()
+    """Where mocap bodies stand for the whole rollout: (name, (x, y, z)) in m in the world, or
+    (name, (x, y, z), (w, x, y, z)) with a quaternion. The others stand as in the model."""
+    model: ModelSource | None = None
+    """A model in place of the configuration's, given like it. It has to have the same kinds of
+    joints in the same order, the same numbers of controls and activations with the same limits,
+    and the entries of state and observation under the same names and sizes; its bodies and shapes
+    are free."""
 
     def __post_init__(self) -> None:
         for field in ("qpos", "qpos_offset"):
@@ -70,10 +91,27 @@ class Condition:
                 object.__setattr__(self, field, tuple(float(v) for v in value))
         both = self.qpos is not None and self.qpos_offset is not None
         require(not both, self, "qpos_offset", "None where qpos is given", self.qpos_offset)
-        offsets = tuple((str(b), tuple(float(v) for v in p)) for b, p in self.body_offsets)
+        offsets = tuple((str(b), tuple(map(float, p))) for b, p in self.body_offsets)
         good = all(len(p) == 3 and np.isfinite(p).all() for _, p in offsets)
         require(good, self, "body_offsets", "(body name, (x, y, z)) pairs", self.body_offsets)
         object.__setattr__(self, "body_offsets", offsets)
+        mocap: list[tuple[Any, ...]] = [
+            (str(b), *(tuple(map(float, p)) for p in ps)) for b, *ps in self.mocap
+        ]
+        good = all(
+            tuple(map(len, ps)) in ((3,), (3, 4))
+            and all(np.isfinite(p).all() for p in ps)
+            and bool(np.any(ps[-1]) or len(ps) == 1)  # a quaternion of zeros is no direction
+            for _, *ps in mocap
+        )
+        require(good, self, "mocap", "(body, (x, y, z)) or (body, (x, y, z), (w, x, y, z))", mocap)
+        object.__setattr__(self, "mocap", tuple(mocap))
+        if self.model is not None:
+            check_source(self.model, "Condition.model")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process."""
+        self.__dict__.update(state | {"model": interned(state["model"])})
 
 
 def random_conditions(
@@ -92,12 +130,79 @@ def random_conditions(
     )
 
 
+def sample_conditions(
+    count: int,
+    *,
+    seed: int,
+    purpose: str = "test conditions",
+    base: Condition | None = None,
+    qpos_low: Sequence[float] | None = None,
+    qpos_high: Sequence[float] | None = None,
+    qpos_std: Sequence[float] | None = None,
+    body_boxes: Sequence[Box] = (),
+    mocap_boxes: Sequence[Box] = (),
+    models: Sequence[ModelSource] = (),
+) -> tuple[Condition, ...]:
+    """Conditions drawn from a distribution; what is not drawn is as in `base`.
+
+    qpos_low, qpos_high: start positions, uniform between them. qpos_std: start joint positions are
+    shifted by normal numbers of this deviation, rad or m, one for each direction. body_boxes:
+    shifts of bodies, mocap_boxes: places of mocap bodies, each (name, low, high), uniform in the
+    box, axis by axis, in m. models: one of them each. A condition's numbers depend on the seed, the
+    purpose and its place in the row alone: the first ones stay when `count` grows, and another
+    purpose ("training conditions") gives others. Raises ConfigError.
+    """
+    base = base or Condition()
+    together = (qpos_low is None) == (qpos_high is None)
+    if not together or (qpos_std is not None and (qpos_low is not None or np.ndim(qpos_std) != 1)):
+        raise ConfigError(
+            "sample_conditions: give qpos_low and qpos_high, or qpos_std with one value for each "
+            f"joint direction, got {qpos_low}, {qpos_high} and {qpos_std}"
+        )
+    shifts = [(n, np.asarray(a, float), np.asarray(b, float)) for n, a, b in body_boxes]
+    places = [(n, np.asarray(a, float), np.asarray(b, float)) for n, a, b in mocap_boxes]
+    low, high = (np.asarray(() if q is None else q, float) for q in (qpos_low, qpos_high))
+    for name, a, b in (*shifts, *places, ("qpos", low, high)):
+        if a.shape != b.shape or a.ndim != 1 or not (a <= b).all():
+            raise ConfigError(
+                f"sample_conditions: {name}: low must be below high, value by value, got "
+                f"{a.tolist()} and {b.tolist()}"
+            )
+    out = []
+    for i in range(count):
+        rng = stream(seed, purpose, i)
+        drawn: dict[str, Any] = {}
+        if qpos_low is not None:
+            drawn["qpos"] = tuple(rng.uniform(low, high))
+        if qpos_std is not None:
+            drawn["qpos_offset"] = tuple(np.asarray(qpos_std) * rng.standard_normal(len(qpos_std)))
+        if shifts:
+            moves = tuple((n, tuple(rng.uniform(a, b))) for n, a, b in shifts)
+            drawn["body_offsets"] = (*base.body_offsets, *moves)
+        if places:
+            drawn["mocap"] = (*base.mocap, *((n, tuple(rng.uniform(a, b))) for n, a, b in places))
+        if models:
+            drawn["model"] = models[int(rng.integers(len(models)))]
+        out.append(replace(base, **drawn))
+    return tuple(out)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MujocoConfig:
-    """A world made of a MuJoCo model with hinge and slide joints and one control per motor."""
+    """A world made of a MuJoCo model.
 
-    model: str
-    """Name of a model in `gps.data`, or a path to an MJCF file that ends in .xml."""
+    Positions are given in the directions of the joints' velocities, nv of them: the entry
+    `joint_pos` is the position of a hinge, a slide or a free body's centre as it is, and the
+    rotation of a ball or a free body as the rotation vector, in its own frame, from the
+    orientation that the model has at its reference pose qpos0 (`mujoco.mj_differentiatePos`). A
+    rotation vector jumps at half a turn from there; that pose has to be out of reach.
+    """
+
+    model: ModelSource
+    """Name of a model in `gps.data`, a path to an MJCF file that ends in .xml, MJCF text (begins
+    with "<"), or a function without arguments that gives a `mujoco.MjSpec`, the same one each
+    time. The function is called wherever the world is built, so it has to be defined at the top
+    level of a module, or of the hyperparams file."""
     T: int = 100
     """Steps of one rollout."""
     dt: float = 0.05
@@ -107,11 +212,17 @@ class MujocoConfig:
     sites: tuple[str, ...] = ()
     """Sites of the model that are the end points, in order."""
     state: tuple[str, ...] = ("joint_pos", "joint_vel")
-    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s)."""
+    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s),
+    activation (what actuators with dynamics of their own remember; such a model needs it), and
+    sensor:NAME, any sensor of the model, in its own units. Sensors belong to the positions and
+    velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
+    actuator and constraint forces) are evaluated there too, with the control of the step before,
+    which is zero at step 0; a world that uses one computes the forces of every step once more."""
     obs: tuple[str, ...] | None = None
-    """What the global policy sees, any of the same entries; None for the whole state."""
+    """What the global policy sees, any of the same entries, or qpos, the positions with
+    quaternions; None for the whole state."""
     qpos: tuple[float, ...] | None = None
-    """Start joint positions, rad or m; None for the model's."""
+    """Start positions, rad or m, quaternions for balls (nq values); None for the model's."""
     qvel: tuple[float, ...] | None = None
     """Start joint velocities, rad/s or m/s; None for rest."""
     conditions: tuple[Condition, ...] = (Condition(),)
@@ -122,6 +233,21 @@ class MujocoConfig:
     """Standard deviation of the start joint positions, rad or m: one for all joints or one each."""
     start_qvel_std: float | tuple[float, ...] = 0.0
     """Standard deviation of the start joint velocities, rad/s or m/s."""
+    activation: tuple[float, ...] | None = None
+    """Start activations of the actuators that have them; None for zeros."""
+    obs_noise: tuple[tuple[str, float], ...] = ()
+    """Normal noise on the observation: (entry, standard deviation in its unit), anew at every
+    step. The T numbers for each value are the last ones of a rollout's start noise; the state has
+    no noise, and a simulation that goes beyond step T begins with them again."""
+    randomise: tuple[Randomise, ...] = ()
+    """Properties of the model that every sample draws for itself. Their numbers are part of the
+    start noise, between those of the start and those of the observation; without start noise each
+    property has its median, and so it has where the model is asked for or planned with."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the model whose pictures belong to the observation, in the order of the channels;
+    see `Rollouts.images`. Rollouts need OpenGL then."""
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of a picture, in pixels."""
     noise_sigma: float = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
@@ -139,12 +265,14 @@ class MujocoConfig:
             0 <= self.noise_sigma < math.inf, self, "noise_sigma", "0 or more", self.noise_sigma
         )
         require(self.limit > 0, self, "limit", "above 0", self.limit)
-        for field in ("sites", "state", "obs", "conditions", "test_conditions"):
+        check_source(self.model, "MujocoConfig.model")
+        lists = ("sites", "state", "obs", "cameras", "conditions", "test_conditions", "randomise")
+        for field in lists:
             value = getattr(self, field)
             require(not isinstance(value, str), self, field, "a tuple of names", value)
             if value is not None:
                 object.__setattr__(self, field, tuple(value))
-        for field in ("qpos", "qvel", "start_qpos_std", "start_qvel_std"):
+        for field in ("qpos", "qvel", "activation", "start_qpos_std", "start_qvel_std"):
             value = getattr(self, field)
             if value is not None and np.ndim(value):
                 object.__setattr__(self, field, tuple(float(v) for v in value))
@@ -153,14 +281,34 @@ class MujocoConfig:
         for field in ("start_qpos_std", "start_qvel_std"):
             value = getattr(self, field)
             require(bool(np.all(np.asarray(value) >= 0)), self, field, "0 or more", value)
-        for field in ("state", "obs"):
+        for field, known in (
+            ("state", (*ENTRIES, ACTIVATION)),
+            ("obs", (*ENTRIES, ACTIVATION, QPOS)),
+        ):
             names = getattr(self, field) or ()
             for name in names:
-                if name not in ENTRIES:
-                    raise ConfigError(f"MujocoConfig.{field}: {choices('entry', name, ENTRIES)}")
+                if name not in known and not name.startswith(SENSOR):
+                    listed = (*known, f"{SENSOR}NAME")
+                    raise ConfigError(f"MujocoConfig.{field}: {choices('entry', name, listed)}")
                 needs_sites = name.startswith("end_point")
                 require(bool(self.sites) or not needs_sites, self, "sites", f"named for {name}", ())
             require(len(set(names)) == len(names), self, field, "without repeated entries", names)
+        size = tuple(self.image_size)
+        good = len(size) == 2 and all(isinstance(v, int) and v >= 1 for v in size)
+        require(good, self, "image_size", "(height, width), 1 pixel or more", self.image_size)
+        object.__setattr__(self, "image_size", size)
+        noise = tuple((str(n), float(s)) for n, s in self.obs_noise)
+        object.__setattr__(self, "obs_noise", noise)
+        good = all(0 <= s < math.inf for _, s in noise) and len(dict(noise)) == len(noise)
+        require(good, self, "obs_noise", "(entry, deviation) pairs, each entry once", noise)
+        seen = self.state if self.obs is None else self.obs
+        for name, _ in noise:
+            if name not in seen:
+                raise ConfigError(f"MujocoConfig.obs_noise: {choices('entry', name, seen)}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process."""
+        self.__dict__.update(state | {"model": interned(state["model"])})
 
     def build(self, threads: int = 1) -> MujocoAgent:
         """Load the model and check the names and sizes; `threads` step the samples in parallel."""
@@ -176,93 +324,130 @@ class MujocoAgent:
     def __init__(self, config: MujocoConfig, threads: int = 1) -> None:
         self.config, self.threads = config, threads
         require(threads >= 1, config, "build(threads)", "1 or more", threads)
-        path = model_path(config.model)
-        try:
-            model = mujoco.MjModel.from_xml_path(str(path))
-        except ValueError as error:
-            raise ConfigError(f"{path}: MuJoCo cannot load this model: {error}") from error
-        if model.nq != model.nv or model.na or model.nmocap:
+        observed = config.state if config.obs is None else config.obs
+        conditions = ((False, config.conditions), (True, config.test_conditions))
+        models = self._compile(dict.fromkeys((*config.state, *observed)), conditions)
+        base = models[config.model]
+        self.model = model = base.model
+        if model.na and ACTIVATION not in config.state:
             raise ConfigError(
-                f"{path}: only models with hinge and slide joints, without actuator activations "
-                f"and mocap bodies can be used (nq={model.nq}, nv={model.nv}, na={model.na})"
+                f"MujocoConfig.state: the model {shown(config.model)} has actuators that remember "
+                f"something (na={model.na}); add {ACTIVATION!r}, or the state is not all there is"
             )
-        model.opt.timestep = config.dt / config.substeps
-        self.model = model
-        nv, sites = model.nv, self._site_ids(config.sites)
-        sizes = dict(zip(ENTRIES, (nv, nv, 3 * len(sites), 3 * len(sites)), strict=True))
-        everything = Layout(tuple(sizes.items()))
+        if not model.na and ACTIVATION in (*config.state, *observed):
+            raise ConfigError(
+                f"MujocoConfig.state, obs: no actuator of {shown(config.model)} has an activation"
+            )
+        everything = Layout(tuple(base.sizes.items()))
         self._layout = everything.select(config.state)
-        self._obs_layout = everything.select(config.state if config.obs is None else config.obs)
-        self._state = entry_indices(everything, self._layout.names)
-        self._view = entry_indices(everything, self._obs_layout.names)
-        self._full = np.empty(everything.size)
-        self._sites = sites
-        bodies = model.site_bodyid[sites]
-        self._roots = model.body_rootid[bodies].astype(np.int64)
-        self._moves = self._moving_dofs(bodies)
-        self._pos_col, self._vel_col = (
-            self._layout.slice(n).start if n in self._layout.names else -1 for n in ENTRIES[:2]
+        self._obs_layout = everything.select(observed)
+        self._obs_std = np.array(
+            [std for n, std in config.obs_noise for _ in range(self._obs_layout.length(n))]
         )
-        limited = model.actuator_ctrllimited.astype(bool)
-        self._low = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
-        self._high = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
-        self._qpos = self._sized("qpos", config.qpos, model.qpos0)
-        self._qvel = self._sized("qvel", config.qvel, np.zeros(nv))
-        self._start_std = np.concatenate(
-            [
-                self._sized(field, (std,) * nv if isinstance(std, (int, float)) else std, None)
-                for field, std in (
-                    ("start_qpos_std", config.start_qpos_std),
-                    ("start_qvel_std", config.start_qvel_std),
-                )
-            ]
+        self._low, self._high = base.limits
+        self._late = base.late
+        self._setup = Setup(
+            everything,
+            self._layout,
+            self._obs_layout,
+            stage=ACC if base.late else VEL,
+            sensors=any(name.startswith(SENSOR) for name in base.sizes),
+            limits=base.limits,
+            limit=config.limit,
+            substeps=config.substeps,
+            noisy=entry_indices(self._obs_layout, [n for n, _ in config.obs_noise]),
+            activation=self._sized("activation", config.activation, np.zeros(model.na), model.na),
+        )
+        self._qvel = self._sized("qvel", config.qvel, np.zeros(model.nv), model.nv)
+        nv, parts = model.nv, []
+        for field in ("start_qpos_std", "start_qvel_std"):
+            std = getattr(config, field)
+            parts.append(self._sized(field, std if np.ndim(std) else (std,) * nv, None, nv))
+        self._start_std = np.concatenate(parts)
+        self._sizes = (
+            2 * model.nv if self._start_std.any() else 0,
+            sum(r.size for r in config.randomise),
+            config.T * len(self._obs_std),
         )
         self._conditions = {
-            test: [self._prepare(c) for c in conditions]
-            for test, conditions in ((False, config.conditions), (True, config.test_conditions))
+            test: [self._prepare(c, models[c.model or config.model]) for c in some]
+            for test, some in conditions
         }
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[tuple[int, int], Batch] = {}
+        self._renderers: dict[Compiled, Renderer] = {}
+        self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
 
-    def _site_ids(self, names: tuple[str, ...]) -> np.ndarray:
-        known = [self.model.site(i).name for i in range(self.model.nsite)]
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"MujocoConfig.sites: {choices('site', name, known)}")
-        return np.array([known.index(name) for name in names], dtype=np.int64)
+    def _compile(
+        self, names: Sequence[str] | dict[str, None], conditions: Any
+    ) -> dict[ModelSource, Compiled]:
+        """All models of the world, by their source; ConfigError where they do not fit together."""
+        config = self.config
+        found: dict[ModelSource, Compiled] = {}
+        users = [
+            (c.model, f"{'test ' * test}condition {m}")
+            for test, some in conditions
+            for m, c in enumerate(some)
+            if c.model is not None
+        ]
+        for source, user in ((config.model, ""), *users):
+            if source in found:
+                continue
+            try:
+                model = load_model(source)
+                model.opt.timestep = config.dt / config.substeps
+                found[source] = locate(model, config.sites, tuple(names))
+                ids(model, "camera", model.ncam, config.cameras, "MujocoConfig.cameras")
+            except ConfigError as error:
+                raise ConfigError(f"{user}: {error}" if user else str(error)) from error
+            if user:
+                _check_alike(found[config.model], found[source], f"{user}, {shown(source)}")
+        if len(found) > 1:
+            numbers = grouped([c.model for c in found.values()], Batch)
+            found = {
+                source: replace(c, group=g)
+                for (source, c), g in zip(found.items(), numbers, strict=True)
+            }
+        # one reference for all, so that a state means the same everywhere
+        refs = found[config.model].maps[6]
+        return {s: replace(c, maps=(*c.maps[:6], refs, *c.maps[7:])) for s, c in found.items()}
 
-    def _moving_dofs(self, bodies: np.ndarray) -> np.ndarray:
-        """Whether each joint lies between the world and the body, (ns, nv)."""
-        moves = np.zeros((len(bodies), self.model.nv), dtype=np.bool_)
-        for s, body in enumerate(bodies):
-            while body:
-                first, n = self.model.body_dofadr[body], self.model.body_dofnum[body]
-                moves[s, first : first + n] = n > 0
-                body = self.model.body_parentid[body]
-        return moves
-
-    def _sized(self, field: str, value: Any, default: Any) -> Array:
+    def _sized(self, field: str, value: Any, default: Any, n: int) -> Array:
         vector = np.array(default if value is None else value, dtype=np.float64)
-        if vector.shape != (self.model.nv,):
+        if vector.shape != (n,):
             raise ConfigError(
-                f"MujocoConfig.{field} must have {self.model.nv} values, one per joint of "
-                f"{self.config.model}, got {vector.size}"
+                f"MujocoConfig.{field} must have {n} values, one for each "
+                f"{'activation' if field == 'activation' else 'joint value'} of "
+                f"{shown(self.config.model)}, got {vector.size}"
             )
         return vector
 
-    def _prepare(self, condition: Condition) -> tuple[mujoco.MjModel, Array]:
+    def _prepare(self, condition: Condition, compiled: Compiled) -> _Start:
         """The condition's own model, made from the unshifted one, and its start positions."""
-        qpos = self._sized("conditions: qpos", condition.qpos, self._qpos)
+        model = copy.copy(compiled.model)
+        default = self.config.qpos if self.config.qpos is not None else model.qpos0
+        qpos = self._sized("qpos", default, None, model.nq)
+        if condition.qpos is not None:
+            qpos = self._sized("conditions: qpos", condition.qpos, None, model.nq)
         if condition.qpos_offset is not None:
-            qpos = qpos + self._sized("conditions: qpos_offset", condition.qpos_offset, None)
-        model = copy.copy(self.model)
-        known = [model.body(i).name for i in range(1, model.nbody)]
-        for name, offset in condition.body_offsets:
-            if name not in known:
-                raise ConfigError(f"Condition.body_offsets: {choices('body', name, known)}")
-            model.body(name).pos += offset
-        if condition.body_offsets:
+            by = self._sized("conditions: qpos_offset", condition.qpos_offset, None, model.nv)
+            qpos = moved(model, qpos, by)
+        names = [model.body(i).name for i in range(model.nbody) if model.body_mocapid[i] >= 0]
+        for name, place, *turn in condition.mocap:
+            if name not in names:
+                raise ConfigError(f"Condition.mocap: {choices('mocap body', name, names)}")
+            # the simulator's reset takes mocap bodies from here
+            model.body(name).pos = place
+            for quaternion in turn:
+                model.body(name).quat = np.array(quaternion) / np.linalg.norm(quaternion)
+        offsets = condition.body_offsets
+        found = ids(model, "body", model.nbody, [b for b, _ in offsets], "Condition.body_offsets")
+        for body, (_, offset) in zip(found, offsets, strict=True):
+            model.body_pos[body] += offset
+        if offsets or condition.mocap:
             mujoco.mj_setConst(model, mujoco.MjData(model))
-        return model, qpos
+        for spec in self.config.randomise:
+            spec.check(model)
+        return _Start(compiled, model, qpos)
 
     @property
     def layout(self) -> Layout:
@@ -291,8 +476,8 @@ class MujocoAgent:
 
     @property
     def n_start(self) -> int:
-        """Joint positions and velocities, if starts are disturbed, else 0."""
-        return 2 * self.model.nv if self._start_std.any() else 0
+        """Joint positions and velocities if starts are disturbed, then `randomise`, `obs_noise`."""
+        return sum(self._sizes)
 
     @property
     def n_conditions(self) -> int:
@@ -303,6 +488,12 @@ class MujocoAgent:
     def n_test_conditions(self) -> int:
         """Conditions kept for evaluation."""
         return len(self._conditions[True])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels, three for each camera; None for a world without cameras."""
+        cameras = self.config.cameras
+        return (*self.config.image_size, 3 * len(cameras)) if cameras else None
 
     @property
     def control_range(self) -> tuple[Array, Array]:
@@ -319,9 +510,16 @@ class MujocoAgent:
             self.rollout(idle, 0, np.zeros((1, T, nu)), np.zeros((1, self.n_start)))
 
     def model_of(self, condition: int, *, test: bool = False) -> mujoco.MjModel:
-        """A copy of the model that a condition runs on, its bodies shifted."""
+        """A copy of the model that a condition runs on, its bodies shifted, mocap bodies too."""
+        return copy.copy(self._nominal(condition, test=test))
+
+    def _nominal(self, condition: int, *, test: bool) -> mujoco.MjModel:
+        """The condition's model, which rollouts without start noise run on."""
         check_condition(condition, len(self._conditions[test]), test=test)
-        return copy.copy(self._conditions[test][condition][0])
+        model = self._conditions[test][condition].model
+        if self.config.randomise:
+            (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
+        return model
 
     model_entries = ENTRIES[:2]
     """State entries that are the state of `known_model`, in its order."""
@@ -331,49 +529,91 @@ class MujocoAgent:
 
         models: the module `gps.control.models`, which worlds do not import. Trajectories hold NaN
         from where `rollout` would name a failed sample: beyond the configured limit, or where the
-        simulator is unstable.
+        simulator is unstable. Properties under `randomise` have their medians. Raises ConfigError
+        for models with quaternions or activations, and where the state holds a sensor of
+        accelerations or forces.
         """
         model = self.model_of(condition, test=test)
+        self._refuse_late("planned with")
         known = models.MujocoModel(model, substeps=self.config.substeps)
-        return _Guarded(known, self.config.limit)
+        return Guarded(known, self.config.limit)
 
     def whole_states(
         self, condition: int, states: Array, *, test: bool = False
     ) -> tuple[Array, dict[str, Array]]:
         """The states (S, nx) at joint positions and velocities (S, 2 nv), and what depends on them.
 
-        The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does. Raises
-        ShapeError.
+        The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does, and those of
+        sensors as well, by central differences. Raises ShapeError, and ConfigError where more than
+        positions and velocities matters: activations, or sensors of accelerations and forces.
         """
-        check_condition(condition, len(self._conditions[test]), test=test)
+        model = self._nominal(condition, test=test)
+        self._refuse_late("derived from positions and velocities")
+        if model.na:
+            raise ConfigError(
+                f"MujocoConfig.state: states of {shown(self.config.model)} cannot be derived from "
+                f"positions and velocities, as it has activations (na={model.na})"
+            )
         states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
         if states.ndim != 2 or states.shape[1] != 2 * nv:
             raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
         S, nx = len(states), self.layout.size
-        batch = self._batch(1, self._conditions[test][condition][0])
-        inputs, bad = self._inputs(batch), np.zeros(1, dtype=np.bool_)
+        compiled = self._conditions[test][condition].compiled
+        batch = self._batch(1, compiled, model)
+        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(1, dtype=np.bool_)
         X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
         found = {
             name: np.zeros((S, 1, 1, *J.shape[2:]))
-            for name, J in self._empty_jacobians(1, 1).items()
+            for name, J in self._setup.empty_jacobians(1, 1).items()
         }
-        none = np.empty((0, 0, 0, 0))
+        starts = np.concatenate((raw_positions(compiled, states[:, :nv]), states[:, nv:]), axis=1)
+        noise = np.zeros((1, len(self._obs_std)))
         for i in range(S):
-            self._reset(batch, states[i : i + 1], None)
-            J, V = (found[n][i] if n in found else none for n in ENTRIES[2:])
-            observe(0, math.inf, *inputs, X[i : i + 1], obs[i : i + 1], J, V, bad)
-        return _locked(X[:, 0]), {name: _locked(J[:, 0, 0]) for name, J in found.items()}
+            self._setup.reset(batch, model, starts[i : i + 1], None)
+            J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
+            observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
+        jacobians = {name: J[:, 0, 0] for name, J in found.items()}
+        jacobians |= self._sensor_jacobians(compiled, model, states)
+        return locked(X[:, 0]), {name: locked(J) for name, J in jacobians.items()}
+
+    def _sensor_jacobians(
+        self, compiled: Compiled, model: mujoco.MjModel, states: Array
+    ) -> dict[str, Array]:
+        """d sensor / dx of the state's sensors at positions and velocities, by differences."""
+        names = [n for n in self._layout.names if n.startswith(SENSOR)]
+        own = [self._layout.slice(n) for n in ENTRIES[:2] if n in self._layout.names]
+        if not names or len(own) < 2:
+            return {}
+        nv, nx, h = self.model.nv, self._layout.size, 1e-6
+        steps = np.concatenate((h * np.eye(2 * nv), -h * np.eye(2 * nv)))
+        batch = self._batch(len(steps), compiled, model)
+        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(len(steps), dtype=np.bool_)
+        X = np.empty((1, len(steps), nx))
+        obs = np.empty((1, len(steps), self.obs_layout.size))
+        noise = np.zeros((len(steps), len(self._obs_std)))
+        columns = np.concatenate([np.arange(where.start, where.stop) for where in own])
+        J = np.zeros((len(states), nx, nx))
+        for state, out in zip(states, J, strict=True):
+            near = state + steps
+            starts = np.concatenate((raw_positions(compiled, near[:, :nv]), near[:, nv:]), axis=1)
+            self._setup.reset(batch, model, starts, None)
+            observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
+            out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)
+        return {name: J[:, self._layout.slice(name)] for name in names}
+
+    def _refuse_late(self, what: str) -> None:
+        late = [n for n in self._late if n in self._layout.names]
+        if late:
+            raise ConfigError(
+                f"MujocoConfig.state: {', '.join(late)} cannot be {what}, as it depends on the "
+                "action before; leave it to the observation"
+            )
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        model, qpos = self._conditions[test][condition]
-        batch = self._batch(1, model)
-        self._reset(batch, np.concatenate((qpos, self._qvel))[None], None)
-        X, obs = np.empty((1, 1, self.layout.size)), np.empty((1, 1, self.obs_layout.size))
-        none, bad = np.empty((0, 0, 0, 0)), np.zeros(1, dtype=np.bool_)
-        observe(0, self.config.limit, *self._inputs(batch), X, obs, none, none, bad)
-        return _locked(X[0, 0])
+        run, _ = self._begin(1, 1, condition, None, test=test)
+        run.observe(0, 0)
+        return locked(run.X[0, 0])
 
     def rollout(
         self,
@@ -390,6 +630,11 @@ class MujocoAgent:
         positions and velocities. `Rollouts.jacobians` holds end_points (if joint_pos is in the
         state) and end_point_velocities (if joint_vel is there too), placed in the columns of the
         joint entries. Actions are clipped to the control range before they are recorded.
+
+        With cameras, `Rollouts.images` shows every sample on its own model. A policy with
+        `needs_images` gets the pictures of a step when it acts; otherwise they are drawn all at
+        once at the end. Raises ConfigError for such a policy without cameras, and GPSError where
+        OpenGL is missing.
         """
         cfg, T, nu = self.config, self.config.T, self.nu
         check_condition(condition, len(self._conditions[test]), test=test)
@@ -397,92 +642,145 @@ class MujocoAgent:
             check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
         )
         N = noise.shape[0]
-        model, start = self._starts(condition, N, start_noise, test=test)
-        run = _Run(self, self._batch(N, model), condition, start, T)
+        sees = needs_images(policy)
+        if sees and not cfg.cameras:
+            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees pictures")
+        run, models = self._begin(N, T, condition, start_noise, test=test)
+        compiled = self._conditions[test][condition].compiled
+        frames: list[Images] = []
         # the policy sees what it cannot change; time comes first, so that a step is contiguous
-        X_view, obs_view, noise_view = _locked(run.X), _locked(run.obs), _locked(_swapped(noise))
+        X_view, obs_view, noise_view = locked(run.X), locked(run.obs), locked(_swapped(noise))
         act, observe, apply, advance = policy.act, run.observe, run.apply, run.advance
         with run.quiet():
             for t in range(T):
                 if not observe(t, t):
                     break
-                u = check_actions(act(X_view[t], obs_view[t], t, noise_view[t]), N, nu)
+                if sees:
+                    assert run.qpos is not None
+                    frame = self._pictures(compiled, models, run.qpos[t : t + 1])[:, 0]
+                    frame.flags.writeable = False
+                    frames.append(frame)
+                    see: Any = act  # a policy that sees has one more argument
+                    u = see(X_view[t], obs_view[t], t, noise_view[t], images=frame)
+                else:
+                    u = act(X_view[t], obs_view[t], t, noise_view[t])
+                u = check_actions(u, N, nu)
                 if not apply(t, t, u):
                     break
                 if t + 1 < T and not advance(t):
                     break
         run.failures.raise_if_any()
+        images = np.stack(frames, axis=1) if frames else None
+        if run.qpos is not None and images is None:
+            images = self._pictures(compiled, models, run.qpos)
+        if images is not None:
+            images.flags.writeable = False
         return Rollouts(
-            X=_locked(_swapped(run.X)),
-            U=_locked(_swapped(run.U)),
-            obs=_locked(_swapped(run.obs)),
+            X=locked(_swapped(run.X)),
+            U=locked(_swapped(run.U)),
+            obs=locked(_swapped(run.obs)),
             noise=noise,
             layout=self.layout,
             condition=condition,
-            jacobians={name: _locked(value) for name, value in run.jacobians.items()},
+            jacobians={name: locked(value) for name, value in run.jacobians.items()},
+            images=images,
         )
 
-    def simulation(self) -> Simulation:
-        """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`."""
-        # its own: rollouts of one sample must not touch an episode that is under way
-        batch = Batch(self.model, 1, 1, persistent=True)
+    def _pictures(
+        self, compiled: Compiled, models: mujoco.MjModel | list[mujoco.MjModel], qpos: Array
+    ) -> Images:
+        """What the cameras see at positions (S, N, nq), (N, S, height, width, channels)."""
+        renderer = self._renderers.get(compiled)
+        if renderer is None:  # textures and meshes go to OpenGL once
+            size = self.config.image_size
+            renderer = Renderer(compiled.model, self.config.cameras, *size)
+            self._renderers[compiled] = renderer
+        qpos = _swapped(qpos)
+        N, S = qpos.shape[:2]
+        out = np.empty((N, S, *renderer.shape), dtype=np.uint8)
+        if isinstance(models, list):
+            for model, q, images in zip(models, qpos, out, strict=True):
+                renderer.render(model, q, out=images)
+        else:
+            flat = out.reshape(N * S, *renderer.shape)
+            renderer.render(models, qpos.reshape(N * S, -1), out=flat)
+        return out
 
-        def begin(condition: int, start_noise: Array | None, test: bool) -> _Run:
-            model, start = self._starts(condition, 1, start_noise, test=test)
-            batch.set_models(model)
-            return _Run(self, batch, condition, start, 1)
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`.
+
+        It has no pictures.
+        """
+        # its own: rollouts of one sample must not touch an episode that is under way
+        own: dict[int, Batch] = {}
+
+        def begin(condition: int, start_noise: Array | None, test: bool) -> Run:
+            return self._begin(1, 1, condition, start_noise, test=test, batches=own)[0]
 
         return Simulation(begin)
 
-    def _starts(
-        self, condition: int, N: int, start_noise: Array | None, *, test: bool
-    ) -> tuple[mujoco.MjModel, Array]:
-        """The condition's model, and where N samples start: (N, 2 nv)."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        model, qpos = self._conditions[test][condition]
-        start = np.tile(np.concatenate((qpos, self._qvel)), (N, 1))
-        if self.n_start:
-            start += self._start_std * check_start_noise(start_noise, N, 2 * self.model.nv)
-        return model, start
+    def _begin(
+        self,
+        N: int,
+        rows: int,
+        condition: int,
+        start_noise: Array | None,
+        *,
+        test: bool,
+        batches: dict[int, Batch] | None = None,
+    ) -> tuple[Run, mujoco.MjModel | list[mujoco.MjModel]]:
+        """N simulations of a condition at their starts, disturbed by `start_noise` (N, n_start).
 
-    def _batch(self, N: int, model: mujoco.MjModel) -> Batch:
-        """N simulations on the condition's model; kept, since making them is not free."""
-        batch = self._batches.pop(N, None)
-        if batch is None:
-            # persistent: the stages computed after a step are the beginning of the next one
-            batch = Batch(self.model, N, self.threads, persistent=True)
-        self._batches[N] = batch  # the newest comes last
-        while len(self._batches) > _KEPT_BATCHES:
-            del self._batches[next(iter(self._batches))]
+        And their model, or one for each of them.
+        """
+        check_condition(condition, len(self._conditions[test]), test=test)
+        ready, nq, nv = self._conditions[test][condition], self.model.nq, self.model.nv
+        model: mujoco.MjModel | list[mujoco.MjModel] = ready.model
+        start = np.tile(np.concatenate((ready.qpos, self._qvel)), (N, 1))
+        obs_noise = NO_NOISE
+        if self.n_start:
+            numbers = check_start_noise(start_noise, N, self.n_start)
+            first, second, third = self._sizes
+            if first:
+                by = self._start_std * numbers[:, :first]
+                start[:, :nq] = moved(ready.model, start[:, :nq], by[:, :nv])
+                start[:, nq:] += by[:, nv:]
+            if second:
+                model = randomised(
+                    ready.model, self.config.randomise, numbers[:, first : first + second]
+                )
+            if third:
+                drawn = numbers[:, -third:].reshape(N, self.config.T, -1)
+                obs_noise = np.ascontiguousarray((self._obs_std * drawn).transpose(1, 0, 2))
+        batch = self._batch(N, ready.compiled, model, batches)
+        keep = bool(self.config.cameras) and batches is None
+        run = Run(
+            self._setup, batch, ready.compiled, condition, start, rows, obs_noise, positions=keep
+        )
+        return run, model
+
+    def _batch(
+        self,
+        N: int,
+        compiled: Compiled,
+        model: mujoco.MjModel | list[mujoco.MjModel],
+        own: dict[int, Batch] | None = None,
+    ) -> Batch:
+        """N simulations on the given models; kept, since making them is not free."""
+        if own is not None:
+            batch = own.get(compiled.group) or Batch(compiled.model, N, 1, persistent=True)
+            own[compiled.group] = batch
+        else:
+            key = compiled.group, N
+            batch = self._batches.pop(key, None)
+            if batch is None:
+                # persistent: the stages computed after a step are the beginning of the next one
+                batch = Batch(compiled.model, N, self.threads, persistent=True)
+            self._batches[key] = batch  # the newest comes last
+            while len(self._batches) > self._kept:
+                del self._batches[next(iter(self._batches))]
         batch.set_models(model)
         return batch
-
-    def _inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """What `observe` reads: the simulator's live arrays, then where things lie in them."""
-        fields = map(batch.bind, ("site_xpos", "cdof", "subtree_com"))
-        at = (_offset(batch, "qpos"), _offset(batch, "qvel"))
-        maps = (self._sites, self._roots, self._moves, self._state, self._view)
-        columns = (self._pos_col, self._vel_col)
-        return (batch.state, *at, *fields, batch.warning, *maps, *columns, self._full)
-
-    def _reset(self, batch: Batch, start: Array, ids: np.ndarray | None) -> None:
-        """Put simulations at their starts, with nothing left of what they did before."""
-        where = slice(None) if ids is None else ids
-        nv = self.model.nv
-        for name in ("site_xpos", "cdof", "subtree_com"):
-            batch.bind(name)  # filled by the forward() below
-        batch.reset(ids, stage=_NONE)
-        batch.bind("qpos")[where], batch.bind("qvel")[where] = start[where, :nv], start[where, nv:]
-        batch.forward(ids, stage=_VEL)
-
-    def _empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
-        names, nx = self.layout.names, self.layout.size
-        needs = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
-        return {
-            name: np.zeros((N, T, self.layout.length(name), nx))
-            for name, needed in needs.items()
-            if name in names and all(n in names for n in needed)
-        }
 
     def render(
         self,
@@ -503,163 +801,41 @@ class MujocoAgent:
         """
         if "joint_pos" not in rollouts.layout.names:
             raise GPSError("a rollout can only be drawn if joint_pos is in its state")
-        check_condition(rollouts.condition, len(self._conditions[test]), test=test)
+        model = self._nominal(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
-        model, _ = self._conditions[test][rollouts.condition]
-        qpos = rollouts.entry("joint_pos")[sample, ::every]
+        compiled = self._conditions[test][rollouts.condition].compiled
+        qpos = raw_positions(compiled, rollouts.entry("joint_pos")[sample, ::every])
         return render_states(model, qpos, width=width, height=height, camera=camera)
 
 
-class _Run:
-    """N simulations under way, and the arrays that hold `rows` of their steps.
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a condition begins with."""
 
-    A rollout keeps every step in a row of its own; whoever steps from outside has one row. Each
-    of the three parts of a step gives back whether any sample goes on.
-    """
-
-    def __init__(
-        self, agent: MujocoAgent, batch: Batch, condition: int, start: Array, rows: int
-    ) -> None:
-        N = len(start)
-        self._agent, self._batch, self._start = agent, batch, start
-        agent._reset(batch, start, None)
-        self._states, self._ctrl_at = batch.state, _offset(batch, "ctrl")
-        self._inputs = agent._inputs(batch)
-        self._limit, self._substeps = agent.config.limit, agent.config.substeps
-        self._low, self._high = agent._low, agent._high
-        self.X, self.U = np.empty((rows, N, agent.layout.size)), np.empty((rows, N, agent.nu))
-        self.obs = np.empty((rows, N, agent.obs_layout.size))
-        self.jacobians = agent._empty_jacobians(N, rows)
-        none = np.empty((0, 0, 0, 0))
-        self._J, self._V = (self.jacobians.get(name, none) for name in ENTRIES[2:])
-        self._bad = np.zeros(N, dtype=np.bool_)
-        self._alive: np.ndarray | None = None
-        self.failures = Failures(condition)
-        self.quiet = _warnings_to_log
-
-    def observe(self, t: int, row: int) -> bool:
-        """Write the states and observations of step t into a row, and check them."""
-        X, obs, bad = self.X, self.obs, self._bad
-        if not observe(row, self._limit, *self._inputs, X, obs, self._J, self._V, bad):
-            return True
-        for i in np.flatnonzero(bad):
-            self.failures.add(i, t, _reason(self._batch.warning[i], self._limit))
-        goes_on = self._set_aside(bad)
-        X[row, bad], obs[row, bad] = X[0, bad], obs[0, bad]
-        return goes_on
-
-    def apply(self, t: int, row: int, u: Array) -> bool:
-        """Clip the actions (N, nu) of step t into a row and hand them to the simulator."""
-        bad = self._bad
-        if not apply(u, self._low, self._high, self.U[row], self._states, self._ctrl_at, bad):
-            return True
-        for i in np.flatnonzero(bad):
-            self.failures.add(i, t, "the policy's action is NaN or infinite")
-        return self._set_aside(bad)
-
-    def advance(self, t: int) -> bool:
-        """Simulate from step t to the next."""
-        try:
-            self._batch.step(self._alive, nstep=self._substeps, stage=_VEL)
-        except BatchError:
-            bad = self._batch.status != 0
-            for i in np.flatnonzero(bad):
-                self.failures.add(i, t, f"MuJoCo: {self._batch.error(int(i))}")
-            return self._set_aside(bad)
-        return True
-
-    def _set_aside(self, bad: np.ndarray) -> bool:
-        """Stop the samples that failed, at their configured start; whether others are left."""
-        start, limit = self._start, self._limit
-        rest = np.where(np.isfinite(start) & (np.abs(start) <= limit), start, 0.0)
-        self._agent._reset(self._batch, rest, np.flatnonzero(bad).astype(np.int32))
-        left = [i for i in range(len(start)) if i not in self.failures]
-        self._alive = np.array(left, dtype=np.int32)
-        return bool(left)
+    compiled: Compiled
+    model: mujoco.MjModel  # the condition's own
+    qpos: Array
 
 
-class _Guarded:
-    """A model that fails where a rollout of the world would, and warns in the log only."""
-
-    def __init__(self, model: Any, limit: float) -> None:
-        self._model, self._limit = model, limit
-        self.nx, self.nu = model.nx, model.nu
-
-    def rollout(self, *args: Array) -> tuple[Array, Array]:
-        """See `gps.control.models.Model`; NaN from where a trajectory leaves the limit."""
-        with _warnings_to_log():
-            states, actions = self._model.rollout(*args)
-        # MuJoCo replaces a control that it finds too large by zero
-        bad = ~(np.abs(actions) <= mujoco.mjMAXVAL).all(axis=2)
-        bad[:, 1:] = bad[:, :-1]  # an action shows in the next state
-        bad[:, 0] = False
-        bad |= ~(np.abs(states) <= self._limit).all(axis=2)
-        states[np.logical_or.accumulate(bad, axis=1)] = np.nan
-        return states, actions
-
-    def jacobians(self, X: Array, U: Array) -> Array:
-        """See `gps.control.models.Model`."""
-        with _warnings_to_log():
-            F: Array = self._model.jacobians(X, U)
-        return F
-
-
-class _Handler:
-    """MuJoCo's warning handler, of which the process has one for all of its threads."""
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, None
-
-    def enter(self) -> None:
-        """Send warnings to the log, unless another thread has done so already."""
-        with self._lock:
-            if self._users == 0:
-                self._before = mujoco.get_mju_user_warning()
-                mujoco.set_mju_user_warning(lambda text: log.debug("MuJoCo: %s", text))
-            self._users += 1
-
-    def leave(self) -> None:
-        """Put back what was there before, when no other thread is inside."""
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                mujoco.set_mju_user_warning(self._before)
-
-
-_handler = _Handler()
-
-
-@contextmanager
-def _warnings_to_log() -> Iterator[None]:
-    """MuJoCo's warnings go to the log, not to stderr and a file in the current folder."""
-    _handler.enter()
-    try:
-        yield
-    finally:
-        _handler.leave()
-
-
-def _locked(array: Array) -> Array:
-    """A read-only view."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _offset(batch: Batch, name: str) -> int:
-    """Where a state field begins in a row of `batch.state`."""
-    return int(batch.bind(name).ctypes.data - batch.state.ctypes.data) // batch.state.itemsize
+def _check_alike(first: Compiled, other: Compiled, who: str) -> None:
+    """ConfigError names what a condition's model has otherwise than the configuration's."""
+    for name in ("nq", "nv", "nu", "na"):
+        a, b = getattr(first.model, name), getattr(other.model, name)
+        if a != b:
+            raise ConfigError(f"Condition.model: {who}: {name} must be {a} as elsewhere, got {b}")
+    for name, size in first.sizes.items():
+        if other.sizes[name] != size:
+            raise ConfigError(
+                f"Condition.model: {who}: {name} must have {size} values as elsewhere, got "
+                f"{other.sizes[name]}"
+            )
+    if not np.array_equal(first.model.jnt_type, other.model.jnt_type):
+        raise ConfigError(f"Condition.model: {who}: the joints must be of the same kinds in order")
+    if not np.array_equal(first.limits, other.limits):
+        raise ConfigError(f"Condition.model: {who}: the controls must have the same limits")
 
 
 def _swapped(array: Array) -> Array:
     """The first two axes exchanged, C-ordered."""
     return np.ascontiguousarray(array.transpose(1, 0, 2))
-
-
-def _reason(warning: np.ndarray, limit: float) -> str:
-    """What a sample's warning counters say, or else that its state is not acceptable."""
-    seen = [_WARNINGS.get(int(k), f"warning {k}") for k in np.flatnonzero(warning[:, 1])]
-    if seen:
-        return f"MuJoCo warning: {', '.join(seen)}"
-    return f"the state is NaN or left +-{limit:g}"

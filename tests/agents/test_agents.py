@@ -9,23 +9,118 @@ import pickle
 import textwrap
 from dataclasses import FrozenInstanceError, fields, replace
 
+import mujoco
 import numpy as np
 import pytest
 
 from gps.agents import (
+    Condition,
     MujocoConfig,
     PointMassConfig,
+    Randomise,
     RealTimeConfig,
     acrobot,
     arm_reach,
     cartpole,
     peg_insertion,
     pendulum,
+    sample_conditions,
 )
 from gps.control import models
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
 from gps.rng import stream
 from gps.types import Agent, Policy
+
+# a free body, a ball joint with a hinge after it, and motors on both
+FREE = """<mujoco><option gravity="0 0 -1"/><worldbody>
+  <body name="box" pos="0.5 0 0.1" quat="0.6 0 0.8 0"><freejoint/>
+    <geom type="box" size="0.1 0.15 0.2" mass="1"/><site name="corner" pos="0.1 0.15 0.2"/></body>
+  <body name="arm"><joint type="ball" damping="0.1"/><geom size="0.1" pos="0 0 -0.3" mass="1"/>
+    <body name="hand" pos="0 0 -0.5"><joint axis="0 1 0" damping="0.1"/>
+      <geom size="0.05" pos="0.1 0 0" mass="0.3"/><site name="tip" pos="0.2 0 0"/></body></body>
+</worldbody><actuator>
+  <motor site="corner" gear="1 0.5 1 0.1 0.2 0" ctrlrange="-5 5"/>
+  <motor joint="arm" gear="1 1 0" ctrlrange="-5 5"/>
+</actuator></mujoco>""".replace('<joint type="ball"', '<joint name="arm" type="ball"')
+# a mocap target, sensors of every stage, and an actuator that remembers
+REACH = """<mujoco><option gravity="0 0 0"/><worldbody>
+  <body name="upper"><joint name="a" axis="0 0 1" damping="0.1" armature="0.05"/>
+    <geom name="bar" type="capsule" size="0.02" fromto="0 0 0 0.3 0 0"/>
+    <body name="lower" pos="0.3 0 0"><joint name="b" axis="0 1 1" damping="0.1" armature="0.05"/>
+      <geom type="capsule" size="0.02" fromto="0 0 0 0.3 0 0"/><site name="tip" pos="0.3 0 0"/>
+    </body></body>
+  <body name="target" mocap="true" pos="0.3 0.1 0"><site name="goal"/></body>
+</worldbody><actuator>
+  <general joint="a" dyntype="filterexact" dynprm="0.1" ctrlrange="-3 3"/>
+  <motor joint="b" ctrlrange="-3 3"/>
+</actuator><sensor>
+  <framepos name="to_goal" objtype="site" objname="tip" reftype="site" refname="goal"/>
+  <gyro name="gyro" site="tip"/><accelerometer name="acc" site="tip"/>
+</sensor></mujoco>"""
+WIDE = REACH.replace("<worldbody>", '<worldbody><body pos="0 0 1"><geom size="0.1"/></body>')
+
+
+def swing() -> mujoco.MjSpec:
+    """A model that is made by code."""
+    spec = mujoco.MjSpec()
+    body = spec.worldbody.add_body(name="bob")
+    body.add_joint(
+        name="swing", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 1, 0], damping=[0.1, 0, 0]
+    )
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.05, 0, 0], pos=[0, 0, -0.5])
+    motor = spec.add_actuator(name="motor", trntype=mujoco.mjtTrn.mjTRN_JOINT, target="swing")
+    motor.set_to_motor()
+    return spec
+
+
+MUJOCO = {
+    "free_and_ball": MujocoConfig(
+        model=FREE,
+        T=15,
+        sites=("corner", "tip"),
+        state=("joint_pos", "joint_vel", "end_points", "end_point_velocities"),
+        obs=("qpos", "joint_vel"),
+        start_qpos_std=0.1,
+        start_qvel_std=0.1,
+        test_conditions=(Condition(qpos_offset=(0.1,) * 10),),
+    ),
+    "mocap_sensors_noise": MujocoConfig(
+        model=REACH,
+        T=15,
+        state=("joint_pos", "joint_vel", "activation", "sensor:to_goal"),
+        obs=("joint_pos", "sensor:to_goal", "sensor:gyro", "sensor:acc"),
+        obs_noise=(("sensor:to_goal", 0.01), ("sensor:acc", 0.1)),
+        start_qpos_std=0.1,
+        start_qvel_std=0.1,
+        conditions=sample_conditions(
+            3, seed=0, mocap_boxes=(("target", (0.1, 0.1, 0.0), (0.4, 0.4, 0.0)),)
+        ),
+        test_conditions=(
+            Condition(mocap=(("target", (0.0, 0.3, 0.1)),)),
+            Condition(model=WIDE, qpos_offset=(0.1, 0.0)),
+        ),
+    ),
+    "randomised": replace(
+        arm_reach(),
+        T=15,
+        start_qpos_std=0.05,
+        start_qvel_std=0.1,
+        randomise=(
+            Randomise(what="body_mass", names=("upper", "lower"), std=0.2),
+            Randomise(what="body_pos", names=("base",), std=0.02),
+            Randomise(what="dof_damping", names=("shoulder",), between=(0.5, 2.0)),
+            Randomise(what="actuator_gain", names=("elbow",), between=(0.8, 1.2)),
+        ),
+    ),
+    "made_by_code": MujocoConfig(
+        model=swing,
+        T=15,
+        state=("joint_pos", "joint_vel"),
+        conditions=sample_conditions(2, seed=1, qpos_low=(-0.5,), qpos_high=(0.5,)),
+        test_conditions=sample_conditions(2, seed=2, qpos_std=(0.3,)),
+    ),
+}
+UNPLANNED = ("free_and_ball", "mocap_sensors_noise")
 
 WORLDS = {
     "point_mass": PointMassConfig(
@@ -54,6 +149,7 @@ WORLDS = {
         ),
         speed=1e6,
     ),
+    **MUJOCO,
 }
 
 
@@ -93,6 +189,11 @@ class Break(NoisyDamping):
 
 @pytest.fixture(params=WORLDS, scope="module")
 def agent(request):
+    return WORLDS[request.param].build()
+
+
+@pytest.fixture(params=[w for w in WORLDS if w not in UNPLANNED], scope="module")
+def known(request):
     return WORLDS[request.param].build()
 
 
@@ -158,8 +259,9 @@ def test_named_entries_cover_the_state_and_the_observation(agent):
     r = agent.rollout(NoisyDamping(), 0, *draw(agent))
     parts = [r.entry(name) for name in agent.layout.names]
     np.testing.assert_array_equal(np.concatenate(parts, axis=2), r.X)
+    noisy = dict(getattr(agent.config, "obs_noise", ()))
     for name in agent.obs_layout.names:
-        if name in agent.layout.names:
+        if name in agent.layout.names and name not in noisy:
             np.testing.assert_array_equal(r.obs[:, :, agent.obs_layout.slice(name)], r.entry(name))
 
 
@@ -245,7 +347,8 @@ def test_starts_are_exact(agent):
         r = agent.rollout(NoisyDamping(), 0, noise, start)
         shift = r.X[:, 0] - agent.start_state(0)
         doubled = agent.rollout(NoisyDamping(), 0, noise, 2 * start).X[:, 0] - agent.start_state(0)
-        free = [n for n in agent.layout.names if not n.startswith("end_point")]
+        free = [n for n in agent.layout.names if n not in ("end_points", "activation")]
+        free = [n for n in free if not n.startswith(("end_point_", "sensor:"))]
         for name in free:
             where = agent.layout.slice(name)
             np.testing.assert_allclose(doubled[:, where], 2 * shift[:, where], atol=1e-12)
@@ -313,7 +416,8 @@ def planned(agent):
     return np.concatenate([np.r_[agent.layout.slice(name)] for name in names])
 
 
-def test_the_known_model_goes_where_a_rollout_goes(agent):
+def test_the_known_model_goes_where_a_rollout_goes(known):
+    agent = known
     own, T, nu = planned(agent), agent.T, agent.nu
     rng = stream(3, "gains")
     K, k = 0.2 * rng.normal(size=(T, nu, len(own))), rng.normal(size=(T, nu))
@@ -338,7 +442,8 @@ def test_the_known_model_goes_where_a_rollout_goes(agent):
             assert not np.allclose(states[0], states[1], atol=1e-3)
 
 
-def test_the_known_jacobians_are_the_central_differences(agent):
+def test_the_known_jacobians_are_the_central_differences(known):
+    agent = known
     own, nu = planned(agent), agent.nu
     model = agent.known_model(0, models)
     r = agent.rollout(NoisyDamping(), 0, *draw(agent, N=1))
@@ -357,9 +462,16 @@ def test_the_known_jacobians_are_the_central_differences(agent):
     np.testing.assert_allclose(F[3], np.array(fd).T, rtol=1e-4, atol=1e-5)
 
 
-def test_the_known_model_knows_the_conditions(agent):
+def test_the_known_model_knows_the_conditions(known):
+    agent = known
     with pytest.raises(ShapeError, match="condition 99 does not exist"):
         agent.known_model(99, models)
+
+
+@pytest.mark.parametrize("name", UNPLANNED)
+def test_worlds_that_no_model_describes_say_so(name):
+    with pytest.raises(ConfigError, match=r"quaternion|states of their own"):
+        WORLDS[name].build().known_model(0, models)
 
 
 @pytest.mark.parametrize("name", ["arm_reach", "peg_insertion", "pendulum", "acrobot"])

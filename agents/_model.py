@@ -1,0 +1,279 @@
+"""MuJoCo models from wherever they come, and where the entries of a world lie in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+
+from gps.data import model_path
+from gps.errors import ConfigError, choices
+from gps.types import Array
+
+if TYPE_CHECKING:
+    from mujoco.batch import Batch
+
+ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
+ACTIVATION, QPOS = "activation", "qpos"
+SENSOR = "sensor:"
+"""What the name of an entry that is a sensor of the model begins with."""
+
+ModelSource = str | Callable[[], Any]
+"""Name in `gps.data`, path, MJCF text, or a function without arguments that gives an MjSpec."""
+
+VEL, ACC = int(mujoco.mjtStage.mjSTAGE_VEL), int(mujoco.mjtStage.mjSTAGE_ACC)
+_TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
+
+
+def shown(source: ModelSource) -> str:
+    """How a message names a model."""
+    if isinstance(source, str):
+        return "the MJCF text" if _is_text(source) else source
+    return f"{source.__module__}.{source.__qualname__}"
+
+
+def _is_text(source: str) -> bool:
+    return source.lstrip().startswith("<")
+
+
+def check_source(source: Any, where: str) -> None:
+    """ConfigError unless `source` is of a kind that `load_model` reads and a file can name."""
+    if isinstance(source, str):
+        return
+    if not callable(source):
+        raise ConfigError(
+            f"{where} must be a name, a path to an .xml file, MJCF text or a function that gives "
+            f"a mujoco.MjSpec, got {source!r}"
+        )
+    # others cannot be found again by name: in another process, or from a stored run
+    if "<" in getattr(source, "__qualname__", "<"):
+        raise ConfigError(
+            f"{where} must be a function that is defined at the top level of a module or of the "
+            f"hyperparams file, got {source!r}"
+        )
+
+
+_functions: dict[tuple[str, str], list[Any]] = {}
+_KEPT_FUNCTIONS = 8
+
+
+def interned(source: Any) -> Any:
+    """A function that was seen before and does the same, if there is one; else what is given.
+
+    A function of a hyperparams file comes to another process as a copy, a new one each time. As
+    functions are equal only to themselves, a world would be built again for every rollout.
+    """
+    if source is None or isinstance(source, str):
+        return source
+    seen = _functions.setdefault((source.__module__, source.__qualname__), [])
+    for other in seen:
+        if _same(other, source, set()):
+            return other
+    seen.append(source)
+    del seen[:-_KEPT_FUNCTIONS]
+    return source
+
+
+def _same(a: Any, b: Any, pairs: set[tuple[int, int]]) -> bool:
+    """Whether two values mean the same in a function; False in case of doubt."""
+    if a is b or (id(a), id(b)) in pairs:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, str | bytes | int | float | bool):
+        return bool(a == b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(_same(x, y, pairs) for x, y in zip(a, b, strict=True))
+    if not isinstance(a, FunctionType) or a.__closure__ or b.__closure__:
+        return False
+    pairs.add((id(a), id(b)))  # functions that call each other
+    names = _names(a.__code__)
+    mine, other = ({n: f.__globals__[n] for n in names & f.__globals__.keys()} for f in (a, b))
+    return (
+        a.__code__ == b.__code__
+        and _same(a.__defaults__, b.__defaults__, pairs)
+        and a.__kwdefaults__ == b.__kwdefaults__
+        and mine.keys() == other.keys()
+        and all(_same(value, other[n], pairs) for n, value in mine.items())
+    )
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that a function's code looks up, those of functions inside it too."""
+    inner = [_names(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def load_model(source: ModelSource) -> mujoco.MjModel:
+    """The compiled model; ConfigError where it does not exist or MuJoCo refuses it."""
+    name = shown(source)
+    if not isinstance(source, str):
+        spec = source()
+        if not isinstance(spec, mujoco.MjSpec):
+            raise ConfigError(f"{name}() must give a mujoco.MjSpec, got {type(spec).__name__}")
+    try:
+        if not isinstance(source, str):
+            return spec.compile()
+        if _is_text(source):
+            return mujoco.MjModel.from_xml_string(source)
+        name = str(model_path(source))
+        return mujoco.MjModel.from_xml_path(name)
+    except (ValueError, mujoco.FatalError) as error:
+        raise ConfigError(f"{name}: MuJoCo cannot load this model: {error}") from error
+
+
+def ids(model: mujoco.MjModel, kind: str, count: int, names: Sequence[str], field: str) -> Any:
+    """Numbers of the named objects of one kind, (n,) int64; ConfigError lists the choices."""
+    known = [getattr(model, kind)(i).name for i in range(count)]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{field}: {choices(kind, name, [n for n in known if n])}")
+    return np.array([known.index(name) for name in names], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A model and where the world's entries lie in the simulator's arrays of it."""
+
+    model: mujoco.MjModel
+    sizes: dict[str, int]  # of every entry that the world may name
+    maps: tuple[np.ndarray, ...]  # what the kernel needs besides the live arrays
+    late: tuple[str, ...]  # entries that are sensors of accelerations or forces
+    group: int = 0  # models of one group have the same arrays in the simulator
+
+    @property
+    def limits(self) -> tuple[Array, Array]:
+        """Lowest and highest control, (nu,) each; infinite where unlimited."""
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        low, high = self.model.actuator_ctrlrange.T
+        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+
+
+def locate(model: mujoco.MjModel, sites: Sequence[str], names: Sequence[str]) -> Compiled:
+    """Find the end points and the sensors among the entries `names` in a model."""
+    where = ids(model, "site", model.nsite, sites, "MujocoConfig.sites")
+    entries = tuple(dict.fromkeys(n for n in names if n.startswith(SENSOR)))
+    plain = [n[len(SENSOR) :] for n in entries]
+    sensors = ids(model, "sensor", model.nsensor, plain, "MujocoConfig.state, obs")
+    nv, ns = model.nv, len(sites)
+    sizes = dict(zip(ENTRIES, (nv, nv, 3 * ns, 3 * ns), strict=True))
+    rows = []
+    for name, size, bit in (
+        (ACTIVATION, model.na, mujoco.mjtState.mjSTATE_ACT),
+        (QPOS, model.nq, mujoco.mjtState.mjSTATE_QPOS),
+    ):
+        if name in names:
+            sizes[name] = size
+            rows.append(_state_offset(model, bit) + np.arange(size))
+    sizes |= {n: int(model.sensor_dim[k]) for n, k in zip(entries, sensors, strict=True)}
+    values = [model.sensor_adr[k] + np.arange(model.sensor_dim[k]) for k in sensors]
+    pos_at, last, turns = _directions(model)
+    bodies = model.site_bodyid[where]
+    maps = (
+        where,
+        model.body_rootid[bodies].astype(np.int64),
+        _moving(model, bodies),
+        pos_at,
+        last,
+        turns,
+        _references(model, turns),
+        _joined(rows),
+        _joined(values),
+    )
+    late = tuple(
+        n for n, k in zip(entries, sensors, strict=True) if model.sensor_needstage[k] == ACC
+    )
+    return Compiled(model, sizes, maps, late)
+
+
+def _state_offset(model: mujoco.MjModel, bit: Any) -> int:
+    """Where a component of the state begins in a row of a batch."""
+    # the row has the components in the order of their bits
+    before = int(mujoco.mjtState.mjSTATE_INTEGRATION) & (int(bit) - 1)
+    return int(mujoco.mj_stateSize(model, before))
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *parts]).astype(np.int64)
+
+
+def _moving(model: mujoco.MjModel, bodies: np.ndarray) -> np.ndarray:
+    """Whether each direction of motion lies between the world and the body, (ns, nv)."""
+    moves = np.zeros((len(bodies), model.nv), dtype=np.bool_)
+    for s, body in enumerate(bodies):
+        while body:
+            first, n = model.body_dofadr[body], model.body_dofnum[body]
+            moves[s, first : first + n] = n > 0
+            body = model.body_parentid[body]
+    return moves
+
+
+def _directions(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every direction its position in qpos and the end of its turn; then the turns."""
+    pos_at = np.arange(model.nv, dtype=np.int64)
+    last, turns = pos_at.copy(), []
+    for kind, at, q in zip(model.jnt_type, model.jnt_dofadr, model.jnt_qposadr, strict=True):
+        free = int(kind) == _TURNS[0]
+        pos_at[at : at + 3 if free else at + 1] = np.arange(q, q + 3 if free else q + 1)
+        if int(kind) in _TURNS:
+            first, quat = (at + 3, q + 3) if free else (at, q)
+            turns.append((first, quat))
+            last[first : first + 3] = first + 2
+            pos_at[first : first + 3] = quat
+    return pos_at, last, np.array(turns, dtype=np.int64).reshape(-1, 2)
+
+
+def _references(model: mujoco.MjModel, turns: np.ndarray) -> Array:
+    """The quaternions of qpos0, (nb, 4)."""
+    return np.array([model.qpos0[q : q + 4] for _, q in turns], dtype=np.float64).reshape(-1, 4)
+
+
+def moved(model: mujoco.MjModel, qpos: Array, by: Array) -> Array:
+    """Positions (..., nq) moved along (..., nv): added, and quaternions turned in their body."""
+    if model.nq == model.nv:
+        return qpos + by
+    shape = np.broadcast_shapes(qpos.shape[:-1], by.shape[:-1])
+    out = np.array(np.broadcast_to(qpos, (*shape, model.nq)))
+    steps = np.ascontiguousarray(np.broadcast_to(by, (*shape, model.nv)))
+    for q, v in zip(out.reshape(-1, model.nq), steps.reshape(-1, model.nv), strict=True):
+        mujoco.mj_integratePos(model, q, v, 1.0)
+    return out
+
+
+def raw_positions(compiled: Compiled, joint_pos: Array) -> Array:
+    """qpos (S, nq) of the entry joint_pos (S, nv): the way back from rotation vectors."""
+    model = compiled.model
+    if model.nq == model.nv:
+        return joint_pos
+    pos_at, _, turns, refs = compiled.maps[3:7]
+    plain = np.ones(model.nv, dtype=np.bool_)
+    qpos = np.zeros((len(joint_pos), model.nq))
+    for first, _ in turns:
+        plain[first : first + 3] = False
+    qpos[:, pos_at[plain]] = joint_pos[:, plain]
+    for (first, quat), ref in zip(turns, refs, strict=True):
+        qpos[:, quat : quat + 4] = ref
+        for q, r in zip(qpos, joint_pos, strict=True):
+            mujoco.mju_quatIntegrate(q[quat : quat + 4], r[first : first + 3], 1.0)
+    return qpos
+
+
+def grouped(models: Sequence[mujoco.MjModel], batch: Callable[..., Batch]) -> list[int]:
+    """A number for each model; those of one number can be simulated by one batch."""
+    firsts: list[Batch] = []
+
+    def group_of(model: mujoco.MjModel) -> int:
+        for number, first in enumerate(firsts):
+            try:
+                first.set_models(model)
+            except mujoco.FatalError:  # the simulator's arrays would have other sizes
+                continue
+            return number
+        firsts.append(batch(model, 1, 1, persistent=True))
+        return len(firsts) - 1
+
+    return [group_of(model) for model in models]

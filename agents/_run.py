@@ -1,0 +1,267 @@
+"""Simulations under way in a `mujoco.batch`, and MuJoCo's warnings, which go to the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+from mujoco.batch import SimulationError as BatchError
+
+from gps.agents._kernels import apply, observe
+from gps.agents._model import ENTRIES, Compiled
+from gps.agents.base import Failures, entry_indices
+from gps.types import Array, Layout
+
+log = logging.getLogger(__name__)
+
+_NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
+_WARNINGS = {
+    int(mujoco.mjtWarning.mjWARN_INERTIA): "near-singular inertia matrix",
+    int(mujoco.mjtWarning.mjWARN_CONTACTFULL): "contact list full",
+    int(mujoco.mjtWarning.mjWARN_CNSTRFULL): "constraint list full",
+    int(mujoco.mjtWarning.mjWARN_BADQPOS): "bad number in qpos",
+    int(mujoco.mjtWarning.mjWARN_BADQVEL): "bad number in qvel",
+    int(mujoco.mjtWarning.mjWARN_BADQACC): "bad number in qacc (unstable)",
+    int(mujoco.mjtWarning.mjWARN_BADCTRL): "bad number in ctrl",
+}
+NO_ARRAY = np.empty((0, 0, 0, 0))
+NO_NOISE = np.empty((1, 0, 0))
+
+
+class Setup:
+    """What all simulations of a world have in common: what is computed, read and recorded.
+
+    everything: the entries in the order in which the kernel finds them; layout and obs_layout: the
+    selected ones. stage: the last stage that is computed at a new state. noisy: the values of the
+    observation that get noise.
+    """
+
+    def __init__(
+        self,
+        everything: Layout,
+        layout: Layout,
+        obs_layout: Layout,
+        *,
+        stage: int,
+        sensors: bool,
+        limits: tuple[Array, Array],
+        limit: float,
+        substeps: int,
+        noisy: np.ndarray,
+        activation: Array,
+    ) -> None:
+        self.layout, self.no = layout, obs_layout.size
+        self.stage, self.limit, self.substeps = stage, limit, substeps
+        self.low, self.high = limits
+        self.fields = ("site_xpos", "cdof", "subtree_com", *(("sensordata",) if sensors else ()))
+        self._state = entry_indices(everything, layout.names)
+        self._view = entry_indices(everything, obs_layout.names)
+        self._noisy, self._activation = noisy, activation
+        self._columns = tuple(
+            layout.slice(n).start if n in layout.names else -1 for n in ENTRIES[:2]
+        )
+        self._full = np.empty(everything.size)
+
+    def inputs(self, batch: Batch, compiled: Compiled) -> tuple[Any, ...]:
+        """What `observe` reads: the simulator's live arrays, then where things lie in them."""
+        site_xpos, cdof, com, *sensors = map(batch.bind, self.fields)
+        sensordata = sensors[0] if sensors else locked(np.empty((len(cdof), 0)))
+        at = (offset(batch, "qpos"), offset(batch, "qvel"))
+        live = (site_xpos, cdof, com, sensordata, batch.warning)
+        maps = (*compiled.maps, self._noisy, self._state, self._view)
+        return (batch.state, *at, *live, *maps, *self._columns, self._full)
+
+    def reset(
+        self, batch: Batch, model: mujoco.MjModel, start: Array, ids: np.ndarray | None
+    ) -> None:
+        """Put simulations at their starts (N, nq + nv), with nothing left of what they did."""
+        where = slice(None) if ids is None else ids
+        for name in self.fields:
+            batch.bind(name)  # filled by the forward() below
+        batch.reset(ids, stage=_NONE)
+        nq = model.nq
+        batch.bind("qpos")[where], batch.bind("qvel")[where] = start[where, :nq], start[where, nq:]
+        if model.na:
+            batch.bind("act")[where] = self._activation
+        batch.forward(ids, stage=self.stage)
+
+    def empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
+        """Zeros for d entry / dx of the entries that have it, name -> (N, T, size, nx)."""
+        names, nx = self.layout.names, self.layout.size
+        needs = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
+        return {
+            name: np.zeros((N, T, self.layout.length(name), nx))
+            for name, needed in needs.items()
+            if name in names and all(n in names for n in needed)
+        }
+
+
+class Run:
+    """N simulations under way, and the arrays that hold `rows` of their steps.
+
+    A rollout keeps every step in a row of its own; whoever steps from outside has one row. Each
+    of the three parts of a step gives back whether any sample goes on. obs_noise: (T, N, n) what
+    the noisy values of the observation get; from step T on it begins again. positions: whether
+    `qpos` (rows, N, nq) is kept too.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        batch: Batch,
+        compiled: Compiled,
+        condition: int,
+        start: Array,
+        rows: int,
+        obs_noise: Array = NO_NOISE,
+        *,
+        positions: bool = False,
+    ) -> None:
+        N, model = len(start), compiled.model
+        self._setup, self._batch, self._model = setup, batch, model
+        self._start, self._obs_noise = start, obs_noise
+        setup.reset(batch, model, start, None)
+        self._states, self._ctrl_at = batch.state, offset(batch, "ctrl")
+        self._inputs = setup.inputs(batch, compiled)
+        self._limit, self._substeps, self._stage = setup.limit, setup.substeps, setup.stage
+        self._low, self._high = setup.low, setup.high
+        self.X, self.U = np.empty((rows, N, setup.layout.size)), np.empty((rows, N, model.nu))
+        self.obs = np.empty((rows, N, setup.no))
+        self.qpos = np.empty((rows, N, model.nq)) if positions else None
+        self.jacobians = setup.empty_jacobians(N, rows)
+        self._J, self._V = (self.jacobians.get(name, NO_ARRAY) for name in ENTRIES[2:])
+        self._bad = np.zeros(N, dtype=np.bool_)
+        self._alive: np.ndarray | None = None
+        self.failures = Failures(condition)
+        self.quiet = warnings_to_log
+
+    def observe(self, t: int, row: int) -> bool:
+        """Write the states and observations of step t into a row, and check them."""
+        X, obs, bad = self.X, self.obs, self._bad
+        noise = self._obs_noise[t % len(self._obs_noise)]
+        if self.qpos is not None:
+            self.qpos[row] = self._batch.qpos
+        if not observe(row, self._limit, *self._inputs, noise, X, obs, self._J, self._V, bad):
+            return True
+        for i in np.flatnonzero(bad):
+            self.failures.add(i, t, reason(self._batch.warning[i], self._limit))
+        goes_on = self._set_aside(bad)
+        X[row, bad], obs[row, bad] = X[0, bad], obs[0, bad]
+        return goes_on
+
+    def apply(self, t: int, row: int, u: Array) -> bool:
+        """Clip the actions (N, nu) of step t into a row and hand them to the simulator."""
+        bad = self._bad
+        if not apply(u, self._low, self._high, self.U[row], self._states, self._ctrl_at, bad):
+            return True
+        for i in np.flatnonzero(bad):
+            self.failures.add(i, t, "the policy's action is NaN or infinite")
+        return self._set_aside(bad)
+
+    def advance(self, t: int) -> bool:
+        """Simulate from step t to the next."""
+        try:
+            self._batch.step(self._alive, nstep=self._substeps, stage=self._stage)
+        except BatchError:
+            bad = self._batch.status != 0
+            for i in np.flatnonzero(bad):
+                self.failures.add(i, t, f"MuJoCo: {self._batch.error(int(i))}")
+            return self._set_aside(bad)
+        return True
+
+    def _set_aside(self, bad: np.ndarray) -> bool:
+        """Stop the samples that failed, at their configured start; whether others are left."""
+        start, model = self._start, self._model
+        safe = np.concatenate((model.qpos0, np.zeros(model.nv)))
+        rest = np.where(np.isfinite(start) & (np.abs(start) <= self._limit), start, safe)
+        self._setup.reset(self._batch, model, rest, np.flatnonzero(bad).astype(np.int32))
+        left = [i for i in range(len(start)) if i not in self.failures]
+        self._alive = np.array(left, dtype=np.int32)
+        return bool(left)
+
+
+class Guarded:
+    """A model that fails where a rollout of the world would, and warns in the log only."""
+
+    def __init__(self, model: Any, limit: float) -> None:
+        self._model, self._limit = model, limit
+        self.nx, self.nu = model.nx, model.nu
+
+    def rollout(self, *args: Array) -> tuple[Array, Array]:
+        """See `gps.control.models.Model`; NaN from where a trajectory leaves the limit."""
+        with warnings_to_log():
+            states, actions = self._model.rollout(*args)
+        # MuJoCo replaces a control that it finds too large by zero
+        bad = ~(np.abs(actions) <= mujoco.mjMAXVAL).all(axis=2)
+        bad[:, 1:] = bad[:, :-1]  # an action shows in the next state
+        bad[:, 0] = False
+        bad |= ~(np.abs(states) <= self._limit).all(axis=2)
+        states[np.logical_or.accumulate(bad, axis=1)] = np.nan
+        return states, actions
+
+    def jacobians(self, X: Array, U: Array) -> Array:
+        """See `gps.control.models.Model`."""
+        with warnings_to_log():
+            F: Array = self._model.jacobians(X, U)
+        return F
+
+
+class _Handler:
+    """MuJoCo's warning handler, of which the process has one for all of its threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, None
+
+    def enter(self) -> None:
+        """Send warnings to the log, unless another thread has done so already."""
+        with self._lock:
+            if self._users == 0:
+                self._before = mujoco.get_mju_user_warning()
+                mujoco.set_mju_user_warning(lambda text: log.debug("MuJoCo: %s", text))
+            self._users += 1
+
+    def leave(self) -> None:
+        """Put back what was there before, when no other thread is inside."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                mujoco.set_mju_user_warning(self._before)
+
+
+_handler = _Handler()
+
+
+@contextmanager
+def warnings_to_log() -> Iterator[None]:
+    """MuJoCo's warnings go to the log, not to stderr and a file in the current folder."""
+    _handler.enter()
+    try:
+        yield
+    finally:
+        _handler.leave()
+
+
+def locked(array: Array) -> Array:
+    """A read-only view."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def offset(batch: Batch, name: str) -> int:
+    """Where a state field begins in a row of `batch.state`."""
+    return int(batch.bind(name).ctypes.data - batch.state.ctypes.data) // batch.state.itemsize
+
+
+def reason(warning: np.ndarray, limit: float) -> str:
+    """What a sample's warning counters say, or else that its state is not acceptable."""
+    seen = [_WARNINGS.get(int(k), f"warning {k}") for k in np.flatnonzero(warning[:, 1])]
+    if seen:
+        return f"MuJoCo warning: {', '.join(seen)}"
+    return f"the state is NaN or left +-{limit:g}"
