@@ -33,9 +33,11 @@ from gps.policies.training import (
     unflatten,
     updated,
 )
+from gps.policies.visual import Encoder, VisionConfig, VisualPolicy
 
 __all__ = [
     "AdamState",
+    "Encoder",
     "ExportedPolicy",
     "LineariseConfig",
     "Linearised",
@@ -50,6 +52,8 @@ __all__ = [
     "TrainingConfig",
     "TrainingData",
     "TrainingResult",
+    "VisionConfig",
+    "VisualPolicy",
     "adam_step",
     "batch_gradient",
     "capped_weights",

@@ -55,7 +55,7 @@ class VisionConfig:
     """Steps of each later one, which goes on from the last weights."""
     batch_size: int = 32
     """Pictures per step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Adam's step size on the pose; it falls along half a cosine."""
     finetune_steps: int = 0
     """Steps in which convolutions and head are trained together on the policy's loss, after the
