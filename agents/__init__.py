@@ -7,6 +7,12 @@ describes it. Nothing here knows costs, controllers or algorithms.
 from gps.agents._protocol import RemoteError
 from gps.agents.base import Simulation, smooth_noise
 from gps.agents.environment import as_gymnasium
+from gps.agents.gymnasium_agent import (
+    GymnasiumAgent,
+    GymnasiumConfig,
+    GymnasiumStart,
+    random_starts,
+)
 from gps.agents.mujoco import (
     Condition,
     MujocoAgent,
@@ -22,6 +28,9 @@ from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendu
 
 __all__ = [
     "Condition",
+    "GymnasiumAgent",
+    "GymnasiumConfig",
+    "GymnasiumStart",
     "MujocoAgent",
     "MujocoConfig",
     "PointMassAgent",
@@ -41,6 +50,7 @@ __all__ = [
     "peg_insertion",
     "pendulum",
     "random_conditions",
+    "random_starts",
     "sample_conditions",
     "serve",
     "smooth_noise",

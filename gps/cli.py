@@ -698,9 +698,11 @@ def _write_video(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("out", metavar="FILE.pt2", help="file to write, in a folder that exists")
+    parser.add_argument(
+        "out", metavar="FILE", help="file to write: .pt2 for torch, .onnx for onnxruntime"
+    )
     parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
-    parser.add_argument("--force", action="store_true", help="replace FILE.pt2 if it exists")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
 
 def _export(args: argparse.Namespace, options: list[str]) -> int:
@@ -709,7 +711,9 @@ def _export(args: argparse.Namespace, options: list[str]) -> int:
 
     with one_thread():
         path = export_policy(args.run, args.out, iteration=args.iteration, force=args.force)
-    print(f"wrote {path}; it needs torch only, see gps.policies.load and torch.export.load")
+    onnx = path.suffix == ".onnx"
+    reader, how = ("onnxruntime", "gps.policies.onnx") if onnx else ("torch", "torch.export.load")
+    print(f"wrote {path}; it needs {reader} only, see gps.policies.load and {how}")
     return 0
 
 
@@ -745,7 +749,7 @@ COMMANDS = {
     "run": Command("run an experiment", _run_arguments, _run, takes_options=True),
     "resume": Command("continue a run", _resume_arguments, _resume),
     "evaluate": Command("roll out what a run has learned", _evaluate_arguments, _evaluate),
-    "export": Command("write the policy for use with torch only", _export_arguments, _export),
+    "export": Command("write the policy for use without gps", _export_arguments, _export),
     "list": Command("show the experiments", lambda parser: None, _list),
     "new": Command("write a hyperparams file to edit", _new_arguments, _new),
 }

@@ -69,6 +69,7 @@ experiment = Experiment(
         network=VisionConfig(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),
             pose=("end_points",),
+            through_pose=True,
             first_steps=1000,
             steps=200,
         ),

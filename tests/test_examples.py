@@ -241,3 +241,30 @@ def test_remote_robot(tmp_path):
     assert text.count("the bytes of a local rollout: True") == 2
     assert max(numbers(r"ends # m off", text)) < 0.5  # from 1.4 m
     assert re.search(r"without it: robot at 127\.0\.0\.1:\d+, condition 0, .*no connection", text)
+
+
+def test_gymnasium_world(tmp_path):
+    pytest.importorskip("gymnasium.envs.mujoco.mujoco_env")
+    pytest.importorskip("imageio")  # gymnasium's MuJoCo environments load it
+    text = example("gymnasium_world", tmp_path)
+    known = numbers(r"known +\d: returns +# +#", text)
+    fitted = numbers(r"fitted +\d: returns +# +#", text)
+    assert len(known) == len(fitted) == 6  # two conditions after 1, 4 and 8 iterations
+    for returns in (known, fitted):
+        assert sum(returns[-2:]) > 0.7 * sum(returns[:2])  # they are below zero
+    # without the reward written down it takes twice the samples to get about as far
+    assert sum(fitted[-2:]) > 2.0 * sum(known[-2:])
+    assert not list(tmp_path.iterdir())
+
+
+def test_own_network(tmp_path):
+    text = example("own_network", tmp_path)
+    cost = numbers(r"(?m)^\d: cost +#", text)
+    assert len(cost) == 5
+    assert cost[-1] < 0.2 * cost[0]
+    ends = numbers(r"it ends # m", text)
+    assert len(ends) == 6  # starts that it was never trained from
+    assert max(ends) < 0.05
+    weights, gain = numbers(r"# weights; gain at the target #", text)
+    assert weights == 16 * 5 + 10 * 17
+    assert gain > 1

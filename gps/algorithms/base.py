@@ -79,9 +79,8 @@ class PolicyAlgorithm(LocalAlgorithm):
         """The state before the first iteration, with an untrained policy."""
         state = super().start(costs, controllers, agent, seed)
         rng = stream(seed, "initial policy")
-        policy = initial_policy(
-            self.network, agent.obs_layout.size, agent.nu, rng, image_shape_of(agent)
-        )
+        sizes = agent.obs_layout.size, agent.nu
+        policy = initial_policy(self.network, *sizes, rng, image_shape_of(agent), agent.layout)
         return GPSState(
             iteration=0,
             seed=seed,

@@ -17,6 +17,7 @@ from gps.costs.base import (
 )
 from gps.costs.combine import SumCost, WeightedCost
 from gps.costs.endpoint import EndpointCost
+from gps.costs.fitted import FittedRewardCost
 from gps.costs.measure import EndpointMeasure
 from gps.costs.region import BinaryRegionCost
 from gps.costs.state import StateCost
@@ -31,6 +32,7 @@ __all__ = [
     "CostOf",
     "EndpointCost",
     "EndpointMeasure",
+    "FittedRewardCost",
     "InPlaceCost",
     "RampKind",
     "StateCost",

@@ -14,7 +14,11 @@ from gps.types import Array, Layout, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointMeasure:
-    """Distance of points from their targets at the last step; no part of the cost."""
+    """Distance of points from their targets at the last step; no part of the cost.
+
+    Where targets differ between conditions, `entry` can be what a sensor reports of the target,
+    seen from the point, and `target` 0.
+    """
 
     entry: str = "end_points"
     """Name of the state entry that holds the points' coordinates, point after point."""
@@ -30,6 +34,10 @@ class EndpointMeasure:
 
     threshold: float = 0.06
     """Largest distance of that point from its target that counts as success; above zero."""
+
+    avoid: tuple[tuple[float, ...], ...] = ()
+    """Balls, each (centre, radius) in the entry's coordinates, that this point must not enter on
+    the straight lines between its places at successive steps, or else there is no success."""
 
     def __post_init__(self) -> None:
         set_numbers(self, "target")
@@ -51,6 +59,22 @@ class EndpointMeasure:
                 f"EndpointMeasure.success_point must be in 0..{points - 1}, "
                 f"got {self.success_point!r}"
             )
+        self._set_avoid()
+
+    def _set_avoid(self) -> None:
+        wanted = (
+            f"EndpointMeasure.avoid must be a tuple of balls, each of {self.point_size + 1} finite "
+            f"numbers: the centre and a radius above 0"
+        )
+        try:
+            balls = tuple(tuple(float(v) for v in ball) for ball in self.avoid)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{wanted}, got {self.avoid!r}") from None
+        for ball in balls:
+            fits = len(ball) == self.point_size + 1 and np.isfinite(ball).all()
+            if not (fits and ball[-1] > 0):
+                raise ConfigError(f"{wanted}, got {ball!r}")
+        object.__setattr__(self, "avoid", balls)
 
     def check(self, layout: Layout) -> None:
         """Raise ConfigError unless the entry exists and has as many values as the target."""
@@ -62,9 +86,23 @@ class EndpointMeasure:
             )
 
     def evaluate(self, rollouts: Rollouts) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Distance of the point that is farthest off, (N,), and success, (N,), at step T-1."""
+        """Distance of the point that is farthest off at step T-1, (N,), and success, (N,)."""
         self.check(rollouts.layout)
         d = rollouts.entry(self.entry)[:, -1] - np.asarray(self.target)
         distances = np.linalg.norm(d.reshape(rollouts.N, -1, self.point_size), axis=-1)
         success = distances[:, self.success_point] <= self.threshold
+        first = self.success_point * self.point_size
+        path = rollouts.entry(self.entry)[:, :, first : first + self.point_size]
+        for *centre, radius in self.avoid:
+            success &= _nearest(path - np.asarray(centre)) >= radius
         return np.max(distances, axis=-1), success
+
+
+def _nearest(path: Array) -> Array:
+    """Least distance from the origin of the lines through successive points (N, T, n): (N,)."""
+    start, step = path[:, :-1], np.diff(path, axis=1)
+    length = (step**2).sum(axis=-1)
+    share = -(start * step).sum(axis=-1) / np.where(length > 0, length, 1.0)
+    foot = start + np.clip(share, 0.0, 1.0)[..., None] * step
+    nearest: Array = np.linalg.norm(foot, axis=-1).min(axis=1)
+    return nearest

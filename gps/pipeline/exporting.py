@@ -1,4 +1,4 @@
-"""The policy of a stored run: as a file that needs torch only, or ready to be asked."""
+"""The policy of a stored run: as a file that needs no gps, or ready to be asked."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
+from gps.policies.onnx import export_onnx
 
-SUFFIX = ".pt2"
+FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
+"""What makes the contents of a file, by the end of its name."""
 
 
 def export_policy(
     run: str | Path, path: str | Path, *, iteration: int | None = None, force: bool = False
 ) -> Path:
-    """Write the global policy of a stored run as a program that needs torch only.
+    """Write the global policy of a stored run as a program that needs torch or onnxruntime only.
 
-    run: its folder. path: a file that ends in .pt2; it is written beside and renamed, and replaces
-    one that exists only if `force`. iteration: default is the last. Returns the path;
-    `gps.policies.export` says what is in the file. Raises StoreError where something cannot be read
+    run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
+    the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
+    `force`. iteration: default is the last. Returns the path; `gps.policies.export` and
+    `gps.policies.onnx` say what is in the file. Raises StoreError where something cannot be read
     or written, ConfigError for another suffix, an iteration without a trained policy, or a network
-    that torch cannot export.
+    that torch cannot export, or without the extra.
     """
     path = Path(path)
     _require_writable(path, force)
@@ -31,7 +34,7 @@ def export_policy(
             f"{run}: the policy of iteration {facts.iteration} has not been trained, its weights "
             "are random; export a later one"
         )
-    data = policies.export_program(policy, facts)
+    data = FORMATS[path.suffix](policy, facts)
     try:
         store.write_whole(path, data)
     except OSError as error:
@@ -54,7 +57,7 @@ def load_policy(path: str | Path, iteration: int | None = None) -> policies.Expo
 
 def _stored(
     run: str | Path, iteration: int | None
-) -> tuple[policies.NeuralPolicy, policies.PolicyFacts]:
+) -> tuple[policies.NeuralPolicy | policies.VisualPolicy, policies.PolicyFacts]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()
     n = folder.last() if iteration is None else iteration
@@ -70,14 +73,17 @@ def _stored(
         experiment=experiment.name,
         iteration=n,
         seed=state.seed,
+        image_shape=getattr(state.policy.policy, "image_shape", None),
     )
     return state.policy.policy, facts
 
 
 def _require_writable(path: Path, force: bool) -> None:
     """Refuse what would fail at the end, before the seconds that it takes to get there."""
-    if path.suffix != SUFFIX:
-        raise ConfigError(f"an exported policy is a file that ends in {SUFFIX}, got {path}")
+    if path.suffix not in FORMATS:
+        raise ConfigError(
+            f"an exported policy is a file that ends in {' or '.join(FORMATS)}, got {path}"
+        )
     if path.is_dir():
         raise StoreError(f"{path} is a folder; give the name of a file")
     if path.exists() and not force:

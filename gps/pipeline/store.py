@@ -23,7 +23,8 @@ Layout of an iteration file, for readers that have h5py only:
     /report             Report
 
 A group holds a record, tuple, list or dict, and its attribute `@type` says which: the class of the
-record as `module:qualname`, or `tuple`, `list`, `dict`. Arrays are datasets, named by field,
+record as `module:qualname`, or `tuple`, `list`, `dict`, or `name` for a class or function, whose
+name is the attribute `@name`. Arrays are datasets, named by field,
 position or key; numbers, text, booleans and None (an empty attribute) are attributes of the group.
 `@units` gives units where they are known, `@keys` the keys of a dict in order (in names, / and @
 and % are written %2F, %40, %25). Arrays of equal content are stored once and linked.
@@ -54,7 +55,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
@@ -157,6 +158,12 @@ class _Writer:
             for f in fields(value):
                 if f.init:
                     self.tree(group, f.name, getattr(value, f.name), f"{where}/{f.name}")
+        elif isinstance(value, type | FunctionType):
+            group = self._group(parent, name, "name")
+            try:
+                self._attribute(group, "@name", config_io.name_of(value), where)
+            except ExperimentError as error:
+                raise StoreError(f"{where}: {error}") from None
         else:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise StoreError(
@@ -281,6 +288,8 @@ def _read_tree(node: h5py.Group | h5py.Dataset, user: config_io.Names | None) ->
         return tuple(values) if kind == "tuple" else values
     if kind == "dict":
         return {k: items[_escape(k)] for k in node.attrs.get("@keys", ())}
+    if kind == "name":
+        return config_io.find(str(node.attrs["@name"]), user)
     cls = config_io.find_dataclass(kind, user)
     if not cast(Any, cls).__dataclass_params__.frozen:
         raise StoreError(f"{kind} is not a record")

@@ -7,6 +7,7 @@ from gps.policies.linearise import (
     PolicyPrior,
     linearise,
 )
+from gps.policies.module import ModuleConfig
 from gps.policies.neural import (
     AdamState,
     MLPConfig,
@@ -15,6 +16,7 @@ from gps.policies.neural import (
     PlainLayout,
     initial_policy,
 )
+from gps.policies.onnx import export_onnx
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import (
     Problem,
@@ -42,6 +44,7 @@ __all__ = [
     "LineariseConfig",
     "Linearised",
     "MLPConfig",
+    "ModuleConfig",
     "Network",
     "NeuralPolicy",
     "PlainLayout",
@@ -57,6 +60,7 @@ __all__ = [
     "adam_step",
     "batch_gradient",
     "capped_weights",
+    "export_onnx",
     "export_program",
     "fit",
     "flatten",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from gps.policies._modules import WhitenedNetwork
 from gps.types import Array
 
 
@@ -25,3 +26,37 @@ class PolicyProgram(nn.Module):
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
         return self.network(obs), self.chol @ self.chol.T
+
+
+class SeeingProgram(PolicyProgram):
+    """obs (B, no) and images (B, H, W, C) uint8 -> mean action and covariance."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and covariance of the action."""
+        return self.network(obs, images), self.chol @ self.chol.T
+
+
+class SinglePrecisionProgram(nn.Module):
+    """The same with the network in float32, for runtimes that lack float64 kernels.
+
+    whitened: a network with its normaliser, of which it takes possession. Only what lies between
+    normaliser and action is rounded; observation, mean and covariance stay float64.
+    """
+
+    obs_mean: torch.Tensor
+    obs_std: torch.Tensor
+    chol: torch.Tensor
+
+    def __init__(self, whitened: WhitenedNetwork, chol: Array) -> None:
+        super().__init__()
+        self.network = whitened.network.float()
+        self.register_buffer("obs_mean", whitened.obs_mean)
+        self.register_buffer("obs_std", whitened.obs_std)
+        self.register_buffer("chol", torch.tensor(chol))
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and covariance of the action."""
+        whitened = (obs - self.obs_mean) / self.obs_std
+        return self.network(whitened.float()).double(), self.chol @ self.chol.T

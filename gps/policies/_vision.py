@@ -79,13 +79,13 @@ class PoseNetwork(nn.Module):
 class SeeingNetwork(nn.Module):
     """Vector observation (B, no) and pictures (B, H, W, C) to mean actions (B, nu), float64."""
 
-    def __init__(self, points: FeaturePoints, head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.points, self.head = points, head
+        self.encoder, self.head = encoder, head
 
     def forward(self, obs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """The mean actions."""
-        seen = self.points(images).to(torch.float64)
+        seen = self.encoder(images).to(torch.float64)
         action: torch.Tensor = self.head(torch.cat([obs.to(torch.float64), seen], dim=1))
         return action
 

@@ -1,8 +1,11 @@
 """Policies as files that need torch only: `export_program` makes one, `load` reads it.
 
+`gps.policies.onnx` makes files that need onnxruntime only; `load` reads them too.
+
 The file is a PT2 archive of `torch.export`. Its program maps observations (B, no), float64 or
 float32 and in the units of the world, to the mean action (B, nu) and the action covariance
-(nu, nu), both float64; the normaliser is inside, and B is free. What else a user of the policy has
+(nu, nu), both float64; the normaliser is inside, and B is free. The program of a policy that sees
+takes pictures (B, height, width, channels), uint8, as well. What else a user of the policy has
 to know stands in the archive's extra file `gps_policy.json`. Where there is no gps:
 
     extra = {"gps_policy.json": ""}
@@ -25,8 +28,9 @@ import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.policies.neural import NeuralPolicy
+from gps.policies.visual import VisualPolicy
 from gps.rng import stream
-from gps.types import Array, Layout, readonly
+from gps.types import Array, Images, Layout, needs_images, readonly
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 SCHEMA, SCHEMA_VERSION = "gps policy", 1
 FACTS_FILE = "gps_policy.json"
 """Name of the extra file with the facts."""
+SINGLE_TOLERANCE = 1e-5
+"""Agreement of actions where a part of the network is float32, relative to the largest."""
 _TOLERANCE = 1e-9  # of a check; what torch rounds differently is far below
 
 
@@ -51,6 +57,8 @@ class PolicyFacts:
     """Iteration after which it was taken."""
     seed: int = 0
     """Seed of the run."""
+    image_shape: tuple[int, int, int] | None = None
+    """Height, width and channels of the pictures that belong to an observation; None without."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dt < np.inf:
@@ -61,6 +69,11 @@ class PolicyFacts:
                 raise ConfigError(
                     f"PolicyFacts.{name} must be a whole number of at least 0, got {value!r}"
                 )
+        shape = self.image_shape
+        if shape is not None and (len(shape) != 3 or not all(n > 0 for n in shape)):
+            raise ConfigError(
+                f"PolicyFacts.image_shape must be (height, width, channels), got {shape!r}"
+            )
 
 
 class ExportedPolicy:
@@ -75,7 +88,7 @@ class ExportedPolicy:
         self._chol = readonly(chol)
 
     @classmethod
-    def of(cls, policy: NeuralPolicy, facts: PolicyFacts) -> ExportedPolicy:
+    def of(cls, policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> ExportedPolicy:
         """The same without a file in between; raises ShapeError when the layout does not fit."""
         return cls(_traceable(policy, facts), facts, policy.chol)
 
@@ -140,28 +153,55 @@ class ExportedPolicy:
         """The program as a torch module: obs (B, no) to mean (B, nu) and covariance (nu, nu)."""
         return self._module
 
-    def mean(self, obs: Array) -> Array:
-        """Mean actions (..., nu) for observations (..., no); raises ShapeError."""
-        import torch
+    @property
+    def needs_images(self) -> bool:
+        """Whether the policy sees: then `mean`, `act` and `predict` must be given pictures."""
+        return self._facts.image_shape is not None
 
-        from gps.policies import _modules
+    def mean(self, obs: Array, images: Images | None = None) -> Array:
+        """Mean actions (..., nu) for observations (..., no); raises ShapeError.
 
+        images: (..., height, width, channels) uint8, of a policy that sees.
+        """
         obs = np.asarray(obs, dtype=np.float64)
         if obs.ndim == 0 or obs.shape[-1] != self.no:
             entries = ", ".join(f"{name} {n}" for name, n in self.obs_layout.entries)
             raise ShapeError(
                 f"observations must have {self.no} values ({entries}), got shape {obs.shape}"
             )
-        rows = torch.tensor(obs.reshape(-1, self.no))
+        pictures = self._pictures(obs, images)
+        rows = obs.reshape(-1, self.no)
         if len(rows) == 0:  # a network of the user's may not like it
             return np.zeros((*obs.shape[:-1], self.nu))
-        with _modules.one_thread(), torch.no_grad():
-            mean: Array = self._module(rows)[0].numpy()
-        return mean.reshape(*obs.shape[:-1], self.nu)
+        return self._rows(rows, *pictures).reshape(*obs.shape[:-1], self.nu)
 
-    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+    def _pictures(self, obs: Array, images: Images | None) -> tuple[Images, ...]:
+        """The pictures in rows, (B, height, width, channels), or nothing."""
+        shape = self._facts.image_shape
+        if shape is None:
+            return ()
+        want = (*obs.shape[:-1], *shape)
+        if images is None or images.dtype != np.uint8 or images.shape != want:
+            got = "none" if images is None else f"{images.dtype} {images.shape}"
+            raise ShapeError(f"this policy sees: images must be uint8 {want}, got {got}")
+        return (images.reshape(-1, *shape),)
+
+    def _rows(self, rows: Array, *images: Images) -> Array:
+        """Mean actions (B, nu) for checked observations (B, no) and pictures, B >= 1."""
+        import torch
+
+        from gps.policies import _modules
+
+        with _modules.one_thread(), torch.no_grad():
+            inputs = [torch.tensor(rows), *map(torch.tensor, images)]
+            mean: Array = self._module(*inputs)[0].numpy()
+        return mean
+
+    def act(
+        self, x: Array, obs: Array, t: int, noise: Array, images: Images | None = None
+    ) -> Array:
         """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu)."""
-        return self.mean(obs) + noise @ self._chol.T
+        return self.mean(obs, images) + noise @ self._chol.T
 
     def predict(
         self,
@@ -170,13 +210,14 @@ class ExportedPolicy:
         episode_start: object = None,
         deterministic: bool = True,
         *,
+        images: Images | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, None]:
         """Action (..., nu) and None, as `NeuralPolicy.predict`; two arguments unused.
 
         With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
         """
-        action = self.mean(obs)
+        action = self.mean(obs, images)
         if not deterministic:
             if rng is None:
                 raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
@@ -184,19 +225,41 @@ class ExportedPolicy:
         return action, None
 
 
-def _traceable(policy: NeuralPolicy, facts: PolicyFacts) -> torch.nn.Module:
+def _traceable(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> torch.nn.Module:
     """The module behind an export; ShapeError when the layout is not the policy's."""
     from gps.policies import _program
 
+    check_facts(policy, facts)
+    kind = _program.SeeingProgram if needs_images(policy) else _program.PolicyProgram
+    return kind(policy.module(), policy.chol).eval()
+
+
+def check_facts(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> None:
+    """Raise ShapeError when layout or pictures are not the policy's."""
     if facts.obs_layout.size != policy.no:
         raise ShapeError(
             f"PolicyFacts.obs_layout describes {facts.obs_layout.size} values, the policy takes "
             f"{policy.no}"
         )
-    return _program.PolicyProgram(policy.module(), policy.chol).eval()
+    shape = getattr(policy, "image_shape", None)
+    if facts.image_shape != shape:
+        raise ShapeError(f"PolicyFacts.image_shape must be {shape}, got {facts.image_shape}")
 
 
-def export_program(policy: NeuralPolicy, facts: PolicyFacts) -> bytes:
+def examples(facts: PolicyFacts, rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Inputs to trace and to try a program with: observations, and pictures where there are some.
+
+    Observations (rows, no) are standard normal.
+    """
+    rng = stream(seed, "export")
+    inputs: list[np.ndarray] = [rng.normal(size=(rows, facts.obs_layout.size))]
+    if facts.image_shape is not None:
+        shape = (rows, *facts.image_shape)
+        inputs.append(rng.integers(0, 256, size=shape, dtype=np.uint8))
+    return tuple(inputs)
+
+
+def export_program(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> bytes:
     """The archive of a policy, to be written to a file that ends in .pt2.
 
     The archive is read back before it is returned, and its mean actions compared with the policy's
@@ -208,13 +271,14 @@ def export_program(policy: NeuralPolicy, facts: PolicyFacts) -> bytes:
 
     module = _traceable(policy, facts)
     kind = type(policy.network).__name__
-    example = torch.zeros(2, policy.no, dtype=torch.float64)  # of 1 row torch makes a constant
+    inputs = tuple(map(torch.tensor, examples(facts, 2)))  # of 1 row torch makes a constant
+    batch = {0: torch.export.Dim("batch")}
     file = io.BytesIO()
     try:
         program = torch.export.export(
-            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+            module, inputs, dynamic_shapes=(batch,) * len(inputs), strict=False
         )
-        torch.export.save(program, file, extra_files={FACTS_FILE: _to_json(policy, facts)})
+        torch.export.save(program, file, extra_files={FACTS_FILE: facts_json(policy, facts)})
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # torch has no one class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(
@@ -223,28 +287,42 @@ def export_program(policy: NeuralPolicy, facts: PolicyFacts) -> bytes:
         ) from error
     file.seek(0)
     again = ExportedPolicy(torch.export.load(file).module(), facts, policy.chol)
-    obs = policy.obs_mean + policy.obs_std * stream(0, "export").normal(size=(5, policy.no))
-    for rows in (obs, obs[:1]):
-        want = policy.mean(rows)
-        try:
-            have = again.mean(rows)
-        except (RuntimeError, AssertionError) as error:  # a guard of the program
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ConfigError(
-                f"the exported network {kind} does not take {len(rows)} rows: {reason}"
-            ) from error
-        scale = np.abs(want).max(initial=1.0)
-        # a NaN in both is the policy's own affair
-        if not np.allclose(have, want, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True):
-            raise ConfigError(
-                f"the exported network {kind} does not compute what the policy does (off by "
-                f"{np.abs(have - want).max():.3g} for {len(rows)} observations); all that its "
-                "module depends on must be in its parameters and the network's configuration"
-            )
+    check_export(policy, again, SINGLE_TOLERANCE if facts.image_shape else _TOLERANCE)
     return file.getvalue()
 
 
-def _to_json(policy: NeuralPolicy, facts: PolicyFacts) -> str:
+def check_export(
+    policy: NeuralPolicy | VisualPolicy, again: ExportedPolicy, tolerance: float = _TOLERANCE
+) -> None:
+    """Compare mean actions of a policy and of its export, for 1 and for 5 observations.
+
+    tolerance: relative to the largest action, or to 1 if that is smaller. Raises ConfigError.
+    """
+    kind = type(policy.network).__name__
+    obs, *images = examples(again.facts, 5)
+    obs = policy.obs_mean + policy.obs_std * obs
+    for n in (5, 1):
+        rows = [a[:n] for a in (obs, *images)]
+        want = policy.mean(*rows)
+        try:
+            have = again.mean(*rows)
+        except (RuntimeError, AssertionError, ConfigError) as error:  # a guard of the program
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConfigError(
+                f"the exported network {kind} does not take {n} rows: {reason}"
+            ) from error
+        scale = np.abs(want).max(initial=1.0)
+        # a NaN in both is the policy's own affair
+        if not np.allclose(have, want, rtol=0.0, atol=tolerance * scale, equal_nan=True):
+            raise ConfigError(
+                f"the exported network {kind} does not compute what the policy does (off by "
+                f"{np.abs(have - want).max():.3g} for {n} observations); all that its "
+                "module depends on must be in its parameters and the network's configuration"
+            )
+
+
+def facts_json(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, **more: Any) -> str:
+    """The text of the extra file."""
     try:
         version = metadata.version("guided-policy-search")
     except metadata.PackageNotFoundError:
@@ -261,19 +339,26 @@ def _to_json(policy: NeuralPolicy, facts: PolicyFacts) -> str:
         "nu": policy.nu,
         "obs_layout": [[name, n] for name, n in facts.obs_layout.entries],
     }
-    return json.dumps(values, allow_nan=False)
+    if facts.image_shape is not None:
+        values["image_shape"] = list(facts.image_shape)
+    return json.dumps(values | more, allow_nan=False)
 
 
 def load(path: str | Path) -> ExportedPolicy:
-    """A policy from a file that `export_program` made; raises StoreError.
+    """A policy from a file that `export_program` or `export_onnx` (.onnx) made.
 
-    torch reads the archive: load files only that come from where you trust.
+    torch or onnxruntime reads the file: load files only that come from where you trust. Raises
+    StoreError; ConfigError for .onnx where onnxruntime is not installed.
     """
     path = Path(path)
     if path.is_dir():
         raise StoreError(f"{path} is a folder; gps.load_policy takes the folder of a run")
     if not path.is_file():
         raise StoreError(f"{path} does not exist")
+    if path.suffix == ".onnx":
+        from gps.policies import onnx
+
+        return onnx.read(path)
     facts, nu = _read_facts(path)
     import torch
 
@@ -303,6 +388,11 @@ def _read_facts(path: Path) -> tuple[PolicyFacts, int]:
         raise StoreError(f"{path} is no exported policy, or is cut short: {error}") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return read_facts(path, values)
+
+
+def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
+    """Facts and action size out of the decoded JSON; StoreError names the file."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise StoreError(f"{path} was not written by gps")
     if values.get("schema_version") != SCHEMA_VERSION:
@@ -310,10 +400,6 @@ def _read_facts(path: Path) -> tuple[PolicyFacts, int]:
             f"{path} has schema version {values.get('schema_version')}, this gps reads "
             f"{SCHEMA_VERSION}; use gps {values.get('gps_version')}"
         )
-    return _facts(path, values)
-
-
-def _facts(path: Path, values: dict[str, Any]) -> tuple[PolicyFacts, int]:
     try:
         facts = PolicyFacts(
             obs_layout=Layout(tuple((str(name), int(n)) for name, n in values["obs_layout"])),
@@ -321,6 +407,7 @@ def _facts(path: Path, values: dict[str, Any]) -> tuple[PolicyFacts, int]:
             experiment=str(values["experiment"]),
             iteration=values["iteration"],
             seed=values["seed"],
+            image_shape=tuple(values["image_shape"]) if "image_shape" in values else None,
         )
         return facts, int(values["nu"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:

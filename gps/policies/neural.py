@@ -16,7 +16,7 @@ import numpy as np
 
 from gps.errors import ConfigError, ShapeError, choices
 from gps.policies import _kernels
-from gps.types import Array, Record, freeze, readonly, shape_of
+from gps.types import Array, Layout, Record, freeze, readonly, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -250,15 +250,16 @@ def initial_policy(
     nu: int,
     rng: np.random.Generator,
     image_shape: tuple[int, int, int] | None = None,
+    layout: Layout | None = None,
 ) -> Any:
     """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance.
 
     A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`), which is given
-    the shape of the world's pictures too, makes another one.
+    the shape of the world's pictures and the layout of its states too, makes another one.
     """
     make = getattr(network, "initial_policy", None)
     if make is not None:
-        return make(no, nu, image_shape, rng)
+        return make(no, nu, image_shape, layout, rng)
     return _initial(network, no, nu, rng)
 
 

@@ -36,7 +36,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Convolutions, a spatial softmax, then `head` on the feature points and the observation."""
+    """Convolutions, a spatial softmax, then `head` on its feature points and the observation."""
 
     head: MLPConfig = field(default_factory=MLPConfig)
     """The perceptron that acts; it sees the vector observation and the feature points."""
@@ -49,6 +49,10 @@ class VisionConfig:
     pose: tuple[str, ...] = ()
     """State entries that the convolutions learn to tell from the pictures in every training; empty
     to train them by `finetune_steps` alone."""
+    through_pose: bool = False
+    """Whether the head sees the pose that the convolutions tell, and not the feature points: it
+    then acts in unseen places as well as one that is told the pose, and learns from few start
+    conditions, but knows nothing that the pose does not say."""
     first_steps: int = 1000
     """Steps of the first training on the pose."""
     steps: int = 200
@@ -100,6 +104,8 @@ class VisionConfig:
                 raise ConfigError(f"VisionConfig.{name} must be above 0 and finite, got {value}")
         if self.device not in DEVICES:
             raise ConfigError(f"VisionConfig.device: {choices('device', self.device, DEVICES)}")
+        if self.through_pose and not self.pose:
+            raise ConfigError("VisionConfig.through_pose needs state entries in pose")
         learns = bool(self.pose) and self.first_steps + self.steps > 0
         if not learns and not self.finetune_steps:
             raise ConfigError(
@@ -150,16 +156,25 @@ class VisionConfig:
         no: int,
         nu: int,
         image_shape: tuple[int, int, int] | None,
+        layout: Layout | None,
         rng: np.random.Generator,
     ) -> VisualPolicy:
         """An untrained policy: all weights from `rng`; see `gps.policies.initial_policy`."""
-        if image_shape is None:
-            self.check(Layout(()), None)
+        layout = Layout(()) if layout is None else layout
+        self.check(layout, image_shape)
         assert image_shape is not None
+        n, k = 2 * self.n_points, sum(layout.length(name) for name in self.pose)
+        weights = self._weights(image_shape, rng)
+        linear = (rng.normal(size=(k, n)) / np.sqrt(n), np.zeros(k)) if k else ()
         encoder = Encoder(
-            config=self, image_shape=image_shape, weights=self._weights(image_shape, rng)
+            config=self,
+            image_shape=image_shape,
+            weights=weights,
+            pose_weights=linear,
+            pose_mean=np.zeros(k),
+            pose_std=np.ones(k),
         )
-        head = initial_policy(self.head, no + 2 * self.n_points, nu, rng)
+        head = initial_policy(self.head, no + encoder.n_features, nu, rng)
         return VisualPolicy(encoder=encoder, head=head)
 
     def _weights(
@@ -184,10 +199,12 @@ class Encoder(Record):
     """Height, width and channels of a picture."""
     weights: tuple[Array, ...]
     """Of each convolution (m, n, kernel, kernel) and (m,)."""
-    pose_weights: tuple[Array, ...] = ()
-    """Of the linear layer (k, 2 points) and (k,); empty before the first training on the pose."""
-    pose_mean: Array = field(default_factory=lambda: np.zeros(0))  # (k,) in the state's units
-    pose_std: Array = field(default_factory=lambda: np.zeros(0))  # (k,) above zero
+    pose_weights: tuple[Array, ...]
+    """Of the linear layer (k, 2 points) and (k,); empty where there is no pose to learn."""
+    pose_mean: Array  # (k,) in the state's units
+    pose_std: Array  # (k,) above zero
+    trainings: int = 0
+    """Trainings on the pose so far; the first one sets `pose_mean` and `pose_std`."""
     pose_loss: float = float("nan")
     """Mean squared error of the whitened pose, over the last tenth of the last training."""
 
@@ -198,21 +215,42 @@ class Encoder(Record):
         (k,) = shape_of(self, "pose_mean", 1)
         freeze(self, pose_mean=(k,), pose_std=(k,))
 
+    @property
+    def n_features(self) -> int:
+        """Numbers that the head is given."""
+        return len(self.pose_mean) if self.config.through_pose else 2 * self.config.n_points
+
     @cached_property
     def _module(self) -> _vision.FeaturePoints:
         from gps.policies import _vision
 
-        device = _vision.device_of(self.config.device)
-        return self.module().to(device)
+        return self._points_module().to(_vision.device_of(self.config.device))
 
-    def module(self) -> _vision.FeaturePoints:
-        """A torch module of its own: pictures (B, H, W, C) uint8 to points (B, 2 points)."""
+    def _points_module(self) -> _vision.FeaturePoints:
         from gps.policies import _modules, _vision
 
         c = self.config
         module = _vision.FeaturePoints(self.image_shape, c.channels, c.kernels, c.strides)
         _modules.set_parameters(module, self.weights)
         return module.eval()
+
+    def _pose_module(self) -> _vision.PoseNetwork:
+        from gps.policies import _modules, _vision
+
+        points, n = self._points_module(), self.config.n_points
+        module = _vision.PoseNetwork(points, n, len(self.pose_mean))
+        _modules.set_parameters(module, (*self.weights, *self.pose_weights))
+        return module.eval()
+
+    def module(self) -> torch.nn.Module:
+        """A torch module of its own: pictures (B, H, W, C) uint8 to features (B, n_features)."""
+        return self._pose_module() if self.config.through_pose else self._points_module()
+
+    def with_parameters(self, weights: Sequence[Array]) -> Encoder:
+        """The encoder with those parameters, in the order of `module().parameters()`."""
+        n = len(self.weights)
+        linear = tuple(weights[n:]) or self.pose_weights
+        return replace(self, weights=tuple(weights[:n]), pose_weights=linear)
 
     def points(self, images: Images) -> Array:
         """Feature points (..., 2 points) of pictures (..., H, W, C); ShapeError."""
@@ -221,16 +259,24 @@ class Encoder(Record):
         images = self._checked(images)
         lead = images.shape[:-3]
         flat = images.reshape(-1, *self.image_shape)
-        device = _vision.device_of(self.config.device)
-        out = _vision.points_of(self._module, flat, device)
+        out = _vision.points_of(self._module, flat, _vision.device_of(self.config.device))
         return out.reshape(*lead, 2 * self.config.n_points)
+
+    def features(self, images: Images) -> Array:
+        """What the head is given of pictures (..., H, W, C): points or whitened pose."""
+        points = self.points(images)
+        return self._whitened_pose(points) if self.config.through_pose else points
 
     def pose(self, images: Images) -> Array:
         """The pose (..., k) that the convolutions see, in the units of the state; GPSError."""
-        if not self.pose_weights:
+        if not self.trainings:
             raise GPSError("the convolutions have not been trained on a pose")
+        return self._whitened_pose(self.points(images)) * self.pose_std + self.pose_mean
+
+    def _whitened_pose(self, points: Array) -> Array:
         W, b = self.pose_weights
-        return (self.points(images) @ W.T + b) * self.pose_std + self.pose_mean
+        pose: Array = points @ W.T + b
+        return pose
 
     def _checked(self, images: Images) -> Images:
         if (
@@ -250,41 +296,31 @@ class Encoder(Record):
 
         The first one sets the pose's mean and deviation. Raises FitError.
         """
-        from gps.policies import _modules, _vision
+        from gps.policies import _vision
 
         c, images = self.config, self._checked(images)
-        first = not self.pose_weights
+        first = not self.trainings
         steps = c.first_steps if first else c.steps
-        encoder = self
+        encoder = replace(self, trainings=self.trainings + 1)
         if first:
-            k = pose.shape[1]
-            encoder = replace(
-                self,
-                pose_mean=pose.mean(axis=0),
-                pose_std=np.maximum(pose.std(axis=0), 1e-6),
-                pose_weights=(
-                    rng.normal(size=(k, 2 * c.n_points)) / np.sqrt(2 * c.n_points),
-                    np.zeros(k),
-                ),
-            )
+            std = np.maximum(pose.std(axis=0), 1e-6)
+            encoder = replace(encoder, pose_mean=pose.mean(axis=0), pose_std=std)
         if not steps:
             return encoder
-        network = _vision.PoseNetwork(encoder.module(), c.n_points, pose.shape[1])
-        _modules.set_parameters(network, (*encoder.weights, *encoder.pose_weights))
+        network = encoder._pose_module()
         white = (pose - encoder.pose_mean) / encoder.pose_std
         batches = training.minibatches(len(images), steps, c.batch_size, rng)
         device = _vision.device_of(c.device)
         losses = _vision.train_pose(network, images, white, batches, c.learning_rate, device)
         last = float(losses[-max(1, steps // 10) :].mean())
         log.debug("convolutions: pose error %.3g -> %.3g (whitened)", losses[0], last)
-        found = _vision.parameters_of(network)
-        n = len(encoder.weights)
-        return replace(encoder, weights=found[:n], pose_weights=found[n:], pose_loss=last)
+        encoder = encoder.with_parameters(_vision.parameters_of(network))
+        return replace(encoder, pose_loss=last)
 
 
 @dataclass(frozen=True, eq=False)
 class VisualPolicy(Record):
-    """u ~ N(head([obs; points(images)]), chol chol'); made by `initial_policy`."""
+    """u ~ N(head([obs; features(images)]), chol chol'); made by `initial_policy`."""
 
     encoder: Encoder
     head: NeuralPolicy
@@ -292,10 +328,10 @@ class VisualPolicy(Record):
     needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.head.no < 2 * self.encoder.config.n_points:
+        if self.head.no < self.encoder.n_features:
             raise ShapeError(
-                f"VisualPolicy.head takes {self.head.no} values, the feature points alone are "
-                f"{2 * self.encoder.config.n_points}"
+                f"VisualPolicy.head takes {self.head.no} values, the encoder alone gives "
+                f"{self.encoder.n_features}"
             )
 
     @property
@@ -311,12 +347,22 @@ class VisualPolicy(Record):
     @property
     def no(self) -> int:
         """Size of the vector observation, without the pictures."""
-        return self.head.no - 2 * self.encoder.config.n_points
+        return self.head.no - self.encoder.n_features
 
     @property
     def nu(self) -> int:
         """Action size."""
         return self.head.nu
+
+    @property
+    def obs_mean(self) -> Array:
+        """Mean of the vector observation, (no,), that it is whitened with."""
+        return self.head.obs_mean[: self.no]
+
+    @property
+    def obs_std(self) -> Array:
+        """Its deviation, (no,)."""
+        return self.head.obs_std[: self.no]
 
     @property
     def chol(self) -> Array:
@@ -338,19 +384,19 @@ class VisualPolicy(Record):
         return replace(self, head=self.head.restarted(rng))
 
     def joined(self, obs: Array, images: Images | None) -> Array:
-        """What the head sees, (..., no + 2 points); ShapeError when there are no pictures."""
+        """What the head sees, (..., no + n_features); ShapeError when there are no pictures."""
         obs = np.asarray(obs, dtype=np.float64)
         if obs.ndim == 0 or obs.shape[-1] != self.no:
             raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
         if images is None:
             raise ShapeError("this policy sees pictures: images must be given")
-        points = self.encoder.points(images)
-        if points.shape[:-1] != obs.shape[:-1]:
+        seen = self.encoder.features(images)
+        if seen.shape[:-1] != obs.shape[:-1]:
             raise ShapeError(
                 f"there must be a picture for each observation: {obs.shape[:-1]} observations, "
-                f"{points.shape[:-1]} pictures"
+                f"{seen.shape[:-1]} pictures"
             )
-        return np.concatenate([obs, points], axis=-1)
+        return np.concatenate([obs, seen], axis=-1)
 
     def mean(self, obs: Array, images: Images | None = None) -> Array:
         """Mean actions (..., nu) for observations (..., no) and pictures (..., H, W, C)."""
@@ -435,7 +481,7 @@ def _finetuned(
     losses = _vision.train_whole(
         network, data.obs, data.images, problem, batches, c.finetune_rate, device
     )
-    encoder = replace(policy.encoder, weights=_vision.parameters_of(network.points))
+    encoder = policy.encoder.with_parameters(_vision.parameters_of(network.encoder))
     head = replace(head, weights=_vision.parameters_of(network.head))
     policy = VisualPolicy(encoder=encoder, head=head)
     loss = problem.loss(policy.mean(data.obs, data.images))

@@ -394,7 +394,7 @@ def test_errors_of_the_command(run, runs, tmp_path, capsys, monkeypatch):
     assert "does not exist" in error_of(capsys, "export", tmp_path / "none", out)
     assert "is no run folder" in error_of(capsys, "export", tmp_path, out)
     for name in ("policy", "policy.pt", "policy.PT2"):
-        assert f"ends in .pt2, got {tmp_path / name}" in error_of(
+        assert f"ends in .pt2 or .onnx, got {tmp_path / name}" in error_of(
             capsys, "export", run, tmp_path / name
         )
     (tmp_path / "folder.pt2").mkdir()

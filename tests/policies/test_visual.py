@@ -8,12 +8,23 @@ import pytest
 import torch
 
 from gps.errors import ConfigError, GPSError, ShapeError
-from gps.policies import MLPConfig, TrainingConfig, TrainingData, fit, initial_policy
-from gps.policies.visual import VisionConfig
+from gps.policies import (
+    MLPConfig,
+    PolicyFacts,
+    TrainingConfig,
+    TrainingData,
+    VisionConfig,
+    export_onnx,
+    export_program,
+    fit,
+    initial_policy,
+    load,
+)
 from gps.rng import stream
 from gps.types import Layout, needs_images
 
 SHAPE = (32, 32, 3)
+LAYOUT = Layout((("own", 2), ("disc", 2)))
 SMALL = VisionConfig(
     head=MLPConfig(hidden=(20,), activation="tanh"),
     channels=(8, 8),
@@ -46,14 +57,14 @@ def some_data(n=400, seed=0):
         weight=np.ones(n),
         images=pictures(disc),
         state=np.concatenate([own, disc], axis=1),
-        layout=Layout((("own", 2), ("disc", 2))),
+        layout=LAYOUT,
     )
 
 
 @pytest.fixture(scope="module")
 def trained():
     data = some_data()
-    start = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE)
+    start = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     return fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
 
 
@@ -73,7 +84,7 @@ def test_policy_acts_on_unseen_pictures(trained):
 
 
 def test_feature_point_is_the_mean_of_the_softmax():
-    policy = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE)
+    policy = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     module, images = policy.encoder.module(), pictures(np.array([[0.3, -0.2]]))
     with torch.no_grad():
         x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.5
@@ -92,19 +103,35 @@ def test_feature_point_is_the_mean_of_the_softmax():
 def test_finetuning_lowers_the_policys_loss(trained):
     data = some_data()
     config = replace(SMALL, finetune_steps=300, finetune_rate=2e-3)
-    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     tuned = fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
     assert tuned.loss < 0.8 * trained.loss
     assert len(tuned.trace) > len(trained.trace)
 
 
+@pytest.mark.parametrize("finetune_steps", [0, 30])
+def test_a_head_that_is_told_the_pose_alone(finetune_steps):
+    config = replace(SMALL, through_pose=True, finetune_steps=finetune_steps)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
+    assert (start.no, start.head.no, start.encoder.n_features) == (2, 4, 2)
+    policy = fit(start, some_data(), TrainingConfig(steps=1500), stream(0, "train")).policy
+    fresh = some_data(n=100, seed=2)
+    action = policy.mean(fresh.obs, fresh.images)
+    assert np.sqrt(((action - fresh.target) ** 2).mean()) < 0.1
+    seen = (policy.encoder.pose(fresh.images) - policy.encoder.pose_mean) / policy.encoder.pose_std
+    joined = np.concatenate([fresh.obs, seen], axis=1)
+    np.testing.assert_allclose(policy.head.mean(joined), action, atol=1e-9)
+    with torch.no_grad():
+        out = policy.module()(torch.tensor(fresh.obs), torch.tensor(fresh.images)).numpy()
+    np.testing.assert_allclose(out, action, atol=1e-5)
+
+
 def test_finetuning_alone_trains_the_convolutions():
     data = some_data(n=200)
     config = replace(SMALL, pose=(), finetune_steps=400, finetune_rate=3e-3)
-    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     found = fit(start, data, TrainingConfig(steps=500), stream(0, "train"))
     assert found.loss < 0.5 * found.trace[-len(found.trace) // 2]
-    assert not found.policy.encoder.pose_weights
     with pytest.raises(GPSError, match="not been trained on a pose"):
         found.policy.encoder.pose(data.images)
 
@@ -112,7 +139,7 @@ def test_finetuning_alone_trains_the_convolutions():
 def test_same_seed_same_bytes_and_no_global_generator(trained):
     state = torch.random.get_rng_state()
     again = fit(
-        initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE),
+        initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT),
         some_data(),
         TrainingConfig(steps=1500),
         stream(0, "train"),
@@ -167,6 +194,36 @@ def test_it_travels(trained):
     assert not needs_images(policy.head)
 
 
+FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("through_pose", [False, True])
+def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
+    policy = trained.policy
+    if through_pose:
+        config = replace(SMALL, through_pose=True, first_steps=20)
+        start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
+        policy = fit(start, some_data(50), TrainingConfig(steps=50), stream(0, "train")).policy
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    make = export_program if suffix == ".pt2" else export_onnx
+    path = tmp_path / f"policy{suffix}"
+    path.write_bytes(make(policy, FACTS))
+    again, data = load(path), some_data(n=7, seed=4)
+    assert needs_images(again)
+    assert again.facts.image_shape == SHAPE
+    want = policy.mean(data.obs, data.images)
+    np.testing.assert_allclose(again.mean(data.obs, data.images), want, atol=1e-5)
+    one = again.predict(data.obs[0], images=data.images[0])[0]
+    np.testing.assert_allclose(one, want[0], atol=1e-5)
+    with pytest.raises(ShapeError, match="this policy sees"):
+        again.mean(data.obs)
+    with pytest.raises(ShapeError, match="image_shape"):
+        make(policy, replace(FACTS, image_shape=None))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -175,6 +232,7 @@ def test_it_travels(trained):
         ({"kernels": [5, 5]}, "VisionConfig.kernels"),
         ({"pose": "disc"}, "tuple of names"),
         ({"pose": ()}, "never be trained"),
+        ({"pose": (), "through_pose": True}, "needs state entries"),
         ({"batch_size": 0}, "VisionConfig.batch_size"),
         ({"finetune_rate": 0.0}, "VisionConfig.finetune_rate"),
         ({"device": "tpu"}, "cpu"),

@@ -1,0 +1,749 @@
+"""Environments of Gymnasium as worlds; the way back is `gps.agents.as_gymnasium`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import mujoco
+import numpy as np
+
+from gps.agents._run import reason, warnings_to_log
+from gps.agents.base import (
+    Failures,
+    Simulation,
+    check_actions,
+    check_condition,
+    check_noise,
+    check_start_noise,
+    entry_indices,
+    require,
+    smooth_noise,
+)
+from gps.agents.rendering import render_states
+from gps.errors import ConfigError, GPSError, ShapeError, choices
+from gps.rng import stream
+from gps.types import Array, Layout, Policy, Rollouts, readonly
+
+ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
+Termination = Literal["ignore", "failure"]
+
+_RESERVED = ("id", "max_episode_steps", "disable_env_checker", "render_mode")
+_TRIED_STEPS = 3
+
+
+def _pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """(name, value) pairs as a hashable tuple; a dictionary is taken too."""
+    items = given.items() if isinstance(given, dict) else given
+    try:
+        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
+        hash(pairs)
+    except (TypeError, ValueError):
+        pairs = ((0, None),)  # what cannot be read is told like a name that is none
+    good = all(isinstance(name, str) for name, _ in pairs)
+    require(good, config, field, "(name, value) pairs with values that hash", given)
+    return cast("tuple[tuple[str, Any], ...]", pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymnasiumStart:
+    """One start of an environment. Without any field it is the nominal one.
+
+    The nominal start of MuJoCo environments is (init_qpos, init_qvel), the model's own pose; other
+    environments have none and start where `reset(seed=0)` leads.
+    """
+
+    seed: int | None = None
+    """Seed of `reset`, which draws from the environment's own distribution of starts."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Options of `reset` as (name, value) pairs, where the environment knows any."""
+    qpos: tuple[float, ...] | None = None
+    """MuJoCo environments: positions (nq,), rad or m, in place of the drawn or nominal ones."""
+    qvel: tuple[float, ...] | None = None
+    """MuJoCo environments: velocities (nv,), rad/s or m/s, in place of the others."""
+
+    def __post_init__(self) -> None:
+        good = self.seed is None or (type(self.seed) is int and 0 <= self.seed < 2**63)
+        require(good, self, "seed", "a whole number from 0 up, below 2^63, or None", self.seed)
+        object.__setattr__(self, "options", _pairs(self, "options", self.options))
+        for field in ("qpos", "qvel"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, tuple(float(v) for v in value))
+                require(bool(np.isfinite(value).all()), self, field, "finite", value)
+
+    @property
+    def nominal(self) -> bool:
+        """Whether nothing is drawn: MuJoCo environments then start from their model's pose."""
+        return self.seed is None and not self.options
+
+
+def random_starts(
+    count: int, *, seed: int, purpose: str = "test conditions"
+) -> tuple[GymnasiumStart, ...]:
+    """Starts that an environment draws itself, each by a seed of its own.
+
+    The same seed gives the same starts, and the first ones stay the same when `count` grows.
+    Another `purpose` gives others: training and test starts need two.
+    """
+    return tuple(
+        GymnasiumStart(seed=int(stream(seed, purpose, i).integers(2**31))) for i in range(count)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymnasiumConfig:
+    """A Gymnasium environment with a vector of observations and continuous actions.
+
+    The environment steps itself: its model, its frame_skip, its observation and its reward, without
+    a time limit. State entries to choose from: what the environment observes, `reward` and
+    `terminated`, and for MuJoCo environments `joint_pos` and `joint_vel`, (nv,) each. Reward and
+    termination of step t are those on arriving there: the reward of action u[t-1], 0 at t = 0. So
+    T steps hold the rewards of T-1 actions; that of the last one, which moves no recorded state,
+    is not known. What else a simulator keeps (actuator activations, its solver's last solution) is
+    in no entry.
+
+    Observations and rewards are the environment's to the bit, its peculiarities too: those of
+    MuJoCo's that hold positions of bodies (Reacher-v5, Pusher-v5) are not recomputed after the last
+    simulator step, so they lag behind the joints a little, except at the start.
+
+    joint_pos is qpos where all joints are hinges or slides. A ball or free joint's quaternion q is
+    replaced by the rotation vector (3,) of q0^-1 q, with q0 that of the nominal start, which jumps
+    at an angle of pi; joint_vel is qvel, whose angular velocities are in the body's frame.
+    """
+
+    env: str
+    """Name of the environment, `Reacher-v5` or `module:Name-v0`."""
+    make: tuple[tuple[str, Any], ...] = ()
+    """Arguments of the environment's constructor as (name, value) pairs."""
+    T: int = 50
+    """Steps of one rollout."""
+    dt: float | None = None
+    """Duration of one step in seconds; None for what the environment says."""
+    obs_entries: tuple[tuple[str, int], ...] = ()
+    """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
+    state: tuple[str, ...] | None = None
+    """State entries. None: joint_pos and joint_vel for MuJoCo, else the observation."""
+    obs: tuple[str, ...] | None = None
+    """What the global policy sees, any of the same entries; None for the whole observation."""
+    conditions: tuple[GymnasiumStart, ...] = (GymnasiumStart(),)
+    """Training starts."""
+    test_conditions: tuple[GymnasiumStart, ...] = ()
+    """Starts kept for evaluation."""
+    start_qpos_std: float | tuple[float, ...] = 0.0
+    """MuJoCo: standard deviation of the start positions, rad or m; one for all or (nv,)."""
+    start_qvel_std: float | tuple[float, ...] = 0.0
+    """MuJoCo: standard deviation of the start velocities, rad/s or m/s; one for all or (nv,)."""
+    termination: Termination = "ignore"
+    """Where the environment would end the episode: "ignore" goes on, "failure" fails the sample."""
+    noise_sigma: float = 0.0
+    """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
+    noise_renormalise: bool = True
+    """Whether smoothed noise is scaled back to unit variance."""
+    limit: float = 1e4
+    """A sample with a state or observation above this has failed."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.env) and isinstance(self.env, str), self, "env", "a name", self.env)
+        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
+        good = self.dt is None or 0 < self.dt < math.inf
+        require(good, self, "dt", "above 0 s or None", self.dt)
+        for field in ("state", "obs", "conditions", "test_conditions"):
+            value = getattr(self, field)
+            require(not isinstance(value, str), self, field, "a tuple", value)
+            if value is not None:
+                object.__setattr__(self, field, tuple(value))
+        object.__setattr__(self, "make", _pairs(self, "make", self.make))
+        for name, _ in self.make:
+            require(name not in _RESERVED, self, "make", f"without {name}, which is set", self.make)
+        parts = _pairs(self, "obs_entries", self.obs_entries)
+        good = all(type(n) is int and n >= 1 for _, n in parts)
+        require(good, self, "obs_entries", "(name, length) pairs", self.obs_entries)
+        names = [name for name, _ in parts]
+        good = len(set(names)) == len(names) and not set(names) & set(ENTRIES)
+        require(good, self, "obs_entries", f"new names, none twice, none of {ENTRIES}", names)
+        object.__setattr__(self, "obs_entries", parts)
+        known = (*ENTRIES[:2], *(names or ENTRIES[2:3]), *ENTRIES[3:])
+        for field in ("state", "obs"):
+            names = getattr(self, field)
+            if names is None:
+                continue
+            require(len(names) > 0, self, field, "one entry or more", names)
+            require(len(set(names)) == len(names), self, field, "without repeated entries", names)
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"GymnasiumConfig.{field}: {choices('entry', name, known)}")
+        require(len(self.conditions) > 0, self, "conditions", "one or more", self.conditions)
+        for field in ("conditions", "test_conditions"):
+            good = all(isinstance(c, GymnasiumStart) for c in getattr(self, field))
+            require(good, self, field, "a tuple of GymnasiumStart", getattr(self, field))
+        for field in ("start_qpos_std", "start_qvel_std"):
+            value = getattr(self, field)
+            if np.ndim(value):
+                object.__setattr__(self, field, tuple(float(v) for v in value))
+            array = np.asarray(value, dtype=np.float64)
+            good = bool(np.isfinite(array).all() and (array >= 0).all())
+            require(good, self, field, "finite and 0 or more", value)
+        if self.termination not in get_args(Termination):
+            known = get_args(Termination)
+            what = choices("value", self.termination, known)
+            raise ConfigError(f"GymnasiumConfig.termination: {what}")
+        good = 0 <= self.noise_sigma < math.inf
+        require(good, self, "noise_sigma", "0 or more", self.noise_sigma)
+        require(self.limit > 0, self, "limit", "above 0", self.limit)
+
+    def build(self, threads: int = 1) -> GymnasiumAgent:
+        """Make the environment and check that it can be a world.
+
+        Raises ConfigError: gymnasium or something that the environment needs is missing, there is
+        no such environment, its observations are no vector or its actions not continuous, an equal
+        reset is not followed by equal steps, or names and sizes do not fit. `threads` is accepted
+        as for other worlds and has nothing to do here.
+        """
+        return GymnasiumAgent(self)
+
+
+class GymnasiumAgent:
+    """Runs each sample in an environment instance of its own, all of them step by step together.
+
+    Before each rollout every instance is reset by the condition's seed. So nothing that happened
+    before matters, and an environment that draws random numbers while it steps draws the same ones
+    in every sample. Not to be used from several Python threads at once: the instances are reused.
+    """
+
+    def __init__(self, config: GymnasiumConfig) -> None:
+        self.config = config
+        first = _Instance(config)
+        self._first = first
+        self._pool = [first]
+        nv, parts = first.nv, config.obs_entries or (("obs", first.n_obs),)
+        if sum(n for _, n in parts) != first.n_obs:
+            raise ConfigError(
+                f"GymnasiumConfig.obs_entries name {sum(n for _, n in parts)} values, "
+                f"{config.env} observes {first.n_obs}"
+            )
+        joints = ((ENTRIES[0], nv), (ENTRIES[1], nv)) if first.has_joints else ()
+        self._everything = Layout((*joints, *parts, ("reward", 1), ("terminated", 1)))
+        seen = tuple(name for name, _ in parts)
+        state = config.state or (ENTRIES[:2] if first.has_joints else seen)
+        self._layout, self._state = self._chosen("state", state)
+        self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
+        self._start_std = np.concatenate(
+            [self._sized(f, getattr(config, f)) for f in ("start_qpos_std", "start_qvel_std")]
+        )
+        self._conditions = {False: config.conditions, True: config.test_conditions}
+        for start in (*config.conditions, *config.test_conditions):
+            first.check_start(start, disturbed=self.n_start > 0)
+        self._dt = config.dt or first.dt
+        self._starts: dict[tuple[bool, int], tuple[Array, Array, Array]] = {}
+        self._check_repeatable()
+
+    def _chosen(self, field: str, names: Sequence[str]) -> tuple[Layout, np.ndarray]:
+        """The layout of the named entries, and where they lie among everything."""
+        for name in names:
+            if name not in self._everything.names:
+                what = choices("entry", name, self._everything.names)
+                raise ConfigError(
+                    f"GymnasiumConfig.{field}: {what}; {self.config.env} is not a MuJoCo "
+                    "environment"
+                )
+        return self._everything.select(names), entry_indices(self._everything, names)
+
+    def _sized(self, field: str, std: float | tuple[float, ...]) -> Array:
+        nv = self._first.nv
+        vector = np.full(nv, std) if isinstance(std, (int, float)) else np.array(std)
+        if np.any(std) and not self._first.settable:
+            raise ConfigError(f"GymnasiumConfig.{field} must be 0: {self._first.why_not_settable}")
+        if vector.shape != (nv,):
+            raise ConfigError(
+                f"GymnasiumConfig.{field} must have {nv} values, one per velocity of "
+                f"{self.config.env}, got {vector.size}"
+            )
+        return vector
+
+    def _check_repeatable(self) -> None:
+        """Refuse an environment that an equal reset does not bring back to the same place."""
+        rng = stream(0, "tried actions")
+        low, high = self._first.low, self._first.high
+        low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 1.0, -1.0))
+        high = np.where(np.isfinite(high), high, low + 1.0)
+        tried = [rng.uniform(low, high) for _ in range(_TRIED_STEPS)]
+        start = self.config.conditions[0]
+
+        def seen(instance: _Instance) -> bytes:
+            obs = np.asarray(instance.obs, dtype=np.float64)
+            if obs.shape != (instance.n_obs,):
+                raise ConfigError(
+                    f"GymnasiumConfig.env: {self.config.env} gives an observation of shape "
+                    f"{obs.shape}, its observation space has {(instance.n_obs,)}"
+                )
+            return obs.tobytes() + np.float64(instance.reward).tobytes()
+
+        def trace(instance: _Instance) -> list[bytes]:
+            with warnings_to_log():
+                instance.reset(start, None)
+                found = [seen(instance)]
+                for u in tried:
+                    instance.step(u.astype(instance.dtype))
+                    found.append(seen(instance))
+            return found
+
+        expected, other = trace(self._first), trace(self._instances(2)[1])
+        again = trace(self._first)
+        for what, found in (("another instance", other), ("the same instance", again)):
+            if found[0] != expected[0]:
+                raise ConfigError(
+                    f"GymnasiumConfig.env: {self.config.env} starts elsewhere when {what} is reset "
+                    "with the same seed; rollouts from a fixed start need a reset that its seed "
+                    "determines"
+                )
+            if found != expected:
+                raise ConfigError(
+                    f"GymnasiumConfig.env: {self.config.env} goes elsewhere when {what} is reset "
+                    "with the same seed and gets the same actions; its randomness must come from "
+                    "np_random, and nothing may outlast a reset"
+                )
+
+    def _instances(self, N: int) -> list[_Instance]:
+        """N instances, which are kept: making one takes some milliseconds."""
+        while len(self._pool) < N:
+            self._pool.append(_Instance(self.config))
+        return self._pool[:N]
+
+    @property
+    def layout(self) -> Layout:
+        """The configured state entries."""
+        return self._layout
+
+    @property
+    def obs_layout(self) -> Layout:
+        """The configured observation entries."""
+        return self._obs_layout
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        return self.config.T
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        return self._dt
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        return len(self._first.low)
+
+    @property
+    def n_start(self) -> int:
+        """Twice the number of velocities, if starts are disturbed, else 0."""
+        return len(self._start_std) if self._start_std.any() else 0
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        return len(self._conditions[False])
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        return len(self._conditions[True])
+
+    @property
+    def control_range(self) -> tuple[Array, Array]:
+        """Ends of the action space, (nu,) each; infinite where it has none."""
+        return self._first.low.copy(), self._first.high.copy()
+
+    def start_state(self, condition: int, *, test: bool = False) -> Array:
+        """The undisturbed state (nx,) at which rollouts of `condition` start."""
+        return self._start(condition, test=test)[0]
+
+    def start_joints(self, condition: int, *, test: bool = False) -> tuple[Array, Array]:
+        """qpos (nq,) and qvel (nv,) where rollouts start, as drawn if the start is drawn by a seed.
+
+        Raises GPSError if the environment is not one of MuJoCo's, and ShapeError.
+        """
+        if not self._first.has_joints:
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it has no qpos")
+        return self._start(condition, test=test)[1:]
+
+    def _start(self, condition: int, *, test: bool) -> tuple[Array, Array, Array]:
+        """State, qpos and qvel of an undisturbed start."""
+        check_condition(condition, len(self._conditions[test]), test=test)
+        if (test, condition) not in self._starts:
+            run = self._run(self._pool, condition, 1, None, 1, test=test)
+            with run.quiet():
+                run.observe(0, 0)
+            run.failures.raise_if_any()
+            first = self._first
+            qpos, qvel = (first.qpos, first.qvel) if first.has_joints else (np.zeros(0),) * 2
+            self._starts[test, condition] = readonly(run.X[0, 0]), readonly(qpos), readonly(qvel)
+        return self._starts[test, condition]
+
+    def rollout(
+        self,
+        policy: Policy,
+        condition: int,
+        noise: Array,
+        start_noise: Array | None = None,
+        *,
+        test: bool = False,
+    ) -> Rollouts:
+        """See `gps.types.Agent`.
+
+        Actions are clipped to the action space and rounded to its dtype, mostly float32, before
+        they are recorded and applied.
+        """
+        cfg, T, nu = self.config, self.config.T, self.nu
+        check_condition(condition, len(self._conditions[test]), test=test)
+        noise = smooth_noise(
+            check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
+        )
+        N = noise.shape[0]
+        run = self._run(self._instances(N), condition, N, start_noise, T, test=test)
+        with run.quiet():
+            for t in range(T):
+                if not run.observe(t, t):
+                    break
+                # copies: the policy must not change the record
+                u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
+                if not run.apply(t, t, check_actions(u, N, nu)):
+                    break
+                if t + 1 < T and not run.advance(t):
+                    break
+        run.failures.raise_if_any()
+        return Rollouts(
+            X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
+        )
+
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`."""
+        own = [_Instance(self.config)]  # rollouts must not touch an episode that is under way
+        return Simulation(
+            lambda m, start_noise, test: self._run(own, m, 1, start_noise, 1, test=test)
+        )
+
+    def _run(
+        self,
+        instances: list[_Instance],
+        condition: int,
+        N: int,
+        start_noise: Array | None,
+        rows: int,
+        *,
+        test: bool,
+    ) -> _Run:
+        """N samples at their starts, with arrays for `rows` steps."""
+        check_condition(condition, len(self._conditions[test]), test=test)
+        shift: Array | None = None
+        if self.n_start and start_noise is not None:
+            shift = self._start_std * check_start_noise(start_noise, N, self.n_start)
+        start = self._conditions[test][condition]
+        return _Run(self, instances[:N], condition, start, shift, rows)
+
+    def render(
+        self,
+        rollouts: Rollouts,
+        sample: int = 0,
+        *,
+        width: int = 320,
+        height: int = 240,
+        camera: str | int = -1,
+        every: int = 1,
+        test: bool = False,
+    ) -> np.ndarray:
+        """Pictures of every `every`-th step of one sample, (frames, height, width, 3) uint8.
+
+        camera: name of a camera of the model, or -1 for MuJoCo's free camera. Raises GPSError where
+        OpenGL is missing, where the state does not hold joint_pos, and for environments that are
+        not MuJoCo's.
+        """
+        first = self._first
+        if not first.has_joints:
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be drawn")
+        if "joint_pos" not in rollouts.layout.names:
+            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+        check_condition(rollouts.condition, len(self._conditions[test]), test=test)
+        if not 0 <= sample < rollouts.N:
+            raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
+        with warnings_to_log():
+            first.reset(self._conditions[test][rollouts.condition], None)  # may change the model
+        positions = np.ascontiguousarray(rollouts.entry("joint_pos")[sample, ::every])
+        qpos = np.tile(first.origin, (len(positions), 1))
+        for q, x in zip(qpos, positions, strict=True):
+            mujoco.mj_integratePos(first.model, q, x, 1.0)
+        return render_states(first.model, qpos, width=width, height=height, camera=camera)
+
+
+class _Instance:
+    """One environment, where it is, and how it is put there."""
+
+    def __init__(self, config: GymnasiumConfig) -> None:
+        self._name = config.env
+        env, gymnasium = _made(config)
+        # it only says that reset was forgotten, and costs a call in every step
+        while type(env) is gymnasium.wrappers.OrderEnforcing:
+            env = env.env
+        self._env, self._base = env, env.unwrapped
+        self.n_obs = _check_observation(config.env, env.observation_space, gymnasium.spaces.Box)
+        self.low, self.high, self.dtype = _check_actions(
+            config.env, env.action_space, gymnasium.spaces.Box
+        )
+        base = self._base
+        self.has_joints = isinstance(getattr(base, "model", None), mujoco.MjModel) and isinstance(
+            getattr(base, "data", None), mujoco.MjData
+        )
+        needed = ("set_state", "_get_obs", "init_qpos", "init_qvel")
+        missing = [name for name in needed if not hasattr(base, name)]
+        self.why_not_settable = ""
+        if not self.has_joints:
+            self.why_not_settable = f"{config.env} is not a MuJoCo environment"
+        elif missing:
+            self.why_not_settable = f"{config.env} has no {missing[0]}"
+        elif env is not base:
+            # what a wrapper would make of the start's observation is not to be had
+            self.why_not_settable = f"{config.env} is registered with {type(env).__name__}"
+        self.settable = not self.why_not_settable
+        if self.why_not_settable:
+            self.why_not_settable += ", so its starts can only be drawn by seed"
+        self.nq = self.nv = 0
+        if self.has_joints:
+            self.model, data = base.model, base.data
+            self.nq, self.nv = self.model.nq, self.model.nv
+            self.qpos, self.qvel, self.warning = data.qpos, data.qvel, data.warning.number  # live
+            self._no_warning = bytes(self.warning.nbytes)
+            types = self.model.jnt_type
+            self.flat = not np.isin(
+                types, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
+            ).any()
+            self.origin = self._origin()
+        if self.settable:
+            self._init = base.init_qpos.copy(), base.init_qvel.copy()
+        self.dt = self._step_duration(config)
+        # as the environment gives them; an array may be one that its next step writes to
+        self.obs: Any = np.zeros(self.n_obs)
+        self.reward: Any = 0.0
+        self.terminated: Any = False
+
+    def _origin(self) -> Array:
+        """qpos where joint_pos is zero: the nominal quaternions, else zero."""
+        model = self.model
+        origin, nominal = np.zeros(model.nq), getattr(self._base, "init_qpos", model.qpos0)
+        for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+            if kind == mujoco.mjtJoint.mjJNT_FREE:
+                origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
+            elif kind == mujoco.mjtJoint.mjJNT_BALL:
+                origin[at : at + 4] = nominal[at : at + 4]
+        return origin
+
+    def _step_duration(self, config: GymnasiumConfig) -> float:
+        """What the environment says of its step, in seconds; not needed if it is configured."""
+        dt, fps = getattr(self._base, "dt", None), (self._env.metadata or {}).get("render_fps")
+        for value in (dt, 1.0 / fps if isinstance(fps, (int, float)) and fps > 0 else None):
+            if isinstance(value, (int, float, np.number)) and 0 < value < math.inf:
+                return float(value)
+        require(config.dt is not None, config, "dt", f"given: {config.env} does not say it", None)
+        return math.nan
+
+    def check_start(self, start: GymnasiumStart, *, disturbed: bool) -> None:
+        """ConfigError if the environment cannot start there."""
+        for field, n in (("qpos", self.nq), ("qvel", self.nv)):
+            value = getattr(start, field)
+            if value is None:
+                continue
+            if not self.settable:
+                raise ConfigError(f"GymnasiumStart.{field} must be None: {self.why_not_settable}")
+            if len(value) != n:
+                raise ConfigError(
+                    f"GymnasiumStart.{field} must have {n} values for {self._name}, "
+                    f"got {len(value)}"
+                )
+
+    def reset(self, start: GymnasiumStart, shift: Array | None) -> None:
+        """Go to a start, moved by `shift` (2 nv,), with nothing left of what was before."""
+        base = self._base
+        if self.settable:
+            # Pusher draws into init_qpos itself
+            base.init_qpos[:], base.init_qvel[:] = self._init
+        options = dict(start.options) or None
+        obs, _ = self._env.reset(seed=start.seed or 0, options=options)
+        self.reward, self.terminated = 0.0, False
+        drawn = start.qpos is None and start.qvel is None and not start.nominal
+        if not self.settable or (drawn and shift is None):
+            self.obs = obs
+            return
+        qpos, qvel = self._init if start.nominal else (self.qpos, self.qvel)
+        qpos = np.array(qpos if start.qpos is None else start.qpos)
+        qvel = np.array(qvel if start.qvel is None else start.qvel)
+        if shift is not None:
+            mujoco.mj_integratePos(self.model, qpos, np.ascontiguousarray(shift[: self.nv]), 1.0)
+            qvel += shift[self.nv :]
+        # a reset that lets the simulator step leaves its time and its solver's last solution behind
+        mujoco.mj_resetData(self.model, base.data)
+        base.set_state(qpos, qvel)
+        self.obs = base._get_obs()
+
+    def step(self, u: np.ndarray) -> None:
+        """Apply the action u (nu,), in the action space's dtype."""
+        self.obs, self.reward, self.terminated, _, _ = self._env.step(u)
+
+    def warned(self) -> bool:
+        """Whether the simulator has warned since the reset."""
+        return self.has_joints and self.warning.tobytes() != self._no_warning
+
+    def windows(self, row: Array) -> tuple[Array, ...]:
+        """The parts of a row of the agent's entries, which `write` fills."""
+        nv = self.nv  # 0 where there are no joints
+        return row[:nv], row[nv : 2 * nv], row[2 * nv : -2], row[-2:]
+
+    def write(self, windows: tuple[Array, ...]) -> None:
+        """Everything there is to see."""
+        pos, vel, seen, rest = windows
+        if self.has_joints:
+            if self.flat:
+                pos[...] = self.qpos
+            else:
+                mujoco.mj_differentiatePos(self.model, pos, 1.0, self.origin, self.qpos)
+            vel[...] = self.qvel
+        seen[...] = self.obs
+        rest[0], rest[1] = self.reward, self.terminated
+
+
+class _Run:
+    """N samples under way, and the arrays (N, rows, n) of their steps; one row when stepped."""
+
+    def __init__(
+        self,
+        agent: GymnasiumAgent,
+        instances: list[_Instance],
+        condition: int,
+        start: GymnasiumStart,
+        shift: Array | None,
+        rows: int,
+    ) -> None:
+        N, first = len(instances), instances[0]
+        self._instances, self._config = instances, agent.config
+        self._state, self._view = agent._state, agent._view
+        self._low, self._high, self._dtype = first.low, first.high, first.dtype
+        self._all = np.zeros((N, agent._everything.size))
+        self._windows = [first.windows(row) for row in self._all]
+        self._actions = np.zeros((N, agent.nu), dtype=first.dtype)
+        self._alive = list(range(N))
+        self.X, self.U = np.empty((N, rows, len(self._state))), np.empty((N, rows, agent.nu))
+        self.obs = np.empty((N, rows, len(self._view)))
+        self.jacobians: dict[str, Array] = {}
+        self.failures = Failures(condition)
+        self.quiet = warnings_to_log
+        with warnings_to_log():
+            for i, instance in enumerate(instances):
+                instance.reset(start, None if shift is None else shift[i])
+
+    def observe(self, t: int, row: int) -> bool:
+        """Write the states and observations of step t into a row, and check them."""
+        limit = self._config.limit
+        for i in self._alive:
+            instance = self._instances[i]
+            instance.write(self._windows[i])
+            if instance.warned():
+                # after such a warning the simulator goes on from its reset state, which is finite
+                counts = np.zeros((len(instance.warning), 2), dtype=int)
+                counts[:, 1] = instance.warning
+                self.failures.add(i, t, reason(counts, limit))
+            elif instance.terminated and self._config.termination == "failure":
+                self.failures.add(i, t, "the environment terminated the episode")
+        X, obs = self._all[:, self._state], self._all[:, self._view]
+        good = (np.abs(X) <= limit).all(axis=1) & (np.abs(obs) <= limit).all(axis=1)
+        if not good.all():
+            for bad in np.flatnonzero(~good):
+                self.failures.add(bad, t, f"the state is NaN or left +-{limit:g}")
+        if len(self.failures):
+            self._set_aside()
+            X[self._failed], obs[self._failed] = 0.0, 0.0
+        self.X[:, row], self.obs[:, row] = X, obs
+        return bool(self._alive)
+
+    def apply(self, t: int, row: int, u: Array) -> bool:
+        """Clip the actions (N, nu) of step t into a row."""
+        good = np.isfinite(u)
+        if not good.all():
+            for i in np.flatnonzero(~good.all(axis=1)):
+                self.failures.add(i, t, "the policy's action is NaN or infinite")
+                u[i] = 0.0
+            self._set_aside()
+        np.clip(u, self._low, self._high, out=u)
+        self._actions[:] = u
+        self.U[:, row] = self._actions
+        return bool(self._alive)
+
+    def advance(self, t: int) -> bool:
+        """Let the environments step."""
+        for i in self._alive:
+            try:
+                self._instances[i].step(self._actions[i])
+            except mujoco.FatalError as error:
+                self.failures.add(i, t, f"MuJoCo: {error}")
+        if len(self.failures):
+            self._set_aside()
+        return bool(self._alive)
+
+    def _set_aside(self) -> None:
+        """Leave the samples that failed where they are; what is shown of them is zero."""
+        self._alive = [i for i in self._alive if i not in self.failures]
+        self._failed = [i for i in range(len(self._instances)) if i in self.failures]
+        self._all[self._failed] = 0.0
+
+
+def _made(config: GymnasiumConfig) -> tuple[Any, Any]:
+    """A new environment without a time limit, and the module gymnasium."""
+    try:
+        import gymnasium
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "gymnasium":
+            raise
+        raise ConfigError(
+            "GymnasiumConfig needs gymnasium, which is not installed; "
+            "install the extra: pip install 'guided-policy-search[gym]'"
+        ) from error
+    try:
+        with warnings_to_log():
+            env = gymnasium.make(
+                config.env, max_episode_steps=-1, disable_env_checker=True, **dict(config.make)
+            )
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ConfigError(f"GymnasiumConfig.env: {config.env} cannot be made: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"GymnasiumConfig.env: {config.env} needs the module {error.name!r}, which is not "
+            "installed; MuJoCo environments need the extra: pip install 'gymnasium[mujoco]'"
+        ) from error
+    except (gymnasium.error.Error, TypeError, OSError) as error:
+        raise ConfigError(
+            f"GymnasiumConfig.env: Gymnasium cannot make {config.env!r}: {error}"
+        ) from error
+    return env, gymnasium
+
+
+def _check_observation(name: str, space: Any, box: Any) -> int:
+    """Number of observed values; ConfigError unless they are a vector of floats."""
+    good = isinstance(space, box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not good:
+        raise ConfigError(
+            f"GymnasiumConfig.env: {name} observes {space}, where a vector of floats is needed (a "
+            "Box with one axis); images, dictionaries and discrete observations need a wrapper "
+            "that makes them one"
+        )
+    return int(space.shape[0])
+
+
+def _check_actions(name: str, space: Any, box: Any) -> tuple[Array, Array, np.dtype[Any]]:
+    """Ends and dtype of the action space; ConfigError unless it is a vector of floats."""
+    good = isinstance(space, box) and len(space.shape) == 1 and space.dtype.kind == "f"
+    if not good or space.shape[0] < 1:
+        raise ConfigError(
+            f"GymnasiumConfig.env: {name} takes actions {space}, where a vector of floats is "
+            "needed (a Box with one axis): linear-Gaussian controllers have continuous actions"
+        )
+    return space.low.astype(np.float64), space.high.astype(np.float64), space.dtype

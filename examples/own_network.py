@@ -1,0 +1,53 @@
+"""A network of your own: a policy whose action is linear in the observation, with learned gains.
+
+You learn: what a torch module has to take and give, how `ModuleConfig` names it and its arguments,
+and that it is trained, tried from new starts and turned into a function like any other network.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import gps
+from gps.policies.module import ModuleConfig
+
+
+class Gains(torch.nn.Module):
+    """u = K(o) o + k(o): gains that a small network chooses for the observation."""
+
+    def __init__(self, no, nu, hidden):
+        super().__init__()
+        self.no, self.nu = no, nu
+        self.choose = torch.nn.Sequential(
+            torch.nn.Linear(no, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, nu * (no + 1))
+        )
+
+    def forward(self, obs):  # (B, no), whitened, to (B, nu); float64
+        K, k = self.choose(obs).split((self.nu * self.no, self.nu), dim=1)
+        return torch.einsum("bij,bj->bi", K.reshape(-1, self.nu, self.no), obs) + k
+
+
+start = gps.load("point_mass_policy")
+algorithm = replace(
+    start.algorithm,
+    network=ModuleConfig(module=Gains, arguments=(("hidden", 16),)),
+    training=replace(start.algorithm.training, steps=500),
+)
+experiment = replace(start, name="own_network", algorithm=algorithm, iterations=5)
+
+if __name__ == "__main__":
+    for report in gps.run(experiment, seed=1):
+        print(f"{report.iteration}: cost {report.row['cost_mean']:7.3f}")
+    policy = report.state.policy.policy
+    agent = experiment.world.build()
+    noise = np.zeros((1, agent.T, agent.nu))
+    for m in range(agent.n_test_conditions):
+        rollouts = agent.rollout(policy, m, noise, test=True)
+        (x, y), end = rollouts.X[0, 0, :2], rollouts.entry("position")[0, -1]
+        print(f"from ({x:4.1f}, {y:4.1f}) it ends {np.hypot(*end):.3f} m from the target")
+    numbers = sum(w.size for w in policy.weights)
+    gain = np.linalg.norm(
+        torch.autograd.functional.jacobian(policy.module(), torch.zeros(1, 4, dtype=torch.float64))
+    )
+    print(f"{numbers} weights; gain at the target {gain:.2f}")

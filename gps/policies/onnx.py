@@ -1,0 +1,260 @@
+"""Policies as files that need onnxruntime only: `export_onnx` makes one, `gps.policies.load` reads.
+
+The graph maps `obs` (batch, no), float64 in the units of the world, to `mean` (batch, nu), the mean
+action, and `covariance` (nu, nu), both float64; the normaliser is inside. A policy that sees has a
+second input `images` (batch, height, width, channels), uint8. What else a user of the
+policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
+neither gps nor torch:
+
+    session = onnxruntime.InferenceSession("policy.onnx")
+    mean, covariance = session.run(None, {"obs": obs})
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
+    dt = facts["dt"]
+
+The network is computed in float64. Where onnxruntime has no float64 kernel for one of its functions
+(GELU, ELU and convolutions among them), the network alone, without normaliser, is float32: then
+`precision` says so among the facts, and actions agree to 1e-5 of the largest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gps.errors import ConfigError, ShapeError, StoreError
+from gps.policies import export
+from gps.policies.export import FACTS_FILE, SINGLE_TOLERANCE, ExportedPolicy, PolicyFacts
+from gps.policies.neural import NeuralPolicy
+from gps.policies.visual import VisualPolicy
+from gps.types import Array, Images, readonly
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_OPSET = 18
+_INPUTS = ("obs", "images")
+_LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # they report on what is none of the user's concern
+
+
+def _need(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"ONNX needs {name}, of the extra 'onnx': pip install 'guided-policy-search[onnx]'"
+        ) from None
+
+
+def _runtime() -> Any | None:
+    try:
+        return import_module("onnxruntime")
+    except ImportError:
+        return None
+
+
+class OnnxPolicy(ExportedPolicy):
+    """An exported policy that onnxruntime computes, on one thread."""
+
+    def __init__(self, model: bytes, facts: PolicyFacts, chol: Array) -> None:
+        self._model, self._facts, self._session = model, facts, _session(model)
+        self._chol = readonly(chol)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OnnxPolicy, (self._model, self._facts, self._chol)
+
+    def module(self) -> torch.nn.Module:
+        """Raises ConfigError: the file holds a graph, not a torch module."""
+        raise ConfigError("a policy from an .onnx file has no torch module; export a .pt2 for that")
+
+    def _rows(self, rows: Array, *images: Images) -> Array:
+        return self._outputs(rows, *images)[0]
+
+    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, Array]:
+        """Mean (B, nu) and covariance (nu, nu)."""
+        given = dict(zip(_INPUTS, map(np.ascontiguousarray, inputs), strict=False))
+        try:
+            mean, covariance = self._session.run(None, given)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ConfigError(f"onnxruntime cannot compute the policy: {_line(error)}") from error
+        return mean, covariance
+
+
+def _session(model: bytes) -> Any:
+    ort = _need("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> bytes:
+    """The ONNX model of a policy, to be written to a file that ends in .onnx.
+
+    Where onnxruntime is installed, the model is read back before it is returned, and its mean
+    actions compared with the policy's for 1 and for 5 observations. Raises ConfigError where the
+    extra `onnx` is missing, where the network cannot be traced for any number of rows, has a
+    function that ONNX has not, or computes something else; ShapeError when the layout is not the
+    policy's.
+    """
+    export.check_facts(policy, facts)
+    for name in ("onnx", "onnxscript"):
+        _need(name)
+    double = _convert(policy, facts, single=False)
+    if _runtime() is None:
+        log.warning("onnxruntime is not installed: the exported policy has not been checked")
+        return double
+    try:
+        again = OnnxPolicy(double, facts, policy.chol)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        if "NOT_IMPLEMENTED" not in str(error):
+            raise ConfigError(f"onnxruntime cannot read the model: {_line(error)}") from error
+        log.info("onnxruntime: %s; the network is exported in float32", _line(error))
+    else:
+        if facts.image_shape is None:
+            export.check_export(policy, again)
+        else:  # convolutions are float32 from the start
+            export.check_export(policy, again, SINGLE_TOLERANCE)
+        return double
+    if facts.image_shape is not None:
+        raise ConfigError("onnxruntime has no float64 kernel for a function of the policy's head")
+    model = _convert(policy, facts, single=True)
+    try:
+        again = OnnxPolicy(model, facts, policy.chol)
+    except Exception as error:
+        raise ConfigError(
+            f"onnxruntime cannot compute the network {type(policy.network).__name__}: "
+            f"{_line(error)}"
+        ) from error
+    export.check_export(policy, again, SINGLE_TOLERANCE)
+    return model
+
+
+def _convert(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
+    """The model with its facts, with the network in one of the two precisions."""
+    import torch
+
+    from gps.policies import _program
+
+    module: Any = policy.module()
+    kind = _program.SinglePrecisionProgram if single else _program.PolicyProgram
+    if facts.image_shape is not None:
+        kind = _program.SeeingProgram
+    program = kind(module, policy.chol).eval()
+    # of 1 row torch makes a constant
+    inputs = tuple(map(torch.tensor, export.examples(facts, 2)))
+    batch = {0: torch.export.Dim("batch")}
+    try:
+        with _quiet():
+            converted: Any = torch.onnx.export(
+                program,
+                inputs,
+                dynamo=True,
+                input_names=list(_INPUTS[: len(inputs)]),
+                output_names=["mean", "covariance"],
+                dynamic_shapes=(batch,) * len(inputs),
+                opset_version=_OPSET,
+                verbose=False,
+            )
+            model = converted.model_proto
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # torch has no one class
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outermost one is advice of a page
+            cause = cause.__cause__
+        raise ConfigError(
+            f"torch.onnx cannot convert the network {type(policy.network).__name__}: "
+            f"{_line(cause)}; it must take any number of rows, not branch on their values, and "
+            f"use functions that ONNX has"
+        ) from error
+    if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise ConfigError(
+            f"torch.onnx converts the network {type(policy.network).__name__} for "
+            f"{model.graph.input[0].type.tensor_type.shape.dim[0].dim_value} rows only; it must "
+            "take any number of rows"
+        )
+    _forget_sources(model)
+    entry = model.metadata_props.add()
+    entry.key = FACTS_FILE
+    entry.value = export.facts_json(
+        policy,
+        facts,
+        chol=policy.chol.tolist(),
+        precision="float32" if single else "float64",
+    )
+    model.producer_name = "gps"
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _forget_sources(model: Any) -> None:
+    """Take out what torch notes about the files and lines that the nodes come from."""
+    del model.metadata_props[:]
+    graph = model.graph
+    holders = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
+    for part in [*holders, *graph.initializer, *model.functions]:
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def read(path: Path) -> OnnxPolicy:
+    """The policy in a file that `export_onnx` made; `gps.policies.load` comes here.
+
+    Raises StoreError for a file that cannot be read or is not of gps, ConfigError without
+    onnxruntime.
+    """
+    _need("onnxruntime")
+    try:
+        model = path.read_bytes()
+        meta = _session(model).get_modelmeta().custom_metadata_map
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise StoreError(f"onnxruntime cannot read {path}: {_line(error)}") from error
+    if FACTS_FILE not in meta:
+        raise StoreError(f"{path} was not written by gps: it has no {FACTS_FILE} in its metadata")
+    try:
+        values = json.loads(meta[FACTS_FILE])
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {FACTS_FILE}: {error}") from error
+    facts, nu = export.read_facts(path, values)
+    try:
+        chol = np.array(values["chol"], dtype=np.float64)
+        if chol.shape != (nu, nu):
+            raise ShapeError(f"chol has shape {chol.shape}, not {nu, nu}")
+        policy = OnnxPolicy(model, facts, chol)
+        mean, covariance = policy._outputs(*export.examples(facts, 1))
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise StoreError(f"{path} is damaged: {_line(error)}") from error
+    same = covariance.shape == (nu, nu) and np.allclose(covariance, chol @ chol.T, rtol=1e-9)
+    if mean.shape != (1, nu) or not same:
+        raise StoreError(f"{path} is damaged: its graph and its {FACTS_FILE} do not agree")
+    return policy
