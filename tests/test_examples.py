@@ -268,3 +268,9 @@ def test_own_network(tmp_path):
     weights, gain = numbers(r"# weights; gain at the target #", text)
     assert weights == 16 * 5 + 10 * 17
     assert gain > 1
+
+
+def test_mujoco_world(tmp_path):
+    worst = numbers(r"(?m)^\d: +# mm", example("mujoco_world", tmp_path))
+    assert len(worst) == 6
+    assert max(worst[-3:]) < 30
