@@ -21,7 +21,6 @@ from gps.types import Array
 class _Kind(NamedTuple):
     objects: str  # what the names are names of
     field: str  # of the model
-    numbers: int = 1  # per name
     above: float = -math.inf  # values are above this ...
     reach: bool = True  # ... or equal to it
     const: bool = False  # whether mj_setConst has to follow
@@ -29,7 +28,7 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "body_mass": _Kind("body", "body_mass", above=0.0, reach=False, const=True),
-    "body_pos": _Kind("body", "body_pos", numbers=3, const=True),
+    "body_pos": _Kind("body", "body_pos", const=True),
     "geom_friction": _Kind("geom", "geom_friction", above=0.0),
     "dof_damping": _Kind("joint", "dof_damping", above=0.0),
     "dof_frictionloss": _Kind("joint", "dof_frictionloss", above=0.0),
@@ -44,8 +43,8 @@ _COUNTS = {"body": "nbody", "geom": "ngeom", "joint": "njnt", "actuator": "nactu
 class Randomise:
     """A property of the model that every sample of a rollout draws for itself.
 
-    Each name uses one unit-variance number z of the rollout's start noise (body_pos three, along
-    x, y and z). With `std`, a relative property is multiplied by exp(std z), which is log-normal
+    Each name uses one unit-variance number z of the rollout's start noise (body_pos one for each of
+    its axes). With `std`, a relative property is multiplied by exp(std z), which is log-normal
     and stays above zero, and an absolute one gets std z added. With `between`, the factor or the
     addend is uniform, low + (high - low) Phi(z) with the normal distribution function Phi. So
     z = 0, which a rollout without start noise has, is the median.
@@ -63,6 +62,8 @@ class Randomise:
     """Lowest and highest factor or addend, in place of std."""
     relative: bool | None = None
     """Whether the property is multiplied; None: yes, but for body_pos, which has to be added to."""
+    axes: str = "xyz"
+    """body_pos: the axes along which bodies are moved, one number each."""
 
     def __post_init__(self) -> None:
         if self.what not in _KINDS:
@@ -76,6 +77,10 @@ class Randomise:
         if self.what in ("body_pos", "actuator_gain"):
             must = self.what == "actuator_gain"
             require(self.relative is must, self, "relative", f"{must} for {self.what}", not must)
+        ok = self.axes in ("x", "y", "z", "xy", "xz", "yz", "xyz")
+        require(ok, self, "axes", "some of xyz in this order", self.axes)
+        ok = self.axes == "xyz" or self.what == "body_pos"
+        require(ok, self, "axes", f"xyz for {self.what}, which has none", self.axes)
         one = (self.std is None) != (self.between is None)
         require(one, self, "std", "given, or between, and not both", (self.std, self.between))
         if self.std is not None:
@@ -105,7 +110,7 @@ class Randomise:
     @property
     def size(self) -> int:
         """Numbers that one sample uses."""
-        return len(self.names) * _KINDS[self.what].numbers
+        return len(self.names) * (len(self.axes) if self.what == "body_pos" else 1)
 
     def where(self, model: mujoco.MjModel) -> list[np.ndarray]:
         """Rows of the model's field that each name stands for; ConfigError for unknown names."""
@@ -148,7 +153,7 @@ class Randomise:
         values = self.values(z).reshape(len(self.names), -1)
         for rows, value in zip(self.where(model), values, strict=True):
             if self.what == "body_pos":
-                array[rows] += value
+                array[rows, ["xyz".index(axis) for axis in self.axes]] += value
             elif self.what == "body_mass":
                 factor = value if self.relative else 1.0 + value / array[rows]
                 array[rows] *= factor

@@ -47,7 +47,16 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.types import Agent, Array, Layout, LinearGaussianController, Policy, Rollouts, readonly
+from gps.types import (
+    Agent,
+    Array,
+    Layout,
+    LinearGaussianController,
+    Policy,
+    Rollouts,
+    image_shape_of,
+    readonly,
+)
 
 log = logging.getLogger(__name__)
 
@@ -350,7 +359,7 @@ class RemoteAgent:
     def _rollouts(answer: Message, world: _World, condition: int, N: int) -> Rollouts:
         """The record in a result, checked: what is no number must not reach a fit."""
         T, nx, nu = world.T, world.layout.size, world.nu
-        parts = {
+        parts: dict[str, Any] = {
             "X": answer.array("X", N, T, nx),
             "U": answer.array("U", N, T, nu),
             "obs": answer.array("obs", N, T, world.obs_layout.size),
@@ -512,6 +521,10 @@ class RobotServer:
         """Bind and listen; see `serve` for the arguments."""
         if not isinstance(agent, Agent):
             raise ConfigError(f"serve: agent must have the members of Agent, got {agent!r}")
+        if image_shape_of(agent) is not None:
+            raise ConfigError(
+                "serve: pictures do not travel to a remote client; serve a world without cameras"
+            )
         for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
             if not 0 < value < math.inf:
                 raise ConfigError(f"serve: {name} must be above 0 s and finite, got {value!r}")

@@ -6,7 +6,7 @@ find the peg in the picture, and from the joint angles alone nobody could tell w
 
 from dataclasses import replace
 
-from gps.agents import peg_insertion
+from gps.agents import Randomise, peg_insertion
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control.initial import HoldConfig
 from gps.costs import (
@@ -60,7 +60,14 @@ cost = SumCost(
 
 experiment = Experiment(
     description="peg insertion where the policy sees a 64x64 picture and the joints, by MDGPS",
-    world=replace(peg_insertion(), obs=("joint_pos", "joint_vel"), cameras=("hole",)),
+    world=replace(
+        peg_insertion(),
+        obs=("joint_pos", "joint_vel"),
+        cameras=("hole",),
+        # Every rollout has a base of its own about that of its condition: along four ways only
+        # the convolutions would learn little of how a shifted arm looks.
+        randomise=(Randomise(what="body_pos", names=("base",), between=(-0.03, 0.03), axes="xy"),),
+    ),
     cost=cost,
     # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
@@ -70,8 +77,8 @@ experiment = Experiment(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),
             pose=("end_points",),
             through_pose=True,
-            first_steps=1000,
-            steps=200,
+            first_steps=1500,
+            steps=500,
         ),
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),

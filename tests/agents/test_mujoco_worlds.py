@@ -799,6 +799,8 @@ def test_the_planned_model_is_the_median():
         ({"what": "body_mass", "relative": False}, "relative for body_mass"),
         ({"what": "body_pos", "relative": True}, "False for body_pos"),
         ({"what": "actuator_gain", "relative": False}, "True for actuator_gain"),
+        ({"what": "body_pos", "axes": "yx"}, "in this order"),
+        ({"what": "body_mass", "axes": "x"}, "xyz for body_mass"),
     ],
 )
 def test_randomise_errors(fields, match):
@@ -995,6 +997,17 @@ def test_pictures_show_the_model_of_each_sample():
                 want = renderer.render(model, np.zeros((1, 2)))[0]
                 np.testing.assert_array_equal(r.images[i, 0], want)
         assert np.abs(r.images[0, 0].astype(int) - r.images[1, 0]).max() > 50
+
+
+def test_a_body_moves_along_its_axes_only():
+    spec = Randomise(what="body_pos", names=("target",), between=(-0.2, 0.2), axes="xz")
+    agent = replace(SEEN, cameras=(), randomise=(spec,), start_qpos_std=0.0).build()
+    assert agent.n_start == 2
+    model = agent.model_of(0)
+    before = model.body("target").pos.copy()
+    spec.apply(model, np.array([3.0, -30.0]))
+    want = before + [spec.values(np.array([3.0]))[0], 0.0, -0.2]
+    np.testing.assert_allclose(model.body("target").pos, want, atol=1e-12)
 
 
 def test_conditions_with_other_shapes_are_drawn_too():
