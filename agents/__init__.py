@@ -24,7 +24,16 @@ from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.agents.randomise import Randomise
 from gps.agents.real_time import RealTime, RealTimeConfig
 from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
-from gps.agents.worlds import acrobot, arm_reach, cartpole, peg_insertion, pendulum
+from gps.agents.worlds import (
+    acrobot,
+    arm_reach,
+    cartpole,
+    obstacle_nav,
+    peg_insertion,
+    peg_insertion_blind,
+    pendulum,
+    reacher,
+)
 
 __all__ = [
     "Condition",
@@ -47,10 +56,13 @@ __all__ = [
     "arm_reach",
     "as_gymnasium",
     "cartpole",
+    "obstacle_nav",
     "peg_insertion",
+    "peg_insertion_blind",
     "pendulum",
     "random_conditions",
     "random_starts",
+    "reacher",
     "sample_conditions",
     "serve",
     "smooth_noise",

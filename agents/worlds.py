@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from gps.agents.mujoco import Condition, MujocoConfig, random_conditions
+from gps.rng import stream
 
 FULL_STATE = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
 
@@ -29,6 +33,26 @@ def peg_insertion(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
             for y in (-square, square)
         ),
         test_conditions=random_conditions(n_test, body="base", half_width=square, seed=test_seed),
+    )
+
+
+def peg_insertion_blind(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
+    """As `peg_insertion`, but the policy sees joint positions and velocities only, not the peg.
+
+    Where the base stands is then hidden from it. The shifts are therefore those that contact can
+    make up for: up to 8 mm along x and along y, twice the play of the hole. There the round tip of
+    the peg meets the rim beside its middle, and the rim pushes it into the hole.
+    """
+    shift = 0.008
+    return replace(
+        peg_insertion(),
+        obs=FULL_STATE[:2],
+        conditions=tuple(
+            Condition(body_offsets=(("base", (x, y, 0.0)),))
+            for x in (-shift, shift)
+            for y in (-shift, shift)
+        ),
+        test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
     )
 
 
@@ -99,4 +123,61 @@ def pendulum() -> MujocoConfig:
         substeps=5,
         conditions=tuple(Condition(qpos_offset=(a,)) for a in (0.0, 0.2)),
         test_conditions=(Condition(qpos_offset=(0.1,)),),
+    )
+
+
+def reacher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
+    """A two-link arm in the horizontal plane takes its tip to a target that each condition moves.
+
+    The state has 7 values: 2 joint positions and velocities, then the tip's place seen from the
+    target, along the world's axes, in m; that and the joints tell where the target is. Targets
+    stand in the half of a ring in front of the shoulder, between radii of 0.08 and 0.18 m (the
+    arm reaches 0.2 m): eight to train from, on its two borders, and test targets that are drawn
+    uniformly from its area.
+    """
+    inner, outer, widest = 0.08, 0.18, math.pi / 2
+    draws = (stream(test_seed, "test conditions", i).uniform(size=2) for i in range(n_test))
+    return MujocoConfig(
+        model="reacher",
+        T=50,
+        dt=0.04,
+        substeps=4,
+        state=("joint_pos", "joint_vel", "sensor:target_to_tip"),
+        qpos=(-math.pi / 4, math.pi / 2),
+        conditions=tuple(
+            _target(radius, share * widest)
+            for radius in (inner, outer)
+            for share in (-1.0, -1 / 3, 1 / 3, 1.0)
+        ),
+        # uniform in area: the squared radius is uniform
+        test_conditions=tuple(
+            _target(math.sqrt(inner**2 + r * (outer**2 - inner**2)), (2 * a - 1) * widest)
+            for r, a in draws
+        ),
+    )
+
+
+def _target(radius: float, angle: float) -> Condition:
+    """The target of `reacher` at polar coordinates about the shoulder, m and rad."""
+    place = (radius * math.cos(angle), radius * math.sin(angle), 0.0)
+    return Condition(body_offsets=(("target", place),))
+
+
+def obstacle_nav(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
+    """A puck slides round three posts to a goal at (0.9, 0) m, from starts on the left.
+
+    The state has 4 values: the puck's place (m) and velocity. It starts at rest; the test starts
+    are drawn uniformly from the box [-1.1, -0.9] x [-0.6, 0.6] m that holds the training starts.
+    """
+    low, high = (-1.1, -0.6), (-0.9, 0.6)
+    return MujocoConfig(
+        model="obstacle_nav",
+        T=80,
+        dt=0.05,
+        substeps=5,
+        conditions=tuple(Condition(qpos=(-1.0, y)) for y in (-0.55, -0.3, -0.1, 0.1, 0.3, 0.55)),
+        test_conditions=tuple(
+            Condition(qpos=tuple(stream(test_seed, "test conditions", i).uniform(low, high)))
+            for i in range(n_test)
+        ),
     )

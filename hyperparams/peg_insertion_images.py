@@ -6,7 +6,7 @@ find the peg in the picture, and from the joint angles alone nobody could tell w
 
 from dataclasses import replace
 
-from gps.agents import Randomise, peg_insertion
+from gps.agents import peg_insertion
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control.initial import HoldConfig
 from gps.costs import (
@@ -64,9 +64,6 @@ experiment = Experiment(
         peg_insertion(),
         obs=("joint_pos", "joint_vel"),
         cameras=("hole",),
-        # Every rollout has a base of its own about that of its condition: along four ways only
-        # the convolutions would learn little of how a shifted arm looks.
-        randomise=(Randomise(what="body_pos", names=("base",), between=(-0.03, 0.03), axes="xy"),),
     ),
     cost=cost,
     # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)

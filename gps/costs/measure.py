@@ -100,9 +100,9 @@ class EndpointMeasure:
 
 def _nearest(path: Array) -> Array:
     """Least distance from the origin of the lines through successive points (N, T, n): (N,)."""
-    start, step = path[:, :-1], np.diff(path, axis=1)
+    step = np.diff(path, axis=1, append=path[:, -1:])  # the last line is a point
     length = (step**2).sum(axis=-1)
-    share = -(start * step).sum(axis=-1) / np.where(length > 0, length, 1.0)
-    foot = start + np.clip(share, 0.0, 1.0)[..., None] * step
+    share = -(path * step).sum(axis=-1) / np.where(length > 0, length, 1.0)
+    foot = path + np.clip(share, 0.0, 1.0)[..., None] * step
     nearest: Array = np.linalg.norm(foot, axis=-1).min(axis=1)
     return nearest

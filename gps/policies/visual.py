@@ -106,12 +106,6 @@ class VisionConfig:
             raise ConfigError(f"VisionConfig.device: {choices('device', self.device, DEVICES)}")
         if self.through_pose and not self.pose:
             raise ConfigError("VisionConfig.through_pose needs state entries in pose")
-        learns = bool(self.pose) and self.first_steps + self.steps > 0
-        if not learns and not self.finetune_steps:
-            raise ConfigError(
-                "VisionConfig: the convolutions would never be trained; name state entries in "
-                "pose, or set finetune_steps"
-            )
 
     @property
     def n_points(self) -> int:
@@ -124,6 +118,12 @@ class VisionConfig:
             raise ConfigError(
                 "VisionConfig needs pictures, and this world has no cameras; name some in "
                 "MujocoConfig.cameras"
+            )
+        learns = bool(self.pose) and self.first_steps + self.steps > 0
+        if not learns and not self.finetune_steps:
+            raise ConfigError(
+                "VisionConfig: the convolutions would never be trained; name state entries in "
+                "pose, or set finetune_steps"
             )
         for name in self.pose:
             if name not in layout.names:

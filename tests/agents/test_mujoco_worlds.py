@@ -1006,7 +1006,7 @@ def test_a_body_moves_along_its_axes_only():
     model = agent.model_of(0)
     before = model.body("target").pos.copy()
     spec.apply(model, np.array([3.0, -30.0]))
-    want = before + [spec.values(np.array([3.0]))[0], 0.0, -0.2]
+    want = before + np.array([spec.values(np.array([3.0]))[0], 0.0, -0.2])
     np.testing.assert_allclose(model.body("target").pos, want, atol=1e-12)
 
 

@@ -8,6 +8,11 @@ a noise-free rollout (the global policy's where there is one, else the local con
 largest distance from the target over conditions, the share of conditions that succeed, and
 the first iteration from which on all succeed; then the seconds of the whole run. The last line is
 the mean over seeds, +- the standard deviation. NAME may be a path.
+
+Where there is a policy and the world has test conditions, a second line for each seed says how the
+policy does there, likewise noise-free: the mean and largest distance and the share that succeed
+after the last iteration; then the control steps and the seconds until that share reached 95 % and
+stayed there. The rollouts that tell are counted neither in these steps nor in the seconds.
 """
 
 from __future__ import annotations
@@ -21,27 +26,70 @@ import numpy as np
 import gps
 from gps.errors import GPSError
 from gps.pipeline import Experiment
+from gps.pipeline.runner import IterationReport
+from gps.pipeline.stages import agent_of, evaluate_condition
 
 COLUMNS = ("cost", "distance", "largest", "success", "from", "seconds")
+UNSEEN = ("distance", "largest", "success", "steps", "seconds")
+NAN = float("nan")
 
 
-def run(experiment: Experiment, seed: int) -> list[float]:
-    """The columns of one seed; `from` is NaN when not all conditions succeed at the end."""
+def run(experiment: Experiment, seed: int) -> tuple[list[float], list[float]]:
+    """The columns of one seed, and those of its test conditions, none of them without any.
+
+    `from` is NaN when not all conditions succeed at the end; `steps` and the unseen `seconds` are
+    when fewer than 95 % of the test conditions do.
+    """
     kind = "policy" if experiment.algorithm.trains_policy else "local"
-    begin, success, row = time.perf_counter(), [], {}
+    tests = agent_of(experiment.world).n_test_conditions if kind == "policy" else 0
+    tests = 0 if experiment.measure is None else tests
+    begin, seconds, success, unseen, row = time.perf_counter(), 0.0, [], [], {}
     for report in gps.run(experiment, seed=seed):
+        seconds += time.perf_counter() - begin
         row = report.row
         success.append(row[f"{kind}_success"])
-    failed = [i for i, share in enumerate(success, 1) if share < 1.0]
-    since = (failed[-1] if failed else 0) + 1
-    return [
+        if tests:
+            unseen.append([*_unseen(experiment, report, tests), row["env_steps"], seconds])
+        begin = time.perf_counter()
+    since = _since([share >= 1.0 for share in success])
+    columns = [
         row[f"{kind}_cost_mean"],
         row[f"{kind}_distance_mean"],
         row[f"{kind}_distance_max"],
         success[-1],
-        since if since <= len(success) else float("nan"),
-        time.perf_counter() - begin,
+        NAN if since is None else since + 1,
+        seconds,
     ]
+    if not tests:
+        return columns, []
+    since = _since([share >= 0.95 for _, _, share, _, _ in unseen])
+    return columns, unseen[-1][:3] + ([NAN, NAN] if since is None else unseen[since][3:])
+
+
+def _since(good: list[bool]) -> int | None:
+    """Index from which on all are good; None if the last one is not."""
+    failed = max((i for i, g in enumerate(good) if not g), default=-1)
+    return failed + 1 if failed + 1 < len(good) else None
+
+
+def _unseen(experiment: Experiment, report: IterationReport, tests: int) -> list[float]:
+    """Mean and largest distance, and the success, of the policy on the test conditions."""
+    ended = [
+        evaluate_condition(
+            experiment.world,
+            experiment.cost,
+            experiment.measure,
+            report.state.policy.policy,
+            m,
+            1,
+            0,
+            test=True,
+        )
+        for m in range(tests)
+    ]
+    distance = [e.distance[0] for e in ended]
+    share = np.mean([e.success[0] for e in ended])
+    return [float(np.mean(distance)), float(np.max(distance)), float(share)]
 
 
 def main() -> None:
@@ -55,19 +103,29 @@ def main() -> None:
     for name in args.names:
         experiment = replace(gps.load(name), **changes)
         print(f"{name}: {experiment.iterations} iterations, {experiment.samples} samples")
-        print(f"{'seed':>4}" + "".join(f"{c:>12}" for c in COLUMNS))
-        rows = []
+        print(f"{'seed':>8}" + "".join(f"{c:>12}" for c in COLUMNS))
+        rows, unseen = [], []
         for seed in args.seeds:
             try:
-                rows.append(run(experiment, seed))
+                row, on_tests = run(experiment, seed)
             except GPSError as error:
-                print(f"{seed:4d}  {error}", flush=True)
-                rows.append([float("nan")] * len(COLUMNS))
+                print(f"{seed:8d}  {error}", flush=True)
+                rows.append([NAN] * len(COLUMNS))
                 continue
-            print(f"{seed:4d}" + "".join(f"{v:12.4g}" for v in rows[-1]), flush=True)
+            rows.append(row)
+            print(f"{seed:8d}" + "".join(f"{v:12.4g}" for v in row), flush=True)
+            if on_tests:
+                unseen.append(on_tests)
+                shown = zip(UNSEEN, on_tests, strict=True)
+                print("  unseen  " + "  ".join(f"{c} {v:.4g}" for c, v in shown), flush=True)
         mean, deviation = np.mean(rows, axis=0), np.std(rows, axis=0)
-        print("mean" + "".join(f"{v:12.4g}" for v in mean))
-        print(" +- " + "".join(f"{v:12.2g}" for v in deviation), flush=True)
+        print("    mean" + "".join(f"{v:12.4g}" for v in mean))
+        print("     +- " + "".join(f"{v:12.2g}" for v in deviation), flush=True)
+        if unseen:
+            both = zip(UNSEEN, np.mean(unseen, axis=0), np.std(unseen, axis=0), strict=True)
+            print(
+                "  unseen  " + "  ".join(f"{c} {m:.4g} +- {d:.2g}" for c, m, d in both), flush=True
+            )
 
 
 if __name__ == "__main__":

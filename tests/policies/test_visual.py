@@ -231,7 +231,6 @@ def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
         ({"channels": (8, 0)}, "VisionConfig.channels"),
         ({"kernels": [5, 5]}, "VisionConfig.kernels"),
         ({"pose": "disc"}, "tuple of names"),
-        ({"pose": ()}, "never be trained"),
         ({"pose": (), "through_pose": True}, "needs state entries"),
         ({"batch_size": 0}, "VisionConfig.batch_size"),
         ({"finetune_rate": 0.0}, "VisionConfig.finetune_rate"),
@@ -252,6 +251,8 @@ def test_bad_configurations(change, said):
     ],
 )
 def test_worlds_that_do_not_fit(layout, shape, said):
+    with pytest.raises(ConfigError, match="never be trained"):
+        replace(SMALL, pose=()).check(layout, SHAPE)
     with pytest.raises(ConfigError, match=said):
         SMALL.check(layout, shape)
 

@@ -1,0 +1,44 @@
+"""A planar arm learns to reach targets that differ: 8 of them trained, 20 unseen, one policy."""
+
+from dataclasses import replace
+
+from gps.agents.worlds import reacher
+from gps.algorithms import MDGPSConfig, StepConfig
+from gps.control import HoldConfig
+from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.dynamics import DynamicsConfig
+from gps.pipeline import Experiment
+from gps.policies import MLPConfig, TrainingConfig
+
+TIP = "sensor:target_to_tip"  # zero at the target, wherever that stands
+
+experiment = Experiment(
+    description="2-link planar arm to targets that differ, one neural policy by MDGPS",
+    # Starts that differ show the policy more than the few ways along which the arm moves.
+    world=replace(reacher(), start_qpos_std=0.1),
+    cost=SumCost(
+        terms=(
+            WeightedCost(weight=1.0, cost=ActionCost(weights=0.05)),
+            # A sharper logarithm makes the controllers of targets that are reached so stiff that
+            # the policy's noise, an average over all of them, is too small for the others.
+            WeightedCost(
+                weight=1.0,
+                cost=StateCost(entry=TIP, target=0.0, l2=100.0, log_weight=0.1, alpha=1e-3),
+            ),
+            WeightedCost(weight=0.01, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0)),
+        )
+    ),
+    # gains: acceleration of each joint per unit of control, in rad/s^2, somewhat low. variance:
+    # wide, but few controls are clipped; where they are, a regression learns nothing of them.
+    initial=HoldConfig(gains=(60.0, 75.0), variance=0.3),
+    measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02),
+    algorithm=MDGPSConfig(
+        network=MLPConfig(hidden=(40, 40), activation="tanh"),
+        training=TrainingConfig(steps=6000, batch_size=25, weight_decay=5e-5),
+        replay=16,
+        dynamics=DynamicsConfig(ridge=1e-6),
+        step=StepConfig(kl_max=2.0, max_mult=1.0),
+    ),
+    samples=8,
+    iterations=15,
+)
