@@ -1,5 +1,7 @@
 """Gripper pusher: an arm takes a block between its fingers and pushes it to a goal, by PILQR."""
 
+from typing import Any
+
 from gps.agents import Condition, MujocoConfig
 from gps.algorithms import PILQRTrajOptConfig, StepConfig
 from gps.control import HoldConfig

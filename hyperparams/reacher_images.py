@@ -6,6 +6,7 @@ find target and tip in the picture.
 
 from dataclasses import replace
 
+from gps.agents import Randomise
 from gps.agents.worlds import reacher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
