@@ -70,6 +70,10 @@ experiment = Experiment(
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
     measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=MDGPSConfig(
+        # What the policy sees is a few millimetres wrong, and how the rim takes the peg then shows
+        # in rollouts of the policy only: with those of the controllers 45 to 65 % of the unseen
+        # offsets succeed.
+        sample_from="policy",
         network=VisionConfig(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),
             pose=("end_points",),
@@ -79,7 +83,7 @@ experiment = Experiment(
         ),
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
-        step=StepConfig(kl_max=1.0, min_mult=0.2, max_mult=1.0),
+        step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),
     samples=5,

@@ -53,7 +53,7 @@ experiment = Experiment(
             pose=(TIP,),
             through_pose=True,
             first_steps=1500,
-            steps=300,
+            steps=400,
         ),
         training=TrainingConfig(steps=6000, batch_size=25, weight_decay=5e-5),
         replay=16,
