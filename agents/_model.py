@@ -277,3 +277,14 @@ def grouped(models: Sequence[mujoco.MjModel], batch: Callable[..., Batch]) -> li
         return len(firsts) - 1
 
     return [group_of(model) for model in models]
+
+
+def refuse_free(model: mujoco.MjModel, body: int, what: str) -> None:
+    """ConfigError for a body with a free joint, whose place in the model is not where it is."""
+    joint = model.body_jntadr[body]
+    if joint >= 0 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
+        name = model.body(body).name
+        raise ConfigError(
+            f"{what}: the body {name} has a free joint, whose start is in the joint positions; use "
+            "qpos_offset, sample_conditions(qpos_std=...) or start_qpos_std"
+        )

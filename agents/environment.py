@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gps.errors import ConfigError
+from gps.types import image_shape_of
 
 if TYPE_CHECKING:
     from gps.agents.gymnasium import Measure, StepCost, WorldEnv
@@ -66,8 +67,14 @@ def as_gymnasium(
             "install the extra: pip install 'guided-policy-search[gym]'"
         ) from error
     build = getattr(world, "build", None)
+    agent = build() if callable(build) else world
+    if image_shape_of(agent) is not None:
+        raise ConfigError(
+            "as_gymnasium: this world has cameras, and an environment shows no pictures; give it "
+            "without them: replace(world, cameras=())"
+        )
     return WorldEnv(
-        build() if callable(build) else world,
+        agent,
         cost,
         condition,
         test=test,

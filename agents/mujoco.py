@@ -31,6 +31,7 @@ from gps.agents._model import (
     locate,
     moved,
     raw_positions,
+    refuse_free,
     shown,
 )
 from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
@@ -442,6 +443,7 @@ class MujocoAgent:
         offsets = condition.body_offsets
         found = ids(model, "body", model.nbody, [b for b, _ in offsets], "Condition.body_offsets")
         for body, (_, offset) in zip(found, offsets, strict=True):
+            refuse_free(model, body, "Condition.body_offsets")
             model.body_pos[body] += offset
         if offsets or condition.mocap:
             mujoco.mj_setConst(model, mujoco.MjData(model))

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from scipy.special import ndtr
 
-from gps.agents._model import ids
+from gps.agents._model import ids, refuse_free
 from gps.agents.base import require
 from gps.errors import ConfigError, choices
 from gps.types import Array
@@ -125,6 +125,8 @@ class Randomise:
         """ConfigError where a name is unknown, or a property would be or stay meaningless."""
         kind = _KINDS[self.what]
         for name, rows in zip(self.names, self.where(model), strict=True):
+            if self.what == "body_pos":
+                refuse_free(model, int(rows[0]), "Randomise.names")
             value = float(getattr(model, kind.field)[rows].reshape(len(rows), -1)[:, 0].min())
             if self.what == "body_mass" and not value > 0:
                 raise ConfigError(f"Randomise.names: the body {name} has no mass")

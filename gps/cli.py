@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        _check_gl()
         return _dispatch(argv)
     except GPSError as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
@@ -61,6 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: gps list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _check_gl() -> None:
+    """MuJoCo cannot be imported with a wrong MUJOCO_GL, and would be blamed on a file of ours."""
+    asked = os.environ.get("MUJOCO_GL", "").strip().lower()
+    known = ("egl", "osmesa", "glfw", "glx", "wgl", "cgl", "disable", "disabled", "off", "false")
+    if asked and asked not in (*known, "0", "enable", "enabled", "on", "true", "1"):
+        raise ConfigError(
+            "the environment variable MUJOCO_GL must be egl, osmesa, glfw or disable, or not be "
+            f"set, got {asked!r}"
+        )
 
 
 @dataclass(frozen=True)

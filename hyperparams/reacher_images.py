@@ -28,7 +28,7 @@ experiment = Experiment(
         # Every rollout has a target of its own about that of its condition: eight places would not
         # teach the convolutions what a target looks like anywhere.
         randomise=(
-            Randomise(what="body_pos", names=("target",), between=(-0.03, 0.03), axes="xy"),
+            Randomise(what="body_pos", names=("target",), between=(-0.05, 0.05), axes="xy"),
         ),
     ),
     cost=SumCost(
@@ -52,8 +52,8 @@ experiment = Experiment(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),
             pose=(TIP,),
             through_pose=True,
-            first_steps=1500,
-            steps=400,
+            first_steps=2000,
+            steps=600,
         ),
         training=TrainingConfig(steps=6000, batch_size=25, weight_decay=5e-5),
         replay=16,

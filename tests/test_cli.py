@@ -544,3 +544,9 @@ def test_progress_on_a_terminal_and_elsewhere(live):
     assert "cost" in text
     assert "warning: odd [red]" in text
     assert ("iteration 2 of 2" in text) <= live
+
+
+def test_a_wrong_mujoco_gl_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    assert cli.main(["list"]) == 2
+    assert "MUJOCO_GL must be egl, osmesa, glfw or disable" in capsys.readouterr().err

@@ -58,6 +58,11 @@ class PolicyAlgorithm(LocalAlgorithm):
 
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes, and this world lacks it."""
+        if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
+            raise ConfigError(
+                f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
+                f"got {self.network!r}"
+            )
         check = getattr(self.network, "check", None)
         if check is None:
             return

@@ -301,7 +301,7 @@ def decide(
     if not checked.trusted:
         event = (
             f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
-            f"{checked.model_gap:+.2f} of its scale: smaller step"
+            f"{checked.model_gap:+.3g} of its scale: smaller step"
         )
     expected = checked.expected_cost
     if checked.policy_astray:

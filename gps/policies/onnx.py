@@ -175,6 +175,11 @@ def _convert(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, *, single:
         cause: BaseException = error
         while cause.__cause__ is not None:  # the outermost one is advice of a page
             cause = cause.__cause__
+        if isinstance(cause, ModuleNotFoundError):
+            raise ConfigError(
+                f"ONNX needs {cause.name}, of the extra 'onnx': "
+                "pip install 'guided-policy-search[onnx]'"
+            ) from error
         raise ConfigError(
             f"torch.onnx cannot convert the network {type(policy.network).__name__}: "
             f"{_line(cause)}; it must take any number of rows, not branch on their values, and "

@@ -130,6 +130,11 @@ class VisionConfig:
                 raise ConfigError(
                     f"VisionConfig.pose: {choices('state entry', name, layout.names)}"
                 )
+        if self.device == "cuda":
+            from torch import cuda
+
+            if not cuda.is_available():
+                raise ConfigError("VisionConfig.device is cuda, and torch finds no GPU; use auto")
         height, width, _ = image_shape
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             height, width = ((size - kernel) // stride + 1 for size in (height, width))

@@ -1032,3 +1032,23 @@ def test_worlds_without_cameras_have_no_pictures():
             replace(SEEN, image_size=size)
     with pytest.raises(ConfigError, match="cameras must be a tuple"):
         replace(SEEN, cameras="top")
+
+
+FREE_BODY = """
+<mujoco><worldbody>
+  <body name="box"><freejoint/><geom size="0.1" mass="1"/></body>
+  <body name="arm"><joint name="hinge"/><geom size="0.1" mass="1"/></body>
+</worldbody><actuator><motor joint="hinge"/></actuator></mujoco>
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"conditions": (Condition(body_offsets=(("box", (0.3, 0.0, 0.0)),)),)},
+        {"randomise": (Randomise(what="body_pos", names=("box",), std=0.3),)},
+    ],
+)
+def test_a_free_body_is_not_moved_by_its_place_in_the_model(change):
+    with pytest.raises(ConfigError, match="box has a free joint"):
+        MujocoConfig(model=FREE_BODY, **change).build()

@@ -8,10 +8,11 @@ import pytest
 
 import gps
 from gps import cli
-from gps.agents import Condition, MujocoConfig
+from gps.agents import Condition, MujocoConfig, as_gymnasium
 from gps.errors import ConfigError, GPSError
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
+from gps.policies import MLPConfig, SGDConfig
 
 EXPERIMENT = '''
 """A disc moves to the middle of the picture; only a picture tells the policy where it is."""
@@ -196,7 +197,7 @@ def test_a_policy_that_sees_needs_a_camera(file):
 
 def test_training_in_several_processes_is_refused(file):
     experiment = gps.load(file)
-    algorithm = replace(experiment.algorithm, sgd=gps.policies.SGDConfig(mode="synchronous"))
+    algorithm = replace(experiment.algorithm, sgd=SGDConfig(mode="synchronous"))
     with pytest.raises(ConfigError, match="serial"):
         replace(experiment, algorithm=algorithm).validate()
 
@@ -205,3 +206,29 @@ def test_unknown_camera_is_refused():
     world = MujocoConfig(model="peg_insertion", cameras=("nose",), conditions=(Condition(),))
     with pytest.raises(ConfigError, match=r"nose.*(main|hole)"):
         world.build()
+
+
+def test_an_environment_without_pictures_is_refused(file):
+    pytest.importorskip("gymnasium")
+    experiment = gps.load(file)
+    with pytest.raises(ConfigError, match="no pictures"):
+        as_gymnasium(experiment.world, experiment.cost)
+    world = replace(experiment.world, cameras=())
+    assert as_gymnasium(world, experiment.cost).observation_space.shape == (2,)
+
+
+@pytest.mark.parametrize("network", ["mlp", MLPConfig])
+def test_a_network_has_to_be_a_configuration(file, network):
+    experiment = gps.load(file)
+    algorithm = replace(experiment.algorithm, network=network)
+    with pytest.raises(ConfigError, match=r"network must be a configuration like MLPConfig\(\)"):
+        replace(experiment, algorithm=algorithm).validate()
+
+
+def test_a_gpu_that_is_not_there_is_named_before_the_rollouts(file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    experiment = gps.load(file)
+    network = replace(experiment.algorithm.network, device="cuda")
+    algorithm = replace(experiment.algorithm, network=network)
+    with pytest.raises(ConfigError, match="finds no GPU"):
+        replace(experiment, algorithm=algorithm).validate()
