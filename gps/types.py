@@ -415,7 +415,8 @@ class Agent(Protocol):
 
     @property
     def n_start(self) -> int:
-        """Size of the unit-variance vector that disturbs a start state; 0 for fixed starts."""
+        """Numbers of unit variance that a sample takes besides its actions' noise: they disturb its
+        start, and its model and observations where the world does that; 0 for none."""
         ...
 
     @property

@@ -64,10 +64,9 @@ class PolicyAlgorithm(LocalAlgorithm):
                 f"got {self.network!r}"
             )
         check = getattr(self.network, "check", None)
-        if check is None:
-            return
-        check(agent.layout, image_shape_of(agent))
-        if self.sgd.mode != "serial":
+        if check is not None:
+            check(agent.layout, image_shape_of(agent))
+        if getattr(self.network, "sees", False) and self.sgd.mode != "serial":
             network = type(self.network).__name__
             raise ConfigError(
                 f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "

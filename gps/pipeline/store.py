@@ -29,7 +29,7 @@ position or key; numbers, text, booleans and None (an empty attribute) are attri
 `@units` gives units where they are known, `@keys` the keys of a dict in order (in names, / and @
 and % are written %2F, %40, %25). Arrays of equal content are stored once and linked.
 
-Pictures (uint8, four axes or more) are compressed, a rollout to a chunk.
+Pictures (uint8, four axes or more) are compressed, up to a megabyte of one rollout to a chunk.
 
     h5py.File("0003.h5")["state/conditions/0/controller/K"][:]
 """
@@ -191,7 +191,7 @@ class _Writer:
         h5py.h5a.create(group, name.encode(), kind, _SCALAR).write(data, mtype=memory)
 
     def _image_props(self, value: np.ndarray) -> h5py.h5p.PropDCID:
-        """Pictures compress to a few per cent of their size; the first axis divides the chunks."""
+        """Pictures compress to a few per cent of their size; no chunk spans two rollouts."""
         props = self._props.copy()
         pictures = max(1, _CHUNK // max(1, math.prod(value.shape[-3:])))
         chunk = [1] * (value.ndim - 4) + [min(value.shape[-4], pictures), *value.shape[-3:]]

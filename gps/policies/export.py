@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
-from gps.policies.neural import NeuralPolicy
+from gps.policies.neural import NeuralPolicy, predicted
 from gps.policies.visual import VisualPolicy
 from gps.rng import stream
 from gps.types import Array, Images, Layout, needs_images, readonly
@@ -217,12 +217,7 @@ class ExportedPolicy:
 
         With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
         """
-        action = self.mean(obs, images)
-        if not deterministic:
-            if rng is None:
-                raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
-            action = action + rng.normal(size=action.shape) @ self._chol.T
-        return action, None
+        return predicted(self.mean(obs, images), self._chol, deterministic, rng), None
 
 
 def _traceable(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> torch.nn.Module:

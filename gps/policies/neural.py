@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from gps.types import Array, Layout, Record, freeze, readonly, shape_of
 
 if TYPE_CHECKING:
     import torch
+
+    from gps.policies.visual import VisualPolicy
 
 
 class PlainLayout(NamedTuple):
@@ -169,9 +171,22 @@ class NeuralPolicy(Record):
         """Whether `fit` has updated the weights, and so has set the normaliser."""
         return self.optimiser.step > 0
 
+    @classmethod
+    def initial(cls, network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
+        """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
+        weights = network.initial_weights(no, nu, rng)
+        return cls(
+            network=network,
+            weights=weights,
+            obs_mean=np.zeros(no),
+            obs_std=np.ones(no),
+            chol=np.eye(nu),
+            optimiser=AdamState.zero(weights),
+        )
+
     def restarted(self, rng: np.random.Generator) -> NeuralPolicy:
         """An untrained policy of the same network and sizes."""
-        return _initial(self.network, self.no, self.nu, rng)
+        return NeuralPolicy.initial(self.network, self.no, self.nu, rng)
 
     @cached_property
     def _fast(self) -> tuple[Array, np.ndarray, int] | None:
@@ -228,12 +243,7 @@ class NeuralPolicy(Record):
 
         With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
         """
-        action = self.mean(obs)
-        if not deterministic:
-            if rng is None:
-                raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
-            action = action + rng.normal(size=action.shape) @ self.chol.T
-        return action, None
+        return predicted(self.mean(obs), self.chol, deterministic, rng), None
 
     def module(self) -> torch.nn.Module:
         """A torch module of its own, normaliser inside: raw observation to mean action."""
@@ -251,28 +261,32 @@ def initial_policy(
     rng: np.random.Generator,
     image_shape: tuple[int, int, int] | None = None,
     layout: Layout | None = None,
-) -> Any:
+) -> NeuralPolicy | VisualPolicy:
     """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance.
 
     A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`), which is given
     the shape of the world's pictures and the layout of its states too, makes another one.
     """
     make = getattr(network, "initial_policy", None)
-    if make is not None:
-        return make(no, nu, image_shape, layout, rng)
-    return _initial(network, no, nu, rng)
+    if make is None:
+        return NeuralPolicy.initial(network, no, nu, rng)
+    policy: NeuralPolicy | VisualPolicy = make(no, nu, image_shape, layout, rng)
+    return policy
 
 
-def _initial(network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
-    weights = network.initial_weights(no, nu, rng)
-    return NeuralPolicy(
-        network=network,
-        weights=weights,
-        obs_mean=np.zeros(no),
-        obs_std=np.ones(no),
-        chol=np.eye(nu),
-        optimiser=AdamState.zero(weights),
-    )
+def predicted(
+    mean: Array, chol: Array, deterministic: bool, rng: np.random.Generator | None
+) -> Array:
+    """A mean action (..., nu), with the policy's noise from `rng` unless `deterministic`.
+
+    chol: lower Cholesky factor of the action covariance, (nu, nu). Raises ConfigError without rng.
+    """
+    if deterministic:
+        return mean
+    if rng is None:
+        raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
+    noisy: Array = mean + rng.normal(size=mean.shape) @ chol.T
+    return noisy
 
 
 def _freeze_arrays(record: object, name: str) -> None:

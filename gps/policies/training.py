@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from gps.types import (
     readonly,
     shape_of,
 )
+
+if TYPE_CHECKING:
+    from gps.policies.visual import VisualPolicy
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +142,7 @@ class Problem(Record):
 class TrainingResult(Record):
     """A trained policy, and how its loss went."""
 
-    policy: Any  # NeuralPolicy or VisualPolicy
+    policy: NeuralPolicy | VisualPolicy
     trace: Array  # (points,) loss in nats, mean over the minibatches of equal stretches
     loss: float  # in nats, over all samples after the last step
     staleness: Array | None = None

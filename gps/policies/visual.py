@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
 from gps.errors import ConfigError, FitError, GPSError, ShapeError, choices
 from gps.policies import training
-from gps.policies.neural import MLPConfig, NeuralPolicy, PlainLayout, initial_policy
+from gps.policies.neural import MLPConfig, NeuralPolicy, PlainLayout
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
 from gps.types import Array, Images, Layout, Record, freeze, readonly, shape_of
 
@@ -71,6 +71,7 @@ class VisionConfig:
     differ between devices."""
 
     sees: ClassVar[bool] = True
+    """The policy needs pictures, and its training has several parts."""
 
     def __post_init__(self) -> None:
         sizes = [len(v) for v in (self.channels, self.kernels, self.strides)]
@@ -179,7 +180,7 @@ class VisionConfig:
             pose_mean=np.zeros(k),
             pose_std=np.ones(k),
         )
-        head = initial_policy(self.head, no + encoder.n_features, nu, rng)
+        head = NeuralPolicy.initial(self.head, no + encoder.n_features, nu, rng)
         return VisualPolicy(encoder=encoder, head=head)
 
     def _weights(
@@ -453,8 +454,9 @@ def fit(
         data, obs=policy.joined(data.obs, data.images), images=None, state=None, layout=None
     )
     result = training.fit(policy.head, seen, config, rng)
+    policy = replace(policy, head=cast(NeuralPolicy, result.policy))
     if not c.finetune_steps:
-        return replace(result, policy=replace(policy, head=result.policy))
+        return replace(result, policy=policy)
     return _finetuned(policy, result, data, seen, config, rng)
 
 
@@ -476,8 +478,7 @@ def _finetuned(
     """Head and convolutions after training together on the policy's loss."""
     from gps.policies import _vision
 
-    c = policy.network
-    head: NeuralPolicy = result.policy
+    c, head = policy.network, policy.head
     _, problem = training.prepare(head, seen, config)
     device = _vision.device_of(c.device)
     network = _vision.SeeingNetwork(policy.encoder.module(), head.module())
