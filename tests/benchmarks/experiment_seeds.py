@@ -1,7 +1,7 @@
 """Experiments over several seeds: how they end, and what that takes.
 
     python tests/benchmarks/experiment_seeds.py NAME [NAME ...] [--seeds 0 1 2 3 4]
-        [--iterations N] [--samples N]
+        [--iterations N] [--samples N] [--fresh N [--test-seed 1]]
 
 Runs every experiment serially and prints one line for each seed: of the last iteration the cost of
 a noise-free rollout (the global policy's where there is one, else the local controllers'), mean and
@@ -12,7 +12,8 @@ the mean over seeds, +- the standard deviation. NAME may be a path.
 Where there is a policy and the world has test conditions, a second line for each seed says how the
 policy does there, likewise noise-free: the mean and largest distance and the share that succeed
 after the last iteration; then the control steps and the seconds until that share reached 95 % and
-stayed there. The rollouts that tell are counted neither in these steps nor in the seconds.
+stayed there. The rollouts that tell are counted neither in these steps nor in the seconds. With
+--fresh the world's function in `gps.agents.worlds` draws N other test conditions in their place.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from dataclasses import replace
 import numpy as np
 
 import gps
-from gps.errors import GPSError
+from gps.agents import worlds
+from gps.errors import ConfigError, GPSError
 from gps.pipeline import Experiment
 from gps.pipeline.runner import IterationReport
 from gps.pipeline.stages import agent_of, evaluate_condition
@@ -92,16 +94,31 @@ def _unseen(experiment: Experiment, report: IterationReport, tests: int) -> list
     return [float(np.mean(distance)), float(np.max(distance)), float(share)]
 
 
+def with_fresh(experiment: Experiment, count: int, test_seed: int) -> Experiment:
+    """The experiment with `count` newly drawn test conditions; ConfigError where none are drawn."""
+    make = getattr(worlds, experiment.name.removesuffix("_images"), None)
+    if make is None:
+        raise ConfigError(
+            f"{experiment.name}: no function of gps.agents.worlds draws its conditions"
+        )
+    drawn = make(n_test=count, test_seed=test_seed).test_conditions
+    return replace(experiment, world=replace(experiment.world, test_conditions=drawn))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--samples", type=int, help="rollouts per condition and iteration")
+    parser.add_argument("--fresh", type=int, metavar="N", help="draw N other test conditions")
+    parser.add_argument("--test-seed", type=int, default=1, help="their seed")
     args = parser.parse_args()
     changes = {k: v for k in ("iterations", "samples") if (v := getattr(args, k)) is not None}
     for name in args.names:
         experiment = replace(gps.load(name), **changes)
+        if args.fresh is not None:
+            experiment = with_fresh(experiment, args.fresh, args.test_seed)
         print(f"{name}: {experiment.iterations} iterations, {experiment.samples} samples")
         print(f"{'seed':>8}" + "".join(f"{c:>12}" for c in COLUMNS))
         rows, unseen = [], []
