@@ -131,6 +131,10 @@ class Executor(Protocol):
         """Seconds of work per stage since this method was called last."""
         ...
 
+    def doing(self) -> str:
+        """What is being worked on now, in words; any thread may ask. Empty when nothing is."""
+        ...
+
     def close(self) -> None:
         """Give back processes and connections that this executor started itself."""
         ...
@@ -218,6 +222,7 @@ class Serial:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+        self._doing = ""
 
     def prepare(self, fn: Callable[[], Any]) -> None:
         """Nothing: what a call needs is made by the first that needs it."""
@@ -229,11 +234,14 @@ class Serial:
     def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
         """Run `fn(*args)` now; the handle is the value itself."""
         start = time.perf_counter()
+        self._doing = stage if condition < 0 else f"{stage} of condition {condition}"
         try:
             value = run_or_say(fn, args)
         except Exception as error:
             error.add_note(where(stage, condition))
             raise
+        finally:
+            self._doing = ""
         spent = time.perf_counter() - start
         self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
         return value
@@ -266,6 +274,10 @@ class Serial:
         """Seconds per stage since the last call."""
         out, self._seconds = self._seconds, {}
         return out
+
+    def doing(self) -> str:
+        """The call that is running."""
+        return self._doing
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -865,6 +865,18 @@ class Dask:
         before, self._counted = self._counted, totals
         return {s: t - before.get(s, 0.0) for s, t in totals.items() if t != before.get(s)}
 
+    def doing(self) -> str:
+        """The first stage that is not over, and how far it is; any thread may ask."""
+        try:
+            calls = [(h.number, h.stage, h.state()) for h in list(self._open.values()) if h.futures]
+        except RuntimeError:  # the run's own thread is adding calls
+            return ""
+        waiting = [stage for _, stage, state in sorted(calls) if state == "pending"]
+        if not waiting:
+            return ""
+        states = [state for _, stage, state in calls if stage == waiting[0]]
+        return f"{waiting[0]}, {len(states) - states.count('pending')} of {len(states)} done"
+
     def _known(self, worker: str) -> int:
         process = self._process_of.get(worker)
         return self._reported[process].tasks if process in self._reported else 0

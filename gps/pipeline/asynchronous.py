@@ -26,6 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import config_io, stages
+from gps.pipeline.control import Control
 from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
 from gps.pipeline.runner import IterationReport, initial_state, metrics_row
 from gps.pipeline.store import RunFolder, Snapshot
@@ -109,6 +111,7 @@ def run_asynchronous(
     source: Path | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    control: Control | None = None,
 ) -> Iterator[IterationReport]:
     """Run an experiment asynchronously; yields a report after every stored snapshot.
 
@@ -120,8 +123,9 @@ def run_asynchronous(
 
     out, executor, source: as for `gps.run`. stop: asked often; when it says True, what has been
     finished is stored and the run ends. clock: seconds, for executors that keep a time of their
-    own. Raises ConfigError before the first rollout, SimulationError, StoreError; what was finished
-    before an error is stored and reported first.
+    own. control: as for `gps.run`; an asynchronous run can be told to stop. Raises ConfigError
+    before the first rollout, SimulationError, StoreError; what was finished before an error is
+    stored and reported first.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -143,9 +147,9 @@ def run_asynchronous(
             where = "serial" if executor is None else type(executor).__name__.lower()
             extra = {"executor": where, "asynchronous": config_io.to_json(config)}
             folder = RunFolder.create(Path(out), experiment, source, extra=extra)
-    yield from _reports(
-        experiment, agent, config, Snapshot.of_start(state), folder, executor, stop, clock
-    )
+    control = control or Control(pausable=False)
+    begin = Snapshot.of_start(state)
+    yield from _reports(experiment, agent, config, begin, folder, executor, stop, clock, control)
 
 
 def resume_asynchronous(
@@ -158,6 +162,7 @@ def resume_asynchronous(
     executor: Executor | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    control: Control | None = None,
 ) -> Iterator[IterationReport]:
     """Continue a stored asynchronous run from a snapshot; what was under way begins again.
 
@@ -182,8 +187,9 @@ def resume_asynchronous(
     except BaseException:
         folder.close()
         raise
+    control = control or Control(pausable=False)
     yield from _reports(
-        experiment, agent, config, snapshot, folder, executor, stop, clock, stored=True
+        experiment, agent, config, snapshot, folder, executor, stop, clock, control, stored=True
     )
 
 
@@ -248,29 +254,53 @@ def _reports(
     executor: Executor | None,
     stop: Callable[[], bool] | None,
     clock: Callable[[], float],
+    control: Control,
     stored: bool = False,
 ) -> Iterator[IterationReport]:
     ex = executor or Serial()
     driver = None
-    try:
-        if folder is not None and not stored:
-            folder.write(begin)
-        driver = _Driver(experiment, agent, config, begin, folder, ex, stop, clock)
-        while not driver.done:
-            reports: list[IterationReport] = []
-            with one_thread():  # entering takes milliseconds: not in every pass
-                while not (reports or driver.done):
-                    reports = driver.advance()
-            yield from reports
-        if driver.error is not None:
-            raise driver.error
-    finally:
-        if driver is not None:
-            driver.close()
-        if folder is not None:
-            folder.close()
+
+    def asked_to_stop() -> bool:
+        return control.stopping or (stop is not None and stop())
+
+    total = config.snapshots(experiment, agent.n_conditions) or 0
+    with ExitStack() as stack:
         if executor is None:
-            ex.close()
+            stack.callback(ex.close)
+        if folder is not None:
+            stack.callback(folder.close)
+            if not stored:
+                folder.write(begin)
+            stack.enter_context(folder.logged())
+            control.serve(folder.path, folder.note)
+        stack.callback(control.close)
+        try:
+            driver = _Driver(experiment, agent, config, begin, folder, ex, asked_to_stop, clock)
+            stack.callback(driver.close)
+            control.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
+            while not driver.done:
+                reports: list[IterationReport] = []
+                with one_thread():  # entering takes milliseconds: not in every pass
+                    while not (reports or driver.done):
+                        reports = driver.advance()
+                for report in reports:
+                    if folder is not None:
+                        for event in report.events:
+                            folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
+                    control.finished(report.row["seconds"])
+                    control.begin(experiment, report.iteration + 1, ex.doing, total=total)
+                yield from reports
+            if driver.error is not None:
+                raise driver.error
+        except GeneratorExit:
+            control.end()
+            raise
+        except BaseException as error:
+            control.end(error)
+            if folder is not None:
+                folder.note(control.status.note, logging.ERROR)
+            raise
+        control.end()
 
 
 # --- stages --------------------------------------------------------------------------------------

@@ -240,6 +240,34 @@ class _Option:
     help: str
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One option of an experiment with its present value."""
+
+    name: str
+    """Without the dashes in front: `algorithm.step.kl-max`."""
+    value: Any
+    help: str
+    """What the field's docstring says."""
+
+
+def settings(experiment: Experiment) -> list[Setting]:
+    """All options of an experiment with their values, in the order of `gps run NAME --help`."""
+    with importable():
+        return _settings(experiment, "")
+
+
+def _settings(value: Any, prefix: str) -> list[Setting]:
+    found: list[Setting] = []
+    for option in _options(value):
+        name = prefix + option.name.replace("_", "-")
+        if _is_group(option.value):
+            found += _settings(option.value, f"{name}.")
+        else:
+            found.append(Setting(name, option.value, option.help))
+    return found
+
+
 def options(experiment: Experiment, skip: Sequence[str] = ("name", "description")) -> list[str]:
     """All options of an experiment, `--algorithm.step.kl-max` and so on."""
     with importable():

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from gps.algorithms.state import GPSState, Report
 from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import stages
+from gps.pipeline.changes import Change, Changes
+from gps.pipeline.control import Control
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
@@ -69,6 +72,8 @@ def run(
     executor: Executor | None = None,
     source: Path | None = None,
     ahead: bool = True,
+    control: Control | None = None,
+    changes: Changes | None = None,
 ) -> Iterator[IterationReport]:
     """Run an experiment; yields a report after every stored iteration.
 
@@ -76,8 +81,10 @@ def run(
     executor: where the stages run; None runs them in this process. source: the hyperparams file,
     copied into the run folder. ahead: let the workers of a cluster begin the next rollouts while an
     iteration is stored and reported; they are
-    dropped if nobody asks for it. Raises ConfigError before the first rollout, SimulationError,
-    StoreError.
+    dropped if nobody asks for it. control: pauses, steps, changes and stops the run from another
+    thread or process. changes: options that change on the way, as in a run's changes.json; they are
+    applied in the iterations that they name. Raises ConfigError before the first rollout,
+    SimulationError, StoreError.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -87,6 +94,11 @@ def run(
         experiment = replace(experiment, seed=seed)
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
+    changes = changes or Changes()
+    for n, _ in changes.at:
+        changes.apply(
+            experiment, n
+        )  # a change that cannot work is refused before the first rollout
     with one_thread():
         agent = experiment.validate()
         state = initial_state(experiment, agent)
@@ -94,7 +106,10 @@ def run(
         if out is not None:
             where = "serial" if executor is None else type(executor).__name__.lower()
             folder = RunFolder.create(Path(out), experiment, source, extra={"executor": where})
-    yield from _checked_loop(experiment, agent, state, folder, executor, ahead=ahead)
+            if changes.at:
+                folder.write_changes(changes)
+    run = _Run(experiment, agent, changes, None)
+    yield from _checked_loop(run, state, folder, executor, ahead, control)
 
 
 def resume(
@@ -104,11 +119,13 @@ def resume(
     iterations: int | None = None,
     executor: Executor | None = None,
     ahead: bool = True,
+    control: Control | None = None,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
     start: the iteration to go on from (later ones are deleted); None takes the last whole one.
-    iterations: the total to reach; None takes the experiment's. executor, ahead: as in `run`.
+    iterations: the total to reach; None takes the experiment's. executor, ahead, control: as in
+    `run`. Options that had been changed on the way change again, in the same iterations.
     Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
@@ -117,9 +134,7 @@ def resume(
             f"{folder.path} is an asynchronous run; continue it with gps.resume_asynchronous, or "
             "with: gps resume"
         )
-    experiment = folder.experiment()
-    if iterations is not None:
-        experiment = replace(experiment, iterations=iterations)
+    experiment, changes = folder.experiment(), folder.changes()
     done = folder.iterations()
     if not done:
         raise StoreError(f"{folder.path}: no whole iteration file to resume from")
@@ -136,55 +151,126 @@ def resume(
     except BaseException:
         folder.close()
         raise
-    yield from _checked_loop(experiment, agent, state, folder, executor, stored=True, ahead=ahead)
+    run = _Run(experiment, agent, changes, iterations)
+    yield from _checked_loop(run, state, folder, executor, ahead, control, stored=True)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
     return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
+@dataclass
+class _Run:
+    """What the loop goes by, beside the state."""
+
+    base: Experiment
+    """As the run began."""
+    agent: Agent
+    changes: Changes
+    iterations: int | None
+    """A total that overrides the experiment's."""
+    _known: tuple[Any, Experiment] | None = None
+
+    def experiment(self, iteration: int) -> Experiment:
+        """What makes an iteration; the same object as long as nothing changes."""
+        key = self.changes.options(iteration), self.iterations
+        if self._known is None or self._known[0] != key:
+            experiment = self.changes.apply(self.base, iteration)
+            if self.iterations is not None:
+                experiment = replace(experiment, iterations=self.iterations)
+            self._known = key, experiment
+        return self._known[1]
+
+    def change(self, iteration: int, change: Change) -> None:
+        """Let something be different from an iteration on."""
+        if "iterations" in change.options:  # said later than what the run was resumed with
+            self.iterations = None
+        self.changes = self.changes.with_change(iteration, change)
+
+
 def _checked_loop(
-    experiment: Experiment,
-    agent: Agent,
+    run: _Run,
     state: GPSState,
     folder: RunFolder | None,
     executor: Executor | None,
+    ahead: bool,
+    control: Control | None,
     stored: bool = False,
-    ahead: bool = True,
 ) -> Iterator[IterationReport]:
-    ex = executor or Serial()
-    try:
-        if folder is not None and not stored:
-            folder.write(Snapshot.of_start(state))
-        yield from _loop(experiment, agent, state, folder, ex, ahead)
-    finally:
-        if folder is not None:
-            folder.close()
+    ex, control = executor or Serial(), control or Control()
+    with ExitStack() as stack:
         if executor is None:
-            ex.close()
+            stack.callback(ex.close)
+        if folder is not None:
+            stack.callback(folder.close)
+            if not stored:
+                folder.write(Snapshot.of_start(state))
+            stack.enter_context(folder.logged())
+            control.serve(folder.path, folder.note)
+        stack.callback(control.close)
+        try:
+            yield from _loop(run, state, folder, ex, ahead, control)
+        except GeneratorExit:
+            control.end()
+            raise
+        except BaseException as error:
+            control.end(error)
+            if folder is not None:
+                folder.note(control.status.note, logging.ERROR)
+            raise
+        control.end()
 
 
 def _loop(
-    experiment: Experiment,
-    agent: Agent,
+    run: _Run,
     state: GPSState,
     folder: RunFolder | None,
     ex: Executor,
     ahead: bool,
+    control: Control,
 ) -> Iterator[IterationReport]:
+    agent = run.agent
     M = range(agent.n_conditions)
+    experiment = run.experiment(state.iteration + 1)
     if state.iteration < experiment.iterations:
         ex.prepare(partial(warm_up, experiment.world))
     ex.seconds()
     live: tuple[Any, ...] | None = None
-    while state.iteration < experiment.iterations:
+    before: GPSState | None = (
+        None  # where the last iteration began; of a stored run read when asked
+    )
+    redone = False
+    while True:
+        command = control.take(experiment, state.iteration)
+        if command is not None and command.kind == "stop":
+            return
+        if command is not None:
+            live = None
+            if command.kind == "redo":
+                state = _earlier(run, state, before, folder)
+                redone = True
+            run.change(state.iteration + 1, Change(command.options, command.seed))
+            if folder is not None:
+                folder.write_changes(run.changes)
+            experiment = run.experiment(state.iteration + 1)
+            continue
+        if state.iteration >= experiment.iterations:
+            return
         begin = time.perf_counter()
         with one_thread():
             it = state.iteration
+            control.begin(experiment, it + 1, ex.doing)
+            seed = run.changes.seed(it + 1)
+            if seed is not None and seed != state.seed:
+                state, live = replace(state, seed=seed), None
+            if folder is None:
+                before = state
             try:
                 with ex.together():
                     if live is None:
                         live = tuple(_rollouts(experiment, state, ex, M))
+                    if not control.after_rollouts(partial(_wait_for_all, ex, live)):
+                        return
                     live_state, live_report = experiment.algorithm.iterate(state, live, ex)
                     local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
                     policy = [
@@ -206,9 +292,11 @@ def _loop(
             ex.keep((live_state.conditions, live_state.policy))
             state, live = live_state, None
             del live_report
-            if ahead and ex.concurrent and state.iteration < experiment.iterations:
+            following = run.experiment(state.iteration + 1)
+            goes_on = state.iteration < following.iterations and not control.stopping
+            if ahead and ex.concurrent and goes_on:
                 with ex.together():
-                    live = tuple(_rollouts(experiment, state, ex, M))
+                    live = tuple(_rollouts(following, state, ex, M))
             if folder is not None:
                 clean = replace(report, models={})
                 folder.write(
@@ -222,8 +310,16 @@ def _loop(
                 )
                 row["seconds_store"] = time.perf_counter() - begin - row["seconds"]
                 row["seconds"] += row["seconds_store"]
+                if redone:
+                    folder.forget_metrics(done.iteration)
                 folder.append_metrics(row)
+        redone = False
+        experiment = following
         events = tuple(f"condition {c.condition}: {c.event}" for c in report.conditions if c.event)
+        if folder is not None:
+            for event in events:
+                folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
+        control.finished(row["seconds"])
         yield IterationReport(
             iteration=done.iteration,
             report=report,
@@ -234,6 +330,24 @@ def _loop(
             stage_seconds=stage_seconds,
             events=events,
         )
+
+
+def _wait_for_all(ex: Executor, handles: Sequence[Any]) -> None:
+    waiting = list(handles)
+    while waiting:
+        done = ex.wait(waiting)
+        waiting = [h for h in waiting if not any(h is d for d in done)]
+
+
+def _earlier(
+    run: _Run, state: GPSState, before: GPSState | None, folder: RunFolder | None
+) -> GPSState:
+    """The state from which the last iteration was made."""
+    if folder is not None:
+        stored = folder.read_state(state.iteration - 1)
+        return replace(stored, costs=(run.base.cost,) * run.agent.n_conditions)
+    assert before is not None  # a redo is refused before the first iteration
+    return before
 
 
 def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -> list[Any]:

@@ -6,6 +6,8 @@
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
     RUN/updates.csv            of an asynchronous run: one row per update of a condition
+    RUN/changes.json           options that were changed while the run went on; see `changes`
+    RUN/log.txt                messages: what was told to the run, warnings, the error that ended it
     RUN/tensorboard/           the same numbers as events
     RUN/lock                   present while a process writes to the run
 
@@ -63,11 +65,12 @@ import h5py
 import numpy as np
 
 from gps.errors import ExperimentError, GPSError, StoreError
-from gps.pipeline import config_io, loader
+from gps.pipeline import changes, config_io, loader
 from gps.types import Record, Rollouts
 
 if TYPE_CHECKING:
     from gps.algorithms.state import GPSState, Report
+    from gps.pipeline.changes import Changes
     from gps.pipeline.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -584,6 +587,18 @@ class RunFolder:
             state: GPSState = _read_tree(file["state"], self._user_names)
             return state
 
+    def read_part(self, n: int, part: str) -> Any:
+        """One part of iteration `n`, such as `models/dynamics/0/fit`, without the rest of its file.
+
+        None where the file has no such part. Raises StoreError.
+        """
+        with self._opened(n) as file:
+            if part in file:
+                return _read_tree(file[part], self._user_names)
+            group, _, name = part.rpartition("/")
+            attributes = file[group].attrs if group in file else {}
+            return _read_attribute(attributes[name]) if name in attributes else None
+
     def write(self, snapshot: Snapshot) -> None:
         """Store an iteration, whole or not at all; raises StoreError."""
         self._lock()
@@ -658,6 +673,48 @@ class RunFolder:
             except ValueError:
                 log.warning("%s: skipped a line that holds no numbers: %s", path, line.strip())
         return rows
+
+    def forget_metrics(self, start: int) -> None:
+        """Drop the rows of metrics.csv from iteration `start` on, which is made again."""
+        self._lock()
+        rows = self.metrics()
+        kept = [row for row in rows if row["iteration"] < start]
+        if len(kept) < len(rows):
+            self._write_metrics(kept)
+            self._close_events()
+            self._events_from(start)
+
+    # changes of options, and the log
+
+    def changes(self) -> Changes:
+        """Options that were changed while the run went on; raises StoreError."""
+        return changes.read(self.path / "changes.json")
+
+    def write_changes(self, made: Changes) -> None:
+        """Store the changes in place of those that are there; raises StoreError."""
+        self._lock()
+        path = self.path / "changes.json"
+        with self._writing(path):
+            write_whole(path, changes.encode(made))
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Write the library's messages to log.txt too, inside the block."""
+        self._lock()
+        handler = _LogFile(self.path / "log.txt")
+        logger = logging.getLogger("gps")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+    def note(self, text: str, level: int = logging.INFO) -> None:
+        """Add a line of one's own to log.txt; a disk that is full does not matter here."""
+        _LogFile(self.path / "log.txt").emit(
+            logging.LogRecord("gps", level, "", 0, "%s", (text,), None)
+        )
 
     # other tables
 
@@ -760,6 +817,22 @@ class RunFolder:
                 f"cannot write {path}: {_reason(error)}; the iterations stored before are whole, "
                 f"continue later with: gps resume {self.path}"
             ) from error
+
+
+class _LogFile(logging.Handler):
+    """A line per message: time, level, text. It is never in the way of the run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record; errors of the disk are those of the iterations, which say so."""
+        with suppress(OSError):
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
+            text = " ".join(record.getMessage().split())
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{stamp} {record.levelname.lower()} {text}\n")
 
 
 class _Events:

@@ -163,6 +163,9 @@ class Backwards:
         self.waiting = []
         return map_tree(lambda x: x.get() if isinstance(x, Late) else x, tree)
 
+    def doing(self):
+        return ""
+
     def seconds(self):
         return {}
 

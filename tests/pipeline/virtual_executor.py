@@ -94,6 +94,9 @@ class Virtual:
         self.kept += 1
         return tree
 
+    def doing(self):
+        return ""
+
     def seconds(self):
         return {}
 
