@@ -6,6 +6,7 @@ describes it. Nothing here knows costs, controllers or algorithms.
 
 from gps.agents._protocol import RemoteError
 from gps.agents.base import Simulation, smooth_noise
+from gps.agents.display import Display
 from gps.agents.environment import as_gymnasium
 from gps.agents.gymnasium_agent import (
     GymnasiumAgent,
@@ -37,6 +38,7 @@ from gps.agents.worlds import (
 
 __all__ = [
     "Condition",
+    "Display",
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
+from gps.agents.display import Display
 from gps.agents.rendering import render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.rng import stream
@@ -476,6 +478,31 @@ class GymnasiumAgent:
         for q, x in zip(qpos, positions, strict=True):
             mujoco.mj_integratePos(first.model, q, x, 1.0)
         return render_states(first.model, qpos, width=width, height=height, camera=camera)
+
+    def display(self, condition: int, *, test: bool = False) -> Display:
+        """How a condition is shown, with what its reset has made of the model.
+
+        Raises GPSError where the state does not hold joint_pos, and for environments that are not
+        MuJoCo's.
+        """
+        first = self._first
+        if not first.has_joints:
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
+        if "joint_pos" not in self._layout.names:
+            raise GPSError("a world can only be shown if joint_pos is in its state")
+        check_condition(condition, len(self._conditions[test]), test=test)
+        with warnings_to_log():
+            first.reset(self._conditions[test][condition], None)  # may change the model
+        model, origin = copy.copy(first.model), first.origin
+        where = self._layout.slice("joint_pos")
+
+        def positions(X: Array) -> Array:
+            qpos, shifts = np.tile(origin, (len(X), 1)), np.ascontiguousarray(X[:, where])
+            for q, shift in zip(qpos, shifts, strict=True):
+                mujoco.mj_integratePos(model, q, shift, 1.0)
+            return qpos
+
+        return Display(model, self._layout.size, positions)
 
 
 class _Instance:

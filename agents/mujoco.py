@@ -45,6 +45,7 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
+from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
@@ -809,6 +810,18 @@ class MujocoAgent:
         compiled = self._conditions[test][rollouts.condition].compiled
         qpos = raw_positions(compiled, rollouts.entry("joint_pos")[sample, ::every])
         return render_states(model, qpos, width=width, height=height, camera=camera)
+
+    def display(self, condition: int, *, test: bool = False) -> Display:
+        """How a condition is shown; properties under `randomise` have their medians.
+
+        Raises GPSError where the state does not hold joint_pos.
+        """
+        if "joint_pos" not in self._layout.names:
+            raise GPSError("a world can only be shown if joint_pos is in its state")
+        model = self.model_of(condition, test=test)
+        compiled = self._conditions[test][condition].compiled
+        where = self._layout.slice("joint_pos")
+        return Display(model, self._layout.size, lambda X: raw_positions(compiled, X[:, where]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The command `gps`: run, resume, evaluate, export, list, new.
+"""The command `gps`: run, resume, gui, plot, evaluate, export, list, new.
 
 Heavy packages are imported by the commands that need them, so that `gps list` answers at once.
 """
@@ -9,11 +9,13 @@ import argparse
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gps.execution import Executor
+    from gps.pipeline.control import Control
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.runner import IterationReport
     from gps.pipeline.store import RunFolder
@@ -215,7 +218,13 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="asynchronous: batches per condition that the policy is trained on (default: 2)",
     )
+    parser.add_argument(
+        "--changes",
+        metavar="FILE",
+        help="changes.json of a run whose options were changed on the way: change them again",
+    )
     _executor_arguments(parser)
+    _page_arguments(parser)
 
 
 def _limit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +236,25 @@ def _limit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--updates", type=int, metavar="N", help="asynchronous: stop after N policy updates"
+    )
+
+
+def _page_arguments(parser: argparse.ArgumentParser, always: bool = False) -> None:
+    """always: for the command that does nothing but show the page."""
+    what = "" if always else "with --gui: "
+    if not always:
+        parser.add_argument("--gui", action="store_true", help="show the run in the browser")
+    parser.add_argument(
+        "--port", type=int, metavar="P", help=f"{what}port of the page (default: 8080 or the next)"
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help=f"{what}listen there, for other machines too; the page then asks for a token "
+        "(default: 127.0.0.1, this machine only)",
+    )
+    parser.add_argument(
+        "--token", metavar="TEXT", help=f"{what}the token (default with --host: a random one)"
     )
 
 
@@ -269,6 +297,7 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     changes = {k: getattr(args, k) for k in ("seed", "iterations") if getattr(args, k) is not None}
     experiment = replace(experiment, **changes)
 
+    from gps.pipeline import changes as live
     from gps.pipeline import config_io, store
     from gps.pipeline.runner import run
 
@@ -289,18 +318,23 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     store.require_new(out)
     config_io.to_json(experiment)
     agent = experiment.validate()
+    made = live.Changes()
+    if args.changes is not None:
+        if args.asynchronous:
+            raise ConfigError("--changes is for synchronous runs: they can be made again")
+        if not Path(args.changes).is_file():
+            raise ConfigError(f"--changes: there is no file {args.changes}")
+        made = live.read(Path(args.changes))
+        for n, _ in made.at:
+            made.apply(experiment, n)
 
-    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
+    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
+        where: dict[str, Any] = {"out": out, "executor": executor, "source": loaded.source}
         if args.asynchronous:
             return asynchronous.run_asynchronous(
-                experiment,
-                config=config,
-                out=out,
-                executor=executor,
-                source=loaded.source,
-                stop=stop,
+                experiment, config=config, control=control, **where
             )
-        return run(experiment, out=out, executor=executor, source=loaded.source)
+        return run(experiment, control=control, changes=made, **where)
 
     if args.asynchronous:
         total = config.snapshots(experiment, agent.n_conditions)
@@ -328,6 +362,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, metavar="I", help="total to reach")
     _limit_arguments(parser)
     _executor_arguments(parser)
+    _page_arguments(parser)
 
 
 def _resume(args: argparse.Namespace, options: list[str]) -> int:
@@ -348,8 +383,17 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
     if args.rollouts is not None or args.updates is not None:
         raise ConfigError("--rollouts and --updates are for asynchronous runs; use --iterations")
 
-    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
-        return resume(args.run, start=args.start, iterations=args.iterations, executor=executor)
+    held = folder.changes().apply(experiment, folder.last() + 1)
+    total = held.iterations if args.iterations is None else args.iterations
+
+    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
+        return resume(
+            args.run,
+            start=args.start,
+            iterations=args.iterations,
+            executor=executor,
+            control=control,
+        )
 
     return _follow(args, experiment.name, total, Path(args.run), start)
 
@@ -362,9 +406,9 @@ def _resume_asynchronous(
     config, experiment = asynchronous.changed(folder, experiment, **given)
     agent = experiment.validate()
 
-    def start(executor: Executor, stop: Callable[[], bool]) -> Iterator[IterationReport]:
+    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
         return asynchronous.resume_asynchronous(
-            args.run, start=args.start, executor=executor, stop=stop, **given
+            args.run, start=args.start, executor=executor, control=control, **given
         )
 
     print(
@@ -383,7 +427,7 @@ def _follow(
     name: str,
     total: int | None,
     out: Path,
-    start: Callable[[Executor, Callable[[], bool]], Iterable[IterationReport]],
+    start: Callable[[Executor, Control], Iterable[IterationReport]],
     limits: str = "",
     trainers: int = 0,
 ) -> int:
@@ -394,13 +438,17 @@ def _follow(
     """
     from gps.display import Progress
     from gps.parallel.executors import make_executor
+    from gps.pipeline.control import Control
 
     done, asynchronous = 0, bool(limits)
+    control = Control(pausable=not asynchronous)
     with ExitStack() as stack:
+        page = stack.enter_context(_Page(args, out))
         progress = stack.enter_context(Progress(total or 0))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
         unit = "snapshot" if asynchronous else "iteration"
-        interrupt = stack.enter_context(_Interrupt(f"{'a' if asynchronous else 'this'} {unit}"))
+        what = f"{'a' if asynchronous else 'this'} {unit}"
+        interrupt = stack.enter_context(_Interrupt(what, control.ask_to_stop))
         if args.executor == "dask":
             where = f"joining {args.scheduler}" if args.scheduler else "starting workers"
             progress.line(f"{name}: {where}")
@@ -418,7 +466,7 @@ def _follow(
         kind = "asynchronous, " if asynchronous else ""
         progress.line(f"{name}: {kind}{goal}, {args.executor}, in {out}")
         progress.header()
-        reports = start(executor, lambda: interrupt.requested)
+        reports = start(executor, control)
         stack.callback(getattr(reports, "close", lambda: None))
         try:
             for report in reports:
@@ -428,8 +476,6 @@ def _follow(
                     progress.line(_asynchronous_line(report.row))
                 for event in report.events:
                     progress.event(event)
-                if interrupt.requested and not asynchronous:  # they stop by themselves
-                    break
         except Exception as error:
             if list((out / "iterations").glob("*.h5")):
                 copy = out / "hyperparams.py"
@@ -439,13 +485,59 @@ def _follow(
         except KeyboardInterrupt:
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED
-        if interrupt.requested and (asynchronous or total is None or done < total):
+        if not asynchronous and control.status.total:  # may have been changed on the way
+            total = control.status.total
+        if control.stopping and (asynchronous or total is None or done < total):
             progress.line(f"stopped after {unit} {done}; go on with: gps resume {out}")
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {goal}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
+        executor.close()
+        if not interrupt.requested:
+            page.stay(progress.line)
     return 0
+
+
+class _Page:
+    """The process that shows the run in the browser, where `--gui` asks for it.
+
+    It is a process of its own, so that neither its work nor its end is felt by the run.
+    """
+
+    def __init__(self, args: argparse.Namespace, out: Path) -> None:
+        self._args, self._out = args, out
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Page:
+        options = {name: getattr(self._args, name) for name in ("port", "host", "token")}
+        given = {name: value for name, value in options.items() if value is not None}
+        if not self._args.gui:
+            if given:
+                raise ConfigError(f"--{next(iter(given))} needs --gui")
+            return self
+        _check_gui()
+        argv = [sys.executable, "-m", "gps.cli", "gui", str(self._out), "--wait", str(os.getpid())]
+        for name, value in given.items():
+            argv += [f"--{name}", str(value)]
+        # Ctrl-C is for the run; it ends the page when it has ended itself
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def stay(self, say: Callable[[str], None]) -> None:
+        """Let the page be looked at after the run, until Ctrl-C or until it ends."""
+        if self._process is not None and self._process.poll() is None:
+            say("the page stays until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                self._process.wait()
 
 
 def _asynchronous_line(row: Mapping[str, float]) -> str:
@@ -481,9 +573,11 @@ def _deferred_interrupts() -> Iterator[None]:
 class _Interrupt:
     """The first Ctrl-C asks for a stop after the iteration, the second stops at once."""
 
-    def __init__(self, what: str = "this iteration") -> None:
+    def __init__(
+        self, what: str = "this iteration", on_request: Callable[[], None] = lambda: None
+    ) -> None:
         self.requested = False
-        self._what = what
+        self._what, self._on_request = what, on_request
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupt:
@@ -504,10 +598,77 @@ class _Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self._on_request()
         # print may be in the middle of a line of its own
         text = f"\nstopping after {self._what} is stored; Ctrl-C again stops at once\n"
         with suppress(OSError):  # the terminal may be closed
             os.write(2, text.encode())
+
+
+# --- gui and plot --------------------------------------------------------------------------------
+
+
+def _check_gui() -> None:
+    missing = [name for name in ("viser", "mjviser", "plotly") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the page needs the extra 'gui' ({', '.join(missing)} is not installed): "
+            "pip install 'guided-policy-search[gui]'"
+        )
+
+
+def _gui_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, of a run that goes on or has ended")
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN", help="other runs, for the progress plots"
+    )
+    _page_arguments(parser, always=True)
+    # of `gps run --gui`: the folder is still to come; end with that process
+    parser.add_argument("--wait", type=int, help=argparse.SUPPRESS)
+
+
+def _gui(args: argparse.Namespace, options: list[str]) -> int:
+    _check_gui()
+    if args.port is not None and not 0 <= args.port < 2**16:
+        raise ConfigError(f"--port must be from 0 to 65535, got {args.port}")
+    from gps.gui.app import serve
+
+    return serve(
+        Path(args.run),
+        compare=[Path(path) for path in args.compare],
+        host=args.host,
+        port=args.port,
+        token=args.token,
+        parent=args.wait,
+    )
+
+
+def _plot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
+    parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
+    parser.add_argument(
+        "--condition", type=int, metavar="M", help="of the inspector's figures (default: all)"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN", help="other runs in the progress figures"
+    )
+    parser.add_argument("--log", action="store_true", help="logarithmic axes where they make sense")
+
+
+def _plot(args: argparse.Namespace, options: list[str]) -> int:
+    from gps.gui.figures import plot_run
+
+    written = plot_run(
+        Path(args.run),
+        Path(args.out),
+        iteration=args.iteration,
+        condition=args.condition,
+        compare=[Path(path) for path in args.compare],
+        log=args.log,
+    )
+    print(f"wrote {len(written)} files to {args.out}")
+    return 0
 
 
 # --- evaluate ------------------------------------------------------------------------------------
@@ -760,6 +921,8 @@ def _new(args: argparse.Namespace, options: list[str]) -> int:
 COMMANDS = {
     "run": Command("run an experiment", _run_arguments, _run, takes_options=True),
     "resume": Command("continue a run", _resume_arguments, _resume),
+    "gui": Command("show a run in the browser, live or stored", _gui_arguments, _gui),
+    "plot": Command("write a run's plots as PNG", _plot_arguments, _plot),
     "evaluate": Command("roll out what a run has learned", _evaluate_arguments, _evaluate),
     "export": Command("write the policy for use without gps", _export_arguments, _export),
     "list": Command("show the experiments", lambda parser: None, _list),

@@ -25,6 +25,7 @@ LEVEL = {
     "parallel": 6,
     "pipeline": 7,
     "display": 8,
+    "gui": 8,
     "cli": 9,
 }
 ONLY = {"agents": {"agents", "errors", "types", "rng", "data"}}

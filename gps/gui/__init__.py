@@ -1,0 +1,30 @@
+"""Seeing a run: `gps gui RUN` in the browser, `gps plot RUN` as files.
+
+`RunReader` reads a stored run piece by piece, also while it is still being written. `progress` and
+`inspect` make of it what is worth seeing, as plain plots; `plot_run` draws them into files::
+
+    from gps.gui import RunReader, inspect
+    run = RunReader("runs/peg_insertion/20260101-120000-seed0")
+    plots = inspect(run, iteration=3, condition=0)["dynamics"]
+
+None of these knows an algorithm: what a run does not hold is not shown.
+"""
+
+from gps.gui.figures import draw, page, plot_run
+from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, inspect, progress
+from gps.gui.records import RunReader, Sample
+
+__all__ = [
+    "HeatMap",
+    "Line",
+    "LinePlot",
+    "Plot",
+    "RunReader",
+    "Sample",
+    "Table",
+    "draw",
+    "inspect",
+    "page",
+    "plot_run",
+    "progress",
+]

@@ -1,0 +1,111 @@
+"""`gps gui`: the server, the page and the loop that keeps it up to date."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gps.errors import GPSError, StoreError
+from gps.gui.access import is_loopback, new_token
+from gps.gui.records import RunReader
+from gps.gui.session import Session
+from gps.threads import one_thread
+
+log = logging.getLogger(__name__)
+
+PORT = 8080
+_WAIT = 0.2  # seconds between looks for a run that is still to come
+
+
+def serve(
+    run: Path,
+    *,
+    compare: Sequence[Path] = (),
+    host: str | None = None,
+    port: int | None = None,
+    token: str | None = None,
+    parent: int | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Show a run until Ctrl-C or SIGTERM; returns the exit code.
+
+    host: None for this machine only; any other address needs a token, and gets a random one where
+    none is given. port: None for 8080 or the next free one. parent: a process that is about to make
+    the run: its folder may still be missing, and the page ends with that process. Raises StoreError
+    where there is no run, ConfigError.
+    """
+    os.nice(5)  # the run comes first
+    host = host or "127.0.0.1"
+    if token is None and not is_loopback(host):
+        token = new_token()
+    stop = _Stop(parent)
+    reader = _reader(run, stop, parent is not None)
+    if reader is None:
+        return 0
+    others = [RunReader(path) for path in compare]
+    for one in (reader, *others):
+        one.refresh()
+    from gps.gui.server import SecureServer  # viser takes a second to import
+    from gps.gui.view import View
+
+    with one_thread():
+        server = SecureServer(
+            host, PORT if port is None else port, token=token, label=f"gps {reader.name}"
+        )
+        try:
+            if server.note and port is not None:
+                say(f"gui: {server.note}")
+            say(f"gui: {server.url}")
+            session = Session(reader, others)
+            view = View(server, session)
+            while not stop():
+                view.step()
+            session.close()
+        finally:
+            server.stop()
+    return 0
+
+
+def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None:
+    """The run, once its folder is there; None if there is no more reason to wait."""
+    while True:
+        try:
+            reader = RunReader(run)
+            reader.refresh()
+            if reader.iterations or not wait:
+                return reader
+        except StoreError:
+            if not wait:
+                raise
+        except GPSError:
+            raise
+        if stop():
+            return None
+        time.sleep(_WAIT)
+
+
+class _Stop:
+    """Whether to end: after Ctrl-C or SIGTERM, or when the process that we belong to is gone."""
+
+    def __init__(self, parent: int | None) -> None:
+        self._asked, self._parent = False, parent
+        self._belongs = parent is not None and os.getppid() == parent
+        for name in ("SIGINT", "SIGTERM"):
+            signal.signal(getattr(signal, name), self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> Any:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked or (self._belongs and os.getppid() != self._parent)
+
+
+__all__ = ["serve"]

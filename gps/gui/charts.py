@@ -1,0 +1,391 @@
+"""Plots in the browser: lines by uPlot, heat maps by Plotly, tables as HTML, updated in place.
+
+`uplot_options`, `plotly_figure` and `table_html` turn a plot into what the browser is told; `Chart`
+keeps what it told last, and is silent while that is the same.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import html
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table
+from gps.types import Array
+
+_HUES = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"),
+)
+_EDGE = "gps-edge"
+STYLE = (
+    f"<style>.u-legend .{_EDGE} {{ display: none }} .u-title {{ font-size: 13px }} "
+    # values that come and go with the pointer must not move what is below
+    ".u-legend .u-value { display: inline-block; min-width: 4.5em; text-align: left }</style>"
+)
+"""For the page, once: edges of bands and markers are series to uPlot, but none for a reader."""
+_ASPECT = 1.6  # width over height
+
+
+class Palette:
+    """Colours by label: the same label has the same colour in every chart that shares the palette.
+
+    The first labels get the usual ten, later ones hues that lie between.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def __call__(self, label: str) -> str:
+        """The colour of a label, as #rrggbb."""
+        if label not in self._given:
+            i = len(self._given)
+            self._given[label] = _HUES[i] if i < len(_HUES) else _between(i - len(_HUES))
+        return self._given[label]
+
+
+def _between(i: int) -> str:
+    """Hues by the golden ratio: none comes twice, and neighbours in time differ most."""
+    hue, level = (0.07 + i * 0.6180339887) % 1.0, (0.45, 0.6, 0.35)[i % 3]
+    return "#" + "".join(f"{round(255 * v):02x}" for v in colorsys.hls_to_rgb(hue, level, 0.65))
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LineData:
+    """Columns over one common axis, as uPlot wants them."""
+
+    x: tuple[float, ...]
+    """Ascending; the place of the marker comes twice."""
+    columns: tuple[tuple[float | None, ...], ...]
+    """One per line and two per band, upper edge first; None is a gap."""
+    dropped: int
+    """Values that a logarithmic axis cannot show."""
+
+
+def line_data(plot: LinePlot, *, log: bool = False) -> LineData:
+    """The lines of a plot on one axis that holds every x of every line.
+
+    A line is interpolated where others have an x and it has none; before its first and after its
+    last point it has gaps, and wherever it is NaN or infinite or, with `log`, not above zero.
+    """
+    grids = [np.asarray(line.x, float) for line in plot.lines]
+    marks = [] if plot.marker is None else [float(plot.marker)] * 2
+    every = np.concatenate([g[np.isfinite(g)] for g in grids]) if grids else np.empty(0)
+    x = np.unique(every)
+    if marks and np.isfinite(marks[0]) and len(x):
+        x = np.sort(np.concatenate([x[x != marks[0]], marks]))
+    columns, dropped = [], 0
+    for line, grid in zip(plot.lines, grids, strict=True):
+        for y in _band(line):
+            column, lost = _on(x, grid, np.asarray(y, float), log=log)
+            columns.append(column)
+            dropped += lost
+    return LineData(tuple(x.tolist()), tuple(columns), dropped)
+
+
+def _band(line: Line) -> list[Array]:
+    """What is drawn of a line: its values, and upper and lower edge of the band if it has one."""
+    edges = [] if line.low is None or line.high is None else [line.high, line.low]
+    return [line.y, *edges]
+
+
+def _on(x: Array, grid: Array, y: Array, *, log: bool) -> tuple[tuple[float | None, ...], int]:
+    """Values of one line at `x`, None for gaps, and how many a logarithm has no place for."""
+    good = np.isfinite(y) & np.isfinite(grid)
+    lost = good & (y <= 0) if log else np.zeros_like(good)
+    good &= ~lost
+    known = np.isfinite(grid)
+    order = np.argsort(grid[known], kind="stable")
+    grid, y, good = grid[known][order], y[known][order], good[known][order]
+    if not good.any() or not len(x):
+        return (None,) * len(x), int(lost.sum())
+    # the ends of the segment that holds a place; both are the point itself where there is one
+    left = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 1)
+    right = np.clip(np.searchsorted(grid, x, side="left"), 0, len(grid) - 1)
+    inside = (x >= grid[0]) & (x <= grid[-1]) & good[left] & good[right]
+    width = np.where(grid[right] > grid[left], grid[right] - grid[left], 1.0)
+    share = np.where(grid[right] > grid[left], (x - grid[left]) / width, 0.0)
+    with np.errstate(invalid="ignore"):
+        values = y[left] + share * (y[right] - y[left])
+    column = [v if ok else None for v, ok in zip(values.tolist(), inside, strict=True)]
+    return tuple(column), int(lost.sum())
+
+
+@dataclass(frozen=True)
+class UplotOptions:
+    """What uPlot is told: its data, which change often, and how they are drawn."""
+
+    data: tuple[tuple[float | None, ...], ...]
+    looks: dict[str, Any]
+
+
+def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> UplotOptions | None:
+    """What uPlot is told of a plot; None where it has nothing to draw.
+
+    log: a logarithmic y axis, if the plot is fit for one and has a value above zero.
+    """
+    log = log and plot.log
+    data = line_data(plot, log=log)
+    if log and not _anything(data):
+        log, data = False, line_data(plot)
+    if not _anything(data):
+        return None
+    series: list[dict[str, Any]] = [{"label": plot.x_label}]
+    bands: list[dict[str, Any]] = []
+    for line in plot.lines:
+        hue, at = colour(line.label), len(series)
+        series.append({"label": line.label, "stroke": hue, "width": 1.5, "scale": "y"})
+        if line.low is not None and line.high is not None:
+            edge = {"stroke": "transparent", "scale": "y", "class": _EDGE, "points": _NO_POINTS}
+            series += [{"label": f"{line.label}, {which}", **edge} for which in ("high", "low")]
+            bands.append({"series": (at + 1, at + 2), "fill": f"{hue}2e"})
+    columns = [data.x, *data.columns]
+    scales: dict[str, Any] = {"x": {"time": False}, "y": {"distr": 3 if log else 1}}
+    if plot.marker is not None:
+        columns.append(_marker(data.x, float(plot.marker)))
+        mark = {"stroke": "#888", "width": 1, "dash": (4, 3), "points": _NO_POINTS}
+        series.append({"label": "marker", "scale": "marker", "class": _EDGE, **mark})
+        scales["marker"] = {"range": (0.0, 1.0), "auto": False}
+    title = plot.title
+    if data.dropped:
+        values = "value" if data.dropped == 1 else "values"
+        title += f" ({data.dropped} {values} not above 0 left out)"
+    looks = {
+        "series": tuple(series),
+        "bands": tuple(bands) or None,
+        "scales": scales,
+        "axes": (
+            {"scale": "x", "label": plot.x_label, "size": 32, **_AXIS},
+            {"scale": "y", "label": plot.y_label, "size": 62, **_AXIS},
+        ),
+        "title": title,
+        "legend": {"show": True, "live": True},
+        "cursor": {"focus": {"prox": 16}, "points": {"one": True}},
+        "focus": {"alpha": 0.3},
+        "padding": (8, 16, 0, 0),
+    }
+    return UplotOptions(tuple(columns), looks)
+
+
+_NO_POINTS = {"show": False}
+_AXIS = {
+    "labelSize": 16,
+    "labelGap": 0,
+    "labelFont": "11px sans-serif",
+    "font": "10px sans-serif",
+    "ticks": {"size": 4, "width": 1},
+}
+
+
+def _anything(data: LineData) -> bool:
+    return any(value is not None for column in data.columns for value in column)
+
+
+def _marker(x: tuple[float, ...], place: float) -> tuple[float | None, ...]:
+    """From the bottom to the top of a scale of its own, at the two columns of that place."""
+    values: list[float | None] = [None] * len(x)
+    if place in x:
+        first = x.index(place)
+        values[first : first + 2] = [0.0, 1.0]
+    return tuple(values)
+
+
+# --- heat maps and tables -------------------------------------------------------------------------
+
+
+def plotly_figure(plot: HeatMap) -> dict[str, Any]:
+    """A heat map as Plotly takes it: row, place and value appear where the pointer is."""
+    unit = f" {plot.unit}" if plot.unit else ""
+    values = np.asarray(plot.values, float)
+    hover = f"%{{y}}<br>{_text(plot.x_label)}: %{{x}}<br>%{{z:.4g}}{_text(unit)}<extra></extra>"
+    finite = values[np.isfinite(values)]
+    signed = bool(finite.size and finite.min() < 0 < finite.max())
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "x": np.asarray(plot.x, float).tolist(),
+        "y": [_text(row) for row in plot.rows],
+        "z": [[v if np.isfinite(v) else None for v in row] for row in values.tolist()],
+        "hovertemplate": hover,
+        "hoverongaps": False,
+        "colorscale": "RdBu" if signed else "Viridis",
+        "reversescale": signed,
+        "colorbar": {"title": {"text": _text(plot.unit)}, "thickness": 10},
+    }
+    if signed:  # zero is white
+        trace |= {"zmid": 0.0}
+    lines = []
+    if plot.marker is not None and np.isfinite(plot.marker):
+        place = {"x0": float(plot.marker), "x1": float(plot.marker), "y0": 0, "y1": 1}
+        line = {"color": "#888", "width": 1, "dash": "dash"}
+        lines.append({"type": "line", "xref": "x", "yref": "paper", **place, "line": line})
+    layout = {
+        "title": {"text": _text(plot.title), "font": {"size": 13}},
+        "xaxis": {"title": {"text": _text(plot.x_label)}, "automargin": True},
+        # the first row on top, and names that look like numbers stay names
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True}
+        | {"title": {"text": _text(plot.y_label)}},
+        "margin": {"l": 10, "r": 10, "t": 34, "b": 14},
+        "font": {"size": 10, "color": "#888"},  # on a page that may be light or dark
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "shapes": lines,
+    }
+    # its buttons cover the title, and one of them sends the data to a service
+    return {"data": [trace], "layout": layout, "config": {"displayModeBar": False}}
+
+
+def _text(text: str) -> str:
+    """Text for Plotly, which reads some tags."""
+    return html.escape(text, quote=False)
+
+
+def table_html(plot: Table) -> str:
+    """A table as HTML; everything in it is text."""
+
+    def cells(values: Sequence[str], tag: str) -> str:
+        style = "padding:2px 8px 2px 0;text-align:left;vertical-align:top"
+        return "".join(f'<{tag} style="{style}">{html.escape(v)}</{tag}>' for v in values)
+
+    rows = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in plot.rows)
+    return (
+        '<div style="font-size:12px;overflow-x:auto;padding:4px 8px">'
+        f"<b>{html.escape(plot.title)}</b>"
+        f'<table style="border-collapse:collapse"><thead><tr>{cells(plot.columns, "th")}</tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _nothing(title: str) -> str:
+    return (
+        '<div style="font-size:12px;padding:4px 8px">'
+        f"<b>{html.escape(title)}</b><br>nothing to show yet</div>"
+    )
+
+
+# --- in the browser -------------------------------------------------------------------------------
+
+
+def prepare(server: Any) -> Any:
+    """Tell the page what all charts need; call it once, outside of any container."""
+    return server.gui.add_html(STYLE, order=1e9)
+
+
+class Chart:
+    """One place in the GUI that shows a plot, and another one when told so.
+
+    container: the folder, tab or panel that it belongs to; None for the one that is current
+    whenever another sort of plot is shown. The chart keeps its place among its neighbours. Charts
+    that share a palette share their colours. Not to be used from several threads at once.
+    """
+
+    def __init__(self, server: Any, palette: Palette | None = None, container: Any = None) -> None:
+        self._server, self._container = server, container
+        self._colour = palette if palette is not None else Palette()
+        self._kind = ""
+        self._told: Any = None
+        self._handle: Any = None
+
+    def show(self, plot: Plot, *, log: bool = False) -> bool:
+        """Show a plot; whether the browser had to be told anything.
+
+        log: a logarithmic axis for lines, where it makes sense.
+        """
+        kind, content = self._content(plot, log)
+        if kind == self._kind and content == self._told:
+            return False
+        if kind != self._kind:
+            self._replace(kind, content)
+        else:
+            self._update(content)
+        self._kind, self._told = kind, content
+        return True
+
+    def remove(self) -> None:
+        """Take the chart off the page; showing something brings it back, at the end."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._kind, self._told = None, "", None
+
+    @property
+    def visible(self) -> bool:
+        """Whether the chart is on the page; assign to hide it without losing its place."""
+        return self._handle is not None and bool(self._handle.visible)
+
+    @visible.setter
+    def visible(self, value: bool) -> None:
+        if self._handle is not None:
+            self._handle.visible = value
+
+    def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
+        if isinstance(plot, LinePlot):
+            options = uplot_options(plot, self._colour, log=log)
+            if options is not None:
+                return "lines", options
+            return "text", _nothing(plot.title)
+        if isinstance(plot, HeatMap):
+            if np.size(plot.values):
+                return "heat map", plotly_figure(plot)
+            return "text", _nothing(plot.title)
+        return "text", table_html(plot)
+
+    def _replace(self, kind: str, content: Any) -> None:
+        """Another sort of element in the same place."""
+        gui, order = self._server.gui, None
+        visible = self.visible if self._handle is not None else True
+        if self._handle is not None:
+            order = self._handle.order
+            self._handle.remove()
+        same = {"order": order, "visible": visible}
+        with self._container if self._container is not None else nullcontext():
+            if kind == "lines":
+                columns = tuple(np.array(c, dtype=float) for c in content.data)
+                self._handle = gui.add_uplot(columns, aspect=_ASPECT, **content.looks, **same)
+                self._send(content.data)
+            elif kind == "heat map":
+                self._handle = gui.add_plotly(_Figure(content), aspect=0.62, **same)
+            else:
+                self._handle = gui.add_html(content, **same)
+
+    def _update(self, content: Any) -> None:
+        handle = self._handle
+        if self._kind == "lines":
+            for name, value in content.looks.items():
+                if self._told.looks[name] != value:
+                    setattr(handle, name, value)
+            if self._told.data != content.data:
+                self._send(content.data)
+        elif self._kind == "heat map":
+            handle.figure = _Figure(content)
+        else:
+            handle.content = content
+
+    def _send(self, data: tuple[tuple[float | None, ...], ...]) -> None:
+        """Set the data. Arrays have no null, which is a gap to uPlot, while NaN is bridged."""
+        if any(value is None for column in data for value in column):
+            self._handle.data = [list(column) for column in data]
+        else:
+            self._handle.data = tuple(np.array(column, dtype=float) for column in data)
+
+
+class _Figure:
+    """A figure as far as viser looks at it; plotly's own takes half a second to import."""
+
+    def __init__(self, figure: dict[str, Any]) -> None:
+        self._figure = figure
+
+    def to_json(self) -> str:
+        """The figure as JSON."""
+        return json.dumps(self._figure)
+
+
+__all__ = ["STYLE", "Chart", "LineData", "Palette", "UplotOptions", "line_data", "plotly_figure"]
+__all__ += ["prepare", "table_html", "uplot_options"]

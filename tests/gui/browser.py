@@ -1,0 +1,90 @@
+"""A headless Chromium for tests of the GUI: started, asked for errors, and watched.
+
+`open_browser` is a context manager; without chromium, chromedriver or selenium, `missing` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+_PROGRAMS = ("chromium", "chromedriver")
+_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--no-first-run",
+    "--no-default-browser-check",
+)
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_INSIDE = ("data", "blob", "about", "chrome", "chrome-extension", "devtools")
+
+
+def missing() -> str:
+    """What a browser test lacks here, in words; empty where nothing is missing."""
+    gone = [name for name in _PROGRAMS if shutil.which(name) is None]
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        gone.append("selenium")
+    return ", ".join(gone)
+
+
+@contextmanager
+def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
+    """A driver of a fresh browser with a window of this size in pixels, closed at the end."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = Options()
+        options.binary_location = shutil.which("chromium") or ""
+        for option in (*_OPTIONS, f"--window-size={width},{height}", f"--user-data-dir={profile}"):
+            options.add_argument(option)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        try:
+            driver.set_page_load_timeout(30)
+            driver.set_script_timeout(30)
+            yield driver
+        finally:
+            driver.quit()
+
+
+def console_errors(driver: Any) -> list[str]:
+    """Errors in the console since the last call: of scripts, of the network, of the policy."""
+    return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def foreign_requests(driver: Any) -> list[str]:
+    """Addresses that were asked for since the last call and are not of this machine."""
+    asked = []
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        params = message.get("params", {})
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append(params["request"]["url"])
+        elif message["method"] == "Network.webSocketCreated":
+            asked.append(params["url"])
+    parts = [(url, urlsplit(url)) for url in asked]
+    return [u for u, p in parts if p.scheme not in _INSIDE and p.hostname not in _LOCAL]
+
+
+def screenshot(driver: Any, path: Path) -> None:
+    """Write what the window shows as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    driver.save_screenshot(str(path))

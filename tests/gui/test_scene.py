@@ -1,0 +1,391 @@
+"""Geometry of what the scene shows, the time that is shown, and what viser is told."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import mujoco
+import numpy as np
+import pytest
+
+import gps
+from gps.agents import (
+    Condition,
+    GymnasiumConfig,
+    MujocoConfig,
+    PointMassConfig,
+    RealTimeConfig,
+    cartpole,
+    peg_insertion,
+)
+from gps.errors import GPSError, ShapeError
+from gps.gui.scene import (
+    Ball,
+    Player,
+    ellipsoids,
+    entry_points,
+    marginal_ellipsoids,
+    mean_path,
+    sample_paths,
+    targets_of,
+    world_of,
+)
+from gps.types import Layout, LinearGaussianController
+
+
+def still(agent):
+    T, nu, nx = agent.T, agent.nu, agent.layout.size
+    chol = np.tile(0.3 * np.eye(nu), (T, 1, 1))
+    return LinearGaussianController(K=np.zeros((T, nu, nx)), k=np.zeros((T, nu)), chol=chol)
+
+
+def rolled(agent, condition=0, N=2, *, test=False, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(N, agent.T, agent.nu))
+    return agent.rollout(still(agent), condition, noise, test=test)
+
+
+@pytest.fixture(scope="module")
+def peg():
+    return replace(peg_insertion(n_test=2), T=8).build()
+
+
+# --- displays -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("condition", "test"), [(0, False), (3, False), (1, True)])
+def test_a_display_has_the_end_points_where_the_rollout_has_them(peg, condition, test):
+    rollouts = rolled(peg, condition, test=test)
+    display = peg.display(condition, test=test)
+    data = display.data()
+    sites = [display.model.site(name).id for name in ("peg_tip", "peg_top")]
+    for t in (0, 5):
+        display.set_state(data, rollouts.X[1, t])
+        seen = data.site_xpos[sites].ravel()
+        np.testing.assert_allclose(seen, rollouts.entry("end_points")[1, t], atol=1e-12)
+
+
+def test_a_display_has_the_shapes_where_render_draws_them(peg, monkeypatch):
+    drawn = {}
+
+    def render_states(model, qpos, **_):
+        drawn.update(model=model, qpos=qpos)
+
+    monkeypatch.setattr("gps.agents.mujoco.render_states", render_states)
+    rollouts = rolled(peg, 2)
+    peg.render(rollouts, 1)
+    other = mujoco.MjData(drawn["model"])
+    other.qpos[:] = drawn["qpos"][4]
+    mujoco.mj_forward(drawn["model"], other)
+    display = peg.display(2)
+    data = display.data()
+    display.set_state(data, rollouts.X[1, 4])
+    np.testing.assert_allclose(data.geom_xpos, other.geom_xpos, atol=1e-12)
+    np.testing.assert_allclose(data.geom_xmat, other.geom_xmat, atol=1e-12)
+
+
+BALL = """<mujoco><worldbody>
+  <body name="stand" mocap="true" pos="0 0 1"><geom size=".1"/></body>
+  <body name="b" pos="0 0 2"><joint name="j" type="ball"/>
+    <geom size=".02" fromto="0 0 0 0 0 .3" type="capsule"/><site name="s" pos="0 .1 .3"/></body>
+</worldbody><actuator><motor joint="j" gear="1 0 0"/></actuator></mujoco>"""
+
+
+def test_quaternions_and_mocap_bodies_are_where_they_are():
+    config = MujocoConfig(
+        model=BALL,
+        T=6,
+        sites=("s",),
+        state=("joint_pos", "joint_vel", "end_points"),
+        conditions=(Condition(), Condition(mocap=(("stand", (1.0, 2.0, 3.0)),))),
+    )
+    agent = config.build()
+    rollouts = rolled(agent, 1)
+    display = agent.display(1)
+    data = display.data()
+    display.set_state(data, rollouts.X[0, 5])
+    np.testing.assert_allclose(data.site_xpos[0], rollouts.entry("end_points")[0, 5], atol=1e-9)
+    np.testing.assert_allclose(data.xpos[display.model.body("stand").id], (1, 2, 3))
+
+
+def test_a_display_is_a_copy_and_checks_the_state(peg):
+    display = peg.display(0)
+    display.model.geom_rgba[:] = 0
+    assert peg.display(0).model.geom_rgba.any()
+    with pytest.raises(ShapeError, match="26"):
+        display.set_state(display.data(), np.zeros(3))
+
+
+def test_a_gymnasium_world_is_shown():
+    pytest.importorskip("gymnasium")
+    agent = GymnasiumConfig(env="InvertedPendulum-v5", T=4).build()
+    rollouts = rolled(agent)
+    world = world_of(agent, 0)
+    data = world.display.data()
+    world.display.set_state(data, rollouts.X[0, 3])
+    np.testing.assert_allclose(data.qpos, rollouts.entry("joint_pos")[0, 3])
+    assert world.points is not None
+
+
+def test_a_wrapped_world_is_the_one_inside():
+    world = world_of(RealTimeConfig(world=peg_insertion()).build(), 1)
+    assert world.display.model.nbody == peg_insertion().build().model.nbody
+    assert world.note == ""
+
+
+def test_worlds_without_models_show_points_or_say_why_not():
+    world = world_of(PointMassConfig(starts=((1.0, 2.0),)).build(), 0)
+    assert world.display is None
+    np.testing.assert_array_equal(world.points.of(world.start), [[1, 2, 0]])
+    assert "no model" in world.note
+    blind = replace(cartpole(), state=("joint_vel",)).build()
+    shown = world_of(blind, 0)
+    assert (shown.display, shown.points) == (None, None)
+    assert "joint_pos" in shown.note
+    with pytest.raises(GPSError, match="joint_pos"):
+        blind.display(0)
+    nothing = SimpleNamespace(layout=Layout((("pressure", 2),)))
+    assert "nothing to show" in world_of(nothing, 0).note
+
+
+# --- points, paths, ellipsoids --------------------------------------------------------------------
+
+
+def test_points_are_entries_of_the_state(peg):
+    rollouts = rolled(peg)
+    points = entry_points(peg.layout)
+    assert points.of(rollouts.X).shape == (2, 8, 2, 3)
+    paths = sample_paths(points, rollouts.X)
+    np.testing.assert_array_equal(paths[3], rollouts.entry("end_points")[1, :, 3:])
+    mean = np.concatenate((rollouts.X[0], rollouts.U[0]), axis=1)
+    np.testing.assert_array_equal(
+        mean_path(points, mean)[1], rollouts.entry("end_points")[0, :, 3:]
+    )
+
+
+@pytest.mark.parametrize("build", [cartpole, lambda: replace(peg_insertion(), state=BODY)])
+def test_the_jacobian_of_points_on_the_body_is_the_simulators(build):
+    agent = build().build()
+    world = world_of(agent, 0)
+    x = np.array(world.start)
+    x[agent.layout.slice("joint_pos")] += 0.1
+    J = world.points.jacobian(x).reshape(-1, 3, agent.layout.size)
+    data, model = world.display.data(), world.display.model
+    world.display.set_state(data, x)
+    mujoco.mj_forward(model, data)
+    exact = np.zeros((3, model.nv))
+    for p, label in enumerate(world.points.labels):
+        site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, label)
+        at = world.points.of(x)[p]
+        body = model.site_bodyid[site] if site >= 0 else model.body(label).id
+        mujoco.mj_jac(model, data, exact, None, at, body)
+        np.testing.assert_allclose(J[p][:, agent.layout.slice("joint_pos")], exact, atol=1e-7)
+
+
+BODY = ("joint_pos", "joint_vel")
+
+
+def test_ellipsoids_have_the_axes_of_the_covariance():
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(60, 3, 3))
+    covs, centres = A @ A.transpose(0, 2, 1) + 0.1 * np.eye(3), rng.normal(size=(60, 3))
+    found = ellipsoids(centres, covs, sigmas=2.0)
+    np.testing.assert_array_equal(found.centres, centres)
+    for radii, wxyz, cov in zip(found.radii, found.wxyz, covs, strict=True):
+        R = np.empty(9)
+        mujoco.mju_quat2Mat(R, wxyz)
+        R = R.reshape(3, 3)
+        np.testing.assert_allclose(R @ np.diag((radii / 2) ** 2) @ R.T, cov, atol=1e-9)
+
+
+def test_flat_ellipsoids_are_thin_and_impossible_ones_left_out():
+    disc, needle = np.diag([1.0, 4.0, 0.0]), np.outer([1, 1, 0], [1, 1, 0]) * 0.5
+    nearly = np.diag([1.0, 1.0, -1e-18])
+    bad = np.full((3, 3), np.nan), np.zeros((3, 3))
+    covs = np.stack([disc, bad[0], needle, bad[1], nearly])
+    found = ellipsoids(np.arange(15.0).reshape(5, 3), covs)
+    np.testing.assert_array_equal(found.centres[:, 0], [0, 6, 12])
+    np.testing.assert_allclose(found.radii[0], [0.004, 2, 4])
+    assert (found.radii > 0).all()
+    assert np.isfinite(found.wxyz).all()
+    assert len(ellipsoids(np.zeros((0, 3)), np.zeros((0, 3, 3))).radii) == 0
+    with pytest.raises(ShapeError, match=r"\(n, 3, 3\)"):
+        ellipsoids(np.zeros((2, 3)), np.zeros((3, 3)))
+
+
+def test_marginals_give_the_spread_of_the_points(peg):
+    T, nx, nz = 5, peg.layout.size, peg.layout.size + peg.nu
+    rng = np.random.default_rng(2)
+    A = rng.normal(size=(T, nz, nz))
+    mean, cov = rng.normal(size=(T, nz)), A @ A.transpose(0, 2, 1)
+    points, where = entry_points(peg.layout), peg.layout.slice("end_points")
+    found = marginal_ellipsoids(points, mean, cov, [1, 4, 99], sigmas=1.0)
+    assert found.centres.shape == (4, 3)
+    np.testing.assert_array_equal(found.centres[3], mean[4, where][3:])
+    own = ellipsoids(mean[4, where][None, 3:], cov[4, where, where][None, 3:, 3:], 1.0)
+    np.testing.assert_allclose(found.radii[3], own.radii[0])
+    mean[1, 0] = np.nan
+    assert len(marginal_ellipsoids(points, mean, cov, [1, 4]).centres) == 2
+    assert len(marginal_ellipsoids(points, mean[:, :nx], cov[:, :nx, :nx], [4]).centres) == 2
+
+
+def test_targets_are_found_in_sums():
+    experiment = gps.load("peg_insertion")
+    layout = experiment.world.build().layout
+    balls = targets_of((experiment.cost, experiment.measure), layout)
+    assert balls == (Ball((0.6, 0.0, -0.55)), Ball((0.6, 0.0, -0.25)))
+    mass = gps.load("point_mass")
+    assert targets_of((mass.cost,), mass.world.build().layout) == (Ball((0.0, 0.0, 0.0)),)
+    assert targets_of((experiment.cost,), Layout((("joint_vel", 7),))) == ()
+    avoided = replace(mass.measure, avoid=((1.0, 2.0, 0.3),))
+    assert Ball((1.0, 2.0, 0.0), 0.3) in targets_of((avoided,), mass.world.build().layout)
+    assert targets_of((None, object()), layout) == ()
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_player_follows_the_clock():
+    clock = Clock()
+    player = Player(10, 0.1, clock=clock)
+    clock.now += 5
+    assert (player.step, player.playing) == (0, False)
+    player.play()
+    clock.now += 0.25
+    assert player.step == 2
+    player.speed = 2.0
+    clock.now += 0.1
+    assert player.step == 4
+    player.pause()
+    clock.now += 7
+    assert player.step == 4
+    player.play()
+    player.scrub(8)
+    player.speed = 1.0
+    clock.now += 0.35
+    assert player.step == 1  # 8 + 3.5 steps, round the end
+    assert player.playing
+
+
+def test_the_player_stops_at_the_end_without_a_loop():
+    clock = Clock()
+    player = Player(10, 0.1, clock=clock)
+    player.loop = False
+    player.play()
+    clock.now += 0.95
+    assert (player.step, player.playing) == (9, True)
+    clock.now += 3
+    assert (player.step, player.playing) == (9, False)
+    player.play()
+    assert (player.step, player.playing) == (0, True)
+    player.scrub(99)
+    assert player.step == 9
+    player.load(4, 0.1)
+    assert player.step == 3
+    player.scrub(-1)
+    assert player.step == 0
+    player.speed = 0.0
+    clock.now += 50
+    assert player.step == 0
+
+
+# --- what viser is told ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server():
+    pytest.importorskip("viser")
+    pytest.importorskip("mjviser")
+    from gps.gui.server import SecureServer
+
+    server = SecureServer(port=0)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def view(server):
+    from gps.gui.scene import SceneView
+
+    view = SceneView(server)
+    yield view
+    view.clear()
+
+
+def nodes(server):
+    return {name for name in server.scene._handle_from_node_name if name.startswith("/slot")}
+
+
+def poses(server, name):
+    handles = server.scene._handle_from_node_name
+    return handles[name].batched_positions[0]
+
+
+def test_two_conditions_stand_side_by_side(server, view, peg):
+    for m in (0, 1):
+        assert view.show_world(world_of(peg, m), m, offset=1.5 * m) == ""
+    names = nodes(server)
+    assert {n.replace("/slot_0", "") for n in names if "/slot_0" in n} == {
+        n.replace("/slot_1", "") for n in names if "/slot_1" in n
+    }
+    assert server.scene._handle_from_node_name["/slot_1"].position[1] == 1.5
+    rollouts = rolled(peg, 0)
+    view.set_state(rollouts.X[0, 7], 0)
+    display = peg.display(0)
+    data = display.data()
+    (name,) = [n for n in names if n.startswith("/slot_0/bodies/peg/group")]
+    at = {}
+    for t in (0, 7):
+        display.set_state(data, rollouts.X[0, t])
+        at[t] = data.xpos[display.model.body("peg").id].copy()
+    np.testing.assert_allclose(poses(server, name), at[7], atol=1e-6)
+    other = poses(server, name.replace("slot_0", "slot_1"))
+    assert np.abs(other - at[7]).max() > 0.01  # of its own condition, at its start
+    view.clear(0)
+    assert not any("/slot_0" in n for n in nodes(server))
+    assert any("/slot_1" in n for n in nodes(server))
+
+
+def test_what_has_not_changed_is_not_sent_again(server, view, monkeypatch):
+    agent = PointMassConfig(starts=((1.0, 2.0),)).build()
+    world = world_of(agent, 0)
+    view.show_world(world)
+    paths = np.random.default_rng(0).normal(size=(3, 10, 3))
+    paths[0, 4] = np.nan
+    some = ellipsoids(np.zeros((2, 3)), np.tile(np.eye(3), (2, 1, 1)))
+    balls = (Ball((0.0, 0.0, 0.0)), Ball((1.0, 0.0, 0.0), 0.2))
+
+    def show():
+        view.show_world(world)
+        view.show_paths(paths.copy())
+        view.show_ellipsoids(some)
+        view.show_targets(balls)
+
+    show()
+    before = nodes(server)
+    want = {"paths", "ellipsoids", "targets/0", "targets/1", "point_0"}
+    assert {f"/slot_0/{n}" for n in want} <= before
+    assert server.scene._handle_from_node_name["/slot_0/paths"].points.shape == (25, 2, 3)
+    sent = []
+    queue = server._websock_server.queue_message
+    monkeypatch.setattr(
+        server._websock_server, "queue_message", lambda m: (sent.append(type(m)), queue(m))
+    )
+    show()
+    assert {t.__name__ for t in sent} <= {"SetPositionMessage"}
+    view.set_state(np.array([3.0, 4.0, 0.0, 0.0]))
+    sphere = server.scene._handle_from_node_name["/slot_0/point_0"]
+    np.testing.assert_allclose(sphere.position, (3, 4, 0))
+    view.hide("paths")
+    assert "/slot_0/paths" not in nodes(server)
+    view.show_paths(np.zeros((0, 5, 3)))
+    assert "/slot_0/paths" not in nodes(server)
+    with pytest.raises(ShapeError, match="paths"):
+        view.show_paths(np.zeros((5, 3)))
+    view.look()
+    assert np.isfinite(server.initial_camera.position).all()

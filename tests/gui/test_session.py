@@ -1,0 +1,247 @@
+"""What a page is about, without a browser."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gps
+from gps.errors import ConfigError, StoreError
+from gps.gui.records import RunReader
+from gps.gui.session import Session, duration, feature_points, status_line
+from gps.pipeline.control import Command, Control, Status
+from gps.policies.visual import VisionConfig
+
+
+def until(what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def session(run_path):
+    run = RunReader(run_path)
+    run.refresh()
+    session = Session(run)
+    session.poll()
+    yield session
+    session.close()
+
+
+def test_a_stored_run_is_done_and_shows_its_newest_iteration(session):
+    status = session.status
+    assert (status.state, status.iteration, status.total) == ("done", 3, 3)
+    assert status.commands == ()
+    assert session.selection.iteration == 3
+    assert not session.connected
+    assert session.can_resume
+
+
+def test_numbers_that_are_not_there_are_brought_into_range(session):
+    s = session.select(iteration=99, condition=99, sample=99, t=10_000)
+    samples, T = session.run.samples(3), len(session.run.rollout(3, 0, 0).X)
+    assert (s.iteration, s.condition, s.sample, s.t) == (
+        3,
+        session.run.conditions - 1,
+        samples - 1,
+        T - 1,
+    )
+    s = session.select(iteration=-5, condition=-1, sample=-1, t=-1)
+    assert (s.iteration, s.condition, s.sample, s.t) == (1, 0, 0, 0)
+
+
+def test_an_older_iteration_stays_selected_and_the_newest_is_followed(session):
+    assert not session.select(iteration=2).newest
+    assert session.select(t=3).iteration == 2
+    assert session.select(newest=True).iteration == 3
+    assert session.select(iteration=3).newest
+
+
+def test_replays_are_stored_samples_or_simulated(session):
+    session.select(sample=1, condition=1)
+    replay = session.replay(1)
+    np.testing.assert_array_equal(replay.X, session.run.rollout(3, 1, 1).X)
+    assert "sample 1 of iteration 3" in replay.text
+    session.select(source="policy")
+    policy = session.replay(1)
+    assert "policy after iteration 3 without noise" in policy.text
+    assert policy.X.shape == replay.X.shape
+    assert not np.array_equal(policy.X, replay.X)
+    session.select(source="local controller")
+    assert not np.array_equal(session.replay(1).X, policy.X)
+
+
+def test_paths_and_targets_are_in_space(session):
+    T, N = len(session.run.rollout(3, 0, 0).X), session.run.samples(3)
+    paths = session.sample_paths(0)
+    assert paths.shape == (N, T, 3)
+    X = session.run.rollouts(3, 0).entry("position")
+    np.testing.assert_array_equal(paths[..., :2], X)
+    path, some = session.plan(0)
+    assert path.shape == (1, T, 3)
+    assert some.centres.shape[1:] == (3,)
+    assert session.policy_paths(0).shape == (1, T, 3)
+    assert session.targets()
+
+
+def test_conditions_beside_each_other_begin_with_the_selected_one(session):
+    session.select(condition=2)
+    assert session.shown() == [2]
+    session.select(beside=True)
+    assert session.shown() == [2, 0, 1, 3]
+
+
+def test_plots_follow_the_selection(session):
+    assert session.progress()
+    titles = {}
+    for topic in ("trajectory", "controller", "dual"):
+        session.select(topic=topic)
+        titles[topic] = [p.title for p in session.inspector()]
+        assert titles[topic]
+    assert len({tuple(t) for t in titles.values()}) == 3
+
+
+def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, own_run, tmp_path):
+    assert session.run.path.resolve() not in [p.resolve() for p in session.relatives()]
+    (tmp_path / "no_run").mkdir()
+    shutil.copytree(own_run, tmp_path / "second")
+    run = RunReader(own_run)
+    run.refresh()
+    assert [p.name for p in Session(run).relatives()] == ["second"]
+    with pytest.raises(StoreError, match="does not exist"):
+        session.add(tmp_path / "none")
+    before = len(session.progress()[0].lines)
+    session.add(other_path)
+    assert len(session.progress()[0].lines) > before
+
+
+def test_nobody_to_be_told_is_said(session):
+    with pytest.raises(StoreError, match="no process makes this run now"):
+        session.send(Command(kind="pause"))
+
+
+def test_a_finished_run_is_resumed_only_for_more_iterations(session):
+    with pytest.raises(StoreError, match="has reached its 3 iterations"):
+        session.resume()
+
+
+def test_a_run_of_another_machine_is_watched_only(own_run):
+    (own_run / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": ""}))
+    run = RunReader(own_run)
+    run.refresh()
+    session = Session(run)
+    session.poll()
+    status = session.status
+    assert status.state == "running"
+    assert "process 1 on elsewhere writes to it" in status.note
+    assert not session.can_resume
+    with pytest.raises(StoreError, match="process 1 on elsewhere"):
+        session.send(Command(kind="pause"))
+
+
+def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
+    experiment = gps.load("point_mass_policy")
+    world = replace(experiment.world, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
+    training = replace(experiment.algorithm.training, steps=40)
+    algorithm = replace(experiment.algorithm, training=training)
+    experiment = replace(experiment, iterations=3, world=world, samples=3, algorithm=algorithm)
+    control, out = Control(), tmp_path / "run"
+    control.send(Command(kind="pause"))
+    reports = gps.run(experiment, out=out, control=control)
+    thread = threading.Thread(target=lambda: list(reports), daemon=True)
+    thread.start()
+    until(lambda: control.status.state == "paused")
+    run = RunReader(out)
+    run.refresh()
+    session = Session(run)
+    until(lambda: session.poll() or session.status.state == "paused")
+    assert session.connected
+    assert session.selection.iteration == 0
+    assert session.inspector() == []
+    assert session.replay(0) is None
+    assert not session.can_resume
+    session.send(Command(kind="change", options={"samples": "4"}))
+    with pytest.raises(ConfigError, match="cannot change between iterations"):
+        session.send(Command(kind="change", options={"world.T": "4"}))
+    session.send(Command(kind="step"))
+    until(lambda: session.poll() and session.selection.iteration == 1)
+    assert run.samples(1) == 4
+    until(lambda: session.poll() or session.settings["samples"] == "4")
+    session.send(Command(kind="run"))
+    thread.join(60)
+    until(lambda: session.poll() or (session.status.state == "done" and not session.connected))
+    assert session.selection.iteration == 3
+    assert any("told to change: samples 4" in line for line in session.log())
+    assert session.errors() == []
+    session.close()
+
+
+def test_the_error_that_ended_a_run_stays_visible(session, own_run):
+    text = "2026-01-01T00:00:00 error the arm fell off (in iteration 4)\n"
+    (own_run / "log.txt").write_text(text)
+    run = RunReader(own_run)
+    run.refresh()
+    other = Session(run)
+    assert other.errors() == ["the arm fell off (in iteration 4)"]
+    assert session.errors() == []
+
+
+def test_feature_points_lie_where_the_convolutions_look():
+    config = VisionConfig(channels=(4, 6), kernels=(5, 3), strides=(2, 1), finetune_steps=1)
+    policy = config.initial_policy(2, 2, (32, 48, 3), None, np.random.default_rng(0))
+    frame = np.zeros((32, 48, 3), np.uint8)
+    points = feature_points(policy, frame)
+    # on an even picture every softmax is flat: its mean is the middle
+    np.testing.assert_allclose(points, np.tile([[23.0, 15.0]], (6, 1)), atol=1e-4)
+    assert feature_points(policy, frame[:10]) is None
+    assert feature_points(object(), frame) is None
+
+
+def test_a_feature_point_is_column_and_row_of_what_is_seen():
+    config = VisionConfig(channels=(1,), kernels=(3,), strides=(1,), finetune_steps=1)
+    policy = config.initial_policy(2, 2, (20, 30, 3), None, np.random.default_rng(0))
+    middle = np.zeros((1, 3, 3, 3))
+    middle[:, :, 1, 1] = 200.0
+    encoder = replace(policy.encoder, weights=(middle, np.zeros(1)))
+    frame = np.zeros((20, 30, 3), np.uint8)
+    frame[7, 22] = 255
+    points = feature_points(replace(policy, encoder=encoder), frame)
+    np.testing.assert_allclose(points, [[22.0, 7.0]], atol=1e-3)
+
+
+def test_a_status_is_one_line():
+    status = Status(
+        state="running",
+        iteration=3,
+        total=12,
+        doing="rollout, 2 of 4 done",
+        elapsed=1.25,
+        expected=2.0,
+        remaining=18.75,
+    )
+    assert status_line(status, True) == (
+        "running, iteration 3 of 12; rollout, 2 of 4 done; 1.2 s of about 2.0 s; 19 s left in all"
+    )
+    assert status_line(Status(state="failed", iteration=1, note="no disk"), False) == (
+        "failed, iteration 1; no disk"
+    )
+    assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_the_writer_of_a_run_is_known_by_its_lock(session):
+    assert session.writer() == ""
+    lock = session.run.path / "lock"
+    try:
+        lock.write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+        assert session.writer() == f"process {os.getpid()}"
+        lock.write_text("{")
+        assert session.writer() == ""
+    finally:
+        lock.unlink()
