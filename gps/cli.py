@@ -436,6 +436,23 @@ def _follow(
     limits: when an asynchronous run stops, in words; its iterations are snapshots. trainers:
     workers that are to be free of conditions.
     """
+    with _Page(args, out) as page:
+        code, interrupted = _watch(args, name, total, out, start, limits, trainers)
+        if code == 0 and not interrupted:
+            page.stay()
+    return code
+
+
+def _watch(
+    args: argparse.Namespace,
+    name: str,
+    total: int | None,
+    out: Path,
+    start: Callable[[Executor, Control], Iterable[IterationReport]],
+    limits: str,
+    trainers: int,
+) -> tuple[int, bool]:
+    """`_follow` without the page; the exit code, and whether the user interrupted."""
     from gps.display import Progress
     from gps.parallel.executors import make_executor
     from gps.pipeline.control import Control
@@ -443,7 +460,6 @@ def _follow(
     done, asynchronous = 0, bool(limits)
     control = Control(pausable=not asynchronous)
     with ExitStack() as stack:
-        page = stack.enter_context(_Page(args, out))
         progress = stack.enter_context(Progress(total or 0))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
         unit = "snapshot" if asynchronous else "iteration"
@@ -461,7 +477,7 @@ def _follow(
         stack.callback(executor.close)
         if interrupt.requested:  # nothing has begun that could be finished
             progress.line("stopped before the first iteration")
-            return EXIT_INTERRUPTED
+            return EXIT_INTERRUPTED, True
         goal = limits or f"{total} iterations"
         kind = "asynchronous, " if asynchronous else ""
         progress.line(f"{name}: {kind}{goal}, {args.executor}, in {out}")
@@ -484,7 +500,7 @@ def _follow(
             raise
         except KeyboardInterrupt:
             progress.line(f"stopped at once; go on with: gps resume {out}")
-            return EXIT_INTERRUPTED
+            return EXIT_INTERRUPTED, True
         if not asynchronous and control.status.total:  # may have been changed on the way
             total = control.status.total
         if control.stopping and (asynchronous or total is None or done < total):
@@ -493,10 +509,7 @@ def _follow(
             progress.line(f"nothing to do: {out} has reached its {goal}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
-        executor.close()
-        if not interrupt.requested:
-            page.stay(progress.line)
-    return 0
+        return 0, interrupt.requested
 
 
 class _Page:
@@ -532,10 +545,10 @@ class _Page:
             except subprocess.TimeoutExpired:
                 self._process.kill()
 
-    def stay(self, say: Callable[[str], None]) -> None:
+    def stay(self) -> None:
         """Let the page be looked at after the run, until Ctrl-C or until it ends."""
         if self._process is not None and self._process.poll() is None:
-            say("the page stays until Ctrl-C")
+            print("the page stays until Ctrl-C", flush=True)
             with suppress(KeyboardInterrupt):
                 self._process.wait()
 

@@ -285,14 +285,17 @@ class Chart:
     container: the folder, tab or panel that it belongs to; None for the one that is current
     whenever another sort of plot is shown. The chart keeps its place among its neighbours. Charts
     that share a palette share their colours. Not to be used from several threads at once.
+
+    Nothing is ever removed from the page, only hidden: the page applies what belongs together in
+    one go, removals first, and complains of changes to what it has just removed.
     """
 
     def __init__(self, server: Any, palette: Palette | None = None, container: Any = None) -> None:
         self._server, self._container = server, container
         self._colour = palette if palette is not None else Palette()
         self._kind = ""
-        self._told: Any = None
-        self._handle: Any = None
+        self._told: dict[str, Any] = {}
+        self._handles: dict[str, Any] = {}
 
     def show(self, plot: Plot, *, log: bool = False) -> bool:
         """Show a plot; whether the browser had to be told anything.
@@ -300,30 +303,28 @@ class Chart:
         log: a logarithmic axis for lines, where it makes sense.
         """
         kind, content = self._content(plot, log)
-        if kind == self._kind and content == self._told:
+        if kind == self._kind and content == self._told[kind]:
             return False
+        if kind not in self._handles:
+            self._create(kind, content)
+        elif content != self._told[kind]:
+            self._update(kind, content)
         if kind != self._kind:
-            self._replace(kind, content)
-        else:
-            self._update(content)
-        self._kind, self._told = kind, content
+            self.hide()
+            self._handles[kind].visible = True
+        self._kind, self._told[kind] = kind, content
         return True
 
-    def remove(self) -> None:
-        """Take the chart off the page; showing something brings it back, at the end."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle, self._kind, self._told = None, "", None
+    def hide(self) -> None:
+        """Take the chart off the page; showing something brings it back in its place."""
+        if self._kind:
+            self._handles[self._kind].visible = False
+        self._kind = ""
 
     @property
     def visible(self) -> bool:
-        """Whether the chart is on the page; assign to hide it without losing its place."""
-        return self._handle is not None and bool(self._handle.visible)
-
-    @visible.setter
-    def visible(self, value: bool) -> None:
-        if self._handle is not None:
-            self._handle.visible = value
+        """Whether the chart is on the page."""
+        return bool(self._kind)
 
     def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
         if isinstance(plot, LinePlot):
@@ -337,43 +338,40 @@ class Chart:
             return "text", _nothing(plot.title)
         return "text", table_html(plot)
 
-    def _replace(self, kind: str, content: Any) -> None:
-        """Another sort of element in the same place."""
-        gui, order = self._server.gui, None
-        visible = self.visible if self._handle is not None else True
-        if self._handle is not None:
-            order = self._handle.order
-            self._handle.remove()
-        same = {"order": order, "visible": visible}
+    def _create(self, kind: str, content: Any) -> None:
+        """An element of another sort in the same place."""
+        gui = self._server.gui
+        order = next((handle.order for handle in self._handles.values()), None)
         with self._container if self._container is not None else nullcontext():
             if kind == "lines":
                 columns = tuple(np.array(c, dtype=float) for c in content.data)
-                self._handle = gui.add_uplot(columns, aspect=_ASPECT, **content.looks, **same)
-                self._send(content.data)
+                handle = gui.add_uplot(columns, aspect=_ASPECT, **content.looks, order=order)
+                self._send(handle, content.data)
             elif kind == "heat map":
-                self._handle = gui.add_plotly(_Figure(content), aspect=0.62, **same)
+                handle = gui.add_plotly(_Figure(content), aspect=0.62, order=order)
             else:
-                self._handle = gui.add_html(content, **same)
+                handle = gui.add_html(content, order=order)
+        self._handles[kind] = handle
 
-    def _update(self, content: Any) -> None:
-        handle = self._handle
-        if self._kind == "lines":
+    def _update(self, kind: str, content: Any) -> None:
+        handle, told = self._handles[kind], self._told[kind]
+        if kind == "lines":
             for name, value in content.looks.items():
-                if self._told.looks[name] != value:
+                if told.looks[name] != value:
                     setattr(handle, name, value)
-            if self._told.data != content.data:
-                self._send(content.data)
-        elif self._kind == "heat map":
+            if told.data != content.data:
+                self._send(handle, content.data)
+        elif kind == "heat map":
             handle.figure = _Figure(content)
         else:
             handle.content = content
 
-    def _send(self, data: tuple[tuple[float | None, ...], ...]) -> None:
+    def _send(self, handle: Any, data: tuple[tuple[float | None, ...], ...]) -> None:
         """Set the data. Arrays have no null, which is a gap to uPlot, while NaN is bridged."""
         if any(value is None for column in data for value in column):
-            self._handle.data = [list(column) for column in data]
+            handle.data = [list(column) for column in data]
         else:
-            self._handle.data = tuple(np.array(column, dtype=float) for column in data)
+            handle.data = tuple(np.array(column, dtype=float) for column in data)
 
 
 class _Figure:

@@ -603,8 +603,7 @@ class View:
             for chart, plot in zip(held, wanted, strict=False):
                 chart.show(plot, log=logarithmic)
             for chart in held[len(wanted) :]:
-                chart.remove()
-            del held[len(wanted) :]
+                chart.hide()
 
     def _show_numbers(self) -> None:
         """The numbers of one plot at the selected time step."""
@@ -650,8 +649,8 @@ class View:
         self._set(
             self._no_pictures, content=f'<div style="padding:4px 8px;font-size:12px">{text}</div>'
         )
-        while len(self._pictures) > len(found):
-            self._pictures.pop().remove()
+        for k, held in enumerate(self._pictures):
+            self._set(held, visible=k < len(found))
         for k, (name, frame, points) in enumerate(found):
             picture = drawn(frame, points)
             seen = "" if points is None else f", {len(points)} feature points of the policy"

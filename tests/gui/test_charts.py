@@ -55,6 +55,7 @@ class Gui:
 class Handle:
     def __init__(self, kind, order, inside, props):
         vars(self).update(props, kind=kind, order=order, inside=inside, removed=False, told=[])
+        vars(self).setdefault("visible", True)
 
     def __setattr__(self, name, value):
         vars(self)[name] = value
@@ -206,16 +207,20 @@ def test_another_sort_of_plot_takes_the_place(server):
     other.show(TABLE)
     assert server.gui.handles[0].kind == "html"
     assert "nothing to show yet" in server.gui.handles[0].content
-    chart.visible = False
     for plot, kind in ((lines(line("a", [0], [1])), "uplot"), (HEAT, "plotly"), (TABLE, "html")):
-        chart.show(plot)
-        last = server.gui.handles[-1]
-        assert (last.kind, last.order, last.inside, last.visible) == (kind, 0, "folder", False)
-        assert [h for h in server.gui.handles if not h.removed] == [server.gui.handles[1], last]
+        assert chart.show(plot)
+        shown = [h for h in server.gui.handles if h.visible and h is not server.gui.handles[1]]
+        assert [(h.kind, h.order, h.inside) for h in shown] == [(kind, 0, "folder")]
     assert server.gui.handles[1].inside is None
-    chart.remove()
-    assert server.gui.handles[-1].removed
+    assert "nothing to show yet" not in server.gui.handles[0].content  # the same element again
+    chart.hide()
+    assert not chart.visible
+    assert [h for h in server.gui.handles if h.visible] == [server.gui.handles[1]]
     assert chart.show(TABLE)
+    assert chart.visible
+    assert server.gui.handles[0].visible
+    # the page complains of changes to what was removed: so nothing is
+    assert not any(h.removed for h in server.gui.handles)
 
 
 def test_viser_sends_gaps_as_null():
@@ -238,9 +243,11 @@ def test_viser_sends_gaps_as_null():
         chart.show(HEAT)
         chart.show(TABLE)
         kinds = {m["type"] for m in sent()}
+        hidden = [m["updates"] for m in sent() if m.get("updates", {}).get("visible") is False]
     finally:
         server.stop()
     assert len(told) >= 2
     assert all(list(data[1]) == [1, None, 4] for data in told)
     assert "GuiHtmlMessage" in kinds
-    assert "GuiUplotMessage" not in kinds  # another sort of plot has taken its place
+    assert "GuiPlotlyMessage" in kinds
+    assert len(hidden) == 2  # the table has taken the place of the lines and the heat map

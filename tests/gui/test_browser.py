@@ -1,0 +1,293 @@
+"""The page in a real browser: a run that goes on is steered, a stored one is looked at."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import browser
+import pytest
+
+from gps.pipeline.store import RunFolder
+
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=f"no {browser.missing()}")
+_SLOW = 60.0  # seconds that a page may take on a busy machine
+
+SLOW_RUN = """
+import time
+from dataclasses import dataclass, replace
+import gps
+from gps.agents.point_mass import PointMassAgent, PointMassConfig
+
+class Agent(PointMassAgent):
+    def rollout(self, *args, **options):
+        time.sleep(0.15)
+        return super().rollout(*args, **options)
+
+@dataclass(frozen=True, kw_only=True)
+class World(PointMassConfig):
+    def build(self):
+        return Agent(self)
+
+known = gps.load("point_mass_policy")
+training = replace(known.algorithm.training, steps=100)
+experiment = replace(
+    known,
+    name="slow",
+    world=World(T=20, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5))),
+    algorithm=replace(known.algorithm, training=training),
+    iterations=40,
+)
+"""
+
+
+def until(what, seconds=_SLOW):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.1)
+    return found
+
+
+@contextmanager
+def command(*argv, **options):
+    """A command of gps; at the end it is interrupted and has to end well."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gps.cli", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        **options,
+    )
+    try:
+        yield process
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=_SLOW)[0]
+        assert process.returncode == 0, rest
+        assert "Traceback" not in rest
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        process.stdout.close()
+
+
+def url_of(process):
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if found := re.match(r"gui: (http\S+)", line):
+            return found[1]
+    raise AssertionError("".join(seen))
+
+
+class Page:
+    """What a user sees and does."""
+
+    def __init__(self, driver, url):
+        self.driver = driver
+        driver.get(url)
+        self.wait("gps-status", lambda text: text)
+
+    def text(self, name):
+        return self.driver.execute_script(
+            "const e = document.getElementById(arguments[0]); return e ? e.textContent : ''", name
+        )
+
+    def wait(self, name, test):
+        return until(lambda: (text := self.text(name)) and test(text) and text)
+
+    def status(self, *words):
+        return self.wait("gps-status", lambda text: all(word in text for word in words))
+
+    def _find(self, path):
+        return until(
+            lambda: [e for e in self.driver.find_elements("xpath", path) if e.is_displayed()]
+        )[0]
+
+    def press(self, name):
+        self._find(f"//button[normalize-space()='{name}']").click()
+
+    def unfold(self, name):
+        self._find(f"//*[normalize-space(text())='{name}']").click()
+
+    def field(self, label):
+        return self._find(f"//label[normalize-space()='{label}']/following::input[1]")
+
+    def choose(self, label, value):
+        self.field(label).click()
+        self._find(f"//*[@role='option'][normalize-space()='{value}']").click()
+
+    def type(self, label, text, *, slider=False):
+        from selenium.webdriver.common.keys import Keys
+
+        path = f"//label[normalize-space()='{label}']/following::input"
+        field = self._find(f"{path}[not(@type='hidden')][1]" if slider else f"{path}[1]")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text, Keys.ENTER)
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with browser.open_browser(1400, 1000) as driver:
+        yield driver
+
+
+def clean(driver):
+    assert browser.console_errors(driver) == []
+    assert browser.foreign_requests(driver) == []
+
+
+def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_RUN)
+    out = tmp_path / "run"
+    argv = ("run", tmp_path / "slow.py", "--executor", "serial", "--out", out)
+    with command(*argv, "--gui", "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.status("running")
+        page.press("Pause")
+        before = int(re.search(r"paused, iteration (\d+) of 40", page.status("paused"))[1])
+        assert RunFolder.open(out).last() == before
+        page.press("One iteration")
+        page.status(f"paused, iteration {before + 1} of 40")
+        page.unfold("Options")
+        assert page.field("Option").get_attribute("value") == "algorithm.step.kl-max"
+        page.type("Value", "0.125")
+        page.press("Change from the next iteration on")
+        page.wait("gps-status", lambda _: (out / "changes.json").exists())
+        page.press("One iteration")
+        page.status(f"paused, iteration {before + 2} of 40")
+        made = RunFolder.open(out).changes()
+        assert made.options(before + 2) == {"algorithm.step.kl-max": "0.125"}
+        assert made.options(before + 1) == {}
+        stored = RunFolder.open(out).read(before + 2).report.conditions[0].kl_max
+        assert stored <= 0.125
+        page.type("Value", "-1")
+        page.press("Change from the next iteration on")
+        until(lambda: "kl_max must be above 0" in driver.page_source)
+        page.press("Redo the last iteration")
+        page.status("running")
+        page.status(f"paused, iteration {before + 2} of 40")
+        page.press("Run")
+        page.status("running")
+        page.press("Stop")
+        page.status("done")
+        lines = (out / "log.txt").read_text()
+        for word in ("pause", "step", "change: algorithm.step.kl-max 0.125", "redo", "run", "stop"):
+            assert f"told to {word}\n" in lines
+        clean(driver)
+    folder = RunFolder.open(out)
+    assert folder.last() < 40
+    assert [row["iteration"] for row in folder.metrics()] == list(range(1, folder.last() + 1))
+
+
+def test_a_stored_run_is_looked_at(driver, run_path, tmp_path):
+    started = time.monotonic()
+    with command("gui", run_path, "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        assert time.monotonic() - started < _SLOW
+        page.status("done, iteration 3 of 3")
+        page.wait("gps-replay", lambda text: "condition 0, sample 0 of iteration 3" in text)
+        page.choose("Condition", "2")
+        page.wait("gps-replay", lambda text: "condition 2, sample 0 of iteration 3" in text)
+        page.choose("Replay", "policy")
+        page.wait("gps-replay", lambda text: "policy after iteration 3 without noise" in text)
+        page.choose("Show", "trajectory")
+        page.choose("Numbers of", "position")
+        page.wait("gps-numbers", lambda text: "time step t (0.05 s each) 0" in text)
+        page.press("Step on")
+        page.press("Step on")
+        text = page.wait("gps-numbers", lambda text: "time step t (0.05 s each) 2" in text)
+        X = RunFolder.open(run_path).read(3).rollouts[2].entry("position")
+        assert f"{X[0, 2, 0]:.6g}" in text
+        page.press("Play")
+        time.sleep(1.0)
+        page.press("Hold")  # the numbers wait for the replay to hold
+        until(lambda: page.text("gps-numbers") != text)
+        for name in (
+            "cost",
+            "controller",
+            "dynamics",
+            "policy",
+            "dual",
+            "images",
+            "log",
+            "progress",
+        ):
+            page.choose("Show", name)
+            time.sleep(0.3)
+        until(lambda: driver.find_elements("css selector", ".uplot canvas"))
+        page.unfold("Save")
+        clean(driver)
+        if shots := os.environ.get("GPS_SCREENSHOTS"):
+            browser.screenshot(driver, Path(shots) / "stored.png")
+
+
+def test_several_browsers_agree(driver, run_path):
+    with command("gui", run_path, "--port", 0) as process:
+        url = url_of(process)
+        page = Page(driver, url)
+        with browser.open_browser(900, 700) as second:
+            other = Page(second, url)
+            page.choose("Condition", "1")
+            other.wait("gps-replay", lambda text: "condition 1" in text)
+            clean(second)
+
+
+def children_of(pid):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_page_that_dies_does_not_touch_the_run(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_RUN)
+    out = tmp_path / "run"
+    argv = ("run", tmp_path / "slow.py", "--executor", "serial", "--out", out)
+    with command(*argv, "--iterations", 6, "--gui", "--port", 0) as process:
+        url_of(process)
+        (page,) = [
+            pid
+            for pid in children_of(process.pid)
+            if b"gui" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        ]
+        assert RunFolder.open(out).last() < 6
+        os.kill(page, signal.SIGKILL)
+        process.wait(_SLOW)
+    assert RunFolder.open(out).last() == 6
+    assert json.loads((out / "experiment.json").read_text())["name"] == "slow"
+
+
+def test_the_page_ends_with_the_run_it_belongs_to(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_RUN)
+    out = tmp_path / "run"
+    argv = ("run", tmp_path / "slow.py", "--executor", "serial", "--out", out)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gps.cli", *map(str, argv), "--gui", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    url_of(process)
+    (page,) = [
+        pid
+        for pid in children_of(process.pid)
+        if b"gui" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
+    process.kill()
+    process.wait(10)
+    process.stdout.close()
+    until(lambda: not Path(f"/proc/{page}").exists())
