@@ -497,6 +497,8 @@ class View:
                 )
                 self.scene.show_ellipsoids(plan[1], slot)
             self.scene.show_targets(targets, slot)
+        if len(shown) != old and old:
+            self.scene.look()
 
     def _paths(
         self,
@@ -669,7 +671,7 @@ class View:
         if plot is None:
             raise ConfigError("there is no plot to save yet")
         data = figures.draw(plot, log=bool(self._log_axes.value))
-        _to(client).send_file_download(f"{self._plot.value}.png", data)
+        _to(client).send_file_download(f"{self._plot.value}.png", data, save_immediately=True)
 
     def _download_plots(self, client: Any) -> None:
         data = io.BytesIO()
@@ -683,7 +685,8 @@ class View:
                 for topic, found in topics.items():
                     for plot in found:
                         archive.writestr(f"inspector/{topic}_{plot.name}.png", figures.draw(plot))
-        _to(client).send_file_download(f"{run.name}_{run.label}_plots.zip", data.getvalue())
+        name = f"{run.name}_{run.label}_plots.zip"
+        _to(client).send_file_download(name, data.getvalue(), save_immediately=True)
 
     def _download_page(self, client: Any) -> None:
         session = self.session
@@ -701,7 +704,7 @@ class View:
                     title=f"{session.run.name}, {title}",
                     log=logarithmic,
                 )
-                _to(client).send_file_download(name, whole)
+                _to(client).send_file_download(name, whole, save_immediately=True)
             except Exception as error:
                 text = str(error) or type(error).__name__
                 self._todo.put(

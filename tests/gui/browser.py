@@ -44,8 +44,13 @@ def missing() -> str:
 
 
 @contextmanager
-def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
-    """A driver of a fresh browser with a window of this size in pixels, closed at the end."""
+def open_browser(
+    width: int = 1280, height: int = 800, downloads: Path | None = None
+) -> Iterator[Any]:
+    """A driver of a fresh browser with a window of this size in pixels, closed at the end.
+
+    downloads: where it puts files without asking.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -55,6 +60,9 @@ def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
         options.binary_location = shutil.which("chromium") or ""
         for option in (*_OPTIONS, f"--window-size={width},{height}", f"--user-data-dir={profile}"):
             options.add_argument(option)
+        if downloads is not None:
+            folder = {"download.default_directory": str(downloads)}
+            options.add_experimental_option("prefs", folder)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         try:

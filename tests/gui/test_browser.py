@@ -136,8 +136,13 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def driver():
-    with browser.open_browser(1400, 1000) as driver:
+def downloads(tmp_path_factory):
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def driver(downloads):
+    with browser.open_browser(1400, 1000, downloads) as driver:
         yield driver
 
 
@@ -189,7 +194,7 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
     assert [row["iteration"] for row in folder.metrics()] == list(range(1, folder.last() + 1))
 
 
-def test_a_stored_run_is_looked_at(driver, run_path, tmp_path):
+def test_a_stored_run_is_looked_at(driver, run_path, downloads):
     started = time.monotonic()
     with command("gui", run_path, "--port", 0) as process:
         page = Page(driver, url_of(process))
@@ -226,6 +231,14 @@ def test_a_stored_run_is_looked_at(driver, run_path, tmp_path):
             time.sleep(0.3)
         until(lambda: driver.find_elements("css selector", ".uplot canvas"))
         page.unfold("Save")
+        for button, pattern in (
+            ("This plot as PNG", "progress_*.png"),
+            ("All plots as PNG (zip)", "*_plots.zip"),
+            ("Page as PNG", f"point_mass_policy_{run_path.name}.png"),
+        ):
+            page.press(button)
+            (path,) = until(lambda pattern=pattern: list(downloads.glob(pattern)))
+            assert path.stat().st_size > 10_000
         clean(driver)
         if shots := os.environ.get("GPS_SCREENSHOTS"):
             browser.screenshot(driver, Path(shots) / "stored.png")
