@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -56,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_gl()
         return _dispatch(argv)
     except GPSError as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"gps: error: {' '.join(str(error).split())}{notes}", file=sys.stderr)
+        _complain(error)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("gps: interrupted", file=sys.stderr)
@@ -65,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: gps list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _complain(error: GPSError) -> None:
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    print(f"gps: error: {' '.join(str(error).split())}{notes}", file=sys.stderr)
 
 
 def _check_gl() -> None:
@@ -437,8 +442,18 @@ def _follow(
     workers that are to be free of conditions.
     """
     with _Page(args, out) as page:
-        code, interrupted = _watch(args, name, total, out, start, limits, trainers)
-        if code == 0 and not interrupted:
+        try:
+            code, interrupted = _watch(args, name, total, out, start, limits, trainers)
+        except Exception as error:
+            if not page.open or not (out / "iterations").is_dir():
+                raise
+            if isinstance(error, GPSError):  # said now: the page, which shows it too, stays
+                _complain(error)
+                code, interrupted = EXIT_ERROR, False
+            else:
+                traceback.print_exc()
+                code, interrupted = 1, False
+        if not interrupted:
             page.stay()
     return code
 
@@ -545,9 +560,14 @@ class _Page:
             except subprocess.TimeoutExpired:
                 self._process.kill()
 
+    @property
+    def open(self) -> bool:
+        """Whether the page is there."""
+        return self._process is not None and self._process.poll() is None
+
     def stay(self) -> None:
         """Let the page be looked at after the run, until Ctrl-C or until it ends."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.open:
             print("the page stays until Ctrl-C", flush=True)
             with suppress(KeyboardInterrupt):
                 self._process.wait()

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from gps.errors import GPSError, StoreError
 from gps.gui.access import is_loopback, new_token
 from gps.gui.records import RunReader
 from gps.gui.session import Session
-from gps.threads import one_thread
+from gps.threads import single_thread_environment
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ def serve(
     from gps.gui.server import SecureServer  # viser takes a second to import
     from gps.gui.view import View
 
-    with one_thread():
+    # the environment is for torch, which is loaded later if at all: it takes seconds
+    os.environ |= single_thread_environment()
+    with threadpool_limits(limits=1):
         server = SecureServer(
             host, PORT if port is None else port, token=token, label=f"gps {reader.name}"
         )

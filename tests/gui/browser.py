@@ -66,8 +66,8 @@ def open_browser(
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         try:
-            driver.set_page_load_timeout(30)
-            driver.set_script_timeout(30)
+            driver.set_page_load_timeout(60)
+            driver.set_script_timeout(60)
             yield driver
         finally:
             driver.quit()

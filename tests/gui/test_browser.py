@@ -22,6 +22,7 @@ SLOW_RUN = """
 import time
 from dataclasses import dataclass, replace
 import gps
+from gps.errors import ConfigError
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 
 class Agent(PointMassAgent):
@@ -43,6 +44,16 @@ experiment = replace(
     algorithm=replace(known.algorithm, training=training),
     iterations=40,
 )
+"""
+
+FAILS = """count = 0
+
+    def fine(self):
+        type(self).count += 1
+        if self.count > 12:
+            raise ConfigError("the arm fell off")
+        return True
+
 """
 
 
@@ -94,6 +105,8 @@ class Page:
 
     def __init__(self, driver, url):
         self.driver = driver
+        driver.get("about:blank")
+        browser.console_errors(driver)  # of a page before, whose server has ended
         driver.get(url)
         self.wait("gps-status", lambda text: text)
 
@@ -192,6 +205,39 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
     folder = RunFolder.open(out)
     assert folder.last() < 40
     assert [row["iteration"] for row in folder.metrics()] == list(range(1, folder.last() + 1))
+
+
+def test_an_error_stays_on_the_page(driver, tmp_path):
+    text = SLOW_RUN.replace("time.sleep(0.15)", "assert time.sleep(0.15) or self.fine()").replace(
+        "def rollout", FAILS + "    def rollout"
+    )
+    (tmp_path / "slow.py").write_text(text)
+    out = tmp_path / "run"
+    argv = ["run", tmp_path / "slow.py", "--executor", "serial", "--out", out, "--gui", "--port", 0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gps.cli", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        page = Page(driver, url_of(process))
+        page.status("failed")
+        page.wait("gps-errors", lambda text: "the arm fell off" in text and "gps resume" in text)
+        clean(driver)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=_SLOW)[1]
+        assert process.returncode == 2
+        assert "gps: error: the arm fell off" in error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with command("gui", out, "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.wait("gps-errors", lambda text: "the arm fell off" in text)
+        clean(driver)
 
 
 def test_a_stored_run_is_looked_at(driver, run_path, downloads):
