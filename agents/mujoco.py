@@ -784,6 +784,24 @@ class MujocoAgent:
         batch.set_models(model)
         return batch
 
+    def check_render(
+        self, *, width: int, height: int, camera: str | int = -1, test: bool = False
+    ) -> None:
+        """Raise what `render` would of these arguments, for all (test) conditions.
+
+        ConfigError for a camera that a model lacks or a size; GPSError where OpenGL is missing, and
+        where the state does not hold joint_pos.
+        """
+        self._require_joints(self._layout)
+        for compiled in dict.fromkeys(start.compiled for start in self._conditions[test]):
+            with Renderer(compiled.model, (camera,), height, width, plain=False):
+                pass
+
+    @staticmethod
+    def _require_joints(layout: Layout) -> None:
+        if "joint_pos" not in layout.names:
+            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+
     def render(
         self,
         rollouts: Rollouts,
@@ -801,8 +819,7 @@ class MujocoAgent:
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where
         the state does not hold joint_pos.
         """
-        if "joint_pos" not in rollouts.layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+        self._require_joints(rollouts.layout)
         model = self._nominal(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
