@@ -1,7 +1,8 @@
 """What a run leaves behind: one HDF5 file per iteration, metrics, the configuration.
 
     RUN/experiment.json        configuration, seed, versions, git commit; see `config_io`
-    RUN/hyperparams.py         copy of the hyperparams file, where there was one
+    RUN/hyperparams.py         copy of the hyperparams file, where there was one, with the modules
+                               beside it that it imports
     RUN/iterations/0000.h5     the state before the first iteration
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
@@ -369,6 +370,22 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
+def _modules_of(source: Path) -> dict[Path, bytes]:
+    """The modules beside a hyperparams file that it imports, by their place in the run folder.
+
+    StoreError where a run has something else of that name.
+    """
+    modules = loader.modules_beside(source)
+    for place in modules:
+        taken = place.parts[0].removesuffix(".py")
+        if taken in ("hyperparams", "iterations", "tensorboard"):
+            raise StoreError(
+                f"{source}: its module {place} cannot be copied to where a run has its own "
+                f"{taken}; give the module another name"
+            )
+    return modules
+
+
 class RunFolder:
     """A run on the disk. Reading takes no lock; the first writing call takes it until `close`."""
 
@@ -389,11 +406,13 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
 
-        source: the hyperparams file, to be copied. extra: more entries for experiment.json.
+        source: the hyperparams file, to be copied with the modules beside it that it imports.
+        extra: more entries for experiment.json.
         """
         path = Path(path)
         folder = cls(path)
         require_new(path)
+        modules = {} if source is None else _modules_of(source)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -405,6 +424,10 @@ class RunFolder:
             if source is not None:
                 with folder._writing(path / "hyperparams.py"):
                     write_whole(path / "hyperparams.py", Path(source).read_bytes())
+            for place, data in modules.items():
+                with folder._writing(path / place):
+                    (path / place).parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(path / place, data)
             facts: dict[str, Any] = {
                 "schema": "gps experiment",
                 "schema_version": SCHEMA_VERSION,
