@@ -7,6 +7,7 @@ call at once, in the calling process; it is the definition that any other must r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -129,6 +130,11 @@ class Executor(Protocol):
 
     def seconds(self) -> dict[str, float]:
         """Seconds of work per stage since this method was called last."""
+        ...
+
+    def memory(self) -> float:
+        """The most memory that any one worker has held so far, in bytes, as far as the results that
+        came back tell; NaN without workers."""
         ...
 
     def close(self) -> None:
@@ -266,6 +272,10 @@ class Serial:
         """Seconds per stage since the last call."""
         out, self._seconds = self._seconds, {}
         return out
+
+    def memory(self) -> float:
+        """NaN: there are no workers."""
+        return math.nan
 
     def close(self) -> None:
         """Nothing to give back."""

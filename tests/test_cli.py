@@ -565,12 +565,18 @@ def test_the_line_of_an_iteration():
         "kl_max": 1.0,
         "step_mult_mean": 0.5,
         "seconds": 1.234,
+        "memory_driver": 512.4e6,
+        "memory_worker": float("nan"),
     }
     stages = {"rollout": 0.5, "improve": 0.25, "score": 0.001, "train": 0.3, "cost": 0.1}
     line = display.iteration_line(row, stages)
     assert line.split()[:6] == ["3", "-12.346", "-20", "1", "0.5", "25"]
     assert "0.991/1" in line
-    assert line.endswith("1.23  rollout 0.5, train 0.3, improve 0.25")
+    assert line.endswith("  512     1.23  rollout 0.5, train 0.3, improve 0.25")
+    line = display.iteration_line(row | {"memory_worker": 430e6}, stages)
+    assert "  512/430     1.23  rollout" in line
+    heads, cells = display.HEADER, display.iteration_line(row | {"policy_success": 0.25}, stages)
+    assert heads.index("seconds") + len("seconds") == cells.index("1.23") + len("1.23")
     line = display.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
     assert line.split()[4:6] == ["0.125", "100"]
     assert "nan" not in display.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})

@@ -14,6 +14,7 @@ LEVEL = {
     "data": 1,
     "linalg": 2,
     "threads": 2,
+    "memory": 2,
     "execution": 2,
     "distributions": 3,
     "dynamics": 4,

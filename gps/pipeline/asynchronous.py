@@ -45,7 +45,7 @@ from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import config_io, stages
 from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
-from gps.pipeline.runner import IterationReport, initial_state, metrics_row
+from gps.pipeline.runner import IterationReport, initial_state, memory_row, metrics_row
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
@@ -737,6 +737,7 @@ class _Driver:
         local, policy = scores[: self.M], scores[self.M :]
         row = metrics_row(report, local, policy, moment.state, self.agent, self.experiment)
         row |= moment.numbers
+        row |= memory_row(self.ex)
         row["seconds"] = moment.seconds
         row |= {f"seconds_{name}": s for name, s in moment.stage_seconds.items()}
         self.storing = _Storing(

@@ -20,7 +20,7 @@ Layout of an iteration file, for readers that have h5py only:
     /state              GPSState: all that the next iteration starts from; costs are configuration
     /rollouts/0 ...     Rollouts: X (N, T, nx), U (N, T, nu), obs (N, T, no), noise (N, T, nu)
     /models/cost/0 ...  per stage and condition what was fitted: cost, dynamics, linearised
-    /metrics            the row of metrics.csv as attributes, without the seconds
+    /metrics            the row of metrics.csv as attributes, without seconds and memory
     /report             Report
 
 A group holds a record, tuple, list or dict, and its attribute `@type` says which: the class of the
@@ -93,6 +93,7 @@ UNITS: Mapping[str, Mapping[str, str]] = {
 }
 """Of the fields of a record class, or of the entries of a dict at the top of the file."""
 _LIBVER = ("v110", "v110")  # fixed: another library version must not change the bytes
+_MACHINE = ("seconds", "memory")  # columns that tell of the machine, not of the run
 _TEXT = h5py.string_dtype()
 _DOUBLE = h5py.h5t.py_create(np.dtype("f8"))
 _SCALAR, _NOTHING = (h5py.h5s.create(kind) for kind in (h5py.h5s.SCALAR, h5py.h5s.NULL))
@@ -110,7 +111,7 @@ class Snapshot(Record):
     models: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Per stage one record per condition."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The row of metrics.csv; entries that start with `seconds` are left out of the file."""
+    """The row of metrics.csv; what starts with `seconds` or `memory` is left out of the file."""
     report: Report | None = None
     """Without `models`, which have their own place."""
 
@@ -299,7 +300,7 @@ def _read_tree(node: h5py.Group | h5py.Dataset, user: config_io.Names | None) ->
 
 def encode(snapshot: Snapshot, identity: str = "") -> bytes:
     """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`."""
-    metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith("seconds")}
+    metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith(_MACHINE)}
     report = snapshot.report
     values = {
         "state": replace(snapshot.state, costs=()),
@@ -642,7 +643,7 @@ class RunFolder:
         self._events_from(after + 1)  # tells TensorBoard to forget the later steps
 
     def _stored_metrics(self, n: int) -> dict[str, float]:
-        """A row that a killed process could not add to metrics.csv; it has no seconds."""
+        """A row that a killed process could not add to metrics.csv, without seconds and memory."""
         with self._opened(n) as file:
             return {k: float(v) for k, v in file["metrics"].attrs.items() if not k.startswith("@")}
 
@@ -839,7 +840,7 @@ class _Events:
 def _tag(column: str) -> str:
     """`policy_cost_mean` becomes `policy/cost_mean`, so that TensorBoard groups the plots."""
     head, underscore, tail = column.partition("_")
-    grouped = head in ("local", "policy", "seconds", "cost", "kl") and underscore
+    grouped = head in ("local", "policy", "seconds", "memory", "cost", "kl") and underscore
     return f"{head}/{tail}" if grouped else column
 
 
