@@ -46,7 +46,7 @@ from gps.agents.base import (
     smooth_noise,
 )
 from gps.agents.randomise import Randomise, randomised
-from gps.agents.rendering import Renderer, render_states
+from gps.agents.rendering import Renderer, render_states, require_display
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.rng import stream
 from gps.types import (
@@ -57,6 +57,7 @@ from gps.types import (
     Policy,
     Rollouts,
     needs_images,
+    wants_images,
 )
 
 _KEPT_BATCHES = 4
@@ -635,8 +636,9 @@ class MujocoAgent:
 
         With cameras, `Rollouts.images` shows every sample on its own model. A policy with
         `needs_images` gets the pictures of a step when it acts; otherwise they are drawn all at
-        once at the end. Raises ConfigError for such a policy without cameras, and GPSError where
-        OpenGL is missing.
+        once at the end, unless the policy says by `wants_images` that nobody will look. Raises
+        ConfigError for a policy that needs them without cameras, and GPSError where OpenGL is
+        missing.
         """
         cfg, T, nu = self.config, self.config.T, self.nu
         check_condition(condition, len(self._conditions[test]), test=test)
@@ -673,7 +675,7 @@ class MujocoAgent:
                     break
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
-        if run.qpos is not None and images is None:
+        if run.qpos is not None and images is None and wants_images(policy):
             images = self._pictures(compiled, models, run.qpos)
         if images is not None:
             images.flags.writeable = False
@@ -783,6 +785,10 @@ class MujocoAgent:
                 del self._batches[next(iter(self._batches))]
         batch.set_models(model)
         return batch
+
+    def check_images(self) -> None:
+        """GPSError where no picture could be drawn, as far as the environment's variables tell."""
+        require_display()
 
     def check_render(
         self, *, width: int, height: int, camera: str | int = -1, test: bool = False

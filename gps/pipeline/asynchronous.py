@@ -514,10 +514,12 @@ class _Driver:
         """Roll out the condition's newest controller."""
         e, now = self.experiment, self.clock()
         address = (self.seed, self.counts[m], e.redraws)
+        # an algorithm of the user's may say nothing of pictures
+        (source,) = getattr(self.algorithm, "unseen", tuple)((self.conditions[m],))
         sampled = self.ex.call(
             "rollout",
             sample,
-            *(e.world, self.conditions[m], m, e.samples, *address),
+            *(e.world, source, m, e.samples, *address),
             condition=m,
         )
         self.batches += 1
