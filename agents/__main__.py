@@ -1,21 +1,26 @@
-"""`python -m gps.agents`: a world of the toolkit behind a TCP port, in a robot's place."""
+"""`python -m gps.agents`: the world of any experiment behind a TCP port, in a robot's place.
+
+A command line like `gps`, so it may import the loader, which the other modules here must not.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from gps.agents import point_mass, real_time, worlds
 from gps.agents._protocol import MAX_BYTES
 from gps.agents.remote import RobotServer, serve
-from gps.errors import ConfigError, GPSError
+from gps.errors import ConfigError, GPSError, choices
+from gps.pipeline import loader
+from gps.pipeline.experiment import WorldConfig
 
-WORLDS: dict[str, Callable[[], Any]] = {
+WORLDS: dict[str, Callable[[], WorldConfig]] = {
     "acrobot": worlds.acrobot,
     "arm_reach": worlds.arm_reach,
     "cartpole": worlds.cartpole,
@@ -31,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m gps.agents",
         description="Serve a simulated world to learners that use RemoteConfig, until Ctrl-C.",
     )
-    p.add_argument("world", choices=sorted(WORLDS), help="which world")
+    p.add_argument(
+        "world",
+        metavar="NAME|FILE.py",
+        help=f"the world of an experiment (see gps list) or of a hyperparams file; or one of "
+        f"{', '.join(WORLDS)}",
+    )
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     p.add_argument("--port", type=int, default=0, help="0 takes a free one, which is printed")
     p.add_argument("--secret-file", help="file with the shared secret; needed beyond 127.0.0.1")
@@ -51,6 +61,20 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def world_of(name: str) -> WorldConfig:
+    """A world by its own name, by that of an experiment, or by a hyperparams file.
+
+    Raises ConfigError and ExperimentError.
+    """
+    if name in WORLDS:
+        return WORLDS[name]()
+    if not name.endswith(".py") and os.sep not in name:
+        known = {*WORLDS, *(experiment for experiment, _ in loader.names())}
+        if name not in known:
+            raise ConfigError(f"{choices('world', name, known)}; or give a hyperparams file")
+    return loader.load(name).experiment.world
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve; 0 after Ctrl-C or a termination signal, 2 where it cannot."""
     args = parser().parse_args(argv)
@@ -58,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # as Ctrl-C, so that a rollout under way is stopped
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        config = WORLDS[args.world]()
+        config = world_of(args.world)
         if args.real_time is not None:
             config = real_time.RealTimeConfig(world=config, speed=args.real_time)
         secret = None

@@ -24,7 +24,7 @@ from gps.agents.base import (
     smooth_noise,
 )
 from gps.agents.display import Display
-from gps.agents.rendering import render_states
+from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.rng import stream
 from gps.types import Array, Layout, Policy, Rollouts, readonly
@@ -446,6 +446,23 @@ class GymnasiumAgent:
         start = self._conditions[test][condition]
         return _Run(self, instances[:N], condition, start, shift, rows)
 
+    def check_render(
+        self, *, width: int, height: int, camera: str | int = -1, test: bool = False
+    ) -> None:
+        """Raise what `render` would of these arguments, which are the same for all conditions.
+
+        ConfigError for a camera that is not there or a size; GPSError where nothing can be drawn.
+        """
+        self._require_joints(self.layout)
+        with Renderer(self._first.model, (camera,), height, width, plain=False):
+            pass
+
+    def _require_joints(self, layout: Layout) -> None:
+        if not self._first.has_joints:
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be drawn")
+        if "joint_pos" not in layout.names:
+            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+
     def render(
         self,
         rollouts: Rollouts,
@@ -464,10 +481,7 @@ class GymnasiumAgent:
         not MuJoCo's.
         """
         first = self._first
-        if not first.has_joints:
-            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be drawn")
-        if "joint_pos" not in rollouts.layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+        self._require_joints(rollouts.layout)
         check_condition(rollouts.condition, len(self._conditions[test]), test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")

@@ -47,7 +47,7 @@ from gps.agents.base import (
 )
 from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
-from gps.agents.rendering import Renderer, render_states
+from gps.agents.rendering import Renderer, render_states, require_display
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.rng import stream
 from gps.types import (
@@ -58,6 +58,7 @@ from gps.types import (
     Policy,
     Rollouts,
     needs_images,
+    wants_images,
 )
 
 _KEPT_BATCHES = 4
@@ -636,8 +637,9 @@ class MujocoAgent:
 
         With cameras, `Rollouts.images` shows every sample on its own model. A policy with
         `needs_images` gets the pictures of a step when it acts; otherwise they are drawn all at
-        once at the end. Raises ConfigError for such a policy without cameras, and GPSError where
-        OpenGL is missing.
+        once at the end, unless the policy says by `wants_images` that nobody will look. Raises
+        ConfigError for a policy that needs them without cameras, and GPSError where OpenGL is
+        missing.
         """
         cfg, T, nu = self.config, self.config.T, self.nu
         check_condition(condition, len(self._conditions[test]), test=test)
@@ -674,7 +676,7 @@ class MujocoAgent:
                     break
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
-        if run.qpos is not None and images is None:
+        if run.qpos is not None and images is None and wants_images(policy):
             images = self._pictures(compiled, models, run.qpos)
         if images is not None:
             images.flags.writeable = False
@@ -785,6 +787,28 @@ class MujocoAgent:
         batch.set_models(model)
         return batch
 
+    def check_images(self) -> None:
+        """GPSError where no picture could be drawn, as far as the environment's variables tell."""
+        require_display()
+
+    def check_render(
+        self, *, width: int, height: int, camera: str | int = -1, test: bool = False
+    ) -> None:
+        """Raise what `render` would of these arguments, for all (test) conditions.
+
+        ConfigError for a camera that a model lacks or a size; GPSError where OpenGL is missing, and
+        where the state does not hold joint_pos.
+        """
+        self._require_joints(self._layout)
+        for compiled in dict.fromkeys(start.compiled for start in self._conditions[test]):
+            with Renderer(compiled.model, (camera,), height, width, plain=False):
+                pass
+
+    @staticmethod
+    def _require_joints(layout: Layout) -> None:
+        if "joint_pos" not in layout.names:
+            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+
     def render(
         self,
         rollouts: Rollouts,
@@ -802,8 +826,7 @@ class MujocoAgent:
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where
         the state does not hold joint_pos.
         """
-        if "joint_pos" not in rollouts.layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+        self._require_joints(rollouts.layout)
         model = self._nominal(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")

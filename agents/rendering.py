@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -145,6 +146,21 @@ def _platform() -> str | None:
     raise GPSError(_NO_GL)
 
 
+_WINDOWS = ("glfw", "glx", "enable", "enabled", "on", "true", "1")
+"""Values of MUJOCO_GL with which MuJoCo opens a window, if a hidden one."""
+
+
+def require_display() -> None:
+    """GPSError where MUJOCO_GL asks for a window and no display is named to open it on."""
+    asked = os.environ.get("MUJOCO_GL", "").strip().lower()
+    named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if platform.system() == "Linux" and asked in _WINDOWS and not named:
+        raise GPSError(
+            f"MUJOCO_GL={asked} needs a display, and DISPLAY is not set; set MUJOCO_GL to egl or "
+            "osmesa, or unset it"
+        )
+
+
 def _no_gl(error: Exception) -> str:
     """The message for a context that could not be opened."""
     asked = os.environ.get("MUJOCO_GL")
@@ -164,11 +180,15 @@ class _Context:
     def __init__(self) -> None:
         # MuJoCo reads MUJOCO_GL when it is imported and then insists on it, so that setting it here
         # would break an import where that library is missing. The contexts are opened directly.
+        require_display()
         name = _platform()
         try:
-            module = mujoco if name is None else import_module(_PLATFORMS[name])
-            # everything is drawn into a buffer that MuJoCo makes: this one is never seen
-            self._context = module.GLContext(16, 16)
+            with warnings.catch_warnings():
+                if name is None:
+                    warnings.simplefilter("error")  # glfw only warns that there is no window
+                module = mujoco if name is None else import_module(_PLATFORMS[name])
+                # everything is drawn into a buffer that MuJoCo makes: this one is never seen
+                self._context = module.GLContext(16, 16)
             self._let_go = _let_go(name)
         except Exception as error:  # each platform has exceptions of its own
             raise GPSError(_no_gl(error)) from error

@@ -181,3 +181,53 @@ def obstacle_nav(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
             for i in range(n_test)
         ),
     )
+
+
+def gripper_pusher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
+    """A three-joint arm takes a block between its fingers and pushes it over a table.
+
+    The state has 28 values: 8 joint positions and velocities (three of the arm, two of the fingers,
+    three of the block), then place and velocity of grip and block. The block starts up to 2 cm
+    along x and 6 cm along y from its place in the model: at the corners of this rectangle for
+    training, drawn uniformly from it for test. Action noise is smoothed over some steps.
+    """
+    x, y = 0.02, 0.06
+    draws = (stream(test_seed, "test conditions", i).uniform(-1, 1, size=2) for i in range(n_test))
+    return MujocoConfig(
+        model="gripper_pusher",
+        sites=("grip", "block"),
+        state=FULL_STATE,
+        qpos=(-0.969, 2.263, -1.294, 0.0, 0.0, 0.0, 0.0, 0.0),
+        conditions=tuple(_block(i * x, j * y) for i in (-1, 1) for j in (-1, 1)),
+        test_conditions=tuple(_block(a * x, b * y) for a, b in draws),
+        noise_sigma=1.0,
+    )
+
+
+def _block(x: float, y: float) -> Condition:
+    """The block of `gripper_pusher` displaced, m."""
+    return Condition(qpos_offset=(0.0, 0.0, 0.0, 0.0, 0.0, float(x), float(y), 0.0))
+
+
+def door(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
+    """A three-joint arm opens a door by its handle, with a hook.
+
+    The state has 20 values: 4 joint positions and velocities (the last one is the door's), then
+    place and velocity of hook and handle. The arm's base is shifted by up to 2 cm along x and y,
+    the corners of this square for training, drawn uniformly from it for test; the door stays where
+    it is. Action noise is smoothed over some steps.
+    """
+    shift = 0.02
+    return MujocoConfig(
+        model="door",
+        sites=("hook", "handle"),
+        state=FULL_STATE,
+        qpos=(-0.072, 1.184, -1.112, 0.0),
+        conditions=tuple(
+            Condition(body_offsets=(("base", (x, y, 0.0)),))
+            for x in (-shift, shift)
+            for y in (-shift, shift)
+        ),
+        test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
+        noise_sigma=1.0,
+    )

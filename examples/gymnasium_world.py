@@ -12,7 +12,7 @@ import numpy as np
 import gps
 from gps.agents import GymnasiumConfig, random_starts
 from gps.algorithms import StepConfig, TrajOptConfig
-from gps.control import PDConfig
+from gps.control import OpenLoopConfig
 from gps.costs import ActionCost, FittedRewardCost, StateCost, SumCost, WeightedCost
 
 # What Reacher-v5 observes: cosines and sines of both joints, the target, the joints' speeds, and
@@ -33,7 +33,7 @@ known = SumCost(
 experiment = gps.Experiment(
     world=replace(world, state=world.state[:-1]),  # this cost does without the reward
     cost=known,
-    initial=PDConfig(position_gain=0.0, variance=0.1),  # noise about no torque
+    initial=OpenLoopConfig(variance=0.1),  # noise about no torque
     algorithm=TrajOptConfig(step=StepConfig(kl_max=1.0)),
     samples=10,
     iterations=8,

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -726,6 +727,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="320x240", metavar="WxH", help="of a picture, in pixels")
 
 
+TABLE_HEADER = "condition,cost,distance,success,iteration"
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+_FILMS = (".mp4", ".mkv", ".mov", ".avi")
+
+
 @dataclass(frozen=True)
 class Judged:
     """What one policy did from one condition: means over the samples."""
@@ -741,14 +747,16 @@ class Judged:
 def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
     if args.samples < 1:
         raise ConfigError(f"--samples must be at least 1, got {args.samples}")
-    size = _size(args.size)
+    size = _size(args.size, even=args.video is not None)
+    _check_pictures(args)
     from gps import display
     from gps.pipeline import store
     from gps.threads import one_thread
 
     folder = store.RunFolder.open(args.run)
     experiment = folder.experiment()
-    n = folder.last() if args.iteration is None else args.iteration
+    last = folder.last()
+    n = last if args.iteration is None else args.iteration
     state = folder.read_state(n)
     test = args.conditions == "test"
     agent = experiment.validate()
@@ -760,6 +768,10 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
             f"{experiment.name} trains no global policy, and local controllers exist for the "
             "training conditions only"
         )
+    if args.images is not None or args.video is not None:
+        _check_drawing(args, agent, size)
+    path = _table_path(folder.path, args.conditions, n, last)
+    _check_writable(path)
     policies: dict[str, list[Policy]] = {}
     if state.policy is not None:
         policies["policy"] = [state.policy.actor] * count
@@ -779,14 +791,14 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
         for m in range(count)
     ]
     means = [_mean(result) for result in judged.values()]
-    last = ["mean", *(cell for mean in means for cell in _cells(mean))]
+    footer = ["mean", *(cell for mean in means for cell in _cells(mean))]
     title = f"{experiment.name}, iteration {n}, {args.conditions} conditions, "
     title += f"{args.samples} sample{'s' if args.samples > 1 else ''} each"
-    display.table(title, columns, rows, last=last)
-    path = folder.path / f"evaluation_{args.conditions}.csv"
-    lines = [f"{j.condition},{j.cost!r},{j.distance!r},{j.success!r}\n" for j in first]
+    display.table(title, columns, rows, last=footer)
+    lines = [f"{j.condition},{j.cost!r},{j.distance!r},{j.success!r},{n}\n" for j in first]
     try:
-        store.write_whole(path, ("condition,cost,distance,success\n" + "".join(lines)).encode())
+        _set_aside(path, args.conditions, n)
+        store.write_whole(path, f"{TABLE_HEADER}\n{''.join(lines)}".encode())
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     print(f"wrote {path}")
@@ -833,11 +845,83 @@ def _cells(judged: Judged) -> tuple[str, str, str]:
     return number(judged.cost, 0), number(judged.distance, 0, 4), percent(judged.success)
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str, *, even: bool = False) -> tuple[int, int]:
+    """Width and height; `even` where a film is wanted, whose codec halves them for the colours."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
         raise ConfigError(f"--size must look like 320x240, got {text!r}")
+    if even and (int(width) % 2 or int(height) % 2):
+        raise ConfigError(f"--size must be two even numbers for --video, got {text!r}")
     return int(width), int(height)
+
+
+def _table_path(run: Path, conditions: str, n: int, last: int) -> Path:
+    """`evaluation_test.csv` for the last iteration, `evaluation_test_0003.csv` for an earlier."""
+    return run / f"evaluation_{conditions}{'' if n == last else f'_{n:04d}'}.csv"
+
+
+def _set_aside(path: Path, conditions: str, n: int) -> None:
+    """Rename the table of another iteration, which was the last when the run was shorter."""
+    try:
+        head, *rows = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError, ValueError):
+        return
+    before = rows[0].rpartition(",")[2] if head == TABLE_HEADER and rows else ""
+    if before.isdecimal() and int(before) != n:
+        kept = _table_path(path.parent, conditions, int(before), n)
+        if not kept.exists():
+            path.rename(kept)
+            print(f"kept the one of iteration {before} as {kept}")
+
+
+def _check_pictures(args: argparse.Namespace) -> None:
+    """Refuse pictures and films that could not be written, before the rollouts that they show."""
+    if args.images is not None:
+        _check_suffix("--images", args.images, _PICTURES)
+        _check_writable(Path(args.images))
+    if args.video is not None:
+        _check_suffix("--video", args.video, _FILMS)
+        _imageio()
+        _check_writable(Path(args.video))
+    if args.camera is not None and args.images is None and args.video is None:
+        raise ConfigError("--camera needs --images or --video")
+
+
+def _check_suffix(option: str, name: str, known: Sequence[str]) -> None:
+    suffix = Path(name).suffix.lower()
+    if suffix not in known:
+        raise ConfigError(f"{option} must be a file that ends in {', '.join(known)}, got {name!r}")
+
+
+def _check_writable(path: Path) -> None:
+    """StoreError unless a file can be written there; leaves what is there as it is."""
+    try:
+        if path.exists():
+            with open(path, "ab"):
+                pass
+        else:  # asked of the folder itself: permissions do not tell of a read-only disk
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        reason = error.strerror
+        if not path.parent.is_dir():
+            what = "is not a folder" if path.parent.exists() else "does not exist"
+            reason = f"the folder {path.parent} {what}"
+        raise StoreError(f"cannot write {path}: {reason}") from error
+
+
+def _check_drawing(args: argparse.Namespace, agent: Agent, size: tuple[int, int]) -> None:
+    """Refuse a camera, a size or a machine with which the agent cannot draw."""
+    if getattr(agent, "render", None) is None:
+        raise ConfigError(f"{type(agent).__name__} draws no pictures")
+    check = getattr(agent, "check_render", None)  # a world of the user's may have `render` alone
+    if check is None:
+        return
+    camera = -1 if args.camera is None else args.camera
+    try:
+        check(width=size[0], height=size[1], camera=camera, test=args.conditions == "test")
+    except ConfigError as error:
+        raise ConfigError(f"{'--camera' if args.camera else '--size'}: {error}") from error
 
 
 def _frames(
@@ -848,9 +932,7 @@ def _frames(
     still: bool,
 ) -> list[np.ndarray]:
     """Pictures (frames, height, width, 3) of the first sample of every condition."""
-    render = getattr(agent, "render", None)
-    if render is None:
-        raise ConfigError(f"{type(agent).__name__} draws no pictures")
+    render: Any = getattr(agent, "render")  # noqa: B009 (not in the protocol; checked before)
     if all(judged.rollouts is None for judged in results):
         raise ConfigError("no picture to draw: the simulation failed in every condition")
     every = max(1, (agent.T - 1) // 5) if still else 1
@@ -885,18 +967,24 @@ def _write_images(path: Path, frames: Sequence[np.ndarray]) -> None:
 def _write_video(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
     """The conditions one after the other, in real time."""
     try:
+        rate = max(1, round(1 / dt))
+        with _imageio().get_writer(path, fps=rate, macro_block_size=1) as writer:
+            for frame in (frame for part in frames for frame in part):
+                writer.append_data(frame)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
+
+
+def _imageio() -> Any:
+    """What writes films; ConfigError where it is not installed."""
+    try:
         imageio: Any = import_module("imageio.v2")
         import_module("imageio_ffmpeg")  # imageio needs it, and says so badly
     except ImportError:
         raise ConfigError(
             "--video needs the extra 'video': pip install 'guided-policy-search[video]'"
         ) from None
-    try:
-        with imageio.get_writer(path, fps=round(1 / dt), macro_block_size=1) as writer:
-            for frame in (frame for part in frames for frame in part):
-                writer.append_data(frame)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
+    return imageio
 
 
 # --- export --------------------------------------------------------------------------------------

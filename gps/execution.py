@@ -7,6 +7,7 @@ call at once, in the calling process; it is the definition that any other must r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -133,6 +134,11 @@ class Executor(Protocol):
 
     def doing(self) -> str:
         """What is being worked on now, in words; any thread may ask. Empty when nothing is."""
+        ...
+
+    def memory(self) -> float:
+        """The most memory that any one worker has held so far, in bytes, as far as the results that
+        came back tell; NaN without workers."""
         ...
 
     def close(self) -> None:
@@ -278,6 +284,10 @@ class Serial:
     def doing(self) -> str:
         """The call that is running."""
         return self._doing
+
+    def memory(self) -> float:
+        """NaN: there are no workers."""
+        return math.nan
 
     def close(self) -> None:
         """Nothing to give back."""

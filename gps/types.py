@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -372,7 +372,8 @@ class Policy(Protocol):
     """Whatever chooses actions in a rollout: a local controller or the global policy.
 
     A policy with an attribute `needs_images` that is true is given the pictures of this step as
-    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels).
+    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
+    attribute `wants_images` that is false, a world with cameras may leave `Rollouts.images` out.
     """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
@@ -459,6 +460,23 @@ def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
 def needs_images(policy: object) -> bool:
     """Whether a policy's actions depend on pictures; see `Policy`."""
     return bool(getattr(policy, "needs_images", False))
+
+
+def wants_images(policy: object) -> bool:
+    """Whether somebody will look at the pictures of a policy's rollouts; see `Policy`."""
+    return needs_images(policy) or bool(getattr(policy, "wants_images", True))
+
+
+@dataclass(frozen=True)
+class WithoutImages:
+    """A policy that does not see, acting in rollouts whose pictures nobody will look at."""
+
+    policy: Policy
+    wants_images: ClassVar[bool] = False
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """What the policy does."""
+        return self.policy.act(x, obs, t, noise)
 
 
 def iter_fields(record: object) -> Iterator[tuple[str, Any]]:

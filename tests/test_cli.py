@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gps import cli, display
-from gps.errors import GPSError, SimulationError
+from gps.errors import ConfigError, GPSError, SimulationError
 from gps.pipeline import stages
 from gps.pipeline.store import RunFolder
 
@@ -415,7 +415,8 @@ def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
         assert "policy cost" in text
         with open(finished / f"evaluation_{kind}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == ["condition", "cost", "distance", "success"]
+        assert list(rows[0]) == ["condition", "cost", "distance", "success", "iteration"]
+        assert {r["iteration"] for r in rows} == {"2"}
         assert [int(r["condition"]) for r in rows] == list(range(count))
         folder = RunFolder.open(finished)
         experiment, policy = folder.experiment(), folder.read_state(2).policy.policy
@@ -436,12 +437,27 @@ def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
 
 def test_evaluate_an_earlier_iteration_and_with_noise(capsys, finished):
     costs = []
-    for more in ([], ["--iteration", "1"], ["--noise", "--samples", "3"]):
+    for more, name in (
+        ([], "evaluation_train.csv"),
+        (["--iteration", "1"], "evaluation_train_0001.csv"),
+        (["--iteration", "2", "--noise", "--samples", "3"], "evaluation_train.csv"),
+    ):
         assert cli.main(["evaluate", str(finished), *more]) == 0
-        with open(finished / "evaluation_train.csv", newline="") as file:
+        with open(finished / name, newline="") as file:
             costs.append([float(r["cost"]) for r in csv.DictReader(file)])
     assert costs[0] != costs[1] != costs[2] != costs[0]
+    capsys.readouterr()
     assert "iteration 7 is not stored" in error_of(capsys, "evaluate", finished, "--iteration", "7")
+
+
+def test_the_table_of_another_iteration_is_set_aside(capsys, finished):
+    path, kept = (finished / f"evaluation_test{end}.csv" for end in ("", "_0001"))
+    text = "condition,cost,distance,success,iteration\n0,1.0,2.0,0.0,1\n"
+    path.write_text(text)  # as when the run had one iteration, and was gone on with
+    assert cli.main(["evaluate", str(finished), "--conditions", "test"]) == 0
+    assert kept.read_text() == text
+    assert path.read_text().splitlines()[1].endswith(",2")
+    assert f"iteration 1 as {kept}" in capsys.readouterr().out
 
 
 def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
@@ -496,14 +512,41 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     with Image.open(png) as image:
         assert image.size == (6 * 20, 4 * 10)  # a row of pictures for each condition
         assert image.getpixel((0, 35)) == (30, 30, 30)
+    assert cli.main(["evaluate", str(finished), "--video", str(mp4), "--size", "20x10"]) == 0
+    assert mp4.stat().st_size > 100
     capsys.readouterr()
-    assert "cannot write" in error_of(
-        capsys, "evaluate", finished, "--images", tmp_path / "no" / "a.png"
-    )
+    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+
+    def refuse(self, *, width, height, camera, test):
+        raise ConfigError(f"unknown camera {camera!r}" if camera != -1 else f"not {width} pixels")
+
+    monkeypatch.setattr(PointMassAgent, "check_render", refuse, raising=False)
+    for argv, message in (
+        (["--images", tmp_path / "no" / "a.png"], f"the folder {tmp_path / 'no'} does not exist"),
+        (["--images", png / "a.png"], f"the folder {png} is not a folder"),
+        (["--images", tmp_path], "must be a file that ends in .png, .jpg"),
+        (["--video", "a.gif"], "must be a file that ends in .mp4, .mkv"),
+        (["--video", mp4, "--size", "21x10"], "--size must be two even numbers for --video"),
+        (["--images", png, "--camera", "side"], "--camera: unknown camera 'side'"),
+        (["--images", png, "--size", "9x9"], "--size: not 9 pixels"),
+        (["--camera", "side"], "--camera needs --images or --video"),
+    ):
+        assert message in error_of(capsys, "evaluate", finished, *argv)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.png"]
     monkeypatch.setitem(sys.modules, "imageio", None)
     monkeypatch.setitem(sys.modules, "imageio.v2", None)
     message = error_of(capsys, "evaluate", finished, "--video", mp4)
     assert "guided-policy-search[video]" in message
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused_first(capsys, finished, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", fail)
+    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+    (finished / "evaluation_train.csv").unlink(missing_ok=True)
+    assert "Read-only file system" in error_of(capsys, "evaluate", finished)
 
 
 # --- the display
@@ -522,12 +565,18 @@ def test_the_line_of_an_iteration():
         "kl_max": 1.0,
         "step_mult_mean": 0.5,
         "seconds": 1.234,
+        "memory_driver": 512.4e6,
+        "memory_worker": float("nan"),
     }
     stages = {"rollout": 0.5, "improve": 0.25, "score": 0.001, "train": 0.3, "cost": 0.1}
     line = display.iteration_line(row, stages)
     assert line.split()[:6] == ["3", "-12.346", "-20", "1", "0.5", "25"]
     assert "0.991/1" in line
-    assert line.endswith("1.23  rollout 0.5, train 0.3, improve 0.25")
+    assert line.endswith("  512     1.23  rollout 0.5, train 0.3, improve 0.25")
+    line = display.iteration_line(row | {"memory_worker": 430e6}, stages)
+    assert "  512/430     1.23  rollout" in line
+    heads, cells = display.HEADER, display.iteration_line(row | {"policy_success": 0.25}, stages)
+    assert heads.index("seconds") + len("seconds") == cells.index("1.23") + len("1.23")
     line = display.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
     assert line.split()[4:6] == ["0.125", "100"]
     assert "nan" not in display.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})

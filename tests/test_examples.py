@@ -257,6 +257,13 @@ def test_gymnasium_world(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_gymnasium_pendulum(tmp_path):
+    pytest.importorskip("gymnasium")
+    off = numbers(r"ends # rad # rad off", example("gymnasium_pendulum", tmp_path))
+    assert len(off) == 6  # two conditions after 5, 10 and 15 iterations
+    assert max(off[-2:]) < 0.2
+
+
 def test_own_network(tmp_path):
     text = example("own_network", tmp_path)
     cost = numbers(r"(?m)^\d: cost +#", text)

@@ -14,6 +14,7 @@ LEVEL = {
     "data": 1,
     "linalg": 2,
     "threads": 2,
+    "memory": 2,
     "execution": 2,
     "distributions": 3,
     "dynamics": 4,
@@ -51,7 +52,9 @@ def sources() -> list[tuple[str, Path]]:
         module = path.relative_to(ROOT / "gps").with_suffix("").parts[0]
         if module != "__init__":
             out.append((module, path))
-    return out + [("agents", path) for path in sorted((ROOT / "agents").glob("*.py"))]
+    for path in sorted((ROOT / "agents").glob("*.py")):
+        out.append(("cli" if path.name == "__main__.py" else "agents", path))
+    return out
 
 
 @pytest.mark.parametrize(

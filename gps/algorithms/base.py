@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gps.algorithms.state import ConditionState, GPSState, PolicyState
+from gps.algorithms.state import ConditionState, GPSState, PolicyState, Unseen
 from gps.algorithms.step_size import StepConfig
 from gps.costs.base import Cost
 from gps.errors import ConfigError
@@ -46,7 +46,13 @@ class LocalAlgorithm:
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """Every condition's own controller."""
-        return state.conditions
+        return self.unseen(state.conditions)
+
+    def unseen(self, sources: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The sources, marked where no picture of their rollouts is used: the policy does not see,
+        or there is none."""
+        sees = getattr(getattr(self, "network", None), "sees", False)
+        return sources if sees else tuple(Unseen(source) for source in sources)
 
 
 class PolicyAlgorithm(LocalAlgorithm):
@@ -66,7 +72,10 @@ class PolicyAlgorithm(LocalAlgorithm):
         check = getattr(self.network, "check", None)
         if check is not None:
             check(agent.layout, image_shape_of(agent))
-        if getattr(self.network, "sees", False) and self.sgd.mode != "serial":
+        sees = getattr(self.network, "sees", False)
+        if sees and hasattr(agent, "check_images"):
+            agent.check_images()
+        if sees and self.sgd.mode != "serial":
             network = type(self.network).__name__
             raise ConfigError(
                 f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "

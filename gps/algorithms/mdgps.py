@@ -87,7 +87,8 @@ class MDGPSConfig(PolicyAlgorithm):
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The local controllers, or the policy once it has been trained."""
-        return sample_policy(state) if self.sample_from == "policy" else state.conditions
+        on_policy = self.sample_from == "policy"
+        return self.unseen(sample_policy(state) if on_policy else state.conditions)
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

@@ -68,7 +68,7 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The policy, once it has been trained."""
-        return sample_policy(state)
+        return self.unseen(sample_policy(state))
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

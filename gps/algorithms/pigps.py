@@ -68,7 +68,8 @@ class PIGPSConfig(PolicyAlgorithm):
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The policy, once it has been trained, or the local controllers."""
-        return sample_policy(state) if self.sample_from == "policy" else state.conditions
+        on_policy = self.sample_from == "policy"
+        return self.unseen(sample_policy(state) if on_policy else state.conditions)
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

@@ -25,6 +25,7 @@ from gps.algorithms.state import (
     CostModel,
     GPSState,
     Report,
+    Unseen,
 )
 from gps.control import ilqr, models
 from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
@@ -122,7 +123,7 @@ class ILQRPlanningConfig:
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """Every condition's own controller."""
-        return state.conditions
+        return tuple(Unseen(condition) for condition in state.conditions)
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -196,6 +196,20 @@ class PolicyState(Record):
     def actor(self) -> NeuralPolicy | VisualPolicy:
         """What acts in rollouts of the global policy."""
         return self.policy
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen(Record):
+    """Something to roll out, in a run in which nobody looks at pictures."""
+
+    source: Any
+    """A ConditionState, a PolicyState, or a handle of one."""
+    wants_images: ClassVar[bool] = False
+
+    @property
+    def actor(self) -> Any:
+        """What acts."""
+        return self.source.actor
 
 
 @dataclass(frozen=True, eq=False)

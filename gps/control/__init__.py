@@ -19,7 +19,7 @@ uses; divergences are in nats.
 from gps.control import batch, dual, ilqr, initial, kl, lqr, models, pi2, pilqr, tracking
 from gps.control.dual import DualConfig, DualResult, PerStepResult, minimise, minimise_per_step
 from gps.control.ilqr import ILQRConfig, ILQRResult
-from gps.control.initial import HoldConfig, PDConfig, hold_position, pd
+from gps.control.initial import HoldConfig, OpenLoopConfig, PDConfig, hold_position, open_loop, pd
 from gps.control.kl import kl_per_step, penalised
 from gps.control.lqr import backward, expected_cost, forward
 from gps.control.pi2 import PI2Config, PI2Result
@@ -32,6 +32,7 @@ __all__ = [
     "HoldConfig",
     "ILQRConfig",
     "ILQRResult",
+    "OpenLoopConfig",
     "PDConfig",
     "PI2Config",
     "PI2Result",
@@ -53,6 +54,7 @@ __all__ = [
     "minimise",
     "minimise_per_step",
     "models",
+    "open_loop",
     "pd",
     "penalised",
     "pi2",

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.control import _checks, lqr
-from gps.errors import ConfigError, NonFiniteError, ShapeError
+from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
 from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
 
-__all__ = ["HoldConfig", "PDConfig", "hold_position", "pd"]
+__all__ = ["HoldConfig", "OpenLoopConfig", "PDConfig", "hold_position", "open_loop", "pd"]
 
 Index = npt.NDArray[np.signedinteger]
 
@@ -95,6 +95,32 @@ class PDConfig:
     ) -> LinearGaussianController:
         """`pd` about x0 with this configuration; dt is not used."""
         return pd(x0, layout, nu, T, self, position=self.position, velocity=self.velocity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLoopConfig:
+    """Noise about constant actions, without feedback: for any world, whatever its state holds."""
+
+    variance: float | tuple[float, ...] = 1.0
+    """Action variance, in squared action units: one for all actions or one each; above 0."""
+
+    mean: tuple[float, ...] = ()
+    """Mean of each action, in its unit; empty: all 0."""
+
+    def __post_init__(self) -> None:
+        _tuples(self, "mean")
+        if np.ndim(self.variance):
+            _tuples(self, "variance")
+        values = self.variance if isinstance(self.variance, tuple) else (self.variance,)
+        for value in values:
+            if not _number("OpenLoopConfig.variance", value) > 0:
+                raise ConfigError(f"OpenLoopConfig.variance must be above 0, got {value}")
+
+    def controller(
+        self, x0: Array, layout: Layout, nu: int, T: int, dt: float
+    ) -> LinearGaussianController:
+        """`open_loop` with this configuration; of x0 only the size is used, dt is not."""
+        return open_loop(layout.size, nu, T, self)
 
 
 def hold_position(
@@ -181,6 +207,25 @@ def pd(
     )
 
 
+def open_loop(
+    nx: int, nu: int, T: int, config: OpenLoopConfig | None = None
+) -> LinearGaussianController:
+    """u = mean + noise for T steps, the same at every state of nx values; independent noise.
+
+    Raises ShapeError, ConfigError for a mean or variance that is not one value for each action.
+    """
+    config = OpenLoopConfig() if config is None else config
+    sizes = {"nx": nx, "nu": nu, "T": T}
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in sizes.values()):
+        raise ShapeError(f"nx, nu and T must be at least 1, whole numbers, got {sizes}")
+    variance = config.variance if isinstance(config.variance, tuple) else (config.variance,) * nu
+    chol = np.diag(np.sqrt(_vector("OpenLoopConfig.variance", variance, 1.0, nu)))
+    k = _vector("OpenLoopConfig.mean", config.mean, 0.0, nu)
+    return LinearGaussianController(
+        np.zeros((T, nu, nx)), np.tile(k, (T, 1)), np.tile(chol, (T, 1, 1))
+    )
+
+
 def _joints(
     x0: Array, layout: Layout, nu: int, T: int, position: str, velocity: str
 ) -> tuple[Array, Index, Index]:
@@ -193,6 +238,12 @@ def _joints(
         raise NonFiniteError(f"x0 holds {x0[i]} at entry {i}; check the start state")
     if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (nu, T)):
         raise ShapeError(f"nu and T must be at least 1, whole numbers, got nu={nu} and T={T}")
+    for name in (position, velocity):
+        if name not in layout.names:
+            raise ShapeError(
+                f"{choices('state entry', name, layout.names)}; name the entries of the joints by "
+                "`position` and `velocity`, or take OpenLoopConfig, which needs none"
+            )
     pos, vel = (np.arange(layout.size)[layout.slice(name)] for name in (position, velocity))
     if len(pos) != len(vel):
         raise ShapeError(

@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+_WRONG = 10.0
+"""Residual share of the cost-to-go above which a model explains nothing at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PILQRConfig:
     """Both halves of an update, and how the residual sets the step of the first."""
@@ -223,7 +227,8 @@ def update(
        and the model; what the sampled cost differs by is the residual (`explain`).
     3. `pi2.update` on the residual, for the actions that p_lqr takes with the same noise at the
        sampled states: K of p_lqr stays. Its temperatures are those that the full costs ask for, so
-       that a small residual moves the controller little.
+       that a small residual moves the controller little; where the residual is over ten times the
+       cost-to-go, at least those that it asks for itself.
 
     dynamics, cost, start: the model fitted to the samples, as `dual.minimise` takes it. X
     (N, T, nx), U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats,
@@ -242,7 +247,14 @@ def update(
     asked, states, values = step.controller, readonly(X), readonly(costs)
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)
     hot = pi2.update(asked, states, moved, values, config.pi2)
-    done = pi2.update(asked, states, moved, known.residual, config.pi2, temperature=hot.temperature)
+    heat, rest = hot.temperature, known.residual
+    wrong = ~(known.share <= _WRONG)
+    if wrong.any():
+        # The residual of a model that explodes is far above the costs: at their temperature one
+        # sample would get all the weight, and with it the covariance would vanish.
+        own = pi2.update(asked, states, moved, rest, config.pi2).temperature
+        heat = np.where(wrong, np.maximum(heat, own), heat)
+    done = pi2.update(asked, states, moved, rest, config.pi2, temperature=heat)
     return PILQRResult(controller=done.controller, lqr=step, pi2=done, explained=known)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -681,7 +682,7 @@ class Dask:
             known = self._reported.get(result.process)
             if known is None or known.tasks < result.tasks:
                 self._reported[result.process] = Result(
-                    None, result.process, result.spent, result.tasks
+                    None, result.process, result.spent, result.tasks, result.memory
                 )
 
     def keep(self, tree: Any) -> Any:
@@ -876,6 +877,11 @@ class Dask:
             return ""
         states = [state for _, stage, state in calls if stage == waiting[0]]
         return f"{waiting[0]}, {len(states) - states.count('pending')} of {len(states)} done"
+
+    def memory(self) -> float:
+        """The most memory that any one worker has held so far, in bytes."""
+        told = [r.memory for r in self._reported.values() if not math.isnan(r.memory)]
+        return max(told, default=math.nan)
 
     def _known(self, worker: str) -> int:
         process = self._process_of.get(worker)

@@ -19,6 +19,7 @@ from typing import Any
 from distributed import Client, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
+from gps import memory
 from gps.errors import SharedLostError
 from gps.execution import map_tree, run_or_say
 
@@ -116,6 +117,8 @@ class Result:
     """Seconds of work per stage that this process has done for this executor so far."""
     tasks: int
     """Number of its tasks so far."""
+    memory: float
+    """The most memory that it has held so far, in bytes; NaN where it cannot tell."""
 
 
 _PROCESS = uuid.uuid4().hex
@@ -157,7 +160,7 @@ def run_task(
         stages, tasks = _spent.get(run, ({}, 0))
         stages = stages | {stage: stages.get(stage, 0.0) + seconds}
         _spent[run] = stages, tasks + 1
-    return Result(value, _PROCESS, stages, tasks + 1)
+    return Result(value, _PROCESS, stages, tasks + 1, memory.peak())
 
 
 def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:

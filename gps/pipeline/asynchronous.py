@@ -47,7 +47,7 @@ from gps.execution import Executor, Serial
 from gps.pipeline import config_io, stages
 from gps.pipeline.control import Control
 from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
-from gps.pipeline.runner import IterationReport, initial_state, metrics_row
+from gps.pipeline.runner import IterationReport, initial_state, memory_row, metrics_row
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
@@ -544,10 +544,12 @@ class _Driver:
         """Roll out the condition's newest controller."""
         e, now = self.experiment, self.clock()
         address = (self.seed, self.counts[m], e.redraws)
+        # an algorithm of the user's may say nothing of pictures
+        (source,) = getattr(self.algorithm, "unseen", tuple)((self.conditions[m],))
         sampled = self.ex.call(
             "rollout",
             sample,
-            *(e.world, self.conditions[m], m, e.samples, *address),
+            *(e.world, source, m, e.samples, *address),
             condition=m,
         )
         self.batches += 1
@@ -767,6 +769,7 @@ class _Driver:
         local, policy = scores[: self.M], scores[self.M :]
         row = metrics_row(report, local, policy, moment.state, self.agent, self.experiment)
         row |= moment.numbers
+        row |= memory_row(self.ex)
         row["seconds"] = moment.seconds
         row |= {f"seconds_{name}": s for name, s in moment.stage_seconds.items()}
         self.storing = _Storing(

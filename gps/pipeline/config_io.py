@@ -11,8 +11,8 @@
     the rest            None, true, 1, 1.5, "text" as JSON has them
 
 Names are `module:qualname`. Only names below `gps.` are imported, and nothing but a dataclass is
-called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`; the
-reader passes that file's names in.
+called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`, what a
+module beside it defines `hyperparams.helper:MyCost`; the reader passes that file's names in.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
+from gps.pipeline import siblings
 
 USER_MODULES = "gps_experiment_"
 """Prefix of the names of modules that hold a user's hyperparams file; see the loader."""
@@ -48,7 +49,8 @@ def name_of(thing: Any) -> str:
             "level of the hyperparams file"
         )
     if module.startswith(USER_MODULES):
-        return f"{USER}:{qualname}"
+        _, dot, sibling = module.partition(".")
+        return f"{USER}{dot}{sibling}:{qualname}"
     if module.startswith("gps."):
         return f"{module}:{qualname}"
     raise ExperimentError(
@@ -60,17 +62,21 @@ def name_of(thing: Any) -> str:
 def find(name: str, user: Names | None = None) -> Any:
     """The class or function behind `module:qualname`; ExperimentError when it is not allowed."""
     module, colon, qualname = name.partition(":")
-    if not colon or not (module == USER or module.startswith("gps.")):
+    top, _, sibling = module.partition(".")
+    if not colon or not (top == USER or module.startswith("gps.")):
         raise ExperimentError(
             f"{name!r} is not allowed here: names come from gps.* or from the hyperparams file"
         )
-    if module == USER:
+    if top == USER:
         if user is None:
             raise ExperimentError(f"{name!r} needs the hyperparams file, which is not at hand")
         first, *rest = qualname.split(".")
         known = user()
+        if sibling:
+            known = _sibling(known, sibling)
         if first not in known:
-            raise ExperimentError(f"the hyperparams file does not define {first}")
+            where = f"the module {sibling} beside the" if sibling else "the"
+            raise ExperimentError(f"{where} hyperparams file does not define {first}")
         thing = known[first]
     else:
         first, *rest = qualname.split(".")
@@ -84,9 +90,17 @@ def find(name: str, user: Names | None = None) -> Any:
         thing = getattr(thing, part, None)
     home = getattr(thing, "__module__", "")
     # a module's imports must not be reachable through it: gps.pipeline.store:os.system
-    if not (home.startswith(USER_MODULES) if module == USER else home == module):
+    if not (home.startswith(USER_MODULES) if top == USER else home == module):
         raise ExperimentError(f"{name!r} is not defined there")
     return thing
+
+
+def _sibling(names: Mapping[str, Any], module: str) -> Mapping[str, Any]:
+    """What a module beside the hyperparams file defines; ExperimentError where it has none."""
+    try:
+        return vars(names[siblings.NAME].module(module))
+    except (KeyError, ModuleNotFoundError):
+        raise ExperimentError(f"the hyperparams file imports no module {module}") from None
 
 
 def find_dataclass(name: str, user: Names | None = None) -> type:

@@ -2,7 +2,8 @@
 
 A hyperparams file is plain Python that ends in `experiment = Experiment(...)`. It runs in a module
 of its own that is not importable: nothing else sees its names, and dask, which cannot pickle its
-classes and functions by reference, sends them to its workers by value.
+classes and functions by reference, sends them to its workers by value. Modules in its folder can be
+imported by it; see `siblings`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import io
 import itertools
 import operator
 import re
-import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache, reduce
@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
+from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
+from gps.pipeline.siblings import importable
 
 if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
 
 _counter = itertools.count(1)
-_modules: dict[str, types.ModuleType] = {}
-"""Executed files: type hints of their classes are looked up in them."""
 _LONGEST = 8
 """Items of a tuple of configurations that get options of their own; longer tuples get none."""
 
@@ -94,10 +94,17 @@ def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Pat
         # Costs, worlds and networks of your own may be defined in this file, at its top level.
         """
     )
+    needed = {target.parent / place: data for place, data in modules_beside(source).items()}
     try:
+        for place, data in needed.items():
+            if place.exists() and place.read_bytes() != data:
+                raise ExperimentError(f"{place} exists already, and {source} needs another one")
         text = source.read_text(encoding="utf-8")
         with open(target, "x", encoding="utf-8") as file:
             file.write(f"{header}\n{_renamed(text, source.stem, name)}")
+        for place, data in needed.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
     except FileExistsError:
         raise ExperimentError(f"{target} exists already; choose another name") from None
     except OSError as error:
@@ -115,56 +122,44 @@ def _renamed(text: str, old: str, new: str) -> str:
 
 def execute(path: str | Path) -> types.ModuleType:
     """Run a hyperparams file in a module of its own; raises ExperimentError with file and line."""
-    path = Path(path)
-    try:
-        source = path.read_bytes()
-    except FileNotFoundError:
-        raise ExperimentError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ExperimentError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        code = compile(source, str(path), "exec", dont_inherit=True)
-    except SyntaxError as error:
-        where = f"{path}:{error.lineno}" if error.lineno else str(path)
-        raise ExperimentError(f"{where}: syntax error: {error.msg}") from error
-    except ValueError as error:  # a NUL byte
-        raise ExperimentError(f"{path}: is no Python source: {error}") from error
-    stem = re.sub(r"\W", "_", path.stem)
+    main = siblings.read(Path(path))
+    sources = siblings.beside(main)
+    code = siblings.compiled(main, sources)
+    stem = re.sub(r"\W", "_", main.path.stem)
     module = types.ModuleType(f"{USER_MODULES}{stem}_{next(_counter)}")
-    module.__file__ = str(path)
-    _modules[module.__name__] = module
-    with importable():
-        try:
-            exec(code, module.__dict__)
-        except (Exception, SystemExit) as error:
-            where = f"{path}:{line}" if (line := _line(error, path)) else str(path)
-            if isinstance(error, ConfigError):
-                raise ConfigError(f"{where}: {error}") from error
-            text = " ".join(str(error).split())
-            what = text if isinstance(error, GPSError) else f"{type(error).__name__}: {text}"
-            raise ExperimentError(f"{where}: {what}{_hint(error)}") from error
+    module.__file__ = str(main.path)
+    if sources:
+        vars(module)[siblings.NAME] = siblings.Siblings(module.__name__, sources)
+    try:
+        siblings.execute_in(module, code)
+    except (Exception, SystemExit) as error:
+        where = _place(error, [main.path, *(source.path for source in sources.values())])
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"{where or main.path}: {error}") from error
+        text = " ".join(str(error).split())
+        what = text if isinstance(error, GPSError) else f"{type(error).__name__}: {text}"
+        raise ExperimentError(f"{where or main.path}: {what}{_hint(error)}") from error
     return module
 
 
-@contextlib.contextmanager
-def importable() -> Iterator[None]:
-    """Let type hints of the executed files be looked up meanwhile, as of imported modules."""
-    sys.modules.update(_modules)
-    try:
-        yield
-    finally:
-        for name in list(_modules):
-            sys.modules.pop(name, None)
+def modules_beside(path: str | Path) -> dict[Path, bytes]:
+    """The files in the folder of a hyperparams file that it needs, by their place in that folder.
+
+    Raises ExperimentError.
+    """
+    main = siblings.read(Path(path))
+    found = siblings.beside(main).values()
+    return {source.path.relative_to(main.path.parent): source.text for source in found}
 
 
-def _line(error: BaseException, path: Path) -> int | None:
-    """The innermost line of the file that an exception passed through."""
-    line, trace = None, error.__traceback__
+def _place(error: BaseException, paths: Sequence[Path]) -> str:
+    """`file:line`, the innermost of these files that an exception passed through; or empty."""
+    names, place, trace = {str(path) for path in paths}, "", error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
+        if (name := trace.tb_frame.f_code.co_filename) in names:
+            place = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return line
+    return place
 
 
 def _hint(error: BaseException) -> str:

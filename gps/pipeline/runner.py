@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gps import memory
 from gps.algorithms.state import GPSState, Report
 from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
@@ -286,6 +287,7 @@ def _loop(
                 raise
             stage_seconds = ex.seconds()
             row = metrics_row(report, local, policy, done, agent, experiment)
+            row |= memory_row(ex)
             row["seconds"] = time.perf_counter() - begin
             row |= {f"seconds_{name}": s for name, s in stage_seconds.items()}
             # handles: on a cluster the data stays on its workers
@@ -348,6 +350,12 @@ def _earlier(
         return replace(stored, costs=(run.base.cost,) * run.agent.n_conditions)
     assert before is not None  # a redo is refused before the first iteration
     return before
+
+
+def memory_row(ex: Executor) -> dict[str, float]:
+    """The columns of memory, in bytes: the most that the driver's process has held so far, and the
+    largest of the workers. Like the seconds, they are not part of the iteration's file."""
+    return {"memory_driver": memory.peak(), "memory_worker": ex.memory()}
 
 
 def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -> list[Any]:

@@ -15,7 +15,17 @@ from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
 from gps.pipeline.experiment import WorldConfig
 from gps.rng import stream
-from gps.types import Agent, Array, Policy, Record, Rollouts, freeze
+from gps.types import (
+    Agent,
+    Array,
+    Policy,
+    Record,
+    Rollouts,
+    WithoutImages,
+    freeze,
+    image_shape_of,
+    needs_images,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +49,13 @@ def agent_of(world: WorldConfig) -> Agent:
     return agent
 
 
+def _unseen(agent: Agent, policy: Policy) -> Policy:
+    """The policy, such that the agent draws no pictures that it does not need to act."""
+    if image_shape_of(agent) is None or needs_images(policy):
+        return policy
+    return WithoutImages(policy)
+
+
 def rollout(
     world: WorldConfig,
     source: Any,
@@ -51,9 +68,13 @@ def rollout(
     """`samples` rollouts of one training condition; `source.actor` acts.
 
     A sample whose simulation fails is drawn again with fresh noise, `redraws` times; then the
-    SimulationError of the last try is raised.
+    SimulationError of the last try is raised. Pictures are drawn where a policy that sees acts, or
+    is trained from these rollouts.
     """
     agent = agent_of(world)
+    actor = source.actor
+    if not getattr(source, "wants_images", True):
+        actor = _unseen(agent, actor)
     attempts = [0] * samples
     for attempt in range(redraws + 1):
         noise = np.empty((samples, agent.T, agent.nu))
@@ -63,7 +84,7 @@ def rollout(
             noise[n] = stream(seed, "noise", *address).standard_normal(noise[n].shape)
             start[n] = stream(seed, "start", *address).standard_normal(agent.n_start)
         try:
-            return agent.rollout(source.actor, condition, noise, start)
+            return agent.rollout(actor, condition, noise, start)
         except SimulationError as error:
             if attempt == redraws:
                 raise
@@ -102,7 +123,8 @@ def evaluate_condition(
     """Roll out `policy` from one condition, without exploration noise unless asked for.
 
     Start states are disturbed as in training when `samples` is above 1; a single sample starts
-    at the condition itself. Raises SimulationError.
+    at the condition itself. The rollouts have pictures only where the policy sees them. Raises
+    SimulationError.
     """
     agent = agent_of(world)
     kind = "test" if test else "train"
@@ -117,7 +139,7 @@ def evaluate_condition(
             start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
                 agent.n_start
             )
-    rollouts = agent.rollout(policy, condition, zeta, start, test=test)
+    rollouts = agent.rollout(_unseen(agent, policy), condition, zeta, start, test=test)
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
     if measure is not None:

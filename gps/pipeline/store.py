@@ -1,7 +1,8 @@
 """What a run leaves behind: one HDF5 file per iteration, metrics, the configuration.
 
     RUN/experiment.json        configuration, seed, versions, git commit; see `config_io`
-    RUN/hyperparams.py         copy of the hyperparams file, where there was one
+    RUN/hyperparams.py         copy of the hyperparams file, where there was one, with the modules
+                               beside it that it imports
     RUN/iterations/0000.h5     the state before the first iteration
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
@@ -21,7 +22,7 @@ Layout of an iteration file, for readers that have h5py only:
     /state              GPSState: all that the next iteration starts from; costs are configuration
     /rollouts/0 ...     Rollouts: X (N, T, nx), U (N, T, nu), obs (N, T, no), noise (N, T, nu)
     /models/cost/0 ...  per stage and condition what was fitted: cost, dynamics, linearised
-    /metrics            the row of metrics.csv as attributes, without the seconds
+    /metrics            the row of metrics.csv as attributes, without seconds and memory
     /report             Report
 
 A group holds a record, tuple, list or dict, and its attribute `@type` says which: the class of the
@@ -95,6 +96,7 @@ UNITS: Mapping[str, Mapping[str, str]] = {
 }
 """Of the fields of a record class, or of the entries of a dict at the top of the file."""
 _LIBVER = ("v110", "v110")  # fixed: another library version must not change the bytes
+_MACHINE = ("seconds", "memory")  # columns that tell of the machine, not of the run
 _TEXT = h5py.string_dtype()
 _DOUBLE = h5py.h5t.py_create(np.dtype("f8"))
 _SCALAR, _NOTHING = (h5py.h5s.create(kind) for kind in (h5py.h5s.SCALAR, h5py.h5s.NULL))
@@ -112,7 +114,7 @@ class Snapshot(Record):
     models: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Per stage one record per condition."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The row of metrics.csv; entries that start with `seconds` are left out of the file."""
+    """The row of metrics.csv; what starts with `seconds` or `memory` is left out of the file."""
     report: Report | None = None
     """Without `models`, which have their own place."""
 
@@ -301,7 +303,7 @@ def _read_tree(node: h5py.Group | h5py.Dataset, user: config_io.Names | None) ->
 
 def encode(snapshot: Snapshot, identity: str = "") -> bytes:
     """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`."""
-    metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith("seconds")}
+    metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith(_MACHINE)}
     report = snapshot.report
     values = {
         "state": replace(snapshot.state, costs=()),
@@ -372,6 +374,22 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
+def _modules_of(source: Path) -> dict[Path, bytes]:
+    """The modules beside a hyperparams file that it imports, by their place in the run folder.
+
+    StoreError where a run has something else of that name.
+    """
+    modules = loader.modules_beside(source)
+    for place in modules:
+        taken = place.parts[0].removesuffix(".py")
+        if taken in ("hyperparams", "iterations", "tensorboard"):
+            raise StoreError(
+                f"{source}: its module {place} cannot be copied to where a run has its own "
+                f"{taken}; give the module another name"
+            )
+    return modules
+
+
 class RunFolder:
     """A run on the disk. Reading takes no lock; the first writing call takes it until `close`."""
 
@@ -392,11 +410,13 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
 
-        source: the hyperparams file, to be copied. extra: more entries for experiment.json.
+        source: the hyperparams file, to be copied with the modules beside it that it imports.
+        extra: more entries for experiment.json.
         """
         path = Path(path)
         folder = cls(path)
         require_new(path)
+        modules = {} if source is None else _modules_of(source)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -408,6 +428,10 @@ class RunFolder:
             if source is not None:
                 with folder._writing(path / "hyperparams.py"):
                     write_whole(path / "hyperparams.py", Path(source).read_bytes())
+            for place, data in modules.items():
+                with folder._writing(path / place):
+                    (path / place).parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(path / place, data)
             facts: dict[str, Any] = {
                 "schema": "gps experiment",
                 "schema_version": SCHEMA_VERSION,
@@ -634,7 +658,7 @@ class RunFolder:
         self._events_from(after + 1)  # tells TensorBoard to forget the later steps
 
     def _stored_metrics(self, n: int) -> dict[str, float]:
-        """A row that a killed process could not add to metrics.csv; it has no seconds."""
+        """A row that a killed process could not add to metrics.csv, without seconds and memory."""
         with self._opened(n) as file:
             return {k: float(v) for k, v in file["metrics"].attrs.items() if not k.startswith("@")}
 
@@ -889,7 +913,7 @@ class _Events:
 def _tag(column: str) -> str:
     """`policy_cost_mean` becomes `policy/cost_mean`, so that TensorBoard groups the plots."""
     head, underscore, tail = column.partition("_")
-    grouped = head in ("local", "policy", "seconds", "cost", "kl") and underscore
+    grouped = head in ("local", "policy", "seconds", "memory", "cost", "kl") and underscore
     return f"{head}/{tail}" if grouped else column
 
 

@@ -519,6 +519,8 @@ def test_what_only_mujoco_environments_have_is_told():
         agent.start_joints(0)
     with pytest.raises(GPSError, match="cannot be drawn"):
         agent.render(r)
+    with pytest.raises(GPSError, match="cannot be drawn"):
+        agent.check_render(width=64, height=48)
     agent = WORLDS["swimmer"].build()
     r = agent.rollout(NoisyDamping(), 0, draw(agent)[0])
     with pytest.raises(ShapeError, match="sample 9"):
@@ -571,6 +573,9 @@ def test_pictures_show_the_joints(name):
         pytest.skip(str(error))
     assert frames.shape == (2, 48, 64, 3)
     assert frames.std() > 1
+    agent.check_render(width=64, height=48)
+    with pytest.raises(ConfigError, match="unknown camera 'moon'"):
+        agent.check_render(width=64, height=48, camera="moon")
     elsewhere = replace(r, X=r.X + 0.3)
     assert (agent.render(elsewhere, 2, width=64, height=48, every=3) != frames).any()
 

@@ -1019,6 +1019,18 @@ def test_conditions_with_other_shapes_are_drawn_too():
     assert agent.rollout(Noise(), 0, noise, start).images.tobytes() == plain.images.tobytes()
 
 
+def test_what_cannot_be_drawn_is_refused_without_a_rollout():
+    pictures(SEEN, Noise())  # skips without OpenGL
+    agent = replace(SEEN, state=("joint_pos", "joint_vel"), test_conditions=(Condition(),)).build()
+    for camera in ("top", -1):
+        agent.check_render(width=32, height=24, camera=camera)
+        agent.check_render(width=32, height=24, camera=camera, test=True)
+    with pytest.raises(ConfigError, match="unknown camera 'tpo'; did you mean 'top'"):
+        agent.check_render(width=32, height=24, camera="tpo")
+    with pytest.raises(GPSError, match="joint_pos is in its state"):
+        replace(SEEN, state=("joint_vel",)).build().check_render(width=32, height=24)
+
+
 def test_worlds_without_cameras_have_no_pictures():
     agent, r = run(REACH_WORLD)
     assert agent.image_shape is None

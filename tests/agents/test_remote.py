@@ -19,6 +19,7 @@ import pytest
 
 import gps
 from gps.agents import PointMassConfig, arm_reach
+from gps.agents.__main__ import main, world_of
 from gps.agents._protocol import MAGIC, VERSION, Channel, Message, decode, encode, proof
 from gps.agents.remote import RemoteConfig, RemoteError, RobotServer, serve
 from gps.errors import ConfigError, ShapeError, SimulationError
@@ -717,3 +718,49 @@ def test_the_command_serves_a_world_and_ends_by_a_signal():
         assert child.wait(10) == 0
         errors = child.stderr.read()
     assert "Traceback" not in errors
+
+
+OWN_WORLD = """
+from dataclasses import replace
+import gps
+from gps.agents import PointMassConfig
+
+experiment = replace(gps.load("point_mass"), world=PointMassConfig(T=7, starts=((1.0, 2.0),)))
+"""
+
+
+def test_any_experiment_or_file_names_a_world(tmp_path):
+    assert world_of("cartpole") == gps.agents.cartpole()  # no experiment's name
+    assert world_of("door") == gps.load("door").world
+    path = tmp_path / "own.py"
+    path.write_text(OWN_WORLD)
+    with process("-m", "gps.agents", str(path)) as child:
+        line = child.stdout.readline()
+        assert line.startswith(f"serving {path} at 127.0.0.1:"), child.stderr.read()
+        remote = RemoteConfig(port=int(line.rsplit(":", 1)[1])).build()
+        assert (remote.T, remote.n_conditions) == (7, 1)
+        np.testing.assert_array_equal(remote.start_state(0)[:2], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("cartpol", "unknown world 'cartpol'; did you mean 'cartpole'? known: acrobot, "),
+        ("no/such.py", "no/such.py does not exist"),
+        ("broken.py", "broken.py:1: NameError: name 'nothing' is not defined"),
+        ("peg_insertion_images", "serve a world without cameras"),
+    ],
+)
+def test_a_world_that_cannot_be_served_is_one_line(
+    argument, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("nothing")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main([argument]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]

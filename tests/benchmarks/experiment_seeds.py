@@ -96,7 +96,8 @@ def _unseen(experiment: Experiment, report: IterationReport, tests: int) -> list
 
 def with_fresh(experiment: Experiment, count: int, test_seed: int) -> Experiment:
     """The experiment with `count` newly drawn test conditions; ConfigError where none are drawn."""
-    make = getattr(worlds, experiment.name.removesuffix("_images"), None)
+    name = experiment.name.removesuffix("_images").removesuffix("_policy")
+    make = getattr(worlds, name, None)
     if make is None:
         raise ConfigError(
             f"{experiment.name}: no function of gps.agents.worlds draws its conditions"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from gps.control import HoldConfig, PDConfig, hold_position, lqr, pd
+from gps.control import HoldConfig, OpenLoopConfig, PDConfig, hold_position, lqr, open_loop, pd
 from gps.errors import ConfigError, ShapeError
 from gps.types import Gaussian, Layout, LinearDynamics
 
@@ -45,6 +45,35 @@ def test_pd_with_fewer_actions_than_joints():
     assert_allclose(c.K, np.tile(K, (7, 1, 1)))
     assert_allclose(c.mean_action(np.tile(x0, (7, 1))), 0, atol=1e-12)
     assert_allclose(c.Sigma, np.tile(4.0 * np.eye(2), (7, 1, 1)))
+
+
+def test_open_loop_is_the_same_noise_at_every_state(rng):
+    config = OpenLoopConfig(variance=(4.0, 0.25), mean=(1.0, -2.0))
+    c = config.controller(np.ones(5), Layout((("picture", 5),)), 2, 4, 0.1)
+    n, S = 20_000, np.diag([4.0, 0.25])
+    u = c.act(rng.normal(size=(n, 5)), np.zeros((n, 0)), 2, rng.normal(size=(n, 2)))
+    sigma = np.sqrt((S**2 + np.outer(S.diagonal(), S.diagonal())) / (n - 1))
+    assert np.all(np.abs(np.cov(u.T) - S) < 5 * sigma)
+    assert np.all(np.abs(u.mean(axis=0) - [1.0, -2.0]) < 5 * np.sqrt(S.diagonal() / n))
+    assert_allclose(c.K, np.zeros((4, 2, 5)))
+    assert_allclose(open_loop(5, 2, 4).Sigma, np.tile(np.eye(2), (4, 1, 1)))
+    assert hash(config) == hash(OpenLoopConfig(variance=[4.0, 0.25], mean=[1.0, -2.0]))
+
+
+def test_wrong_open_loops_are_named():
+    for variance in (0.0, (1.0, -1.0), float("nan"), "x"):
+        with pytest.raises(ConfigError, match=r"OpenLoopConfig\.variance must be"):
+            OpenLoopConfig(variance=variance)
+    with pytest.raises(ConfigError, match=r"OpenLoopConfig\.mean must be a sequence"):
+        OpenLoopConfig(mean=1.0)
+    with pytest.raises(ConfigError, match="mean must have 2 values, one per action, got 3"):
+        open_loop(5, 2, 4, OpenLoopConfig(mean=(0.0, 0.0, 0.0)))
+    with pytest.raises(ConfigError, match="variance must have 2 values"):
+        open_loop(5, 2, 4, OpenLoopConfig(variance=(1.0,)))
+    with pytest.raises(ShapeError, match="nx, nu and T must be at least 1"):
+        open_loop(5, 0, 4)
+    with pytest.raises(ShapeError, match=r"unknown state entry 'joint_pos'.*OpenLoopConfig"):
+        HoldConfig().controller(np.zeros(9), LAYOUT, 2, 5, 0.1)
 
 
 def test_bad_arguments_are_named():

@@ -102,6 +102,20 @@ def test_a_model_that_explains_all_leaves_no_residual(rng):
     np.testing.assert_array_equal(result.controller.K, result.lqr.controller.K)
 
 
+def test_a_model_that_explodes_does_not_end_the_exploration(rng):
+    """Its residual is no reason to give one sample all the weight, and so no variance is left."""
+    dynamics, cost, start, previous = make_problem(rng)
+    X, U, _, costs = samples(dynamics, cost, start, previous, rng)
+    wild = LinearDynamics(4.0 * dynamics.F, dynamics.f, dynamics.W)
+    result = pilqr.update(wild, cost, start, previous, X, U, costs, 20.0)
+    wrong = result.explained.share > 10.0
+    assert wrong.any()
+    assert result.explained.share.max() > 1e4
+    assert result.pi2.kl[wrong].max() < 1.01 * PI2Config().kl_max
+    size = [np.trace(c.Sigma, axis1=1, axis2=2) for c in (result.controller, result.lqr.controller)]
+    assert (size[0] / size[1])[wrong].min() > 0.1
+
+
 def test_it_is_its_two_halves_put_together(rng):
     dynamics, cost, start, previous = make_problem(rng)
     X, U, noise, costs = samples(dynamics, cost, start, previous, rng, hidden=20.0)

@@ -147,6 +147,18 @@ def test_seconds_count_the_work_that_nobody_asked_for(two):
     assert two.seconds() == {}  # nothing is counted twice
 
 
+def hold(megabytes):
+    return float(np.ones(megabytes * 125_000).sum())
+
+
+def test_the_memory_of_the_largest_worker_is_known(two):
+    before = two.memory()
+    two.gather([two.call("hold", hold, 300, condition=0)])
+    assert two.memory() > 300e6 + 50e6  # the worker itself is no smaller
+    assert two.memory() > before or before > 350e6
+    assert np.isnan(Serial().memory())
+
+
 def test_tasks_run_in_other_processes(two):
     pids = set(two.gather([two.call("where", where, n) for n in range(8)]))
     assert os.getpid() not in pids

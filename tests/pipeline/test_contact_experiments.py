@@ -56,6 +56,32 @@ def test_the_cheetah_learns_to_run():
     assert last.row["local_distance_mean"] == pytest.approx(half_cheetah.MARK - after[-1, 0])
 
 
+@pytest.mark.parametrize("name", ["gripper_pusher", "door"])
+def test_the_policys_world_is_that_of_the_local_controllers(name):
+    local, policy = gps.load(name), gps.load(f"{name}_policy")
+    assert replace(policy.world, test_conditions=()) == local.world
+    assert (policy.measure, policy.initial) == (local.measure, local.initial)
+    assert len(policy.cost.terms) == len(local.cost.terms)
+    corners, drawn = (
+        np.array([c.qpos_offset[5:7] if c.qpos_offset else c.body_offsets[0][1][:2] for c in some])
+        for some in (policy.world.conditions, policy.world.test_conditions)
+    )
+    assert np.all(np.abs(drawn) <= corners.max(axis=0))
+    assert np.all(np.ptp(drawn, axis=0) > corners.max(axis=0))
+
+
+def test_one_policy_learns_to_push_blocks_that_it_was_not_trained_from():
+    experiment = replace(gps.load("gripper_pusher_policy"), samples=10, iterations=4)
+    *_, last = gps.run(experiment, seed=0)
+    agent = experiment.world.build()
+    noise, goal = np.zeros((1, agent.T, agent.nu)), np.array(gripper_pusher.GOAL[:2])
+    off = []
+    for m in range(5):
+        end = agent.rollout(last.state.policy.policy, m, noise, test=True).entry("end_points")
+        off.append(np.linalg.norm(end[0, -1, 3:5] - goal))
+    assert np.mean(off) < 0.06  # from 0.18 m
+
+
 @pytest.mark.parametrize("name", ["gripper_pusher", "door", "half_cheetah"])
 def test_without_motors_nothing_goes_anywhere(name):
     model = mujoco.MjModel.from_xml_path(str(model_path(name)))

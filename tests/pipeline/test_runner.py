@@ -169,6 +169,9 @@ class Backwards:
     def seconds(self):
         return {}
 
+    def memory(self):
+        return float("nan")
+
     def close(self):
         raise AssertionError("an executor that was handed in is not closed")
 

@@ -3,16 +3,19 @@
 import hashlib
 from dataclasses import replace
 
+import mujoco
 import numpy as np
 import pytest
 
 import gps
 from gps import cli
 from gps.agents import Condition, MujocoConfig, as_gymnasium
+from gps.agents.rendering import Renderer
+from gps.algorithms import MDGPSConfig, TrajOptConfig
 from gps.errors import ConfigError, GPSError
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
-from gps.policies import MLPConfig, SGDConfig
+from gps.policies import MLPConfig, SGDConfig, TrainingConfig
 
 EXPERIMENT = '''
 """A disc moves to the middle of the picture; only a picture tells the policy where it is."""
@@ -124,6 +127,54 @@ class Watching(Still):
         assert not images.flags.writeable
         self.seen.append(images.copy())
         return np.zeros_like(noise)
+
+
+def drawn(monkeypatch):
+    """Counts the pictures that are drawn from now on."""
+    counted, real = [0], Renderer.render
+
+    def render(self, model, qpos, *args, **kwargs):
+        counted[0] += len(qpos)
+        return real(self, model, qpos, *args, **kwargs)
+
+    monkeypatch.setattr(Renderer, "render", render)
+    return counted
+
+
+def test_nothing_is_drawn_that_nobody_looks_at(file, monkeypatch):
+    seeing = replace(gps.load(file), iterations=1)
+    M, N, T = seeing.world.build().n_conditions, seeing.samples, seeing.world.T
+    count = drawn(monkeypatch)
+    (report,) = gps.run(seeing)
+    assert report.rollouts[0].images is not None  # the convolutions learn from them
+    assert count[0] == M * T * (N + 1)  # the rollouts, and the policy's score
+    local = replace(seeing, algorithm=TrajOptConfig())
+    blind = replace(
+        seeing, algorithm=MDGPSConfig(network=MLPConfig(), training=TrainingConfig(steps=10))
+    )
+    for experiment in (local, blind):
+        count = drawn(monkeypatch)
+        (report,) = gps.run(experiment)
+        assert count == [0]
+        assert report.rollouts[0].images is None
+    agent = local.world.build()
+    asked = agent.rollout(Still(), 0, np.zeros((2, T, 2)))
+    assert asked.images.shape == (2, T, 32, 32, 3)  # who rolls out without a run asks for them
+
+
+@pytest.mark.parametrize("value", ["glfw", "GLFW "])
+def test_a_window_without_a_display_is_refused_before_the_first_rollout(file, value, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MUJOCO_GL", value)
+    message = "MUJOCO_GL=glfw needs a display, and DISPLAY is not set"
+    with pytest.raises(GPSError, match=message):
+        gps.load(file).validate()
+    with pytest.raises(GPSError, match=message):
+        Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), (-1,))
+    replace(gps.load(file), algorithm=TrajOptConfig()).validate()  # draws nothing
+    monkeypatch.setenv("DISPLAY", ":0")
+    gps.load(file).validate()
 
 
 def hashes(out):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import gps
-from gps.agents.worlds import obstacle_nav, peg_insertion, peg_insertion_blind, reacher
+from gps.agents.worlds import (
+    door,
+    gripper_pusher,
+    obstacle_nav,
+    peg_insertion,
+    peg_insertion_blind,
+    reacher,
+)
 from gps.pipeline.stages import agent_of, evaluate_condition
 from gps.types import LinearGaussianController
 
@@ -29,7 +36,7 @@ def targets(conditions):
     return np.array([c.body_offsets[0][1][:2] for c in conditions])
 
 
-@pytest.mark.parametrize("make", [reacher, obstacle_nav, peg_insertion_blind])
+@pytest.mark.parametrize("make", [reacher, obstacle_nav, peg_insertion_blind, gripper_pusher, door])
 def test_test_conditions_are_drawn_by_their_seed(make):
     few, many = make(n_test=3), make(n_test=7)
     assert len(many.test_conditions) == 7

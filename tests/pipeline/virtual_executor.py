@@ -100,5 +100,8 @@ class Virtual:
     def seconds(self):
         return {}
 
+    def memory(self):
+        return float("nan")
+
     def close(self):
         raise AssertionError("an executor that was handed in is not closed")
