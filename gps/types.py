@@ -77,6 +77,12 @@ def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
     return shape
 
 
+def optional() -> Any:
+    """A field of a record that is None unless it is used, and then not stored: files written
+    before there was such a field are read, and stay the same to the byte without it."""
+    return field(default=None, metadata={"stored": "unless None"})
+
+
 class Record:
     """Base of the records: one that travelled to another process is checked and frozen again.
 
@@ -373,6 +379,11 @@ class Policy(Protocol):
 
     A policy with an attribute `needs_images` that is true is given the pictures of this step as
     well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels).
+
+    A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
+    gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
+    the first step that is its `memory0` (size,) in every row. A world need not know: `acting` makes
+    a Policy like any other of it.
     """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
@@ -459,6 +470,35 @@ def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
 def needs_images(policy: object) -> bool:
     """Whether a policy's actions depend on pictures; see `Policy`."""
     return bool(getattr(policy, "needs_images", False))
+
+
+def has_memory(policy: object) -> bool:
+    """Whether a policy's actions depend on earlier observations; see `Policy`."""
+    return bool(getattr(policy, "has_memory", False))
+
+
+def acting(policy: Any) -> Policy:
+    """The policy as it acts in the rollouts of one call: one with memory carries it from step to
+    step, a row for each sample, and begins anew at step 0; any other is given back as it is."""
+    actor: Policy = _Remembering(policy) if has_memory(policy) else policy
+    return actor
+
+
+class _Remembering:
+    """A policy and what it remembers of the rollouts under way."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self._memory: Array | None = None
+        self.needs_images = needs_images(policy)
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array, **images: Any) -> Array:
+        """See `Policy`."""
+        if t == 0 or self._memory is None:
+            self._memory = np.tile(self._policy.memory0, (len(obs), 1))
+        u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
+        actions: Array = u
+        return actions
 
 
 def iter_fields(record: object) -> Iterator[tuple[str, Any]]:

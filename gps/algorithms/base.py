@@ -56,6 +56,11 @@ class PolicyAlgorithm(LocalAlgorithm):
     network: Network
     sgd: SGDConfig
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the policy has memory, and is trained on whole trajectories."""
+        return bool(getattr(self.network, "remembers", False))
+
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes, and this world lacks it."""
         if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
@@ -66,11 +71,12 @@ class PolicyAlgorithm(LocalAlgorithm):
         check = getattr(self.network, "check", None)
         if check is not None:
             check(agent.layout, image_shape_of(agent))
-        if getattr(self.network, "sees", False) and self.sgd.mode != "serial":
+        whole = self.remembers or getattr(self.network, "sees", False)
+        if whole and self.sgd.mode != "serial":
             network = type(self.network).__name__
             raise ConfigError(
                 f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "
-                f"has several parts, got {self.sgd.mode!r}"
+                f"cannot be divided, got {self.sgd.mode!r}"
             )
 
     def start(

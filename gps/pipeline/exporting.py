@@ -8,6 +8,7 @@ from pathlib import Path
 from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
+from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
@@ -57,7 +58,7 @@ def load_policy(path: str | Path, iteration: int | None = None) -> policies.Expo
 
 def _stored(
     run: str | Path, iteration: int | None
-) -> tuple[policies.NeuralPolicy | policies.VisualPolicy, policies.PolicyFacts]:
+) -> tuple[policies.GlobalPolicy, policies.PolicyFacts]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()
     n = folder.last() if iteration is None else iteration
@@ -74,6 +75,7 @@ def _stored(
         iteration=n,
         seed=state.seed,
         image_shape=getattr(state.policy.policy, "image_shape", None),
+        memory0=memory_of(state.policy.policy),
     )
     return state.policy.policy, facts
 

@@ -15,7 +15,7 @@ from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
 from gps.pipeline.experiment import WorldConfig
 from gps.rng import stream
-from gps.types import Agent, Array, Policy, Record, Rollouts, freeze
+from gps.types import Agent, Array, Policy, Record, Rollouts, acting, freeze
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def rollout(
             noise[n] = stream(seed, "noise", *address).standard_normal(noise[n].shape)
             start[n] = stream(seed, "start", *address).standard_normal(agent.n_start)
         try:
-            return agent.rollout(source.actor, condition, noise, start)
+            return agent.rollout(acting(source.actor), condition, noise, start)
         except SimulationError as error:
             if attempt == redraws:
                 raise
@@ -117,7 +117,7 @@ def evaluate_condition(
             start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
                 agent.n_start
             )
-    rollouts = agent.rollout(policy, condition, zeta, start, test=test)
+    rollouts = agent.rollout(acting(policy), condition, zeta, start, test=test)
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
     if measure is not None:

@@ -47,6 +47,36 @@ class WhitenedNetwork(nn.Module):
         return action
 
 
+class WindowNetwork(nn.Module):
+    """obs (B, no), memory (B, (steps-1) no) -> mean action (B, nu), the memory of the next step.
+
+    NaN in the memory stands for an observation that was not made: the present one is the first.
+    """
+
+    def __init__(self, head: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.head, self.steps = head, steps
+
+    def forward(self, obs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean action and memory."""
+        obs, memory = obs.to(torch.float64), memory.to(torch.float64)
+        first = obs.repeat(1, self.steps - 1)
+        window = torch.cat([torch.where(torch.isnan(memory), first, memory), obs], dim=1)
+        return self.head(window), window[:, obs.shape[1] :]
+
+
+class WhitenedRecurrent(WhitenedNetwork):
+    """A recurrent network of the whitened observation: obs, hidden -> mean action, hidden."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean actions (B, nu) and hidden (B, nh) of raw observations (B, no), hidden (B, nh)."""
+        whitened = (obs - self.obs_mean) / self.obs_std
+        action, after = self.network(whitened, hidden.to(torch.float64))
+        return action, after
+
+
 def set_parameters(module: nn.Module, weights: Sequence[Array]) -> None:
     """Copy the weights, in the order of `module.parameters()`, into the module."""
     with torch.no_grad():

@@ -38,6 +38,20 @@ class SeeingProgram(PolicyProgram):
         return self.network(obs, images), self.chol @ self.chol.T
 
 
+class RememberingProgram(PolicyProgram):
+    """obs (B, no) and memory (B, size) -> mean action, covariance, and the memory of the next step.
+
+    network: raw observations and memory to mean actions and memory.
+    """
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean and covariance of the action, and the memory."""
+        mean, after = self.network(obs, memory)
+        return mean, self.chol @ self.chol.T, after
+
+
 class SinglePrecisionProgram(nn.Module):
     """The same with the network in float32, for runtimes that lack float64 kernels.
 

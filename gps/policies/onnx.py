@@ -2,8 +2,9 @@
 
 The graph maps `obs` (batch, no), float64 in the units of the world, to `mean` (batch, nu), the mean
 action, and `covariance` (nu, nu), both float64; the normaliser is inside. A policy that sees has a
-second input `images` (batch, height, width, channels), uint8. What else a user of the
-policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
+second input `images` (batch, height, width, channels), uint8; one with memory an input `memory`
+(batch, size), float64, and an output `next_memory`: see `gps.policies.export`. What else a user of
+the policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
 neither gps nor torch:
 
     session = onnxruntime.InferenceSession("policy.onnx")
@@ -32,9 +33,8 @@ import numpy as np
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.policies import export
 from gps.policies.export import FACTS_FILE, SINGLE_TOLERANCE, ExportedPolicy, PolicyFacts
-from gps.policies.neural import NeuralPolicy
-from gps.policies.visual import VisualPolicy
-from gps.types import Array, Images, readonly
+from gps.policies.neural import GlobalPolicy
+from gps.types import Array, readonly
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OPSET = 18
-_INPUTS = ("obs", "images")
 _LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # they report on what is none of the user's concern
 
 
@@ -76,17 +75,20 @@ class OnnxPolicy(ExportedPolicy):
         """Raises ConfigError: the file holds a graph, not a torch module."""
         raise ConfigError("a policy from an .onnx file has no torch module; export a .pt2 for that")
 
-    def _rows(self, rows: Array, *images: Images) -> Array:
-        return self._outputs(rows, *images)[0]
-
-    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, Array]:
-        """Mean (B, nu) and covariance (nu, nu)."""
-        given = dict(zip(_INPUTS, map(np.ascontiguousarray, inputs), strict=False))
+    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, ...]:
+        """Mean (B, nu) and covariance (nu, nu), then the memory (B, size) of a policy with one."""
+        names = _names(self._facts)
+        given = dict(zip(names, map(np.ascontiguousarray, inputs), strict=True))
         try:
-            mean, covariance = self._session.run(None, given)
+            return tuple(self._session.run(None, given))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ConfigError(f"onnxruntime cannot compute the policy: {_line(error)}") from error
-        return mean, covariance
+
+
+def _names(facts: PolicyFacts) -> list[str]:
+    """The inputs of the graph."""
+    images = ["images"] if facts.image_shape is not None else []
+    return ["obs", *images, *(["memory"] if facts.memory0 is not None else [])]
 
 
 def _session(model: bytes) -> Any:
@@ -102,7 +104,7 @@ def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> bytes:
+def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     """The ONNX model of a policy, to be written to a file that ends in .onnx.
 
     Where onnxruntime is installed, the model is read back before it is returned, and its mean
@@ -144,7 +146,7 @@ def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> byte
     return model
 
 
-def _convert(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
+def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
     """The model with its facts, with the network in one of the two precisions."""
     import torch
 
@@ -154,19 +156,27 @@ def _convert(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, *, single:
     kind = _program.SinglePrecisionProgram if single else _program.PolicyProgram
     if facts.image_shape is not None:
         kind = _program.SeeingProgram
+    if facts.memory0 is not None:
+        kind = _program.RememberingProgram
     program = kind(module, policy.chol).eval()
     # of 1 row torch makes a constant
     inputs = tuple(map(torch.tensor, export.examples(facts, 2)))
     batch = {0: torch.export.Dim("batch")}
     try:
         with _quiet():
+            shapes: Any = (batch,) * len(inputs)
+            given: Any = program
+            if facts.memory0 is not None:
+                # to plain arithmetic: onnxruntime's own recurrent functions are float32
+                traced = torch.export.export(program, inputs, dynamic_shapes=shapes, strict=False)
+                given, inputs, shapes = traced.run_decompositions(), (), None
             converted: Any = torch.onnx.export(
-                program,
+                given,
                 inputs,
                 dynamo=True,
-                input_names=list(_INPUTS[: len(inputs)]),
-                output_names=["mean", "covariance"],
-                dynamic_shapes=(batch,) * len(inputs),
+                input_names=_names(facts),
+                output_names=["mean", "covariance", "next_memory"][: 2 + bool(facts.memory0)],
+                dynamic_shapes=shapes,
                 opset_version=_OPSET,
                 verbose=False,
             )
@@ -256,7 +266,7 @@ def read(path: Path) -> OnnxPolicy:
         if chol.shape != (nu, nu):
             raise ShapeError(f"chol has shape {chol.shape}, not {nu, nu}")
         policy = OnnxPolicy(model, facts, chol)
-        mean, covariance = policy._outputs(*export.examples(facts, 1))
+        mean, covariance, *_ = policy._outputs(*export.examples(facts, 1))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise StoreError(f"{path} is damaged: {_line(error)}") from error
     same = covariance.shape == (nu, nu) and np.allclose(covariance, chol @ chol.T, rtol=1e-9)

@@ -429,6 +429,12 @@ class VisualPolicy(Record):
             self.joined(obs, images), state, episode_start, deterministic, rng=rng
         )
 
+    def fit(
+        self, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
+    ) -> TrainingResult:
+        """See the function `fit`."""
+        return fit(self, data, config, rng)
+
     def module(self) -> torch.nn.Module:
         """A torch module of its own: raw observation and pictures to mean action."""
         from gps.policies import _vision

@@ -192,7 +192,7 @@ class NumpyDraws(Mine):
 
 
 REFUSED = [
-    (Recurrent, r"gives a tuple and must give actions only; .*no memory.*window of observations"),
+    (Recurrent, "gives a tuple and must give actions only; .*hidden state.*RecurrentConfig"),
     (Noisy, r"different actions from one call to the next \(dropout\?\)"),
     (Normed, r"changes the buffer batch\.running_mean.*layer normalisation"),
     (Coupled, "depends on the other rows"),
