@@ -21,6 +21,7 @@ from gps.policies.neural import (
 )
 from gps.policies.onnx import export_onnx
 from gps.policies.recurrent import RecurrentConfig, RecurrentPolicy
+from gps.policies.seeing import SeeingModuleConfig, SeeingPolicy
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import (
     Problem,
@@ -60,6 +61,8 @@ __all__ = [
     "RecurrentConfig",
     "RecurrentPolicy",
     "SGDConfig",
+    "SeeingModuleConfig",
+    "SeeingPolicy",
     "TrainingConfig",
     "TrainingData",
     "TrainingResult",

@@ -65,6 +65,30 @@ class WindowNetwork(nn.Module):
         return self.head(window), window[:, obs.shape[1] :]
 
 
+class WhitenedSeeing(WhitenedNetwork):
+    """A network of the whitened observation and of pictures (B, H, W, C) uint8."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, images: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean actions (B, nu) of raw observations (B, no)."""
+        action: torch.Tensor = self.network((obs - self.obs_mean) / self.obs_std, images)
+        return action
+
+
+class PoseOf(nn.Module):
+    """The whitened pose (B, k) that a linear layer tells from the features of a seeing module."""
+
+    def __init__(self, seeing: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.seeing, self.layer = seeing, layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The pose."""
+        pose: torch.Tensor = self.layer(self.seeing.features(images))  # type: ignore[operator]
+        return pose
+
+
 class WhitenedRecurrent(WhitenedNetwork):
     """A recurrent network of the whitened observation: obs, hidden -> mean action, hidden."""
 

@@ -121,7 +121,7 @@ def points_of(module: FeaturePoints, images: Images, device: torch.device) -> Ar
 
 
 def train_pose(
-    network: PoseNetwork, images: Images, pose: Array, batches: Indices, rate: float,
+    network: nn.Module, images: Images, pose: Array, batches: Indices, rate: float,
     device: torch.device,
 ) -> Array:  # fmt: skip
     """Adam on the mean squared error of the whitened pose; the losses (steps,) are given back."""

@@ -12,7 +12,8 @@
 
 The policy is asked step by step and keeps nothing in between. Over a window of observations such a
 network goes by `gps.policies.memory.WindowConfig`; one that carries a hidden state is named by
-`gps.policies.recurrent.RecurrentConfig`.
+`gps.policies.recurrent.RecurrentConfig`, one that takes pictures by
+`gps.policies.seeing.SeeingModuleConfig`.
 """
 
 from __future__ import annotations

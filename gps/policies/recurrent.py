@@ -203,7 +203,7 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
         policy, problem = training.prepare(self, data, config)
         size = min(self._config.trajectories, n)
         batches = training.minibatches(n, config.steps, size, rng)
-        gradient = _ThroughTime(self.network, problem, T)
+        gradient = _ThroughTime(self.built(), problem, T)
         return training.descended(policy, problem, data, gradient, batches, config)
 
     def module(self) -> torch.nn.Module:
@@ -216,8 +216,8 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
 class _ThroughTime(training.TorchGradient):
     """Minibatches of whole trajectories of T steps."""
 
-    def __init__(self, network: Any, problem: Problem, T: int) -> None:
-        super().__init__(network, problem)
+    def __init__(self, module: torch.nn.Module, problem: Problem, T: int) -> None:
+        super().__init__(module, problem)
         self.T = T
 
     def rows(self, batch: Indices) -> Indices:

@@ -394,8 +394,11 @@ def updated(policy: P, theta: Array, m: Array, v: Array, step: int) -> P:
 
 def gradient_of(network: Network, problem: Problem) -> Gradient:
     """The gradient of minibatches of `problem`, by the kernels where they know the network."""
-    layout = network.plain_layout(problem.obs.shape[1], problem.target.shape[1])
-    return TorchGradient(network, problem) if layout is None else _PlainGradient(layout, problem)
+    sizes = problem.obs.shape[1], problem.target.shape[1]
+    layout = network.plain_layout(*sizes)
+    if layout is None:
+        return TorchGradient(network.build(*sizes), problem)
+    return _PlainGradient(layout, problem)
 
 
 class Gradient(Protocol):
@@ -471,10 +474,10 @@ class _PlainGradient:
 class TorchGradient:
     """For a network that is known only as a torch module: gradients by torch, steps by us."""
 
-    def __init__(self, network: Network, problem: Problem) -> None:
+    def __init__(self, module: torch.nn.Module, problem: Problem) -> None:
         import torch
 
-        self.module = network.build(problem.obs.shape[1], problem.target.shape[1])
+        self.module = module
         self.parameters = list(self.module.parameters())
         self.like = [p.detach().numpy().copy() for p in self.parameters]
         self.obs, self.target, self.precision = (

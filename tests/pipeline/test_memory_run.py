@@ -133,8 +133,9 @@ def test_a_window_stops_the_mass_and_an_environment_is_driven_with_a_state(tmp_p
     np.testing.assert_allclose(seen[:-1], rollouts.obs[0, 1:], rtol=1e-12, atol=1e-14)
 
 
-def test_a_world_that_knows_nothing_of_memory_is_given_an_actor(tmp_path):
+def test_a_world_that_knows_nothing_of_memory_is_given_an_actor(tmp_path, monkeypatch):
     """The pipeline carries the memory for it."""
+    monkeypatch.setattr("gps.agents.point_mass.acting", lambda policy: policy)
     experiment = loader.load(written(tmp_path, "window")).experiment
     *_, report = gps.run(experiment, iterations=1)
     assert np.isfinite(report.row["policy_cost_mean"])

@@ -119,7 +119,7 @@ def test_the_gradient_goes_back_through_time():
     data = some_trajectories(S=3, T=5)
     for network in RECURRENT:
         policy, problem = prepare(a_policy(network), data, TrainingConfig())
-        gradient = _ThroughTime(network, problem, 5)
+        gradient = _ThroughTime(policy.built(), problem, 5)
         theta = flatten(policy.weights)
         grad, scratch, batch = np.empty(theta.size), np.empty(theta.size), np.array([2, 0])
         gradient(theta, batch, grad)
