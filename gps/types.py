@@ -78,8 +78,8 @@ def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
 
 
 def optional() -> Any:
-    """A field of a record that is None unless it is used, and then not stored: files written
-    before there was such a field are read, and stay the same to the byte without it."""
+    """A field of a record or configuration that is None unless it is used, and then not stored:
+    files written before there was such a field are read, and stay the same without it."""
     return field(default=None, metadata={"stored": "unless None"})
 
 

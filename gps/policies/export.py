@@ -8,7 +8,8 @@ float32 and in the units of the world, to the mean action (B, nu) and the action
 takes pictures (B, height, width, channels), uint8, as well. That of a policy with memory takes
 what it remembers, (B, size), and gives what it remembers next as a third result; it begins with
 `memory0` of the facts, where null (NaN) means that nothing has been seen. What else a user of the
-policy has to know stands in the archive's extra file `gps_policy.json`. Where there is no gps:
+policy has to know stands in the archive's extra file `gps_policy.json`: also `control_limits`, to
+which whoever acts has to clip, unless `clipped` says that the program does. Where there is no gps:
 
     extra = {"gps_policy.json": ""}
     program = torch.export.load("policy.pt2", extra_files=extra).module()
@@ -27,6 +28,7 @@ import io
 import json
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +50,8 @@ FACTS_FILE = "gps_policy.json"
 """Name of the extra file with the facts."""
 SINGLE_TOLERANCE = 1e-5
 """Agreement of actions where a part of the network is float32, relative to the largest."""
-_TOLERANCE = 1e-9  # of a check; what torch rounds differently is far below
+TOLERANCE = 1e-9
+"""Of a check in float64; what torch rounds differently is far below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,17 @@ class PolicyFacts:
     """What a policy with memory remembers before the first observation, NaN where nothing; None for
     a policy without memory."""
 
+    limits: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Lowest and highest actions (nu,) that the world takes, infinite where it has no limit; None
+    where that is not known."""
+    clipped: bool = False
+    """Whether the program's mean action is within the limits already. Otherwise who acts clips."""
+    single_obs: bool = False
+    """Whether an .onnx file takes float32 observations, and not float64."""
+
     def __post_init__(self) -> None:
+        if self.clipped and self.limits is None:
+            raise ConfigError("PolicyFacts.clipped needs the limits of the world, which has none")
         if not 0 < self.dt < np.inf:
             raise ConfigError(f"PolicyFacts.dt must be above 0 s and finite, got {self.dt}")
         for name in ("iteration", "seed"):
@@ -286,7 +299,18 @@ def _traceable(policy: GlobalPolicy, facts: PolicyFacts) -> torch.nn.Module:
     kind = _program.SeeingProgram if needs_images(policy) else _program.PolicyProgram
     if has_memory(policy):
         kind = _program.RememberingProgram
-    return kind(policy.module(), policy.chol).eval()
+    return kind(exact_module(policy), policy.chol, clip_of(facts)).eval()
+
+
+def exact_module(policy: GlobalPolicy) -> torch.nn.Module:
+    """The policy's module in float64, also where it computes its convolutions in float32: rounded
+    by two runtimes in two ways these would differ by a few millionths of the largest action."""
+    return policy.module().double()
+
+
+def clip_of(facts: PolicyFacts) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The limits that the program applies itself."""
+    return facts.limits if facts.clipped else None
 
 
 def check_facts(policy: GlobalPolicy, facts: PolicyFacts) -> None:
@@ -299,6 +323,11 @@ def check_facts(policy: GlobalPolicy, facts: PolicyFacts) -> None:
     shape = getattr(policy, "image_shape", None)
     if facts.image_shape != shape:
         raise ShapeError(f"PolicyFacts.image_shape must be {shape}, got {facts.image_shape}")
+    for bound in facts.limits or ():
+        if len(bound) != policy.nu:
+            raise ShapeError(
+                f"PolicyFacts.limits must have {policy.nu} values each, got {facts.limits}"
+            )
     memory0 = memory_of(policy)
     if (memory0 is None) != (facts.memory0 is None) or not np.array_equal(
         memory0 or (), facts.memory0 or (), equal_nan=True
@@ -359,16 +388,16 @@ def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
         ) from error
     file.seek(0)
     again = ExportedPolicy(torch.export.load(file).module(), facts, policy.chol)
-    check_export(policy, again, SINGLE_TOLERANCE if facts.image_shape else _TOLERANCE)
+    check_export(policy, again)
     return file.getvalue()
 
 
-def check_export(
-    policy: GlobalPolicy, again: ExportedPolicy, tolerance: float = _TOLERANCE
-) -> None:
+def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float = TOLERANCE) -> None:
     """Compare mean actions of a policy and of its export, for 1 and for 5 observations.
 
-    tolerance: relative to the largest action, or to 1 if that is smaller. Raises ConfigError.
+    tolerance: relative to the largest action, or to 1 if that is smaller. A policy that computes
+    its pictures in float32 is compared as it is in float64, which is what was exported, and its own
+    actions to 1e-5. Raises ConfigError.
     """
     kind = type(policy.network).__name__
     obs, *images = examples(again.facts, 5)
@@ -377,7 +406,12 @@ def check_export(
     obs = policy.obs_mean + policy.obs_std * obs
     for n in (5, 1):
         rows = [a[:n] for a in (obs, *images)]
-        want = policy.mean(*rows)
+        want = _within(policy.mean(*rows), again.facts)
+        if getattr(policy.network, "single", False):
+            rounded, want = want, _exact_mean(policy, again.facts, rows)
+            scale = np.abs(want).max(initial=1.0)
+            if not np.allclose(rounded, want, rtol=0.0, atol=SINGLE_TOLERANCE * scale):
+                raise ConfigError(f"the network {kind} is not itself in float64")
         try:
             have = again.mean(*rows)
         except (RuntimeError, AssertionError, ConfigError) as error:  # a guard of the program
@@ -393,6 +427,23 @@ def check_export(
                 f"{np.abs(have - want).max():.3g} for {n} observations); all that its "
                 "module depends on must be in its parameters and the network's configuration"
             )
+
+
+def _within(mean: Array, facts: PolicyFacts) -> Array:
+    """Mean actions as a program with these facts gives them."""
+    limits = clip_of(facts)
+    return mean if limits is None else np.clip(mean, *map(np.array, limits))
+
+
+def _exact_mean(policy: GlobalPolicy, facts: PolicyFacts, rows: Sequence[np.ndarray]) -> Array:
+    """Mean actions of `exact_module`."""
+    import torch
+
+    from gps.policies import _modules
+
+    with _modules.one_thread(), torch.no_grad():
+        mean: Array = exact_module(policy)(*map(torch.tensor, rows)).numpy()
+    return _within(mean, facts)
 
 
 def facts_json(policy: GlobalPolicy, facts: PolicyFacts, **more: Any) -> str:
@@ -417,6 +468,11 @@ def facts_json(policy: GlobalPolicy, facts: PolicyFacts, **more: Any) -> str:
         values["image_shape"] = list(facts.image_shape)
     if facts.memory0 is not None:
         values["memory0"] = [None if np.isnan(v) else v for v in facts.memory0]
+    if facts.limits is not None:
+        low, high = ([v if np.isfinite(v) else None for v in bound] for bound in facts.limits)
+        values["control_limits"] = {"low": low, "high": high, "clipped": facts.clipped}
+    if facts.single_obs:
+        values["obs_dtype"] = "float32"
     return json.dumps(values | more, allow_nan=False)
 
 
@@ -472,6 +528,15 @@ def _memory(values: Any) -> tuple[float, ...]:
     return tuple(np.array(values, dtype=np.float64).reshape(-1).tolist())
 
 
+def _limits(values: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What stands in the JSON, with infinity for null."""
+    low, high = (
+        tuple(end if v is None else float(v) for v in values[name])
+        for name, end in (("low", -np.inf), ("high", np.inf))
+    )
+    return low, high
+
+
 def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
     """Facts and action size out of the decoded JSON; StoreError names the file."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
@@ -490,6 +555,9 @@ def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
             seed=values["seed"],
             image_shape=tuple(values["image_shape"]) if "image_shape" in values else None,
             memory0=_memory(values["memory0"]) if "memory0" in values else None,
+            limits=_limits(values["control_limits"]) if "control_limits" in values else None,
+            clipped=bool(values.get("control_limits", {}).get("clipped", False)),
+            single_obs=values.get("obs_dtype") == "float32",
         )
         return facts, int(values["nu"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:

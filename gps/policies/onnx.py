@@ -12,9 +12,12 @@ neither gps nor torch:
     facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
     dt = facts["dt"]
 
-The network is computed in float64. Where onnxruntime has no float64 kernel for one of its functions
-(GELU, ELU and convolutions among them), the network alone, without normaliser, is float32: then
-`precision` says so among the facts, and actions agree to 1e-5 of the largest.
+With `obs_dtype` "float32" among the facts, `obs` is float32 and all the rest as before.
+
+The network is computed in float64, convolutions (torch.nn.Conv2d) as matrix products. Where
+onnxruntime has no float64 kernel for one of its functions (GELU and ELU among them), the network
+alone, without normaliser, is float32: then `precision` says so among the facts, and actions agree
+to 1e-5 of the largest.
 """
 
 from __future__ import annotations
@@ -79,6 +82,8 @@ class OnnxPolicy(ExportedPolicy):
         """Mean (B, nu) and covariance (nu, nu), then the memory (B, size) of a policy with one."""
         names = _names(self._facts)
         given = dict(zip(names, map(np.ascontiguousarray, inputs), strict=True))
+        if self._facts.single_obs:
+            given["obs"] = given["obs"].astype(np.float32)
         try:
             return tuple(self._session.run(None, given))
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -127,13 +132,13 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
             raise ConfigError(f"onnxruntime cannot read the model: {_line(error)}") from error
         log.info("onnxruntime: %s; the network is exported in float32", _line(error))
     else:
-        if facts.image_shape is None:
-            export.check_export(policy, again)
-        else:  # convolutions are float32 from the start
-            export.check_export(policy, again, SINGLE_TOLERANCE)
+        export.check_export(policy, again, _tolerance(facts))
         return double
     if facts.image_shape is not None:
-        raise ConfigError("onnxruntime has no float64 kernel for a function of the policy's head")
+        raise ConfigError(
+            f"onnxruntime has no float64 kernel for a function of {type(policy.network).__name__}; "
+            "write a .pt2 file instead"
+        )
     model = _convert(policy, facts, single=True)
     try:
         again = OnnxPolicy(model, facts, policy.chol)
@@ -146,21 +151,27 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     return model
 
 
+def _tolerance(facts: PolicyFacts) -> float:
+    """Of a check in float64: an observation in float32 is rounded before it gets there."""
+    return SINGLE_TOLERANCE if facts.single_obs else export.TOLERANCE
+
+
 def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
     """The model with its facts, with the network in one of the two precisions."""
     import torch
 
     from gps.policies import _program
 
-    module: Any = policy.module()
+    module: Any = _program.without_convolutions(export.exact_module(policy))
     kind = _program.SinglePrecisionProgram if single else _program.PolicyProgram
     if facts.image_shape is not None:
         kind = _program.SeeingProgram
     if facts.memory0 is not None:
         kind = _program.RememberingProgram
-    program = kind(module, policy.chol).eval()
+    program = kind(module, policy.chol, export.clip_of(facts)).eval()
     # of 1 row torch makes a constant
-    inputs = tuple(map(torch.tensor, export.examples(facts, 2)))
+    obs, *others = map(torch.tensor, export.examples(facts, 2))
+    inputs: tuple[Any, ...] = (obs.float() if facts.single_obs else obs, *others)
     batch = {0: torch.export.Dim("batch")}
     try:
         with _quiet():
