@@ -200,7 +200,7 @@ def test_a_robot_without_gps_steps_by_what_the_facts_say(tmp_path):
         )
 
 
-@networks
+@pytest.mark.parametrize("network", [WINDOW, RECURRENT[1]], ids=name)
 def test_onnx_and_back(network, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
