@@ -278,7 +278,7 @@ def _improve(
 
 
 def _targets(
-    rollouts: Rollouts, condition: ConditionState, duals: Duals, remembers: bool
+    rollouts: Rollouts, condition: ConditionState, duals: Duals, remembers: bool = False
 ) -> TrainingData:
     """The S-step's targets: where the policy minimises lambda'u + w KL(p || pi) at each state.
 
