@@ -27,7 +27,7 @@ from gps.agents.display import Display
 from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.rng import stream
-from gps.types import Array, Layout, Policy, Rollouts, readonly
+from gps.types import Array, Layout, Policy, Rollouts, acting, readonly
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
 Termination = Literal["ignore", "failure"]
@@ -406,6 +406,7 @@ class GymnasiumAgent:
         )
         N = noise.shape[0]
         run = self._run(self._instances(N), condition, N, start_noise, T, test=test)
+        policy = acting(policy)
         with run.quiet():
             for t in range(T):
                 if not run.observe(t, t):

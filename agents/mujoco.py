@@ -57,6 +57,7 @@ from gps.types import (
     LinearGaussianController,
     Policy,
     Rollouts,
+    acting,
     needs_images,
     wants_images,
 )
@@ -647,6 +648,7 @@ class MujocoAgent:
             check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
         )
         N = noise.shape[0]
+        policy = acting(policy)
         sees = needs_images(policy)
         if sees and not cfg.cameras:
             raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees pictures")

@@ -21,7 +21,7 @@ from gps.agents.base import (
     smooth_noise,
 )
 from gps.errors import ConfigError, choices
-from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts, readonly
+from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts, acting, readonly
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
 Point = tuple[float, float]
@@ -201,7 +201,7 @@ class PointMassAgent:
         self.start_state(condition, test=test)  # a wrong condition is told before wrong noise
         noise = smooth_noise(check_noise(noise, self.T, 2), self.config.noise_sigma)
         N = noise.shape[0]
-        run = self._run(condition, N, start_noise, self.T, test=test)
+        run, policy = self._run(condition, N, start_noise, self.T, test=test), acting(policy)
         for t in range(self.T):
             run.observe(t, t)
             # copies: the policy must not change the record

@@ -54,6 +54,7 @@ from gps.types import (
     LinearGaussianController,
     Policy,
     Rollouts,
+    acting,
     image_shape_of,
     readonly,
 )
@@ -312,7 +313,7 @@ class RemoteAgent:
 
     def _follow(self, channel: Channel, policy: Policy, world: _World, at: _Progress) -> Message:
         """Answer the robot's side until it has a result."""
-        cfg = self.config
+        cfg, policy = self.config, acting(policy)
         deadline = time.monotonic() + cfg.queue_timeout
         late = f"busy: still in line after {cfg.queue_timeout:g} s (queue_timeout)"
         begun = False

@@ -997,6 +997,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--clip", action="store_true", help="the program clips its action to the world's limits"
+    )
+    parser.add_argument(
+        "--float32", action="store_true", help="an .onnx file takes float32 observations"
+    )
 
 
 def _export(args: argparse.Namespace, options: list[str]) -> int:
@@ -1004,7 +1010,13 @@ def _export(args: argparse.Namespace, options: list[str]) -> int:
     from gps.threads import one_thread
 
     with one_thread():
-        path = export_policy(args.run, args.out, iteration=args.iteration, force=args.force)
+        path = export_policy(
+            *(args.run, args.out),
+            iteration=args.iteration,
+            force=args.force,
+            clip=args.clip,
+            float32=args.float32,
+        )
     onnx = path.suffix == ".onnx"
     reader, how = ("onnxruntime", "gps.policies.onnx") if onnx else ("torch", "torch.export.load")
     print(f"wrote {path}; it needs {reader} only, see gps.policies.load and {how}")

@@ -77,6 +77,12 @@ def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
     return shape
 
 
+def optional() -> Any:
+    """A field of a record or configuration that is None unless it is used, and then not stored:
+    files written before there was such a field are read, and stay the same without it."""
+    return field(default=None, metadata={"stored": "unless None"})
+
+
 class Record:
     """Base of the records: one that travelled to another process is checked and frozen again.
 
@@ -374,6 +380,11 @@ class Policy(Protocol):
     A policy with an attribute `needs_images` that is true is given the pictures of this step as
     well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
     attribute `wants_images` that is false, a world with cameras may leave `Rollouts.images` out.
+
+    A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
+    gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
+    the first step that is its `memory0` (size,) in every row. A world need not know: `acting` makes
+    a Policy like any other of it.
     """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
@@ -477,6 +488,35 @@ class WithoutImages:
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
         """What the policy does."""
         return self.policy.act(x, obs, t, noise)
+
+
+def has_memory(policy: object) -> bool:
+    """Whether a policy's actions depend on earlier observations; see `Policy`."""
+    return bool(getattr(policy, "has_memory", False))
+
+
+def acting(policy: Any) -> Policy:
+    """The policy as it acts in the rollouts of one call: one with memory carries it from step to
+    step, a row for each sample, and begins anew at step 0; any other is given back as it is."""
+    actor: Policy = _Remembering(policy) if has_memory(policy) else policy
+    return actor
+
+
+class _Remembering:
+    """A policy and what it remembers of the rollouts under way."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self._memory: Array | None = None
+        self.needs_images = needs_images(policy)
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array, **images: Any) -> Array:
+        """See `Policy`."""
+        if t == 0 or self._memory is None:
+            self._memory = np.tile(self._policy.memory0, (len(obs), 1))
+        u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
+        actions: Array = u
+        return actions
 
 
 def iter_fields(record: object) -> Iterator[tuple[str, Any]]:

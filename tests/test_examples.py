@@ -277,6 +277,17 @@ def test_own_network(tmp_path):
     assert gain > 1
 
 
+def test_recurrent_network(tmp_path):
+    text = example("recurrent_network", tmp_path)
+    rows = numbers(r": cost #, ends # m off; new start # m", text)
+    cost, off, new = (rows[i::3] for i in range(3))
+    assert len(cost) == 3  # no memory, a window, a GRU
+    assert max(cost[1:]) < 0.6 * cost[0]
+    assert max(off[1:]) < 0.25 * off[0]
+    assert max(new[1:]) < 0.3 * new[0]
+    assert text.count("hidden state of 16 numbers") == 3
+
+
 def test_mujoco_world(tmp_path):
     worst = numbers(r"(?m)^\d: +# mm", example("mujoco_world", tmp_path))
     assert len(worst) == 6

@@ -180,7 +180,7 @@ def iterate(
     steps = ((mults,) * len(cond), range(len(cond)))
     policy = state.policy
     if it == 0:  # there is no policy to draw near to yet: start from the initial controllers
-        data = each(ex, "targets", stages.targets, (rollouts, cond))
+        data = each(ex, "targets", stages.targets, (rollouts, cond), config.remembers)
         policy = stages.train_policy_on(ex, policy, data, *train, 0)
     linearised: Sequence[Any] = ()
     duals = each(ex, "dual_step", _first_duals, (cond,), config)
@@ -193,7 +193,7 @@ def iterate(
         )
         given = (cond, rollouts, costs, models, linearised, duals, checks, *steps, new)
         new = each(ex, "improve", _improve, given, config)
-        data = each(ex, "targets", _targets, (rollouts, new, duals))
+        data = each(ex, "targets", _targets, (rollouts, new, duals), config.remembers)
         policy = stages.train_policy_on(ex, policy, data, *train, 1 + inner)
         last = inner == config.inner - 1
         pairs = (rollouts, new, (policy,) * len(cond), duals)
@@ -277,12 +277,14 @@ def _improve(
     )
 
 
-def _targets(rollouts: Rollouts, condition: ConditionState, duals: Duals) -> TrainingData:
+def _targets(
+    rollouts: Rollouts, condition: ConditionState, duals: Duals, remembers: bool = False
+) -> TrainingData:
     """The S-step's targets: where the policy minimises lambda'u + w KL(p || pi) at each state.
 
     u = K x + k - Sigma lambda / w, with precision Sigma^-1 and weight w.
     """
-    data = stages.targets(rollouts, condition)
+    data = stages.targets(rollouts, condition, remembers)
     samples = data.n // rollouts.T
     shift = np.einsum("tij,tj->ti", condition.controller.Sigma, duals.lam) / duals.weight[:, None]
     return replace(

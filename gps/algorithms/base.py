@@ -62,6 +62,11 @@ class PolicyAlgorithm(LocalAlgorithm):
     network: Network
     sgd: SGDConfig
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the policy has memory, and is trained on whole trajectories."""
+        return bool(getattr(self.network, "remembers", False))
+
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes, and this world lacks it."""
         if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
@@ -75,11 +80,11 @@ class PolicyAlgorithm(LocalAlgorithm):
         sees = getattr(self.network, "sees", False)
         if sees and hasattr(agent, "check_images"):
             agent.check_images()
-        if sees and self.sgd.mode != "serial":
+        if (sees or self.remembers) and self.sgd.mode != "serial":
             network = type(self.network).__name__
             raise ConfigError(
                 f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "
-                f"has several parts, got {self.sgd.mode!r}"
+                f"cannot be divided, got {self.sgd.mode!r}"
             )
 
     def start(

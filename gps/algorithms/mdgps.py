@@ -156,7 +156,7 @@ def iterate(
     )
     policy = state.policy
     if it == 0:  # there is no policy to be near to yet: start from the initial controllers
-        data = each(ex, "targets", stages.targets, (rollouts, cond))
+        data = each(ex, "targets", stages.targets, (rollouts, cond), config.remembers)
         policy = stages.train_policy_on(ex, policy, data, *train, 0)
     linearised = each(
         ex,
@@ -172,7 +172,7 @@ def iterate(
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
     new = each(ex, "improve", _improve, (*models_of, checks, *steps), config)
-    data = each(ex, "targets", stages.targets, (rollouts, new))
+    data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     policy = stages.train_policy_on(ex, policy, data, *train, 1)
     report = Report(
         iteration=it,
@@ -225,7 +225,7 @@ def renew(
     return Renewed(
         state=new,
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
-        targets=call("targets", stages.targets, rollouts, new),
+        targets=call("targets", stages.targets, rollouts, new, config.remembers),
     )
 
 

@@ -100,7 +100,7 @@ def iterate(
     models_of = (cond, rollouts, costs, models, linearised)
     checks = each(ex, "assess", _assess, models_of, guard)
     new = each(ex, "improve", _improve, (*models_of, checks), config)
-    data = each(ex, "targets", stages.targets, (rollouts, new))
+    data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     train = (config.training, config.sgd, config.restart, seed, it, 0)
     policy = stages.train_policy_on(ex, state.policy, data, *train)
     report = Report(

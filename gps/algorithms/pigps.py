@@ -98,7 +98,7 @@ def iterate(
     guard = stages.without_setbacks(config.guard) if on_policy else config.guard
     checks = each(ex, "assess", stages.assess_samples, (cond, rollouts, costs), guard)
     new = each(ex, "improve", _improve, (cond, rollouts, costs, linearised, checks), config)
-    data = each(ex, "targets", stages.targets, (rollouts, new))
+    data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     train = (config.training, config.sgd, config.restart, seed, it, 0)
     policy = stages.train_policy_on(ex, state.policy, data, *train)
     report = Report(

@@ -30,10 +30,9 @@ from gps.dynamics.linear import DynamicsConfig
 from gps.errors import FitError, GPSError, NonFiniteError
 from gps.execution import Executor
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
-from gps.policies.neural import NeuralPolicy
+from gps.policies.neural import GlobalPolicy
 from gps.policies.sgd import SGDConfig, fit_pooled, train
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
-from gps.policies.visual import VisualPolicy
 from gps.rng import stream
 from gps.types import LinearGaussianController, Rollouts
 
@@ -407,8 +406,11 @@ def _report(
     )
 
 
-def targets(rollouts: Rollouts, condition: ConditionState) -> TrainingData:
-    """What the policy is to learn from one condition: its controller's actions where it was."""
+def targets(rollouts: Rollouts, condition: ConditionState, remembers: bool = False) -> TrainingData:
+    """What the policy is to learn from one condition: its controller's actions where it was.
+
+    remembers: the policy has memory, and must know which samples are one trajectory.
+    """
     where = condition.replay or rollouts  # before the first update there is nothing to replay
     S, T, nx = where.X.shape
     images = where.images
@@ -422,6 +424,7 @@ def targets(rollouts: Rollouts, condition: ConditionState) -> TrainingData:
         images=images,
         state=None if images is None else where.X.reshape(S * T, nx),
         layout=None if images is None else rollouts.layout,
+        T=T if remembers else None,
     )
 
 
@@ -464,7 +467,7 @@ def train_policy_on(
 
 def _to_train(
     policy: PolicyState, restart: bool, seed: int, iteration: int, call: int
-) -> NeuralPolicy | VisualPolicy:
+) -> GlobalPolicy:
     """The policy that a training starts from: the last one, or a fresh one."""
     start = policy.policy
     return start.restarted(stream(seed, "restarted policy", iteration, call)) if restart else start

@@ -13,8 +13,7 @@ from gps.control.pilqr import PILQRResult
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
 from gps.policies.linearise import PolicyPrior, joined_images
-from gps.policies.neural import NeuralPolicy
-from gps.policies.visual import VisualPolicy
+from gps.policies.neural import GlobalPolicy
 from gps.types import (
     Array,
     Images,
@@ -184,7 +183,7 @@ class Assessment:
 class PolicyState(Record):
     """The global policy and how its last training went."""
 
-    policy: NeuralPolicy | VisualPolicy
+    policy: GlobalPolicy
     loss: float = float("nan")
     loss_trace: Array | None = None  # (n, 2): SGD step, loss
     staleness: Array | None = None
@@ -193,7 +192,7 @@ class PolicyState(Record):
     """Gradients that were too stale in asynchronous training."""
 
     @property
-    def actor(self) -> NeuralPolicy | VisualPolicy:
+    def actor(self) -> GlobalPolicy:
         """What acts in rollouts of the global policy."""
         return self.policy
 

@@ -167,6 +167,8 @@ def _to_json(value: Any, where: str) -> Any:
         return {"name": name_of(value)}
     if is_dataclass(value):
         pairs = [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
+        unused = {f.name for f in fields(value) if "stored" in f.metadata}  # see gps.types.optional
+        pairs = [(name, v) for name, v in pairs if not (v is None and name in unused)]
         values = {name: to_json(v, f"{where}.{name}") for name, v in pairs}
         return {"class": name_of(type(value)), "fields": values}
     raise ExperimentError(

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
+from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
+from gps.types import Agent
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """What makes the contents of a file, by the end of its name."""
 
 
 def export_policy(
-    run: str | Path, path: str | Path, *, iteration: int | None = None, force: bool = False
+    run: str | Path,
+    path: str | Path,
+    *,
+    iteration: int | None = None,
+    force: bool = False,
+    clip: bool = False,
+    float32: bool = False,
 ) -> Path:
     """Write the global policy of a stored run as a program that needs torch or onnxruntime only.
 
     run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
     the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
-    `force`. iteration: default is the last. Returns the path; `gps.policies.export` and
+    `force`. iteration: default is the last. clip: the program clips its mean action to the limits
+    of the world, which are among the facts in any case. float32: an .onnx file takes float32
+    observations (a .pt2 file takes both in any case). Returns the path; `gps.policies.export` and
     `gps.policies.onnx` say what is in the file. Raises StoreError where something cannot be read
     or written, ConfigError for another suffix, an iteration without a trained policy, or a network
     that torch cannot export, or without the extra.
     """
     path = Path(path)
     _require_writable(path, force)
+    if float32 and path.suffix != ".onnx":
+        raise ConfigError(f"{path}: only an .onnx file is made for float32; a .pt2 file takes both")
     policy, facts = _stored(run, iteration)
+    if clip and facts.limits is None:
+        raise ConfigError(f"{run}: the world has no limits on its actions to clip to")
+    facts = replace(facts, clipped=clip, single_obs=float32)
     if not policy.trained:
         raise ConfigError(
             f"{run}: the policy of iteration {facts.iteration} has not been trained, its weights "
@@ -57,7 +75,7 @@ def load_policy(path: str | Path, iteration: int | None = None) -> policies.Expo
 
 def _stored(
     run: str | Path, iteration: int | None
-) -> tuple[policies.NeuralPolicy | policies.VisualPolicy, policies.PolicyFacts]:
+) -> tuple[policies.GlobalPolicy, policies.PolicyFacts]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()
     n = folder.last() if iteration is None else iteration
@@ -74,8 +92,21 @@ def _stored(
         iteration=n,
         seed=state.seed,
         image_shape=getattr(state.policy.policy, "image_shape", None),
+        memory0=memory_of(state.policy.policy),
+        limits=_limits(agent),
     )
     return state.policy.policy, facts
+
+
+def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Lowest and highest actions that the world takes; None where it has or tells no limit."""
+    bounds = getattr(agent, "control_range", None)
+    if bounds is None:
+        return None
+    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (agent.nu,)) for b in bounds)
+    if not (np.isfinite(low).any() or np.isfinite(high).any()):
+        return None
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def _require_writable(path: Path, force: bool) -> None:

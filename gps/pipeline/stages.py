@@ -22,6 +22,7 @@ from gps.types import (
     Record,
     Rollouts,
     WithoutImages,
+    acting,
     freeze,
     image_shape_of,
     needs_images,
@@ -72,7 +73,7 @@ def rollout(
     is trained from these rollouts.
     """
     agent = agent_of(world)
-    actor = source.actor
+    actor = acting(source.actor)
     if not getattr(source, "wants_images", True):
         actor = _unseen(agent, actor)
     attempts = [0] * samples
@@ -139,7 +140,7 @@ def evaluate_condition(
             start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
                 agent.n_start
             )
-    rollouts = agent.rollout(_unseen(agent, policy), condition, zeta, start, test=test)
+    rollouts = agent.rollout(_unseen(agent, acting(policy)), condition, zeta, start, test=test)
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
     if measure is not None:

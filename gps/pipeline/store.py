@@ -161,7 +161,8 @@ class _Writer:
         elif is_dataclass(value) and not isinstance(value, type):
             group = self._group(parent, name, _record_name(type(value), where))
             for f in fields(value):
-                if f.init:
+                absent = "stored" in f.metadata and getattr(value, f.name) is None
+                if f.init and not absent:
                     self.tree(group, f.name, getattr(value, f.name), f"{where}/{f.name}")
         elif isinstance(value, type | FunctionType):
             group = self._group(parent, name, "name")

@@ -7,16 +7,21 @@ from gps.policies.linearise import (
     PolicyPrior,
     linearise,
 )
+from gps.policies.memory import WindowConfig, WindowPolicy
 from gps.policies.module import ModuleConfig
 from gps.policies.neural import (
     AdamState,
+    GlobalPolicy,
     MLPConfig,
     Network,
+    NetworkPolicy,
     NeuralPolicy,
     PlainLayout,
     initial_policy,
 )
 from gps.policies.onnx import export_onnx
+from gps.policies.recurrent import RecurrentConfig, RecurrentPolicy
+from gps.policies.seeing import SeeingModuleConfig, SeeingPolicy
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import (
     Problem,
@@ -41,22 +46,30 @@ __all__ = [
     "AdamState",
     "Encoder",
     "ExportedPolicy",
+    "GlobalPolicy",
     "LineariseConfig",
     "Linearised",
     "MLPConfig",
     "ModuleConfig",
     "Network",
+    "NetworkPolicy",
     "NeuralPolicy",
     "PlainLayout",
     "PolicyFacts",
     "PolicyPrior",
     "Problem",
+    "RecurrentConfig",
+    "RecurrentPolicy",
     "SGDConfig",
+    "SeeingModuleConfig",
+    "SeeingPolicy",
     "TrainingConfig",
     "TrainingData",
     "TrainingResult",
     "VisionConfig",
     "VisualPolicy",
+    "WindowConfig",
+    "WindowPolicy",
     "adam_step",
     "batch_gradient",
     "capped_weights",

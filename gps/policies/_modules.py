@@ -47,6 +47,60 @@ class WhitenedNetwork(nn.Module):
         return action
 
 
+class WindowNetwork(nn.Module):
+    """obs (B, no), memory (B, (steps-1) no) -> mean action (B, nu), the memory of the next step.
+
+    NaN in the memory stands for an observation that was not made: the present one is the first.
+    """
+
+    def __init__(self, head: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.head, self.steps = head, steps
+
+    def forward(self, obs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean action and memory."""
+        obs, memory = obs.to(torch.float64), memory.to(torch.float64)
+        first = obs.repeat(1, self.steps - 1)
+        window = torch.cat([torch.where(torch.isnan(memory), first, memory), obs], dim=1)
+        return self.head(window), window[:, obs.shape[1] :]
+
+
+class WhitenedSeeing(WhitenedNetwork):
+    """A network of the whitened observation and of pictures (B, H, W, C) uint8."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, images: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean actions (B, nu) of raw observations (B, no)."""
+        action: torch.Tensor = self.network((obs - self.obs_mean) / self.obs_std, images)
+        return action
+
+
+class PoseOf(nn.Module):
+    """The whitened pose (B, k) that a linear layer tells from the features of a seeing module."""
+
+    def __init__(self, seeing: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.seeing, self.layer = seeing, layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The pose."""
+        pose: torch.Tensor = self.layer(self.seeing.features(images))  # type: ignore[operator]
+        return pose
+
+
+class WhitenedRecurrent(WhitenedNetwork):
+    """A recurrent network of the whitened observation: obs, hidden -> mean action, hidden."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean actions (B, nu) and hidden (B, nh) of raw observations (B, no), hidden (B, nh)."""
+        whitened = (obs - self.obs_mean) / self.obs_std
+        action, after = self.network(whitened, hidden.to(torch.float64))
+        return action, after
+
+
 def set_parameters(module: nn.Module, weights: Sequence[Array]) -> None:
     """Copy the weights, in the order of `module.parameters()`, into the module."""
     with torch.no_grad():

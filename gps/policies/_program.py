@@ -8,6 +8,9 @@ from torch import nn
 from gps.policies._modules import WhitenedNetwork
 from gps.types import Array
 
+Limits = tuple[tuple[float, ...], tuple[float, ...]]
+"""Lowest and highest actions, (nu,) each, infinite where there is no limit."""
+
 
 class PolicyProgram(nn.Module):
     """obs (B, no) -> mean action (B, nu) and covariance (nu, nu) of the policy, both float64.
@@ -17,15 +20,24 @@ class PolicyProgram(nn.Module):
     """
 
     chol: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
 
-    def __init__(self, network: nn.Module, chol: Array) -> None:
+    def __init__(self, network: nn.Module, chol: Array, limits: Limits | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.clips = network, limits is not None
         self.register_buffer("chol", torch.tensor(chol))
+        if limits is not None:
+            self.register_buffer("low", torch.tensor(limits[0], dtype=torch.float64))
+            self.register_buffer("high", torch.tensor(limits[1], dtype=torch.float64))
+
+    def bounded(self, mean: torch.Tensor) -> torch.Tensor:
+        """The mean action within the limits, where the program has some."""
+        return torch.minimum(torch.maximum(mean, self.low), self.high) if self.clips else mean
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
-        return self.network(obs), self.chol @ self.chol.T
+        return self.bounded(self.network(obs)), self.chol @ self.chol.T
 
 
 class SeeingProgram(PolicyProgram):
@@ -35,10 +47,24 @@ class SeeingProgram(PolicyProgram):
         self, obs: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
-        return self.network(obs, images), self.chol @ self.chol.T
+        return self.bounded(self.network(obs, images)), self.chol @ self.chol.T
 
 
-class SinglePrecisionProgram(nn.Module):
+class RememberingProgram(PolicyProgram):
+    """obs (B, no) and memory (B, size) -> mean action, covariance, and the memory of the next step.
+
+    network: raw observations and memory to mean actions and memory.
+    """
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean and covariance of the action, and the memory."""
+        mean, after = self.network(obs, memory)
+        return self.bounded(mean), self.chol @ self.chol.T, after
+
+
+class SinglePrecisionProgram(PolicyProgram):
     """The same with the network in float32, for runtimes that lack float64 kernels.
 
     whitened: a network with its normaliser, of which it takes possession. Only what lies between
@@ -47,16 +73,48 @@ class SinglePrecisionProgram(nn.Module):
 
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
-    chol: torch.Tensor
 
-    def __init__(self, whitened: WhitenedNetwork, chol: Array) -> None:
-        super().__init__()
-        self.network = whitened.network.float()
+    def __init__(
+        self, whitened: WhitenedNetwork, chol: Array, limits: Limits | None = None
+    ) -> None:
+        super().__init__(whitened.network.float(), chol, limits)
         self.register_buffer("obs_mean", whitened.obs_mean)
         self.register_buffer("obs_std", whitened.obs_std)
-        self.register_buffer("chol", torch.tensor(chol))
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
         whitened = (obs - self.obs_mean) / self.obs_std
-        return self.network(whitened.float()).double(), self.chol @ self.chol.T
+        mean = self.network(whitened.float()).double()
+        return self.bounded(mean), self.chol @ self.chol.T
+
+
+class GatheredConvolution(nn.Conv2d):
+    """A torch.nn.Conv2d, zero padding, as matrix products: runtimes have no float64 convolution."""
+
+    def _conv_forward(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        (ky, kx), (sy, sx), (dy, dx) = self.kernel_size, self.stride, self.dilation
+        x = nn.functional.pad(input, tuple(self._reversed_padding_repeated_twice))
+        n, height, width = x.shape[1] // self.groups, *x.shape[2:]
+        rows = torch.arange((height - dy * (ky - 1) - 1) // sy + 1) * sy
+        columns = torch.arange((width - dx * (kx - 1) - 1) // sx + 1) * sx
+        down = (dy * torch.arange(ky))[:, None] + rows  # (ky, rows)
+        across = (dx * torch.arange(kx))[:, None] + columns  # (kx, columns)
+        at = down[:, None, :, None] * width + across[None, :, None, :]
+        size, parts = len(rows) * len(columns), []
+        for group, w in zip(x.chunk(self.groups, 1), weight.chunk(self.groups, 0), strict=True):
+            patches = group.flatten(2)[:, :, at.reshape(-1)].reshape(-1, n * ky * kx, size)
+            parts.append(w.reshape(w.shape[0], -1) @ patches)
+        out = torch.cat(parts, dim=1)
+        if bias is not None:
+            out = out + bias[:, None]
+        return out.reshape(-1, self.out_channels, len(rows), len(columns))
+
+
+def without_convolutions(module: nn.Module) -> nn.Module:
+    """The module, of which this takes possession, with its convolutions as matrix products."""
+    for child in module.modules():
+        if type(child) is nn.Conv2d and child.padding_mode == "zeros":
+            child.__class__ = GatheredConvolution  # the module's own code finds what it knows
+    return module

@@ -55,7 +55,7 @@ class FeaturePoints(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The points."""
-        x = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - 0.5
+        x = images.permute(0, 3, 1, 2).to(self.rows.dtype) / 255.0 - 0.5
         x = self.layers(x)
         p = torch.softmax(x.flatten(2), dim=2).reshape(x.shape)
         across, down = (p.sum(2) * self.columns).sum(2), (p.sum(3) * self.rows).sum(2)
@@ -121,7 +121,7 @@ def points_of(module: FeaturePoints, images: Images, device: torch.device) -> Ar
 
 
 def train_pose(
-    network: PoseNetwork, images: Images, pose: Array, batches: Indices, rate: float,
+    network: nn.Module, images: Images, pose: Array, batches: Indices, rate: float,
     device: torch.device,
 ) -> Array:  # fmt: skip
     """Adam on the mean squared error of the whitened pose; the losses (steps,) are given back."""

@@ -5,20 +5,30 @@
 The file is a PT2 archive of `torch.export`. Its program maps observations (B, no), float64 or
 float32 and in the units of the world, to the mean action (B, nu) and the action covariance
 (nu, nu), both float64; the normaliser is inside, and B is free. The program of a policy that sees
-takes pictures (B, height, width, channels), uint8, as well. What else a user of the policy has
-to know stands in the archive's extra file `gps_policy.json`. Where there is no gps:
+takes pictures (B, height, width, channels), uint8, as well. That of a policy with memory takes
+what it remembers, (B, size), and gives what it remembers next as a third result; it begins with
+`memory0` of the facts, where null (NaN) means that nothing has been seen. What else a user of the
+policy has to know stands in the archive's extra file `gps_policy.json`: also `control_limits`, to
+which whoever acts has to clip, unless `clipped` says that the program does. Where there is no gps:
 
     extra = {"gps_policy.json": ""}
     program = torch.export.load("policy.pt2", extra_files=extra).module()
-    mean, covariance = program(obs)
-    dt = json.loads(extra["gps_policy.json"])["dt"]
+    facts = json.loads(extra["gps_policy.json"])
+    mean, covariance = program(obs)  # every facts["dt"] seconds
+
+and with memory:
+
+    memory = torch.tensor(numpy.array([facts["memory0"]], dtype=float))  # at the beginning
+    mean, covariance, memory = program(obs, memory)
 """
 
 from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,10 +37,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
-from gps.policies.neural import NeuralPolicy, predicted
-from gps.policies.visual import VisualPolicy
+from gps.policies.memory import begun, checked, mean_along, predict_step
+from gps.policies.neural import GlobalPolicy, predicted
 from gps.rng import stream
-from gps.types import Array, Images, Layout, needs_images, readonly
+from gps.types import Array, Images, Layout, has_memory, needs_images, readonly
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +50,8 @@ FACTS_FILE = "gps_policy.json"
 """Name of the extra file with the facts."""
 SINGLE_TOLERANCE = 1e-5
 """Agreement of actions where a part of the network is float32, relative to the largest."""
-_TOLERANCE = 1e-9  # of a check; what torch rounds differently is far below
+TOLERANCE = 1e-9
+"""Of a check in float64; what torch rounds differently is far below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +70,21 @@ class PolicyFacts:
     """Seed of the run."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the pictures that belong to an observation; None without."""
+    memory0: tuple[float, ...] | None = None
+    """What a policy with memory remembers before the first observation, NaN where nothing; None for
+    a policy without memory."""
+
+    limits: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Lowest and highest actions (nu,) that the world takes, infinite where it has no limit; None
+    where that is not known."""
+    clipped: bool = False
+    """Whether the program's mean action is within the limits already. Otherwise who acts clips."""
+    single_obs: bool = False
+    """Whether an .onnx file takes float32 observations, and not float64."""
 
     def __post_init__(self) -> None:
+        if self.clipped and self.limits is None:
+            raise ConfigError("PolicyFacts.clipped needs the limits of the world, which has none")
         if not 0 < self.dt < np.inf:
             raise ConfigError(f"PolicyFacts.dt must be above 0 s and finite, got {self.dt}")
         for name in ("iteration", "seed"):
@@ -88,7 +112,7 @@ class ExportedPolicy:
         self._chol = readonly(chol)
 
     @classmethod
-    def of(cls, policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> ExportedPolicy:
+    def of(cls, policy: GlobalPolicy, facts: PolicyFacts) -> ExportedPolicy:
         """The same without a file in between; raises ShapeError when the layout does not fit."""
         return cls(_traceable(policy, facts), facts, policy.chol)
 
@@ -158,22 +182,55 @@ class ExportedPolicy:
         """Whether the policy sees: then `mean`, `act` and `predict` must be given pictures."""
         return self._facts.image_shape is not None
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether the policy remembers: then `act` and `predict` take and give what it does."""
+        return self._facts.memory0 is not None
+
+    @property
+    def memory0(self) -> Array:
+        """What is remembered before the first observation, (size,); empty without memory."""
+        return np.array(self._facts.memory0 or (), dtype=np.float64)
+
     def mean(self, obs: Array, images: Images | None = None) -> Array:
         """Mean actions (..., nu) for observations (..., no); raises ShapeError.
 
-        images: (..., height, width, channels) uint8, of a policy that sees.
+        images: (..., height, width, channels) uint8, of a policy that sees. With memory: along
+        trajectories of observations (..., T, no), each from its beginning.
         """
+        if self.has_memory:
+            return mean_along(self, obs)
+        obs = self._observations(obs)
+        pictures = self._pictures(obs, images)
+        rows = obs.reshape(-1, self.no)
+        if len(rows) == 0:  # a network of the user's may not like it
+            return np.zeros((*obs.shape[:-1], self.nu))
+        return self._outputs(rows, *pictures)[0].reshape(*obs.shape[:-1], self.nu)
+
+    def step(self, obs: Array, memory: Array) -> tuple[Array, Array]:
+        """Mean actions (..., nu) and what is remembered next, (..., size); of a policy with memory.
+
+        obs: (..., no). memory: (..., size), as the last step gave it, or `memory0`. ShapeError.
+        """
+        if not self.has_memory:
+            raise ShapeError("this policy has no memory; ask for its mean action")
+        obs, memory = checked(self, self._observations(obs), memory)
+        lead, size = obs.shape[:-1], memory.shape[-1]
+        rows = obs.reshape(-1, self.no)
+        if len(rows) == 0:
+            return np.zeros((*lead, self.nu)), memory
+        mean, _, after = self._outputs(rows, memory.reshape(-1, size))
+        return mean.reshape(*lead, self.nu), after.reshape(*lead, size)
+
+    def _observations(self, obs: Array) -> Array:
+        """As float64; ShapeError for another size."""
         obs = np.asarray(obs, dtype=np.float64)
         if obs.ndim == 0 or obs.shape[-1] != self.no:
             entries = ", ".join(f"{name} {n}" for name, n in self.obs_layout.entries)
             raise ShapeError(
                 f"observations must have {self.no} values ({entries}), got shape {obs.shape}"
             )
-        pictures = self._pictures(obs, images)
-        rows = obs.reshape(-1, self.no)
-        if len(rows) == 0:  # a network of the user's may not like it
-            return np.zeros((*obs.shape[:-1], self.nu))
-        return self._rows(rows, *pictures).reshape(*obs.shape[:-1], self.nu)
+        return obs
 
     def _pictures(self, obs: Array, images: Images | None) -> tuple[Images, ...]:
         """The pictures in rows, (B, height, width, channels), or nothing."""
@@ -186,50 +243,77 @@ class ExportedPolicy:
             raise ShapeError(f"this policy sees: images must be uint8 {want}, got {got}")
         return (images.reshape(-1, *shape),)
 
-    def _rows(self, rows: Array, *images: Images) -> Array:
-        """Mean actions (B, nu) for checked observations (B, no) and pictures, B >= 1."""
+    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, ...]:
+        """All that the program gives for rows (B, ...) of its inputs, B >= 1."""
         import torch
 
         from gps.policies import _modules
 
         with _modules.one_thread(), torch.no_grad():
-            inputs = [torch.tensor(rows), *map(torch.tensor, images)]
-            mean: Array = self._module(*inputs)[0].numpy()
-        return mean
+            return tuple(out.numpy() for out in self._module(*map(torch.tensor, inputs)))
 
     def act(
-        self, x: Array, obs: Array, t: int, noise: Array, images: Images | None = None
-    ) -> Array:
-        """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu)."""
-        return self.mean(obs, images) + noise @ self._chol.T
+        self,
+        x: Array,
+        obs: Array,
+        t: int,
+        noise: Array,
+        images: Images | None = None,
+        *,
+        memory: Array | None = None,
+    ) -> Any:
+        """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu).
+
+        With memory (N, size): the actions and what is remembered next; see `gps.types.Policy`.
+        """
+        if not self.has_memory:
+            return self.mean(obs, images) + noise @ self._chol.T
+        mean, after = self.step(obs, begun(self, obs.shape[:-1]) if memory is None else memory)
+        return mean + noise @ self._chol.T, after
 
     def predict(
         self,
         obs: Array,
-        state: object = None,
-        episode_start: object = None,
+        state: Array | None = None,
+        episode_start: Array | bool | None = None,
         deterministic: bool = True,
         *,
         images: Images | None = None,
         rng: np.random.Generator | None = None,
-    ) -> tuple[Array, None]:
+    ) -> tuple[Array, Array | None]:
         """Action (..., nu) and None, as `NeuralPolicy.predict`; two arguments unused.
 
-        With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
+        With memory: action and state for the next call, as `gps.policies.memory.Remembering`. With
+        `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
         """
+        if self.has_memory:
+            return predict_step(self, obs, state, episode_start, deterministic, rng)
         return predicted(self.mean(obs, images), self._chol, deterministic, rng), None
 
 
-def _traceable(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> torch.nn.Module:
+def _traceable(policy: GlobalPolicy, facts: PolicyFacts) -> torch.nn.Module:
     """The module behind an export; ShapeError when the layout is not the policy's."""
     from gps.policies import _program
 
     check_facts(policy, facts)
     kind = _program.SeeingProgram if needs_images(policy) else _program.PolicyProgram
-    return kind(policy.module(), policy.chol).eval()
+    if has_memory(policy):
+        kind = _program.RememberingProgram
+    return kind(exact_module(policy), policy.chol, clip_of(facts)).eval()
 
 
-def check_facts(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> None:
+def exact_module(policy: GlobalPolicy) -> torch.nn.Module:
+    """The policy's module in float64, also where it computes its convolutions in float32: rounded
+    by two runtimes in two ways these would differ by a few millionths of the largest action."""
+    return policy.module().double()
+
+
+def clip_of(facts: PolicyFacts) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The limits that the program applies itself."""
+    return facts.limits if facts.clipped else None
+
+
+def check_facts(policy: GlobalPolicy, facts: PolicyFacts) -> None:
     """Raise ShapeError when layout or pictures are not the policy's."""
     if facts.obs_layout.size != policy.no:
         raise ShapeError(
@@ -239,22 +323,42 @@ def check_facts(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> None
     shape = getattr(policy, "image_shape", None)
     if facts.image_shape != shape:
         raise ShapeError(f"PolicyFacts.image_shape must be {shape}, got {facts.image_shape}")
+    for bound in facts.limits or ():
+        if len(bound) != policy.nu:
+            raise ShapeError(
+                f"PolicyFacts.limits must have {policy.nu} values each, got {facts.limits}"
+            )
+    memory0 = memory_of(policy)
+    if (memory0 is None) != (facts.memory0 is None) or not np.array_equal(
+        memory0 or (), facts.memory0 or (), equal_nan=True
+    ):
+        raise ShapeError(f"PolicyFacts.memory0 must be {memory0}, got {facts.memory0}")
+
+
+def memory_of(policy: object) -> tuple[float, ...] | None:
+    """What belongs into `PolicyFacts.memory0`."""
+    if not has_memory(policy):
+        return None
+    memory0: Array = policy.memory0  # type: ignore[attr-defined]
+    return tuple(memory0.tolist())
 
 
 def examples(facts: PolicyFacts, rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Inputs to trace and to try a program with: observations, and pictures where there are some.
+    """Inputs to trace and to try a program with: observations, and what else it takes.
 
-    Observations (rows, no) are standard normal.
+    Observations (rows, no) are standard normal; memory is that of the beginning.
     """
     rng = stream(seed, "export")
     inputs: list[np.ndarray] = [rng.normal(size=(rows, facts.obs_layout.size))]
     if facts.image_shape is not None:
         shape = (rows, *facts.image_shape)
         inputs.append(rng.integers(0, 256, size=shape, dtype=np.uint8))
+    if facts.memory0 is not None:
+        inputs.append(np.tile(np.array(facts.memory0, dtype=np.float64), (rows, 1)))
     return tuple(inputs)
 
 
-def export_program(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> bytes:
+def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     """The archive of a policy, to be written to a file that ends in .pt2.
 
     The archive is read back before it is returned, and its mean actions compared with the policy's
@@ -270,9 +374,11 @@ def export_program(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> b
     batch = {0: torch.export.Dim("batch")}
     file = io.BytesIO()
     try:
-        program = torch.export.export(
-            module, inputs, dynamic_shapes=(batch,) * len(inputs), strict=False
-        )
+        with warnings.catch_warnings():  # torch's own recurrent layers keep lists of their weights
+            warnings.filterwarnings("ignore", message=".*were assigned during export")
+            program = torch.export.export(
+                module, inputs, dynamic_shapes=(batch,) * len(inputs), strict=False
+            )
         torch.export.save(program, file, extra_files={FACTS_FILE: facts_json(policy, facts)})
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # torch has no one class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -282,23 +388,30 @@ def export_program(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> b
         ) from error
     file.seek(0)
     again = ExportedPolicy(torch.export.load(file).module(), facts, policy.chol)
-    check_export(policy, again, SINGLE_TOLERANCE if facts.image_shape else _TOLERANCE)
+    check_export(policy, again)
     return file.getvalue()
 
 
-def check_export(
-    policy: NeuralPolicy | VisualPolicy, again: ExportedPolicy, tolerance: float = _TOLERANCE
-) -> None:
+def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float = TOLERANCE) -> None:
     """Compare mean actions of a policy and of its export, for 1 and for 5 observations.
 
-    tolerance: relative to the largest action, or to 1 if that is smaller. Raises ConfigError.
+    tolerance: relative to the largest action, or to 1 if that is smaller. A policy that computes
+    its pictures in float32 is compared as it is in float64, which is what was exported, and its own
+    actions to 1e-5. Raises ConfigError.
     """
     kind = type(policy.network).__name__
     obs, *images = examples(again.facts, 5)
+    if again.has_memory:  # along trajectories of some steps
+        obs, images = stream(0, "export", 1).normal(size=(5, 4, policy.no)), []
     obs = policy.obs_mean + policy.obs_std * obs
     for n in (5, 1):
         rows = [a[:n] for a in (obs, *images)]
-        want = policy.mean(*rows)
+        want = _within(policy.mean(*rows), again.facts)
+        if getattr(policy.network, "single", False):
+            rounded, want = want, _exact_mean(policy, again.facts, rows)
+            scale = np.abs(want).max(initial=1.0)
+            if not np.allclose(rounded, want, rtol=0.0, atol=SINGLE_TOLERANCE * scale):
+                raise ConfigError(f"the network {kind} is not itself in float64")
         try:
             have = again.mean(*rows)
         except (RuntimeError, AssertionError, ConfigError) as error:  # a guard of the program
@@ -316,7 +429,24 @@ def check_export(
             )
 
 
-def facts_json(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, **more: Any) -> str:
+def _within(mean: Array, facts: PolicyFacts) -> Array:
+    """Mean actions as a program with these facts gives them."""
+    limits = clip_of(facts)
+    return mean if limits is None else np.clip(mean, *map(np.array, limits))
+
+
+def _exact_mean(policy: GlobalPolicy, facts: PolicyFacts, rows: Sequence[np.ndarray]) -> Array:
+    """Mean actions of `exact_module`."""
+    import torch
+
+    from gps.policies import _modules
+
+    with _modules.one_thread(), torch.no_grad():
+        mean: Array = exact_module(policy)(*map(torch.tensor, rows)).numpy()
+    return _within(mean, facts)
+
+
+def facts_json(policy: GlobalPolicy, facts: PolicyFacts, **more: Any) -> str:
     """The text of the extra file."""
     try:
         version = metadata.version("guided-policy-search")
@@ -336,6 +466,13 @@ def facts_json(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, **more: 
     }
     if facts.image_shape is not None:
         values["image_shape"] = list(facts.image_shape)
+    if facts.memory0 is not None:
+        values["memory0"] = [None if np.isnan(v) else v for v in facts.memory0]
+    if facts.limits is not None:
+        low, high = ([v if np.isfinite(v) else None for v in bound] for bound in facts.limits)
+        values["control_limits"] = {"low": low, "high": high, "clipped": facts.clipped}
+    if facts.single_obs:
+        values["obs_dtype"] = "float32"
     return json.dumps(values | more, allow_nan=False)
 
 
@@ -386,6 +523,20 @@ def _read_facts(path: Path) -> tuple[PolicyFacts, int]:
     return read_facts(path, values)
 
 
+def _memory(values: Any) -> tuple[float, ...]:
+    """What stands in the JSON, with NaN for null."""
+    return tuple(np.array(values, dtype=np.float64).reshape(-1).tolist())
+
+
+def _limits(values: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What stands in the JSON, with infinity for null."""
+    low, high = (
+        tuple(end if v is None else float(v) for v in values[name])
+        for name, end in (("low", -np.inf), ("high", np.inf))
+    )
+    return low, high
+
+
 def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
     """Facts and action size out of the decoded JSON; StoreError names the file."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
@@ -403,6 +554,10 @@ def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
             iteration=values["iteration"],
             seed=values["seed"],
             image_shape=tuple(values["image_shape"]) if "image_shape" in values else None,
+            memory0=_memory(values["memory0"]) if "memory0" in values else None,
+            limits=_limits(values["control_limits"]) if "control_limits" in values else None,
+            clipped=bool(values.get("control_limits", {}).get("clipped", False)),
+            single_obs=values.get("obs_dtype") == "float32",
         )
         return facts, int(values["nu"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from gps.types import Array, Layout, Record, freeze, readonly, shape_of
 
 if TYPE_CHECKING:
     import torch
-
-    from gps.policies.visual import VisualPolicy
 
 
 class PlainLayout(NamedTuple):
@@ -51,6 +49,75 @@ class Network(Protocol):
 
     def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
         """The layout for the fast kernels, or None where `build` is the only way."""
+        ...
+
+
+class GlobalPolicy(Protocol):
+    """What every global policy has, whatever its network.
+
+    `mean`, `act` and `predict` take pictures besides where it has a true `needs_images`, and `act`
+    takes and gives what it remembers where it has a true `has_memory`; see `gps.types.Policy`. A
+    policy with a method `fit(data, config, rng)` is trained by that.
+    """
+
+    @property
+    def network(self) -> Any:
+        """The configuration."""
+        ...
+
+    @property
+    def no(self) -> int:
+        """Observation size."""
+        ...
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        ...
+
+    @property
+    def chol(self) -> Array:
+        """Lower Cholesky factor of the action covariance, (nu, nu)."""
+        ...
+
+    @property
+    def Sigma(self) -> Array:
+        """Action covariance, (nu, nu)."""
+        ...
+
+    @property
+    def obs_mean(self) -> Array:
+        """What observations are centred at, (no,)."""
+        ...
+
+    @property
+    def obs_std(self) -> Array:
+        """What they are divided by then, (no,)."""
+        ...
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights come of a training."""
+        ...
+
+    def restarted(self, rng: np.random.Generator) -> GlobalPolicy:
+        """The policy that a training from scratch starts from."""
+        ...
+
+    def mean(self, *args: Any, **kwargs: Any) -> Array:
+        """Mean actions (..., nu); with memory those along trajectories, (..., T, nu)."""
+        ...
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        """Actions in a rollout."""
+        ...
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Array, Any]:
+        """Action and what is remembered next, in the manner of Stable-Baselines3."""
+        ...
+
+    def module(self) -> torch.nn.Module:
+        """A torch module of its own, normaliser inside."""
         ...
 
 
@@ -124,8 +191,8 @@ class AdamState(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class NeuralPolicy(Record):
-    """u ~ N(network((obs - obs_mean) / obs_std), chol chol'); made by `initial_policy`."""
+class NetworkPolicy(Record):
+    """Base of the policies that are one network of the whitened observation, trained as a whole."""
 
     network: Network
     weights: tuple[Array, ...]  # in the order of the torch module's parameters
@@ -135,6 +202,7 @@ class NeuralPolicy(Record):
     optimiser: AdamState
 
     def __post_init__(self) -> None:
+        kind = type(self).__name__
         (no,), (nu, _) = shape_of(self, "obs_mean", 1), shape_of(self, "chol", 2)
         freeze(self, obs_mean=(no,), obs_std=(no,), chol=(nu, nu))
         _freeze_arrays(self, "weights")
@@ -145,11 +213,11 @@ class NeuralPolicy(Record):
             for n, m in pairwise(layout.sizes):
                 want += [(m, n), (m,)]
             if shapes != want:
-                raise ShapeError(f"NeuralPolicy.weights must have shapes {want}, got {shapes}")
+                raise ShapeError(f"{kind}.weights must have shapes {want}, got {shapes}")
         if [a.shape for a in self.optimiser.m] != shapes:
-            raise ShapeError(f"NeuralPolicy.optimiser must hold arrays of shapes {shapes}")
+            raise ShapeError(f"{kind}.optimiser must hold arrays of shapes {shapes}")
         if not np.all(self.obs_std > 0):
-            raise ShapeError("NeuralPolicy.obs_std must be above 0 everywhere")
+            raise ShapeError(f"{kind}.obs_std must be above 0 everywhere")
 
     @property
     def no(self) -> int:
@@ -172,7 +240,7 @@ class NeuralPolicy(Record):
         return self.optimiser.step > 0
 
     @classmethod
-    def initial(cls, network: Network, no: int, nu: int, rng: np.random.Generator) -> NeuralPolicy:
+    def initial(cls, network: Network, no: int, nu: int, rng: np.random.Generator) -> Self:
         """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
         weights = network.initial_weights(no, nu, rng)
         return cls(
@@ -184,9 +252,22 @@ class NeuralPolicy(Record):
             optimiser=AdamState.zero(weights),
         )
 
-    def restarted(self, rng: np.random.Generator) -> NeuralPolicy:
+    def restarted(self, rng: np.random.Generator) -> Self:
         """An untrained policy of the same network and sizes."""
-        return NeuralPolicy.initial(self.network, self.no, self.nu, rng)
+        return type(self).initial(self.network, self.no, self.nu, rng)
+
+    def built(self) -> torch.nn.Module:
+        """The network with its weights, without the normaliser."""
+        from gps.policies import _modules
+
+        network = self.network.build(self.no, self.nu)
+        _modules.set_parameters(network, self.weights)
+        return network
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralPolicy(NetworkPolicy):
+    """u ~ N(network((obs - obs_mean) / obs_std), chol chol'); made by `initial_policy`."""
 
     @cached_property
     def _fast(self) -> tuple[Array, np.ndarray, int] | None:
@@ -249,9 +330,7 @@ class NeuralPolicy(Record):
         """A torch module of its own, normaliser inside: raw observation to mean action."""
         from gps.policies import _modules
 
-        network = self.network.build(self.no, self.nu)
-        _modules.set_parameters(network, self.weights)
-        return _modules.WhitenedNetwork(network, self.obs_mean, self.obs_std).eval()
+        return _modules.WhitenedNetwork(self.built(), self.obs_mean, self.obs_std).eval()
 
 
 def initial_policy(
@@ -261,16 +340,17 @@ def initial_policy(
     rng: np.random.Generator,
     image_shape: tuple[int, int, int] | None = None,
     layout: Layout | None = None,
-) -> NeuralPolicy | VisualPolicy:
+) -> GlobalPolicy:
     """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance.
 
-    A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`), which is given
-    the shape of the world's pictures and the layout of its states too, makes another one.
+    A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`, `WindowConfig`),
+    which is given the shape of the world's pictures and the layout of its states too, makes another
+    one.
     """
     make = getattr(network, "initial_policy", None)
     if make is None:
         return NeuralPolicy.initial(network, no, nu, rng)
-    policy: NeuralPolicy | VisualPolicy = make(no, nu, image_shape, layout, rng)
+    policy: GlobalPolicy = make(no, nu, image_shape, layout, rng)
     return policy
 
 

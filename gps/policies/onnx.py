@@ -2,8 +2,9 @@
 
 The graph maps `obs` (batch, no), float64 in the units of the world, to `mean` (batch, nu), the mean
 action, and `covariance` (nu, nu), both float64; the normaliser is inside. A policy that sees has a
-second input `images` (batch, height, width, channels), uint8. What else a user of the
-policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
+second input `images` (batch, height, width, channels), uint8; one with memory an input `memory`
+(batch, size), float64, and an output `next_memory`: see `gps.policies.export`. What else a user of
+the policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
 neither gps nor torch:
 
     session = onnxruntime.InferenceSession("policy.onnx")
@@ -11,9 +12,12 @@ neither gps nor torch:
     facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
     dt = facts["dt"]
 
-The network is computed in float64. Where onnxruntime has no float64 kernel for one of its functions
-(GELU, ELU and convolutions among them), the network alone, without normaliser, is float32: then
-`precision` says so among the facts, and actions agree to 1e-5 of the largest.
+With `obs_dtype` "float32" among the facts, `obs` is float32 and all the rest as before.
+
+The network is computed in float64, convolutions (torch.nn.Conv2d) as matrix products. Where
+onnxruntime has no float64 kernel for one of its functions (GELU and ELU among them), the network
+alone, without normaliser, is float32: then `precision` says so among the facts, and actions agree
+to 1e-5 of the largest.
 """
 
 from __future__ import annotations
@@ -32,9 +36,8 @@ import numpy as np
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.policies import export
 from gps.policies.export import FACTS_FILE, SINGLE_TOLERANCE, ExportedPolicy, PolicyFacts
-from gps.policies.neural import NeuralPolicy
-from gps.policies.visual import VisualPolicy
-from gps.types import Array, Images, readonly
+from gps.policies.neural import GlobalPolicy
+from gps.types import Array, readonly
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OPSET = 18
-_INPUTS = ("obs", "images")
 _LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # they report on what is none of the user's concern
 
 
@@ -76,17 +78,22 @@ class OnnxPolicy(ExportedPolicy):
         """Raises ConfigError: the file holds a graph, not a torch module."""
         raise ConfigError("a policy from an .onnx file has no torch module; export a .pt2 for that")
 
-    def _rows(self, rows: Array, *images: Images) -> Array:
-        return self._outputs(rows, *images)[0]
-
-    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, Array]:
-        """Mean (B, nu) and covariance (nu, nu)."""
-        given = dict(zip(_INPUTS, map(np.ascontiguousarray, inputs), strict=False))
+    def _outputs(self, *inputs: np.ndarray) -> tuple[Array, ...]:
+        """Mean (B, nu) and covariance (nu, nu), then the memory (B, size) of a policy with one."""
+        names = _names(self._facts)
+        given = dict(zip(names, map(np.ascontiguousarray, inputs), strict=True))
+        if self._facts.single_obs:
+            given["obs"] = given["obs"].astype(np.float32)
         try:
-            mean, covariance = self._session.run(None, given)
+            return tuple(self._session.run(None, given))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ConfigError(f"onnxruntime cannot compute the policy: {_line(error)}") from error
-        return mean, covariance
+
+
+def _names(facts: PolicyFacts) -> list[str]:
+    """The inputs of the graph."""
+    images = ["images"] if facts.image_shape is not None else []
+    return ["obs", *images, *(["memory"] if facts.memory0 is not None else [])]
 
 
 def _session(model: bytes) -> Any:
@@ -102,7 +109,7 @@ def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> bytes:
+def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     """The ONNX model of a policy, to be written to a file that ends in .onnx.
 
     Where onnxruntime is installed, the model is read back before it is returned, and its mean
@@ -125,13 +132,13 @@ def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> byte
             raise ConfigError(f"onnxruntime cannot read the model: {_line(error)}") from error
         log.info("onnxruntime: %s; the network is exported in float32", _line(error))
     else:
-        if facts.image_shape is None:
-            export.check_export(policy, again)
-        else:  # convolutions are float32 from the start
-            export.check_export(policy, again, SINGLE_TOLERANCE)
+        export.check_export(policy, again, _tolerance(facts))
         return double
     if facts.image_shape is not None:
-        raise ConfigError("onnxruntime has no float64 kernel for a function of the policy's head")
+        raise ConfigError(
+            f"onnxruntime has no float64 kernel for a function of {type(policy.network).__name__}; "
+            "write a .pt2 file instead"
+        )
     model = _convert(policy, facts, single=True)
     try:
         again = OnnxPolicy(model, facts, policy.chol)
@@ -144,29 +151,43 @@ def export_onnx(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts) -> byte
     return model
 
 
-def _convert(policy: NeuralPolicy | VisualPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
+def _tolerance(facts: PolicyFacts) -> float:
+    """Of a check in float64: an observation in float32 is rounded before it gets there."""
+    return SINGLE_TOLERANCE if facts.single_obs else export.TOLERANCE
+
+
+def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
     """The model with its facts, with the network in one of the two precisions."""
     import torch
 
     from gps.policies import _program
 
-    module: Any = policy.module()
+    module: Any = _program.without_convolutions(export.exact_module(policy))
     kind = _program.SinglePrecisionProgram if single else _program.PolicyProgram
     if facts.image_shape is not None:
         kind = _program.SeeingProgram
-    program = kind(module, policy.chol).eval()
+    if facts.memory0 is not None:
+        kind = _program.RememberingProgram
+    program = kind(module, policy.chol, export.clip_of(facts)).eval()
     # of 1 row torch makes a constant
-    inputs = tuple(map(torch.tensor, export.examples(facts, 2)))
+    obs, *others = map(torch.tensor, export.examples(facts, 2))
+    inputs: tuple[Any, ...] = (obs.float() if facts.single_obs else obs, *others)
     batch = {0: torch.export.Dim("batch")}
     try:
         with _quiet():
+            shapes: Any = (batch,) * len(inputs)
+            given: Any = program
+            if facts.memory0 is not None:
+                # to plain arithmetic: onnxruntime's own recurrent functions are float32
+                traced = torch.export.export(program, inputs, dynamic_shapes=shapes, strict=False)
+                given, inputs, shapes = traced.run_decompositions(), (), None
             converted: Any = torch.onnx.export(
-                program,
+                given,
                 inputs,
                 dynamo=True,
-                input_names=list(_INPUTS[: len(inputs)]),
-                output_names=["mean", "covariance"],
-                dynamic_shapes=(batch,) * len(inputs),
+                input_names=_names(facts),
+                output_names=["mean", "covariance", "next_memory"][: 2 + bool(facts.memory0)],
+                dynamic_shapes=shapes,
                 opset_version=_OPSET,
                 verbose=False,
             )
@@ -256,7 +277,7 @@ def read(path: Path) -> OnnxPolicy:
         if chol.shape != (nu, nu):
             raise ShapeError(f"chol has shape {chol.shape}, not {nu, nu}")
         policy = OnnxPolicy(model, facts, chol)
-        mean, covariance = policy._outputs(*export.examples(facts, 1))
+        mean, covariance, *_ = policy._outputs(*export.examples(facts, 1))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise StoreError(f"{path} is damaged: {_line(error)}") from error
     same = covariance.shape == (nu, nu) and np.allclose(covariance, chol @ chol.T, rtol=1e-9)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
 from gps.policies import _kernels
-from gps.policies.neural import AdamState, Network, NeuralPolicy, PlainLayout
+from gps.policies.neural import AdamState, GlobalPolicy, Network, NetworkPolicy, PlainLayout
 from gps.types import (
     Array,
     Images,
@@ -25,17 +25,20 @@ from gps.types import (
     Record,
     freeze,
     freeze_images,
+    has_memory,
     needs_images,
+    optional,
     readonly,
     shape_of,
 )
 
 if TYPE_CHECKING:
-    from gps.policies.visual import VisualPolicy
+    import torch
 
 log = logging.getLogger(__name__)
 
 Indices = npt.NDArray[np.int64]
+P = TypeVar("P", bound=NetworkPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,9 @@ class TrainingData(Record):
     images: Images | None = None  # (n, height, width, channels), of a world with cameras
     state: Array | None = None  # (n, nx) given with the images, for training on a pose
     layout: Layout | None = None  # of the state
+    T: int | None = optional()
+    """Steps of a trajectory: the samples are whole ones, one after another. Needed to train a
+    policy with memory; None where the order of the samples says nothing."""
 
     def __post_init__(self) -> None:
         (n, no), (_, nu) = shape_of(self, "obs", 2), shape_of(self, "target", 2)
@@ -107,11 +113,20 @@ class TrainingData(Record):
         freeze_images(self, "images", (n,))
         if self.state is not None:
             freeze(self, state=(n, shape_of(self, "state", 2)[1]))
+        if self.T is not None and (self.T < 1 or n % self.T):
+            raise ShapeError(f"TrainingData.T: {n} samples are no trajectories of {self.T} steps")
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return self.obs.shape[0]
+
+    @property
+    def trajectories(self) -> Array:
+        """The observations by trajectory and step, (n / T, T, no); ShapeError without T."""
+        if self.T is None:
+            raise ShapeError("TrainingData.T must be given to train a policy with memory")
+        return self.obs.reshape(-1, self.T, self.obs.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +157,7 @@ class Problem(Record):
 class TrainingResult(Record):
     """A trained policy, and how its loss went."""
 
-    policy: NeuralPolicy | VisualPolicy
+    policy: GlobalPolicy
     trace: Array  # (points,) loss in nats, mean over the minibatches of equal stretches
     loss: float  # in nats, over all samples after the last step
     staleness: Array | None = None
@@ -161,36 +176,51 @@ def fit(
 ) -> TrainingResult:
     """Train `policy` further on `data`; minibatches are drawn from `rng`.
 
-    A policy that needs images is trained as `gps.policies.visual.fit` says. The first training sets
-    the normaliser, every training the covariance (`policy_variance`). The optimiser's state
+    A policy with a method `fit` of its own is trained as that says. The first training sets the
+    normaliser, every training the covariance (`policy_variance`). The optimiser's state
     continues. Raises ShapeError, NonFiniteError, FitError.
     """
-    if needs_images(policy):
-        from gps.policies import visual
-
-        return visual.fit(policy, data, config, rng)
+    own = getattr(policy, "fit", None)
+    if own is not None:
+        result: TrainingResult = own(data, config, rng)
+        return result
     policy, problem = prepare(policy, data, config)
     batches = minibatches(data.n, config.steps, config.batch_size, rng)
+    return descended(policy, problem, data, gradient_of(policy.network, problem), batches, config)
+
+
+def descended(
+    policy: NetworkPolicy,
+    problem: Problem,
+    data: TrainingData,
+    gradient: Gradient,
+    batches: Indices,
+    config: TrainingConfig,
+) -> TrainingResult:
+    """The policy after one Adam step for each row of `batches`; FitError.
+
+    policy, problem: as from `prepare`. gradient: of the problem; says what a row's numbers mean.
+    """
     theta, m, v = (flatten(a) for a in (policy.weights, policy.optimiser.m, policy.optimiser.v))
-    done = policy.optimiser.step
-    plan = schedule(config, done)
-    losses = gradient_of(policy.network, problem).train(theta, m, v, batches, plan, config)
+    plan = schedule(config, policy.optimiser.step)
+    losses = gradient.train(theta, m, v, batches, plan, config)
     return finished(policy, problem, data, theta, m, v, losses, config)
 
 
 def pooled(data: Sequence[TrainingData]) -> TrainingData:
-    """The samples of several records, one after another; images only where all have them."""
+    """The samples of several records, one after another; images only where all have them, and
+    trajectories only where all have some of one length."""
     fields = ["obs", "target", "precision", "weight"]
-    layout = None
+    layout, T = None, data[0].T if len({d.T for d in data}) == 1 else None
     if all(d.images is not None and d.state is not None for d in data):
         fields += ["images", "state"]
         layout = data[0].layout if data else None
     parts = {f: np.concatenate([getattr(d, f) for d in data]) for f in fields}
-    return TrainingData(**parts, layout=layout)
+    return TrainingData(**parts, layout=layout, T=T)
 
 
 def finished(
-    policy: NeuralPolicy,
+    policy: NetworkPolicy,
     problem: Problem,
     data: TrainingData,
     theta: Array,
@@ -207,20 +237,32 @@ def finished(
     FitError when the loss over all samples is not finite.
     """
     policy = updated(policy, theta, m, v, policy.optimiser.step + config.steps)
-    loss = problem.loss(policy.mean(data.obs))
+    loss = problem.loss(means_at(policy, data))
     if not np.isfinite(loss):
         raise diverged(config.steps, config)
     parts = np.array_split(losses * problem.scale, min(config.trace_points, config.steps))
     trace = np.array([part.mean() for part in parts])
     log.debug("policy: loss %.4g -> %.4g nats in %d steps", trace[0], loss, config.steps)
     return TrainingResult(
-        policy=policy, trace=trace, loss=loss, staleness=staleness, dropped=dropped
+        policy=cast(GlobalPolicy, policy),
+        trace=trace,
+        loss=loss,
+        staleness=staleness,
+        dropped=dropped,
     )
 
 
-def prepare(
-    policy: NeuralPolicy, data: TrainingData, config: TrainingConfig
-) -> tuple[NeuralPolicy, Problem]:
+def means_at(policy: Any, data: TrainingData) -> Array:
+    """The policy's mean actions at the samples, (n, nu); ShapeError."""
+    if has_memory(policy):
+        mean: Array = policy.mean(data.trajectories)
+        return mean.reshape(data.n, -1)
+    images = (data.images,) if needs_images(policy) else ()
+    actions: Array = policy.mean(data.obs, *images)
+    return actions
+
+
+def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, Problem]:
     """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
 
     The normaliser is taken from the first data set and kept from then on: a later change of it
@@ -343,7 +385,7 @@ def unflatten(theta: Array, like: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(readonly(p.reshape(a.shape)) for p, a in zip(parts, like, strict=True))
 
 
-def updated(policy: NeuralPolicy, theta: Array, m: Array, v: Array, step: int) -> NeuralPolicy:
+def updated(policy: P, theta: Array, m: Array, v: Array, step: int) -> P:
     """The policy with weights and optimiser state from vectors (`flatten`)."""
     m_parts, v_parts = unflatten(m, policy.weights), unflatten(v, policy.weights)
     state = AdamState(m=m_parts, v=v_parts, step=step)
@@ -352,8 +394,11 @@ def updated(policy: NeuralPolicy, theta: Array, m: Array, v: Array, step: int) -
 
 def gradient_of(network: Network, problem: Problem) -> Gradient:
     """The gradient of minibatches of `problem`, by the kernels where they know the network."""
-    layout = network.plain_layout(problem.obs.shape[1], problem.target.shape[1])
-    return _TorchGradient(network, problem) if layout is None else _PlainGradient(layout, problem)
+    sizes = problem.obs.shape[1], problem.target.shape[1]
+    layout = network.plain_layout(*sizes)
+    if layout is None:
+        return TorchGradient(network.build(*sizes), problem)
+    return _PlainGradient(layout, problem)
 
 
 class Gradient(Protocol):
@@ -426,29 +471,39 @@ class _PlainGradient:
         return losses
 
 
-class _TorchGradient:
+class TorchGradient:
     """For a network that is known only as a torch module: gradients by torch, steps by us."""
 
-    def __init__(self, network: Network, problem: Problem) -> None:
+    def __init__(self, module: torch.nn.Module, problem: Problem) -> None:
         import torch
 
-        self.module = network.build(problem.obs.shape[1], problem.target.shape[1])
+        self.module = module
         self.parameters = list(self.module.parameters())
         self.like = [p.detach().numpy().copy() for p in self.parameters]
         self.obs, self.target, self.precision = (
             torch.tensor(a) for a in (problem.obs, problem.target, problem.precision)
         )
 
+    def rows(self, batch: Indices) -> Indices:
+        """The samples (B',) of a minibatch."""
+        return batch
+
+    def means(self, rows: torch.Tensor) -> torch.Tensor:
+        """The mean actions (B', nu) of those samples."""
+        action: torch.Tensor = self.module(self.obs[rows])
+        return action
+
     def __call__(self, theta: Array, batch: Indices, grad: Array) -> float:
+        """See `Gradient`."""
         import torch
 
         from gps.policies import _modules
 
         with _modules.one_thread():
             _modules.set_parameters(self.module, unflatten(theta, self.like))
-            rows = torch.from_numpy(batch)
-            d = self.module(self.obs[rows]) - self.target[rows]
-            loss = 0.5 * torch.einsum("ni,nij,nj->", d, self.precision[rows], d) / len(batch)
+            rows = torch.from_numpy(self.rows(batch))
+            d = self.means(rows) - self.target[rows]
+            loss = 0.5 * torch.einsum("ni,nij,nj->", d, self.precision[rows], d) / len(rows)
             parts = torch.autograd.grad(loss, self.parameters)
         np.concatenate([p.numpy().ravel() for p in parts], out=grad)
         return float(loss.detach())
@@ -462,6 +517,7 @@ class _TorchGradient:
         plan: Array,
         config: TrainingConfig,
     ) -> Array:
+        """See `Gradient`."""
         losses, grad = np.zeros(len(batches)), np.empty(theta.size)
         for s, batch in enumerate(batches):
             losses[s] = self(theta, batch, grad)

@@ -283,3 +283,51 @@ def test_a_gpu_that_is_not_there_is_named_before_the_rollouts(file, monkeypatch)
     algorithm = replace(experiment.algorithm, network=network)
     with pytest.raises(ConfigError, match="finds no GPU"):
         replace(experiment, algorithm=algorithm).validate()
+
+
+OWN = """
+
+import torch
+from gps.policies import SeeingModuleConfig
+from dataclasses import replace
+
+
+class Eyes(torch.nn.Module):
+    def __init__(self, no, nu, image_shape):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(image_shape[2], 4, 5, stride=2)
+        self.head = torch.nn.Linear(no + 4 * 14, nu)
+
+    def features(self, images):
+        x = self.conv(images.permute(0, 3, 1, 2).to(self.conv.weight.dtype) / 255.0)
+        return x.relu().mean(dim=3).flatten(1)
+
+    def forward(self, obs, images):
+        return self.head(torch.cat([obs, self.features(images)], dim=1))
+
+
+network = SeeingModuleConfig(module=Eyes, pose=("joint_pos",), pose_first_steps=20, pose_steps=5)
+algorithm = replace(experiment.algorithm, network=network, training=TrainingConfig(steps=20))
+experiment = replace(experiment, algorithm=algorithm, iterations=2)
+"""
+
+
+def test_a_seeing_network_of_the_users_is_stored_resumed_and_exported(file, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(file.read_text() + OWN)
+    experiment, whole, parts = gps.load(own), tmp_path / "whole", tmp_path / "parts"
+    for report in gps.run(experiment, source=own, out=whole):
+        assert np.isfinite(report.row["policy_cost_mean"])
+    for _ in gps.run(experiment, source=own, iterations=1, out=parts):
+        pass
+    for _ in gps.resume(parts, iterations=2):
+        pass
+    for name in ("0001.h5", "0002.h5"):
+        a, b = (run / "iterations" / name for run in (whole, parts))
+        assert a.read_bytes() == b.read_bytes()
+    policy, again = report.state.policy.policy, gps.load_policy(whole)
+    rollouts = report.rollouts[0]
+    want = policy.mean(rollouts.obs, rollouts.images)
+    np.testing.assert_allclose(again.mean(rollouts.obs, rollouts.images), want, rtol=1e-9)
+    told = policy.told_pose(rollouts.images[0])
+    assert told.shape == (20, 2)

@@ -338,6 +338,7 @@ def test_exported_by_the_command(run, tmp_path, capsys):
             np.testing.assert_allclose(loaded.mean(obs), want, rtol=1e-12, atol=1e-12)
             assert loaded.facts == PolicyFacts(
                 obs_layout=agent.obs_layout,
+                limits=((-10.0, -10.0), (10.0, 10.0)),
                 dt=agent.dt,
                 experiment="point_mass_policy",
                 iteration=n,

@@ -11,6 +11,7 @@ from policy_networks import some_data
 from torch import nn
 
 import gps
+from gps import cli
 from gps.errors import ConfigError, ExperimentError
 from gps.pipeline import config_io
 from gps.policies import (
@@ -192,7 +193,7 @@ class NumpyDraws(Mine):
 
 
 REFUSED = [
-    (Recurrent, r"gives a tuple and must give actions only; .*no memory.*window of observations"),
+    (Recurrent, "gives a tuple and must give actions only; .*hidden state.*RecurrentConfig"),
     (Noisy, r"different actions from one call to the next \(dropout\?\)"),
     (Normed, r"changes the buffer batch\.running_mean.*layer normalisation"),
     (Coupled, "depends on the other rows"),
@@ -310,3 +311,26 @@ def test_a_network_of_the_hyperparams_file_is_trained_by_workers(tmp_path):
     assert np.abs(serial.mean(obs) - untrained.mean(obs)).max() > 1e-3
     path = gps.export_policy(tmp_path / "dask", tmp_path / "own.pt2")
     np.testing.assert_allclose(load(path).mean(obs), serial.mean(obs), rtol=1e-9, atol=1e-12)
+
+
+WRONG = {
+    "self.layers(obs)": ("raise ValueError('no idea')", "raised ValueError: no idea"),
+    "def forward(self, obs)": ("def forward(self)", "raised TypeError"),
+    "hidden, nu))": ("hidden, nu + 1))", "actions of shape (3, 2)"),
+    "GAIN * self": ("float('nan') * self", "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("part", WRONG, ids=lambda v: WRONG[v][1][:16])
+def test_a_wrong_network_is_refused_before_the_first_rollout(part, tmp_path, capsys):
+    """In one line that names the class, with exit code 2, and nothing is written."""
+    wrong, message = WRONG[part]
+    whole = "return GAIN * self.layers(obs)" if part == "self.layers(obs)" else part
+    file = tmp_path / "own.py"
+    file.write_text(FILE.replace(whole, wrong))
+    run = tmp_path / "run"
+    assert cli.main(["run", str(file), "--executor", "serial", "--out", str(run)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert "ModuleConfig.module Mine" in line
+    assert not run.exists()

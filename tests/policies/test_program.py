@@ -1,0 +1,177 @@
+"""Exported programs: convolutions in float64, limits, float32 observations."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_seeing import PLAIN
+from torch import nn
+
+import gps
+from gps import cli
+from gps.errors import ConfigError, ShapeError
+from gps.pipeline import config_io
+from gps.policies import (
+    ExportedPolicy,
+    MLPConfig,
+    PolicyFacts,
+    VisionConfig,
+    export_onnx,
+    export_program,
+    initial_policy,
+    load,
+)
+from gps.policies._program import without_convolutions
+from gps.rng import stream
+from gps.types import Layout
+
+SHAPE = (16, 16, 3)
+FACTS = PolicyFacts(obs_layout=Layout((("x", 2),)), dt=0.1)
+LIMITS = ((-0.05, float("-inf")), (0.02, 0.01))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"padding": 2, "dilation": 2},
+        {"padding": (1, 3), "stride": (2, 1), "groups": 2, "bias": False},
+        {"padding": "same", "dilation": (1, 3)},
+    ],
+    ids=str,
+)
+def test_a_convolution_as_a_matrix_product(options):
+    conv = nn.Conv2d(4, 6, (3, 5), dtype=torch.float64, **options)
+    x = torch.tensor(stream(0, "x").normal(size=(3, 4, 11, 14)))
+    want = conv(x)
+    assert type(conv) is nn.Conv2d
+    torch.testing.assert_close(without_convolutions(conv)(x), want, rtol=1e-12, atol=1e-12)
+    assert type(conv) is not nn.Conv2d
+
+
+def visual(precision=None):
+    """The features are almost the same for all pictures: the head makes much of their rounding."""
+    network = VisionConfig(
+        head=MLPConfig(hidden=(20,), activation="tanh", output_init_scale=1.0),
+        channels=(8, 8),
+        kernels=(5, 3),
+        strides=(2, 1),
+        finetune_steps=1,
+        precision=precision,
+    )
+    policy = initial_policy(network, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+    std = policy.head.obs_std.copy()
+    std[2:] = 1e-2
+    return replace(policy, head=replace(policy.head, obs_std=std))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "users"])
+def test_pictures_are_computed_in_float64_by_both_runtimes(kind, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    users = initial_policy(PLAIN, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+    policy = users if kind == "users" else visual(None if kind == "float32" else kind)
+    facts, rng = replace(FACTS, image_shape=SHAPE), np.random.default_rng(0)
+    obs, images = rng.normal(size=(50, 2)), rng.integers(0, 256, (50, *SHAPE), dtype=np.uint8)
+    (tmp_path / "p.onnx").write_bytes(export_onnx(policy, facts))
+    onnx = load(tmp_path / "p.onnx").mean(obs, images)
+    pt2 = ExportedPolicy.of(policy, facts).mean(obs, images)  # what is in such a file
+    scale = np.abs(pt2).max()
+    assert np.abs(onnx - pt2).max() < 1e-11 * scale
+    own = policy.mean(obs, images)  # a VisionConfig's is rounded to float32
+    error = np.abs(own - pt2).max() / scale
+    assert 1e-7 < error < 1e-5 if kind == "float32" else error < 1e-11
+
+
+def test_a_precision_that_is_not_used_is_not_stored():
+    """Runs of before keep their identity; what is chosen comes back."""
+    plain, double = VisionConfig(), VisionConfig(precision="float64")
+    assert "precision" not in config_io.to_json(plain)["fields"]
+    for config in (plain, double):
+        assert config_io.from_json(config_io.to_json(config)) == config
+    with pytest.raises(ConfigError, match=r"VisionConfig\.precision: .*'half'.*float64"):
+        VisionConfig(precision="half")
+
+
+def mlp():
+    return initial_policy(MLPConfig(output_init_scale=1.0), 2, 2, stream(0, "net"))
+
+
+@pytest.mark.parametrize("end", ["pt2", "onnx"])
+def test_the_program_clips_where_it_is_told_to(end, tmp_path):
+    if end == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    make, policy = export_onnx if end == "onnx" else export_program, mlp()
+    obs = stream(0, "obs").normal(size=(40, 2))
+    want = policy.mean(obs)
+    for clipped in (False, True):
+        facts, path = replace(FACTS, limits=LIMITS, clipped=clipped), tmp_path / f"p.{end}"
+        path.write_bytes(make(policy, facts))
+        again = load(path)
+        assert again.facts == facts  # infinity is null in the file
+        mean = np.clip(want, *map(np.array, LIMITS)) if clipped else want
+        np.testing.assert_allclose(again.mean(obs), mean, rtol=1e-9, atol=1e-12)
+    assert np.abs(np.clip(want, *map(np.array, LIMITS)) - want).max() > 0.1
+    with pytest.raises(ShapeError, match=r"PolicyFacts\.limits must have 2 values"):
+        make(policy, replace(FACTS, limits=((0.0,), (1.0,))))
+    with pytest.raises(ConfigError, match=r"PolicyFacts\.clipped needs the limits"):
+        replace(FACTS, clipped=True)
+
+
+def test_an_onnx_file_for_observations_in_float32(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    policy, path = mlp(), tmp_path / "p.onnx"
+    path.write_bytes(export_onnx(policy, replace(FACTS, single_obs=True)))
+    obs = stream(0, "obs").normal(size=(40, 2)).astype(np.float32)
+    session = onnxruntime.InferenceSession(path)
+    mean, _ = session.run(None, {"obs": obs})
+    want = policy.mean(obs.astype(np.float64))
+    assert np.abs(mean - want).max() < 1e-9 * np.abs(want).max()  # the rest is float64
+    np.testing.assert_array_equal(load(path).mean(obs.astype(np.float64)), mean)
+    assert load(path).facts.single_obs
+
+
+ROBOT = """
+import json, sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("policy.onnx")
+facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
+assert facts["control_limits"] == {"low": [-2.0, -2.0], "high": [2.0, 2.0], "clipped": True}
+assert facts["obs_dtype"] == "float32"
+mean, covariance = session.run(None, {"obs": numpy.load("obs.npy")})
+numpy.save("u.npy", mean)
+assert "gps" not in sys.modules and "torch" not in sys.modules
+"""
+
+
+def test_a_run_is_exported_with_the_limits_of_its_world(tmp_path, capsys):
+    """By the command line; a process that has not imported gps acts with it."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    run = str(tmp_path / "run")
+    experiment = gps.load("point_mass_policy")
+    experiment = replace(experiment, world=replace(experiment.world, force_limit=2.0))
+    for _ in gps.run(experiment, iterations=1, out=run):
+        pass
+    policy = gps.load_policy(run)
+    assert policy.facts.limits == ((-2.0, -2.0), (2.0, 2.0))
+    assert not policy.facts.clipped
+    out = str(tmp_path / "policy.onnx")
+    assert cli.main(["export", run, out, "--clip", "--float32"]) == 0
+    obs = (3 * stream(0, "obs").normal(size=(60, 4))).astype(np.float32)
+    np.save(tmp_path / "obs.npy", obs)
+    done = subprocess.run(
+        [sys.executable, "-c", ROBOT], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    free = policy.mean(obs.astype(np.float64))
+    want = free.clip(-2, 2)
+    assert np.abs(free - want).max() > 1.0
+    assert np.abs(np.load(tmp_path / "u.npy") - want).max() < 1e-6 * np.abs(want).max()
+    assert cli.main(["export", run, str(tmp_path / "p.pt2"), "--float32"]) == 2
+    assert "a .pt2 file takes both" in capsys.readouterr().err
