@@ -225,8 +225,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=6, help="measured iterations per repeat")
     parts = ("overhead", "stages", "whole")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="which comparisons")
+    parser.add_argument("--samples", type=int, help="rollouts per condition (default: 5)")
     args = parser.parse_args(argv)
     peg = gps.load("peg_insertion")
+    if args.samples is not None:
+        peg = replace(peg, samples=args.samples)
     many = with_conditions(peg, 8)
     one, two = Dask(workers=1), Dask(workers=2)
     try:
