@@ -682,7 +682,7 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
     parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
     parser.add_argument(
-        "--condition", type=int, metavar="M", help="of the inspector's figures (default: all)"
+        "--condition", type=int, metavar="M", help="of the inspector's figures (default: 0)"
     )
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="RUN", help="other runs in the progress figures"
@@ -701,7 +701,7 @@ def _plot(args: argparse.Namespace, options: list[str]) -> int:
         compare=[Path(path) for path in args.compare],
         log=args.log,
     )
-    print(f"wrote {len(written)} files to {args.out}")
+    print(f"wrote {len(written)} plots to {args.out}, each as PNG and its numbers as CSV")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import html
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ _ASPECT = 1.6  # width over height
 class Palette:
     """Colours by label: the same label has the same colour in every chart that shares the palette.
 
-    The first labels get the usual ten, later ones hues that lie between.
+    What is numbered has its colour by its number, the rest as they come: the usual ten first, later
+    ones hues that lie between.
     """
 
     def __init__(self) -> None:
@@ -44,10 +46,15 @@ class Palette:
 
     def __call__(self, label: str) -> str:
         """The colour of a label, as #rrggbb."""
+        if found := re.match(r"(?:action|condition|sample|x) (\d+)$", label):
+            return self._hue(int(found[1]))  # whatever was shown before
         if label not in self._given:
-            i = len(self._given)
-            self._given[label] = _HUES[i] if i < len(_HUES) else _between(i - len(_HUES))
+            self._given[label] = self._hue(len(self._given))
         return self._given[label]
+
+    @staticmethod
+    def _hue(i: int) -> str:
+        return _HUES[i] if i < len(_HUES) else _between(i - len(_HUES))
 
 
 def _between(i: int) -> str:
@@ -164,7 +171,7 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
         "bands": tuple(bands) or None,
         "scales": scales,
         "axes": (
-            {"scale": "x", "label": plot.x_label, "size": 32, **_AXIS},
+            {"scale": "x", "label": plot.x_label, "size": 32, **_AXIS, **_ticks(plot.x_label)},
             {"scale": "y", "label": plot.y_label, "size": 62, **_AXIS},
         ),
         "title": title,
@@ -184,6 +191,12 @@ _AXIS = {
     "font": "10px sans-serif",
     "ticks": {"size": 4, "width": 1},
 }
+
+
+def _ticks(label: str) -> dict[str, Any]:
+    """Iterations and time steps are whole numbers."""
+    whole = label.startswith(("iteration", "time step"))
+    return {"incrs": tuple(k * 10**n for n in range(7) for k in (1, 2, 5))} if whole else {}
 
 
 def _anything(data: LineData) -> bool:
@@ -217,7 +230,6 @@ def plotly_figure(plot: HeatMap) -> dict[str, Any]:
         "hovertemplate": hover,
         "hoverongaps": False,
         "colorscale": "RdBu" if signed else "Viridis",
-        "reversescale": signed,
         "colorbar": {"title": {"text": _text(plot.unit)}, "thickness": 10},
     }
     if signed:  # zero is white
@@ -329,8 +341,8 @@ class Chart:
     def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
         if isinstance(plot, LinePlot):
             options = uplot_options(plot, self._colour, log=log)
-            if options is not None:
-                return "lines", options
+            if options is not None:  # an axis that was made for one point does not grow
+                return ("lines" if len(set(options.data[0])) > 1 else "point"), options
             return "text", _nothing(plot.title)
         if isinstance(plot, HeatMap):
             if np.size(plot.values):
@@ -343,19 +355,21 @@ class Chart:
         gui = self._server.gui
         order = next((handle.order for handle in self._handles.values()), None)
         with self._container if self._container is not None else nullcontext():
-            if kind == "lines":
+            if kind in ("lines", "point"):
                 columns = tuple(np.array(c, dtype=float) for c in content.data)
                 handle = gui.add_uplot(columns, aspect=_ASPECT, **content.looks, order=order)
                 self._send(handle, content.data)
             elif kind == "heat map":
-                handle = gui.add_plotly(_Figure(content), aspect=0.62, order=order)
+                rows = len(content["data"][0]["y"])
+                aspect = min(2.6, max(0.62, 0.3 + 0.012 * rows))  # height by width
+                handle = gui.add_plotly(_Figure(content), aspect=aspect, order=order)
             else:
                 handle = gui.add_html(content, order=order)
         self._handles[kind] = handle
 
     def _update(self, kind: str, content: Any) -> None:
         handle, told = self._handles[kind], self._told[kind]
-        if kind == "lines":
+        if kind in ("lines", "point"):
             for name, value in content.looks.items():
                 if told.looks[name] != value:
                     setattr(handle, name, value)

@@ -568,6 +568,17 @@ class SceneView:
 
         self._extra(slot, name, tuple(balls), draw)
 
+    def show_label(self, text: str, slot: int = 0, *, name: str = "label") -> None:
+        """Write a text above the world of a slot; an empty one removes it."""
+
+        def draw(root: str) -> list[Any]:
+            world = self._slots[slot].world
+            middle, size = (np.zeros(3), 1.0) if world is None else (world.middle, world.size)
+            above = tuple(map(float, middle + np.array([0.0, 0.0, 0.6 * size])))
+            return [self._server.scene.add_label(f"{root}/{name}", text, position=above)]
+
+        self._extra(slot, name, (text,) if text else None, draw)
+
     def hide(self, name: str, slot: int = 0) -> None:
         """Remove what was drawn under a name."""
         self._extra(slot, name, None, lambda _: [])

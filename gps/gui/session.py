@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gps.errors import GPSError, SimulationError, StoreError
+from gps.errors import ConfigError, GPSError, SimulationError, StoreError
 from gps.gui import plots, scene
 from gps.gui.plots import Plot
 from gps.gui.records import RunReader
@@ -49,8 +49,8 @@ class Selection:
     sample: int = 0
     t: int = 0
     source: Source = "sample"
-    beside: bool = False
-    """Whether other conditions are shown too."""
+    beside: str = ""
+    """Other conditions to show: their numbers, as in `1, 3`, or `all`."""
     topic: str = plots.TOPICS[0]
 
 
@@ -129,10 +129,12 @@ class Session:
         if owner:
             note = f"{owner} writes to it; it can be watched from here, but not steered"
             return Status(state="running", iteration=last, total=total, note=note, commands=())
+        if self._failure():
+            return Status(state="failed", iteration=last, total=total, commands=())
         if last >= total > 0:
             return Status(state="done", iteration=last, total=total, commands=())
-        note = f"stopped after iteration {last}; go on here or with: gps resume {self.run.path}"
-        return Status(state="done", iteration=last, total=total, note=note, commands=())
+        note = f"go on here or with: gps resume {self.run.path}"
+        return Status(state="stopped", iteration=last, total=total, note=note, commands=())
 
     def writer(self) -> str:
         """The process that holds the run's lock, in words; empty when it is gone or this one."""
@@ -229,17 +231,22 @@ class Session:
         if self._last is not None and self._last.state == "failed":
             hint = f"; go on with: gps resume {self.run.path}" if self.run.iterations else ""
             found.append(self._last.note + hint)
-        elif not self.connected:
-            lines = self.log()
-            if lines and lines[-1].split(" ", 2)[1:2] == ["error"]:
-                found.append(lines[-1].split(" ", 2)[2])
+        elif not self.connected and not self.writer() and self._failure():
+            found.append(self._failure())
         return found
+
+    def _failure(self) -> str:
+        """The error that ended the run, by the last line of its log; empty if none did."""
+        lines = self.log()
+        _, level, text = (*lines[-1].split(" ", 2), "", "")[:3] if lines else ("", "", "")
+        return text if level == "error" else ""
 
     # what is selected
 
     def select(self, **values: Any) -> Selection:
-        """Select something else; returns what is selected now."""
+        """Select something else; returns what is selected now. ConfigError for wrong conditions."""
         new = replace(self.selection, **values)
+        self._beside(new.beside)
         numbers = [n for n in self.run.iterations if n > 0]
         if "iteration" in values and "newest" not in values:
             new = replace(new, newest=bool(numbers) and new.iteration >= numbers[-1])
@@ -264,8 +271,19 @@ class Session:
     def shown(self) -> list[int]:
         """The conditions that are shown, the selected one first."""
         s = self.selection
-        others = [m for m in range(self.run.conditions) if m != s.condition]
-        return [s.condition, *(others if s.beside else ())][:BESIDE]
+        return [s.condition, *(m for m in self._beside(s.beside) if m != s.condition)][:BESIDE]
+
+    def _beside(self, text: str) -> list[int]:
+        count = self.run.conditions
+        if text.strip().lower() == "all":
+            return list(range(count))
+        words = text.replace(",", " ").split()
+        wrong = [w for w in words if not w.isdecimal() or int(w) >= count]
+        if wrong:
+            raise ConfigError(
+                f"other conditions must be numbers from 0 to {count - 1}, or all, got {wrong[0]!r}"
+            )
+        return list(dict.fromkeys(map(int, words)))
 
     def world(self, m: int) -> scene.World:
         """What there is to see of a condition."""
@@ -420,17 +438,18 @@ def status_line(status: Status, connected: bool) -> str:
     """A status in one line, for people."""
     of = f" of {status.total}" if status.total else ""
     place = f"iteration {status.iteration}{of}"
-    if status.state in ("running", "pausing", "stopping"):
-        parts = [f"{status.state}, {place}"]
-        if status.doing:
-            parts.append(status.doing)
-        if connected:
-            expected = "" if math.isnan(status.expected) else f" of about {status.expected:.1f} s"
-            parts.append(f"{status.elapsed:.1f} s{expected}")
+    parts = [f"{status.state}, {place}"]
+    if status.doing:
+        parts.append(status.doing)
+    if connected and status.state in ("running", "pausing", "stopping"):
+        expected = "" if math.isnan(status.expected) else f" of about {status.expected:.1f} s"
+        parts.append(f"{status.elapsed:.1f} s{expected}")
         if not math.isnan(status.remaining):
             parts.append(f"{duration(status.remaining)} left in all")
-    else:
-        parts = [f"{status.state}, {place}"]
+    elif connected and status.state in ("starting", "paused"):
+        parts.append(f"for {duration(status.elapsed)}")
+    if status.running_for:
+        parts.append(f"{duration(status.running_for)} since the start")
     if status.note:
         parts.append(status.note)
     return "; ".join(parts)

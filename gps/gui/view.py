@@ -27,7 +27,7 @@ from gps.errors import ConfigError, GPSError, SimulationError
 from gps.gui import charts, figures, plots
 from gps.gui.scene import Player, SceneView
 from gps.gui.session import SOURCES, Session, status_line
-from gps.pipeline.control import Command
+from gps.pipeline.control import Command, Status
 from gps.types import Array, Images
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ _COLOURS = {
     "pausing": "#9a6700",
     "paused": "#9a6700",
     "stopping": "#9a6700",
+    "stopped": "#9a6700",
     "done": "#0550ae",
     "failed": "#cf222e",
 }
@@ -114,31 +115,30 @@ class View:
             self._option_help = gui.add_html("")
             self._value = gui.add_text("Value", "")
             self._apply = gui.add_button("Change from the next iteration on")
-            self._redo_seed = gui.add_text(
-                "Seed of a redo", "", hint="empty: the same; Redo takes the option above too"
-            )
-            self._redo_option = gui.add_checkbox("Redo with the option above", False)
+        with gui.add_folder("Redo", expand_by_default=False):
+            self._redo_seed = gui.add_text("Seed", "", hint="of the random streams, from there on")
+            self._redo_option = gui.add_checkbox("With the option and value above", False)
         with gui.add_folder("Look at"):
             self._newest = gui.add_checkbox("Newest iteration", True)
             self._iteration = gui.add_slider("Iteration", 1, 2, 1, 1)
             self._condition = gui.add_dropdown("Condition", ("0",))
             self._sample = gui.add_slider("Sample", 0, 1, 1, 0)
             self._source = gui.add_dropdown("Replay", SOURCES)
-            self._beside = gui.add_checkbox("Other conditions beside it", False)
+            self._beside = gui.add_text("Beside it", "", hint="other conditions: 1, 3, or all")
+            self._look = gui.add_button("Camera to the model")
         with gui.add_folder("Replay"):
             self._what = gui.add_html("")
             self._t = gui.add_slider("Time step", 0, 1, 1, 0)
             self._play = gui.add_button_group("", ("Play", "Hold", "Step back", "Step on"))
             self._speed = gui.add_dropdown("Speed", SPEEDS, initial_value="1")
             self._loop = gui.add_checkbox("Repeat", True)
-        with gui.add_folder("Show", expand_by_default=False):
+        with gui.add_folder("In the scene", expand_by_default=False):
             self._show = {
                 "samples": gui.add_checkbox("Paths of the samples", True),
                 "plan": gui.add_checkbox("Improved controller, 2 deviations", True),
                 "policy": gui.add_checkbox("Path of the policy", False),
                 "targets": gui.add_checkbox("Targets and obstacles", True),
             }
-            self._look = gui.add_button("Camera to the model")
         with gui.add_folder("Save", expand_by_default=False):
             self._save_page = gui.add_button("Page as PNG")
             self._save_plots = gui.add_button("All plots as PNG (zip)")
@@ -323,10 +323,21 @@ class View:
         )
         kinds = status.commands if session.connected else ()
         for name, button in self._buttons.items():
-            usable = _KINDS[name] in kinds if name in _KINDS else session.can_resume
-            self._set(button, visible=usable)
+            there = _KINDS[name] in kinds if name in _KINDS else session.can_resume
+            self._set(button, visible=there, disabled=there and not self._sensible(name, status))
         self._set(self._apply, disabled="change" not in kinds)
         self._show_log()
+
+    @staticmethod
+    def _sensible(name: str, status: Status) -> bool:
+        """Whether a command would change anything now."""
+        if name == "Run":
+            return status.state in ("paused", "pausing")
+        if name == "Pause":
+            return status.state in ("starting", "running")
+        if name == "Redo the last iteration":
+            return status.iteration > 0 and status.state != "starting"
+        return name != "Stop" or status.state != "stopping"
 
     def _show_log(self) -> None:
         if not self._looks_at("log"):
@@ -364,6 +375,11 @@ class View:
             if seed and not seed.isdecimal():
                 raise ConfigError(f"the seed of a redo must be a whole number, got {seed!r}")
             options = self._asked() if self._redo_option.value else {}
+            if not seed and not options:
+                raise ConfigError(
+                    "a redo gives the same iteration again; set another seed, or an option, under "
+                    "Redo"
+                )
             self.session.send(
                 Command(kind="redo", seed=int(seed) if seed else None, options=options)
             )
@@ -427,7 +443,7 @@ class View:
         active = samples > 1 and s.source == "sample"
         self._range(self._sample, 0, max(samples - 1, 1), s.sample, active)
         self._set(self._source, value=s.source)
-        self._set(self._beside, value=s.beside, disabled=len(conditions) < 2)
+        self._set(self._beside, value=s.beside, visible=len(conditions) > 1)
         self._load()
         self._draw_scene()
         self._show_frame(always=True)
@@ -435,7 +451,7 @@ class View:
 
     def _range(self, handle: Any, low: int, high: int, value: int, active: bool) -> None:
         """A slider's bounds and value, widened first so that the value always fits."""
-        self._set(handle, min=low, max=high, disabled=not active)
+        self._set(handle, min=low, max=high, visible=active)
         self._set(handle, value=value)
 
     def _load(self) -> None:
@@ -485,6 +501,7 @@ class View:
         targets = session.targets() if self._show["targets"].value else ()
         for slot, m in enumerate(shown):
             self.scene.show_world(session.world(m), slot, offset=1.5 * size * slot)
+            self.scene.show_label(f"condition {m}" if len(shown) > 1 else "", slot)
             self._paths("samples", session.sample_paths, m, slot, (130, 130, 130), 1.0)
             self._paths("policy", session.policy_paths, m, slot, (30, 140, 70), 3.0)
             plan = session.plan(m) if self._show["plan"].value else None
@@ -592,7 +609,7 @@ class View:
         self._inspector_plots = self.session.inspector()
         self._fill(self._inspector, self._boxes["inspector"], self._inspector_plots, False)
         names = tuple(p.name for p in self._inspector_plots if not isinstance(p, plots.Table))
-        self._set(self._number, options=(_NONE, *names))
+        self._set(self._number, options=(*names, _NONE))
         self._show_numbers()
         self._show_plot_names()
 

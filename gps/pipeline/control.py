@@ -85,7 +85,9 @@ class Command:
 class Status:
     """What a run is doing."""
 
-    state: Literal["starting", "running", "pausing", "paused", "stopping", "done", "failed"]
+    state: Literal[
+        "starting", "running", "pausing", "paused", "stopping", "stopped", "done", "failed"
+    ]
     iteration: int = 0
     """The iteration being made, or the last one made when nothing is."""
     total: int = 0
@@ -93,7 +95,9 @@ class Status:
     doing: str = ""
     """The work at hand, in words."""
     elapsed: float = 0.0
-    """Seconds since the iteration began."""
+    """Seconds since the iteration, or the pause, or the start began."""
+    running_for: float = 0.0
+    """Seconds since this process began with the run."""
     expected: float = math.nan
     """Seconds that the last iterations took, on average; NaN before the first."""
     remaining: float = math.nan
@@ -108,7 +112,7 @@ class Status:
     @property
     def alive(self) -> bool:
         """Whether the run still takes commands."""
-        return self.state not in ("done", "failed")
+        return self.state not in ("stopped", "done", "failed")
 
 
 class Control:
@@ -122,7 +126,8 @@ class Control:
         self._stop = False
         kinds: tuple[str, ...] = KINDS if pausable else ("stop",)
         self._status = Status(state="starting", commands=kinds)
-        self._began = time.monotonic()
+        self._began = self._start = time.monotonic()
+        self._over: float | None = None
         self._took: deque[float] = deque(maxlen=3)
         self._doing: Callable[[], str] = str
         self._experiment: Experiment | None = None
@@ -186,8 +191,12 @@ class Control:
             elif self._hold is not None and status.state == "running":
                 where = "the iteration" if self._hold == "iteration" else "the next rollouts"
                 status = replace(status, state="pausing", note=f"after {where}")
-        if status.state in ("running", "pausing", "stopping"):
-            elapsed = time.monotonic() - began
+        now = time.monotonic() if self._over is None else self._over
+        status = replace(status, running_for=now - self._start)
+        if status.state in ("starting", "paused"):
+            status = replace(status, elapsed=now - began)
+        elif status.state in ("running", "pausing", "stopping"):
+            elapsed = now - began
             left = status.total - status.iteration
             remaining = max(status.expected - elapsed, 0.0) + left * status.expected
             status = replace(
@@ -199,6 +208,12 @@ class Control:
         return status
 
     # for the run
+
+    def prepare(self, experiment: Experiment, iteration: int) -> None:
+        """The run is about to begin: workers load models and compiled kernels."""
+        with self._changed:
+            total = experiment.iterations
+            self._update(iteration=iteration, total=total, doing="loading models and kernels")
 
     def begin(
         self,
@@ -257,6 +272,8 @@ class Control:
                     return None
                 if beyond:  # a step, or rollouts, that there are not
                     self._hold, self._steps = "iteration", None
+                if self._status.state != "paused":
+                    self._began = time.monotonic()
                 self._update(state="paused", iteration=done, doing="", note="")
                 self._changed.wait(_TICK)
 
@@ -267,17 +284,25 @@ class Control:
             return True
         wait()
         with self._changed:
+            self._began, began = time.monotonic(), self._began
             while self._hold == "rollouts" and not self._stop:
                 self._update(state="paused", doing="", note="after the rollouts")
                 self._changed.wait(_TICK)
             self._update(state="running", note="")
+            self._began = began
         return not self._stop
 
     def end(self, error: BaseException | None = None, hint: str = "") -> None:
         """The run is over; error: what ended it, None if it was stopped or is done."""
         with self._changed:
-            note = "" if error is None else f"{_one_line(error)}{hint}"
-            self._update(state="done" if error is None else "failed", doing="", note=note)
+            self._over = time.monotonic()
+            if error is not None:
+                self._update(state="failed", doing="", note=f"{_one_line(error)}{hint}")
+            else:
+                status = self._status
+                whole = not status.total or status.iteration >= status.total
+                early = self._stop and (not whole or "pause" not in status.commands)
+                self._update(state="stopped" if early else "done", doing="", note="")
 
     def serve(self, run: Path, note: Callable[[str], None] = lambda text: None) -> None:
         """Listen for `connect` to the run in this folder; a warning in the log when that fails.

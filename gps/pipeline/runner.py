@@ -234,6 +234,7 @@ def _loop(
     M = range(agent.n_conditions)
     experiment = run.experiment(state.iteration + 1)
     if state.iteration < experiment.iterations:
+        control.prepare(experiment, state.iteration)
         ex.prepare(partial(warm_up, experiment.world))
     ex.seconds()
     live: tuple[Any, ...] | None = None

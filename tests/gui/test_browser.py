@@ -192,14 +192,25 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
         page.press("Change from the next iteration on")
         until(lambda: "kl_max must be above 0" in driver.page_source)
         page.press("Redo the last iteration")
+        until(lambda: "a redo gives the same iteration again" in driver.page_source)
+        page.unfold("Redo")
+        page.type("Seed", "7")
+        page.press("Redo the last iteration")
         page.status("running")
         page.status(f"paused, iteration {before + 2} of 40")
         page.press("Run")
         page.status("running")
         page.press("Stop")
-        page.status("done")
+        page.status("stopped")
         lines = (out / "log.txt").read_text()
-        for word in ("pause", "step", "change: algorithm.step.kl-max 0.125", "redo", "run", "stop"):
+        for word in (
+            "pause",
+            "step",
+            "change: algorithm.step.kl-max 0.125",
+            "redo: seed 7",
+            "run",
+            "stop",
+        ):
             assert f"told to {word}\n" in lines
         clean(driver)
     folder = RunFolder.open(out)

@@ -94,8 +94,14 @@ def test_paths_and_targets_are_in_space(session):
 def test_conditions_beside_each_other_begin_with_the_selected_one(session):
     session.select(condition=2)
     assert session.shown() == [2]
-    session.select(beside=True)
+    session.select(beside="all")
     assert session.shown() == [2, 0, 1, 3]
+    session.select(beside="3, 1 3")
+    assert session.shown() == [2, 3, 1]
+    for wrong in ("4", "x", "-1"):
+        with pytest.raises(ConfigError, match="numbers from 0 to 3, or all"):
+            session.select(beside=wrong)
+    assert session.shown() == [2, 3, 1]
 
 
 def test_plots_follow_the_selection(session):
@@ -125,6 +131,15 @@ def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, ow
 def test_nobody_to_be_told_is_said(session):
     with pytest.raises(StoreError, match="no process makes this run now"):
         session.send(Command(kind="pause"))
+
+
+def test_a_run_that_was_left_early_is_stopped(own_run):
+    (own_run / "iterations" / "0003.h5").unlink()
+    run = RunReader(own_run)
+    run.refresh()
+    status = Session(run).status
+    assert (status.state, status.iteration) == ("stopped", 2)
+    assert "gps resume" in status.note
 
 
 def test_a_finished_run_is_resumed_only_for_more_iterations(session):
@@ -190,6 +205,7 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
     run.refresh()
     other = Session(run)
     assert other.errors() == ["the arm fell off (in iteration 4)"]
+    assert other.status.state == "failed"
     assert session.errors() == []
 
 
@@ -228,6 +244,10 @@ def test_a_status_is_one_line():
     )
     assert status_line(status, True) == (
         "running, iteration 3 of 12; rollout, 2 of 4 done; 1.2 s of about 2.0 s; 19 s left in all"
+    )
+    paused = Status(state="paused", iteration=2, total=4, elapsed=90.0, running_for=200.0)
+    assert status_line(paused, True) == (
+        "paused, iteration 2 of 4; for 1 min 30 s; 3 min 20 s since the start"
     )
     assert status_line(Status(state="failed", iteration=1, note="no disk"), False) == (
         "failed, iteration 1; no disk"

@@ -201,6 +201,8 @@ def test_a_stop_ends_the_run_with_the_iteration_stored(experiment, tmp_path):
     run.tell("stop")
     run.end()
     assert RunFolder.open(tmp_path / "run").iterations()[-1] == run.done[-1]
+    assert run.control.status.state == "stopped"
+    assert run.control.status.running_for > 0
     with pytest.raises(ConfigError, match="the run has ended"):
         run.tell("pause")
 
