@@ -47,7 +47,13 @@ from gps.execution import Executor, Serial
 from gps.pipeline import config_io, stages
 from gps.pipeline.control import Control
 from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
-from gps.pipeline.runner import IterationReport, initial_state, memory_row, metrics_row
+from gps.pipeline.runner import (
+    IterationReport,
+    initial_state,
+    memory_row,
+    metrics_row,
+    steered,
+)
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
@@ -258,7 +264,6 @@ def _reports(
     stored: bool = False,
 ) -> Iterator[IterationReport]:
     ex = executor or Serial()
-    driver = None
 
     def asked_to_stop() -> bool:
         return control.stopping or (stop is not None and stop())
@@ -271,36 +276,24 @@ def _reports(
             stack.callback(folder.close)
             if not stored:
                 folder.write(begin)
-            stack.enter_context(folder.logged())
-            control.serve(folder.path, folder.note)
-        stack.callback(control.close)
-        try:
-            driver = _Driver(experiment, agent, config, begin, folder, ex, asked_to_stop, clock)
-            stack.callback(driver.close)
-            control.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
-            while not driver.done:
-                reports: list[IterationReport] = []
-                with one_thread():  # entering takes milliseconds: not in every pass
-                    while not (reports or driver.done):
-                        reports = driver.advance()
-                for report in reports:
-                    if folder is not None:
-                        for event in report.events:
-                            folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
-                    control.finished(report.row["seconds"])
-                    control.begin(experiment, report.iteration + 1, ex.doing, total=total)
-                yield from reports
-            if driver.error is not None:
-                raise driver.error
-        except GeneratorExit:
-            control.end()
-            raise
-        except BaseException as error:
-            control.end(error)
-            if folder is not None:
-                folder.note(control.status.note, logging.ERROR)
-            raise
-        control.end()
+        stack.enter_context(steered(folder, control))
+        driver = _Driver(experiment, agent, config, begin, folder, ex, asked_to_stop, clock)
+        stack.callback(driver.close)
+        control.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
+        while not driver.done:
+            reports: list[IterationReport] = []
+            with one_thread():  # entering takes milliseconds: not in every pass
+                while not (reports or driver.done):
+                    reports = driver.advance()
+            for report in reports:
+                if folder is not None:
+                    for event in report.events:
+                        folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
+                control.finished(report.row["seconds"])
+                control.begin(experiment, report.iteration + 1, ex.doing, total=total)
+            yield from reports
+        if driver.error is not None:
+            raise driver.error
 
 
 # --- stages --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -206,12 +206,21 @@ def _checked_loop(
             stack.callback(folder.close)
             if not stored:
                 folder.write(Snapshot.of_start(state))
+        stack.enter_context(steered(folder, control))
+        yield from _loop(run, state, folder, ex, ahead, control)
+
+
+@contextmanager
+def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
+    """A run that takes commands and keeps a log inside the block, and says how it ended."""
+    with ExitStack() as stack:
+        if folder is not None:
             stack.enter_context(folder.logged())
             control.serve(folder.path, folder.note)
         stack.callback(control.close)
         try:
-            yield from _loop(run, state, folder, ex, ahead, control)
-        except GeneratorExit:
+            yield
+        except GeneratorExit:  # nobody asks for the next iteration
             control.end()
             raise
         except BaseException as error:
