@@ -16,6 +16,7 @@ from gps.agents.point_mass import PointMassAgent
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
+from gps.pipeline.control import Command, Control
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
 
@@ -127,6 +128,21 @@ def test_a_stop_before_the_first_snapshot_waits_for_every_condition(experiment):
     ex = virtual(rollout=(20.0, 3.0, 3.0))
     reports = drain(experiment, ex, stop=lambda: ex.now > 4)
     assert [counts(r) for r in reports] == [(1, 1, 1)]
+
+
+def test_a_command_stops_it_and_others_are_refused(experiment, tmp_path):
+    control = Control(pausable=False)
+    out = tmp_path / "run"
+    reports = []
+    for report in gps.run_asynchronous(experiment, out=out, control=control):
+        reports.append(report)
+        assert control.status.state == ("running" if len(reports) == 1 else "stopping")
+        with pytest.raises(ConfigError, match="it takes stop"):
+            control.send(Command(kind="pause"))
+        control.send(Command(kind="stop"))
+    assert control.status.state == "stopped"
+    assert RunFolder.open(out).last() == reports[-1].iteration
+    assert "told to stop" in (out / "log.txt").read_text()
 
 
 # --- nobody waits
