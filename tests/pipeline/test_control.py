@@ -311,7 +311,8 @@ print("end")
     assert "told to step" in log
 
 
-def test_only_the_owner_can_enter(experiment, tmp_path):
+def test_only_the_owner_can_enter(experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where the folder is still to be made
     run = Running(experiment, out=tmp_path / "run")
     until(lambda: socket_path(tmp_path / "run").exists())
     folder = socket_path(tmp_path / "run").parent
