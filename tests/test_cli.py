@@ -243,6 +243,16 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+def lines_until(process, start):
+    """What a command prints up to the line that begins so."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith(start):
+            return "".join(seen)
+    raise AssertionError(process.communicate())
+
+
 @pytest.mark.parametrize(
     ("executor", "number", "signals"),
     [
@@ -268,13 +278,14 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
         text=True,
         start_new_session=True,
     )
-    wait_for(out / "iterations" / "0001.h5", process)
-    time.sleep(0.4)  # an iteration takes 1.2 s of pauses
+    seen = lines_until(process, "   1 ")  # stored and reported: the next one has begun
+    time.sleep(0.1)  # an iteration takes 1.2 s of pauses, on workers less what storing took
     for _ in range(signals):
         os.killpg(process.pid, number)  # a terminal too sends it to the workers
         time.sleep(0.1)
     try:
         stdout, stderr = process.communicate(timeout=60)
+        stdout = seen + stdout
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

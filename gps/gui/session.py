@@ -82,6 +82,7 @@ class Session:
         self._clock, self._tried = clock, -math.inf
         self._connection: Connection | None = None
         self._last: Status | None = None
+        self._stored: tuple[Any, dict[str, str]] | None = None  # settings of a run at rest
         self._worlds: dict[int, scene.World] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self.select()
@@ -153,9 +154,13 @@ class Session:
         if self._connection is not None and self._last is not None and self._last.settings:
             return dict(self._last.settings)
         try:
-            made = self.run.folder.changes()
-            experiment = made.apply(self.run.experiment, (self.run.last or 0) + 1)
-            return {n: live.text(s.value) for n, s in live.live_options(experiment).items()}
+            made, last = self.run.folder.changes(), self.run.last or 0
+            key = (made.options(last + 1), last)
+            if self._stored is None or self._stored[0] != key:
+                experiment = made.apply(self.run.experiment, last + 1)
+                found = {n: live.text(s.value) for n, s in live.live_options(experiment).items()}
+                self._stored = key, found
+            return dict(self._stored[1])
         except GPSError:
             return {}
 

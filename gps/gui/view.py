@@ -96,7 +96,15 @@ class View:
         self._build_panel()
         self._progress_plots: list[plots.Plot] = []
         self._inspector_plots: list[plots.Plot] = []
+        self._drawn = False
         self._read_all()
+        # the model takes seconds to load: what can be read comes first
+        self._todo.put(("scene", self._begin_scene))
+
+    def _begin_scene(self) -> None:
+        self._drawn = True
+        self._draw_scene()
+        self._show_frame(always=True)
         self.scene.look()
 
     # widgets
@@ -491,6 +499,8 @@ class View:
             return None
 
     def _draw_scene(self) -> None:
+        if not self._drawn:
+            return
         session = self.session
         shown = session.shown()
         size = max((session.world(m).size for m in shown), default=1.0)
