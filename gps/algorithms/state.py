@@ -185,7 +185,7 @@ class PolicyState(Record):
 
     policy: GlobalPolicy
     loss: float = float("nan")
-    loss_trace: Array | None = None  # (n, 2): SGD step, loss
+    loss_trace: Array | None = None  # (k,) mean loss of k equal stretches of the training
     staleness: Array | None = None
     """(k,) Number of updates of staleness 0, 1, ... in asynchronous training, else None."""
     dropped: int = 0

@@ -77,7 +77,6 @@ class View:
         self._todo: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
         self._setting = False  # a widget that we set ourselves is not the user's doing
         self._polled = -math.inf
-        self._message = ""
         self._fault = ""
         self._shown: dict[str, Any] = {}
         self._player = Player(1, 0.05, clock=clock)
@@ -274,7 +273,6 @@ class View:
             self._fault = f"a fault of the page, not of the run: {type(error).__name__}: {error}"
 
     def _say(self, text: str, *, bad: bool = False) -> None:
-        self._message = text
         title, seconds = ("Not done", 12.0) if bad else ("Done", 4.0)
         colour: Any = "red" if bad else "green"
         for client in self.server.get_clients().values():
