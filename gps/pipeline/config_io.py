@@ -7,6 +7,7 @@
     array               {"array": [...], "dtype": "float64", "shape": [2, 3]}, values in C order
     NaN, infinity       {"float": "nan"}, {"float": "inf"}, {"float": "-inf"}
     path                {"path": "/data/model.xml"}
+    member of an Enum   {"enum": "hyperparams:Gait", "member": "TROT"}
     function, class     {"name": "gps.costs.base:ramp"}
     the rest            None, true, 1, 1.5, "text" as JSON has them
 
@@ -21,6 +22,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -130,6 +132,23 @@ def build(name: str, values: dict[str, Any], user: Names | None = None) -> Any:
         raise ExperimentError(f"{name}: {type(error).__name__}: {error}") from error
 
 
+def _member(value: Enum) -> str:
+    """The name of a member; ExperimentError for a sum of flags that has none of its own."""
+    if value.name is None or value.name not in type(value).__members__:
+        raise ExperimentError(f"{value!r} has no name of its own, and cannot be stored")
+    return value.name
+
+
+def find_member(name: str, member: str, user: Names | None = None) -> Enum:
+    """A member of the Enum behind `module:qualname`; ExperimentError when there is none."""
+    cls = find(name, user)
+    if not (isinstance(cls, type) and issubclass(cls, Enum)):
+        raise ExperimentError(f"{name!r} is not an Enum")
+    if member not in cls.__members__:
+        raise ExperimentError(f"{name}: {choices('member', member, cls.__members__)}")
+    return cls.__members__[member]
+
+
 def to_json(value: Any, where: str = "experiment") -> Any:
     """`value` as JSON types; ExperimentError says which entry cannot be stored."""
     try:
@@ -140,6 +159,8 @@ def to_json(value: Any, where: str = "experiment") -> Any:
 
 
 def _to_json(value: Any, where: str) -> Any:
+    if isinstance(value, Enum):  # before text and numbers, which it can be too
+        return {"enum": name_of(type(value)), "member": _member(value)}
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, np.bool_):
@@ -206,6 +227,8 @@ def from_json(tree: Any, user: Names | None = None, where: str = "experiment") -
             return Path(body)
         if kind == "name":
             return find(body, user)
+        if kind == "enum":
+            return find_member(body, tree["member"], user)
     except GPSError as error:
         text = str(error)
         text = text if text.startswith("experiment") else f"{where}: {text}"

@@ -175,3 +175,36 @@ def test_a_value_that_cannot_work_is_a_config_error_with_its_place():
     tree["dict"]["world"]["fields"]["dt"] = -1.0
     with pytest.raises(ConfigError, match=r"experiment\['world'\]: PointMassConfig.dt"):
         config_io.from_json(tree)
+
+
+ENUMS = """
+from enum import Enum, Flag, IntEnum, StrEnum, auto
+class Gait(StrEnum):
+    WALK = "walk"
+    TROT = "trot"
+    RUN = "trot"
+class Level(IntEnum):
+    LOW = 1
+class Side(Enum):
+    LEFT = (1, "left")
+class Bits(Flag):
+    A = auto()
+    B = auto()
+def Plain(): ...
+"""
+
+
+def test_members_of_enums_come_back_as_such(tmp_path):
+    (tmp_path / "gaits.py").write_text(ENUMS + "experiment = None\n")
+    module = loader.execute(tmp_path / "gaits.py")
+    names = lambda: vars(module)  # noqa: E731
+    for value in (module.Gait.TROT, module.Gait.RUN, module.Level.LOW, module.Side.LEFT):
+        assert round_trip((value,), names)[0] is value
+    tree = config_io.to_json(module.Gait.TROT)
+    assert tree == {"enum": "hyperparams:Gait", "member": "TROT"}
+    with pytest.raises(ExperimentError, match="unknown member 'TROTT'; did you mean 'TROT'"):
+        config_io.from_json({**tree, "member": "TROTT"}, names)
+    with pytest.raises(ExperimentError, match="is not an Enum"):
+        config_io.from_json({**tree, "enum": "hyperparams:Plain"}, names)
+    with pytest.raises(ExperimentError, match="no name of its own"):
+        config_io.to_json(module.Bits.A | module.Bits.B)
