@@ -293,6 +293,32 @@ def targets_of(costs: Iterable[Any], layout: Layout) -> tuple[Ball, ...]:
     return tuple(b for b in balls if np.isfinite(b.centre).all())
 
 
+def joint_targets_of(costs: Iterable[Any], world: World, layout: Layout) -> tuple[Ball, ...]:
+    """Where a world's points are at the joint positions that costs or measures ask for.
+
+    Only targets for all joints count: where some have no weight, the rest is anywhere. Nothing for
+    a world without a model.
+    """
+    entry = "joint_pos"
+    if world.display is None or world.start is None or entry not in layout.names:
+        return ()
+    points, n = body_points(world.display, layout), layout.length(entry)
+    balls: dict[Ball, None] = {}
+    for part in _parts(costs):
+        if points is None or getattr(part, "entry", None) != entry:
+            continue
+        if not np.all(np.asarray(getattr(part, "weights", 1.0)) > 0):
+            continue
+        x = np.array(world.start)
+        try:
+            x[layout.slice(entry)] = np.broadcast_to(part.target, n)
+        except (AttributeError, TypeError, ValueError):
+            continue
+        for centre in points.of(x):
+            balls[_ball(centre.round(9))] = None
+    return tuple(b for b in balls if np.isfinite(b.centre).all())
+
+
 def _ball(centre: Array, radius: float | None = None) -> Ball:
     x, y, z = map(float, centre)
     return Ball((x, y, z), radius)

@@ -23,6 +23,7 @@ from gps.gui.scene import (
     Player,
     ellipsoids,
     entry_points,
+    joint_targets_of,
     marginal_ellipsoids,
     mean_path,
     sample_paths,
@@ -238,6 +239,18 @@ def test_targets_are_found_in_sums():
     avoided = replace(mass.measure, avoid=((1.0, 2.0, 0.3),))
     assert Ball((1.0, 2.0, 0.0), 0.3) in targets_of((avoided,), mass.world.build().layout)
     assert targets_of((None, object()), layout) == ()
+
+
+def test_joint_targets_are_where_the_model_would_be():
+    def found(name):
+        e = gps.load(name)
+        agent = e.world.build()
+        return joint_targets_of((e.cost, e.measure), world_of(agent, 0), agent.layout)
+
+    assert found("acrobot") == (Ball((0.0, 0.0, 1.0)),)  # both links upright, 0.5 m each
+    assert found("cartpole_swingup") == (Ball((0.0, 0.0, 0.6)),)
+    assert found("door") == ()  # the joints that have no weight are anywhere
+    assert found("point_mass") == ()  # no model, and no joints
 
 
 # --- time -----------------------------------------------------------------------------------------
