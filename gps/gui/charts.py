@@ -230,7 +230,10 @@ def plotly_figure(plot: HeatMap) -> dict[str, Any]:
         "hovertemplate": hover,
         "hoverongaps": False,
         "colorscale": "RdBu" if signed else "Viridis",
-        "colorbar": {"title": {"text": _text(plot.unit)}, "thickness": 10},
+        # below, where it takes no width from the steps
+        "colorbar": {"orientation": "h", "thickness": 8, "len": 1.0}
+        | {"y": 0.0, "yref": "container", "yanchor": "bottom"}
+        | {"title": {"text": _text(plot.unit), "side": "right"}},
     }
     if signed:  # zero is white
         trace |= {"zmid": 0.0}
@@ -245,7 +248,7 @@ def plotly_figure(plot: HeatMap) -> dict[str, Any]:
         # the first row on top, and names that look like numbers stay names
         "yaxis": {"type": "category", "autorange": "reversed", "automargin": True}
         | {"title": {"text": _text(plot.y_label)}},
-        "margin": {"l": 10, "r": 10, "t": 34, "b": 14},
+        "margin": {"l": 10, "r": 10, "t": 34, "b": 62},
         "font": {"size": 10, "color": "#888"},  # on a page that may be light or dark
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
