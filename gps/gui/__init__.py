@@ -10,9 +10,15 @@
 None of these knows an algorithm: what a run does not hold is not shown.
 """
 
-from gps.gui.figures import draw, page, plot_run
-from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, inspect, progress
-from gps.gui.records import RunReader, Sample
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gps.gui.figures import draw, page, plot_run
+    from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, inspect, progress
+    from gps.gui.records import RunReader, Sample
 
 __all__ = [
     "HeatMap",
@@ -28,3 +34,17 @@ __all__ = [
     "plot_run",
     "progress",
 ]
+
+_FOUND_IN = {
+    "figures": ("draw", "page", "plot_run"),
+    "plots": ("HeatMap", "Line", "LinePlot", "Plot", "Table", "inspect", "progress"),
+    "records": ("RunReader", "Sample"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the page is served before what reads runs is loaded."""
+    for module, names in _FOUND_IN.items():
+        if name in names:
+            return getattr(import_module(f"gps.gui.{module}"), name)
+    raise AttributeError(f"module 'gps.gui' has no attribute {name!r}")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING, Any
 
 from gps.errors import GPSError, StoreError
 from gps.gui.access import is_loopback, new_token
-from gps.gui.records import RunReader
-from gps.gui.session import Session
 from gps.threads import single_thread_environment
+
+if TYPE_CHECKING:
+    from gps.gui.records import RunReader
+    from gps.gui.server import SecureServer
 
 log = logging.getLogger(__name__)
 
@@ -46,38 +48,71 @@ def serve(
     host = host or "127.0.0.1"
     if token is None and not is_loopback(host):
         token = new_token()
+    os.environ |= single_thread_environment()  # for the libraries that are still to be loaded
     stop = _Stop(parent)
-    reader = _reader(run, stop, parent is not None)
-    if reader is None:
-        return 0
-    others = [RunReader(path) for path in compare]
-    for one in (reader, *others):
-        one.refresh()
-    from gps.gui.server import SecureServer  # viser takes a second to import
+    with ExitStack() as stack:
+        server = None
+        if (run / "experiment.json").is_file():
+            # what reads and shows a run takes a second to import: a browser can load meanwhile
+            server = stack.enter_context(_serving(_name(run), host, port, token, say))
+        reader = _reader(run, stop, parent is not None)
+        if reader is None:
+            return 0
+        if server is None:
+            server = stack.enter_context(_serving(reader.name, host, port, token, say))
+        _show(server, reader, compare, stop)
+    return 0
+
+
+@contextmanager
+def _serving(
+    name: str, host: str, port: int | None, token: str | None, say: Callable[[str], None]
+) -> Iterator[SecureServer]:
+    """A server for the block; its address is told."""
+    from gps.gui.server import SecureServer
+
+    label = f"gps {name}"
+    server = SecureServer(host, PORT if port is None else port, token=token, label=label)
+    try:
+        if server.note and port is not None:
+            say(f"gui: {server.note}")
+        say(f"gui: {server.url}")
+        yield server
+    finally:
+        server.stop()
+
+
+def _show(
+    server: SecureServer, reader: RunReader, compare: Sequence[Path], stop: Callable[[], bool]
+) -> None:
+    """Keep the page up to date until it is to end."""
+    from threadpoolctl import threadpool_limits
+
+    from gps.gui.records import RunReader
+    from gps.gui.session import Session
     from gps.gui.view import View
 
-    # the environment is for torch, which is loaded later if at all: it takes seconds
-    os.environ |= single_thread_environment()
     with threadpool_limits(limits=1):
-        server = SecureServer(
-            host, PORT if port is None else port, token=token, label=f"gps {reader.name}"
-        )
-        try:
-            if server.note and port is not None:
-                say(f"gui: {server.note}")
-            say(f"gui: {server.url}")
-            session = Session(reader, others)
+        session = Session(reader, [RunReader(path) for path in compare])
+        with server.atomic():
             view = View(server, session)
-            while not stop():
-                view.step()
-            session.close()
-        finally:
-            server.stop()
-    return 0
+        while not stop():
+            view.step()
+        session.close()
+
+
+def _name(run: Path) -> str:
+    """The name of the experiment, as far as it can be read."""
+    try:
+        return str(json.loads((run / "experiment.json").read_text())["name"]) or run.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return run.name
 
 
 def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None:
     """The run, once its folder is there; None if there is no more reason to wait."""
+    from gps.gui.records import RunReader
+
     while True:
         try:
             reader = RunReader(run)

@@ -59,7 +59,6 @@ class Replay:
     """One rollout to be replayed."""
 
     X: Array  # (T, nx)
-    dt: float  # s
     text: str
     """What it is, with its cost where that is known."""
 
@@ -123,7 +122,7 @@ class Session:
         if self._connection is not None and self._last is not None:
             return self._last
         last = self.run.last or 0
-        total = int(self.settings.get("iterations", "0") or 0)
+        total = self._total()
         if self._last is not None and not self._last.alive:
             return replace(self._last, iteration=last, commands=())
         owner = self.writer()
@@ -164,6 +163,15 @@ class Session:
         except GPSError:
             return {}
 
+    def _total(self) -> int:
+        """Iterations that the run is to have; 0 if unknown. The experiment is not loaded for it."""
+        try:
+            last, info = self.run.last or 0, self.run.info
+            changed = self.run.folder.changes().options(last + 1).get("iterations")
+            return int(info["experiment"]["fields"]["iterations"] if changed is None else changed)
+        except (GPSError, KeyError, TypeError, ValueError):
+            return 0
+
     def describe(self, option: str) -> str:
         """What an option is, in the words of its documentation."""
         try:
@@ -193,7 +201,7 @@ class Session:
         """
         if not self.can_resume:
             raise StoreError("the run is being made already, or has no whole iteration")
-        total = int(self.settings.get("iterations", "0") or 0) if iterations is None else iterations
+        total = self._total() if iterations is None else iterations
         if total <= (self.run.last or 0):
             raise StoreError(
                 f"the run has reached its {total} iterations; give a larger number to go on"
@@ -304,7 +312,6 @@ class Session:
         s = self.selection
         if not s.iteration:
             return None
-        dt = self._dt()
         if s.source == "sample":
             rollout = self.run.rollout(s.iteration, m, s.sample)
             cost = self.run.cost_samples(s.iteration, m)
@@ -312,7 +319,7 @@ class Session:
                 return None
             shown = "" if cost is None else f", cost {cost[s.sample].sum():.5g}"
             text = f"condition {m}, sample {s.sample} of iteration {s.iteration}{shown}"
-            return Replay(rollout.X, dt, text)
+            return Replay(rollout.X, text)
         who: Literal["policy", "local"] = "policy" if s.source == "policy" else "local"
         found = self.run.score_rollout(s.iteration, m, who)
         if found is None:
@@ -321,9 +328,11 @@ class Session:
             f"condition {m}, {s.source} after iteration {s.iteration} without noise, "
             f"cost {found.cost[0]:.5g}"
         )
-        return Replay(found.rollouts.X[0], dt, text)
+        return Replay(found.rollouts.X[0], text)
 
-    def _dt(self) -> float:
+    @property
+    def dt(self) -> float:
+        """Seconds of a time step; loads the experiment."""
         try:
             return float(self.run.agent.dt)
         except GPSError:
@@ -359,12 +368,16 @@ class Session:
         some = scene.marginal_ellipsoids(points, marginals.mean, marginals.cov, steps)
         return scene.mean_path(points, marginals.mean), some
 
-    def targets(self) -> tuple[scene.Ball, ...]:
-        """Targets and obstacles of the experiment's costs."""
+    def targets(self, m: int) -> tuple[scene.Ball, ...]:
+        """Targets and obstacles of the experiment's costs: as places, and as joint positions."""
         try:
             e = self.run.experiment
             held = [e.cost] if e.measure is None else [e.cost, e.measure]
-            return scene.targets_of(held, self.run.layout)
+            layout = self.run.layout
+            return (
+                *scene.targets_of(held, layout),
+                *scene.joint_targets_of(held, self.world(m), layout),
+            )
         except GPSError:
             return ()
 

@@ -33,6 +33,7 @@ from gps.types import Array, Images
 log = logging.getLogger(__name__)
 
 POLL = 0.25  # seconds between looks at the run
+_STEP = 0.05  # seconds of a time step, until the world says how long it takes
 FRAME = 1 / 30  # seconds between pictures of a replay
 PAGES = ("progress", *plots.TOPICS, "images", "log")
 SPEEDS = ("0.1", "0.25", "0.5", "1", "2", "4")
@@ -67,10 +68,19 @@ _KINDS = {
 
 
 class View:
-    """The page of a session. `step` has to be called again and again, by one thread."""
+    """The page of a session. `step` has to be called again and again, by one thread.
+
+    patience: seconds before the experiment and its model are loaded, which takes a second or two of
+    a processor: a browser that is about to show what can be read at once has it to itself.
+    """
 
     def __init__(
-        self, server: Any, session: Session, *, clock: Callable[[], float] = time.monotonic
+        self,
+        server: Any,
+        session: Session,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = 2.0,
     ) -> None:
         self.server, self.session = server, session
         self._clock = clock
@@ -79,7 +89,7 @@ class View:
         self._polled = -math.inf
         self._fault = ""
         self._shown: dict[str, Any] = {}
-        self._player = Player(1, 0.05, clock=clock)
+        self._player = Player(1, _STEP, clock=clock)
         self._states: dict[int, Array] = {}
         self._at = -1
         self._palette = charts.Palette()
@@ -95,13 +105,14 @@ class View:
         self._build_panel()
         self._progress_plots: list[plots.Plot] = []
         self._inspector_plots: list[plots.Plot] = []
-        self._drawn = False
+        self._loaded, self._due = False, clock() + patience
         self._read_all()
-        # the model takes seconds to load: what can be read comes first
-        self._todo.put(("scene", self._begin_scene))
 
-    def _begin_scene(self) -> None:
-        self._drawn = True
+    def _load_experiment(self) -> None:
+        """Show what needs the experiment and its model."""
+        self._loaded = True
+        self._show_option_names()
+        self._load()
         self._draw_scene()
         self._show_frame(always=True)
         self.scene.look()
@@ -117,8 +128,7 @@ class View:
         }
         with gui.add_folder("Options", expand_by_default=False):
             self._after = gui.add_dropdown("Pause after", ("iteration", "rollouts"))
-            names = self._option_names()
-            self._option = gui.add_dropdown("Option", names or (_NONE,))
+            self._option = gui.add_dropdown("Option", (_NONE,))
             self._option_help = gui.add_html("")
             self._value = gui.add_text("Value", "")
             self._apply = gui.add_button("Change from the next iteration on")
@@ -256,6 +266,8 @@ class View:
             pass
         for act in due.values():
             self._guarded(act)
+        if not self._loaded and self._clock() >= self._due:
+            self._guarded(self._load_experiment)
         if self._player.playing or playing:
             self._guarded(self._show_frame)
         if self._clock() - self._polled >= POLL:
@@ -408,13 +420,12 @@ class View:
         (name, value), *_ = options.items()
         self._say(f"{name} becomes {value} from the next iteration on")
 
-    def _option_names(self) -> tuple[str, ...]:
+    def _show_option_names(self) -> None:
+        if not self._loaded:
+            return
         found = self.session.settings
         first = [name for name in USUAL if name in found]
-        return (*first, *(name for name in found if name not in first))
-
-    def _show_option_names(self) -> None:
-        names = self._option_names() or (_NONE,)
+        names = (*first, *(name for name in found if name not in first)) or (_NONE,)
         if tuple(self._option.options) != names:
             self._set(self._option, options=names)
         if self._shown.get("option") != (self._option.value, self.session.settings):
@@ -464,7 +475,7 @@ class View:
         """Take the selected rollouts for the replay."""
         s = self.session.selection
         stamps = tuple(self.session.run.iterations), self._stamp()
-        key = (s.iteration, s.condition, s.sample, s.source, s.beside, stamps)
+        key = (s.iteration, s.condition, s.sample, s.source, s.beside, stamps, self._loaded)
         if self._shown.get("replay") == key:
             return
         self._shown["replay"] = key
@@ -482,7 +493,8 @@ class View:
             self._states[slot] = replay.X
             texts.append(replay.text)
             if slot == 0:
-                self._player.load(len(replay.X), replay.dt)
+                dt = self.session.dt if self._loaded else _STEP
+                self._player.load(len(replay.X), dt)
         lines = "<br>".join(map(html.escape, texts))
         self._set(
             self._what,
@@ -497,7 +509,7 @@ class View:
             return None
 
     def _draw_scene(self) -> None:
-        if not self._drawn:
+        if not self._loaded:
             return
         session = self.session
         shown = session.shown()
@@ -506,7 +518,6 @@ class View:
         for slot in range(len(shown), old):
             self.scene.clear(slot)
         self._shown["slots"] = len(shown)
-        targets = session.targets() if self._show["targets"].value else ()
         for slot, m in enumerate(shown):
             self.scene.show_world(session.world(m), slot, offset=1.5 * size * slot)
             self.scene.show_label(f"condition {m}" if len(shown) > 1 else "", slot)
@@ -521,6 +532,7 @@ class View:
                     plan[0], slot, name="plan", colour=(230, 140, 30), thickness=3
                 )
                 self.scene.show_ellipsoids(plan[1], slot)
+            targets = session.targets(m) if self._show["targets"].value else ()
             self.scene.show_targets(targets, slot)
         if len(shown) != old and old:
             self.scene.look()

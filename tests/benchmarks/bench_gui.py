@@ -94,6 +94,7 @@ def show_page(title: str, run: Path, rounds: int) -> None:
                 address = time.perf_counter() - begin
                 driver.get(url)
                 page = usable(driver, begin)
+                driver.get("about:blank")  # a page without its server keeps the browser busy
             if k:  # the first fills the caches of the disk and of the browser
                 addresses.append(address)
                 pages.append(page)

@@ -88,7 +88,7 @@ def test_paths_and_targets_are_in_space(session):
     assert path.shape == (1, T, 3)
     assert some.centres.shape[1:] == (3,)
     assert session.policy_paths(0).shape == (1, T, 3)
-    assert session.targets()
+    assert session.targets(0)
 
 
 def test_conditions_beside_each_other_begin_with_the_selected_one(session):
