@@ -4,7 +4,7 @@
 
 - the time from `gps gui RUN` to a page that can be used in headless Chromium, which draws in
   software on the same cores: a run of `peg_insertion` with 12 iterations, and a run of 50
-  iterations with 20 conditions and 20 samples each (a point mass; 1.1 GB); both are made first;
+  iterations with 20 conditions and 20 samples each (a point mass; 0.5 GB); both are made first;
 - `gps run peg_insertion` with and without the page, in turns, both with one worker: seconds of an
   iteration. A client takes all that the server sends, as a browser would; drawing is left out,
   since it is another machine's work, or the graphics card's.
