@@ -81,7 +81,7 @@ def test_every_experiment_comes_back(name):
         config_io.name_of,
         Layout((("position", 2),)),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_values_come_back_with_their_types(value):
     back = round_trip(value)
