@@ -1,28 +1,33 @@
 """How the tests are shared out when several processes run them: `pytest -n 2`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-_HERE = Path(__file__).parent
 _ALONE = ("parallel", "gui", "pipeline", "test_cli.py")
 """Tests that start processes and look at clocks: one at a time, in one process."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """What `-n` does if nothing else is said."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist, config.option.loadscopereorder = "loadgroup", False
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start processes first, as they take the longest; all others file by file."""
-    groups = {item: _group(item.path.relative_to(_HERE)) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "processes")
+    """Those that start processes come first, as they take the longest."""
+    items.sort(key=lambda item: _group(item.nodeid) != "processes")
 
 
-def _group(path: Path) -> str:
-    return "processes" if path.parts[0] in _ALONE else str(path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All others go file by file to whoever has nothing to do."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def _group(nodeid: str) -> str:
+    """`processes`, or the file of a test."""
+    file = nodeid.partition("::")[0]
+    return "processes" if Path(file).parts[1] in _ALONE else file

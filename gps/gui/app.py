@@ -44,7 +44,6 @@ def serve(
     the run: its folder may still be missing, and the page ends with that process. Raises StoreError
     where there is no run, ConfigError.
     """
-    os.nice(5)  # the run comes first
     host = host or "127.0.0.1"
     if token is None and not is_loopback(host):
         token = new_token()
@@ -92,6 +91,7 @@ def _show(
     from gps.gui.session import Session
     from gps.gui.view import View
 
+    os.nice(5)  # the run comes first
     with threadpool_limits(limits=1):
         session = Session(reader, [RunReader(path) for path in compare])
         with server.atomic():
