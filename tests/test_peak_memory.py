@@ -29,7 +29,7 @@ def test_the_peak_is_this_processes_own_and_stays():
     child = float(child.strip("b'n\\"))
     assert 240e6 < float(held) < 600e6
     assert child < float(held) - 150e6  # it was started by one that held more
-    assert float(second) >= float(held)
+    assert float(second) >= float(held) - 1e6  # Linux counts pages in lots per processor
 
 
 def test_a_system_that_does_not_tell(monkeypatch):

@@ -242,13 +242,16 @@ def plotly_figure(plot: HeatMap) -> dict[str, Any]:
         place = {"x0": float(plot.marker), "x1": float(plot.marker), "y0": 0, "y1": 1}
         line = {"color": "#888", "width": 1, "dash": "dash"}
         lines.append({"type": "line", "xref": "x", "yref": "paper", **place, "line": line})
+    longest = max(map(len, plot.rows), default=0)
+    left = 14 + 5 * min(longest, 44) + (16 if plot.y_label else 0)  # px; letters of 10 px
     layout = {
         "title": {"text": _text(plot.title), "font": {"size": 13}},
-        "xaxis": {"title": {"text": _text(plot.x_label)}, "automargin": True},
+        "xaxis": {"title": {"text": _text(plot.x_label)}},
         # the first row on top, and names that look like numbers stay names
-        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True}
+        "yaxis": {"type": "category", "autorange": "reversed"}
         | {"title": {"text": _text(plot.y_label)}},
-        "margin": {"l": 10, "r": 10, "t": 34, "b": 62},
+        # fixed: Plotly finds margins by drawing again and again, also when the plot is gone already
+        "margin": {"l": left, "r": 10, "t": 34, "b": 66, "autoexpand": False},
         "font": {"size": 10, "color": "#888"},  # on a page that may be light or dark
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
