@@ -51,15 +51,16 @@ def serve(
     stop = _Stop(parent)
     with ExitStack() as stack:
         server = None
-        if (run / "experiment.json").is_file():
+        if all((path / "experiment.json").is_file() for path in (run, *compare)):
             # what reads and shows a run takes a second to import: a browser can load meanwhile
             server = stack.enter_context(_serving(_name(run), host, port, token, say))
         reader = _reader(run, stop, parent is not None)
         if reader is None:
             return 0
+        others = [_opened(path) for path in compare]
         if server is None:
             server = stack.enter_context(_serving(reader.name, host, port, token, say))
-        _show(server, reader, compare, stop)
+        _show(server, reader, others, stop)
     return 0
 
 
@@ -82,18 +83,17 @@ def _serving(
 
 
 def _show(
-    server: SecureServer, reader: RunReader, compare: Sequence[Path], stop: Callable[[], bool]
+    server: SecureServer, reader: RunReader, others: list[RunReader], stop: Callable[[], bool]
 ) -> None:
     """Keep the page up to date until it is to end."""
     from threadpoolctl import threadpool_limits
 
-    from gps.gui.records import RunReader
     from gps.gui.session import Session
     from gps.gui.view import View
 
     os.nice(5)  # the run comes first
     with threadpool_limits(limits=1):
-        session = Session(reader, [RunReader(path) for path in compare])
+        session = Session(reader, others)
         with server.atomic():
             view = View(server, session)
         while not stop():
@@ -109,13 +109,17 @@ def _name(run: Path) -> str:
         return run.name
 
 
-def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None:
-    """The run, once its folder is there; None if there is no more reason to wait."""
+def _opened(run: Path) -> RunReader:
     from gps.gui.records import RunReader
 
+    return RunReader(run)
+
+
+def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None:
+    """The run, once its folder is there; None if there is no more reason to wait."""
     while True:
         try:
-            reader = RunReader(run)
+            reader = _opened(run)
             reader.refresh()
             if reader.iterations or not wait:
                 return reader

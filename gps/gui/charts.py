@@ -157,6 +157,9 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
             bands.append({"series": (at + 1, at + 2), "fill": f"{hue}2e"})
     columns = [data.x, *data.columns]
     scales: dict[str, Any] = {"x": {"time": False}, "y": {"distr": 3 if log else 1}}
+    if data.x[0] < data.x[-1]:
+        # told, since the page would keep its share of the axis, and sometimes takes it for less
+        scales["x"]["range"] = (data.x[0], data.x[-1])
     if plot.marker is not None:
         columns.append(_marker(data.x, float(plot.marker)))
         mark = {"stroke": "#888", "width": 1, "dash": (4, 3), "points": _NO_POINTS}

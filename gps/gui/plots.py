@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def progress(runs: Sequence[RunReader]) -> list[Plot]:
         plots += _stage_plots(runs[0])
     else:
         add("seconds", "Duration of an iteration", "seconds", {"seconds": "seconds"}, mean=False)
-    add("memory", "Memory", "as stored", _columns_like(runs, "memory", "rss"), mean=False)
+    plots += _memory_plot(runs, labels)
     if one:
         plots += _update_plots(runs[0])
         plots += _event_table(runs[0])
@@ -230,10 +230,14 @@ def _mean_line(
     return Line(label, np.array(common, float), y.mean(axis=0), y.min(axis=0), y.max(axis=0))
 
 
-def _columns_like(runs: Sequence[RunReader], *words: str) -> dict[str, str]:
-    """Columns of metrics.csv that have one of the words in their name."""
-    known = dict.fromkeys(k for run in runs for row in run.rows[-1:] for k in row)
-    return {k.replace("_", " "): k for k in known if any(word in k for word in words)}
+def _memory_plot(runs: Sequence[RunReader], labels: Sequence[str]) -> Iterator[Plot]:
+    """The most memory that each process has held."""
+    names = dict.fromkeys(k for run in runs for row in run.rows[-1:] for k in row)
+    columns = {k.removeprefix("memory_"): k for k in names if k.startswith("memory_")}
+    lines = [replace(line, y=line.y / 1e6) for line in _metric_lines(runs, labels, (), columns)]
+    if lines:
+        title = "Most memory that a process has held so far"
+        yield LinePlot("memory", title, "iteration", "MB", tuple(lines))
 
 
 def _condition_plots(run: RunReader) -> Iterator[Plot]:
@@ -707,9 +711,11 @@ def _prediction_plots(view: _View, dynamics: LinearDynamics, rollouts: Rollouts)
             best = min(still, drift)
             row = (name, str(h), _text(model), _text(still), _text(drift),
                    _text(model / best) if best > 0 else "-")  # fmt: skip
-            rows.append((*row, _text(_rms(fresh[h][name].model)) if fresh else "-"))
+            rows.append((*row, _text(_rms(fresh[h][name].model))) if fresh else row)
     columns = ("state entry", "steps", "model", "x does not change", "constant velocity",
-               "model / better of these", f"model in iteration {view.n + 1}")  # fmt: skip
+               "model / better of these")  # fmt: skip
+    if fresh:  # rollouts that the fit has not seen
+        columns = (*columns, f"model in iteration {view.n + 1}")
     title = "Prediction error on the samples of the fit, root mean square over samples and t > 0"
     yield Table("prediction", title, columns, tuple(rows))
     for name in layout.names:
@@ -854,7 +860,7 @@ def _search_plots(view: _View, prefix: str, what: str, found: Any) -> Iterator[P
     elif trace is not None and trace.ndim == 1:
         x = np.arange(1, len(trace) + 1, dtype=float)
         lines = (Line("largest KL / bound", x, trace), Line("bound", x, np.ones(len(x))))
-        yield LinePlot(f"{prefix}search", f"{what}search for the dual variables", "trial",
+        yield LinePlot(f"{prefix}search", _capital(f"{what}search for the dual variables"), "trial",
                        "largest KL / bound", lines, log=True)  # fmt: skip
     if kl is not None:
         values, labels = [kl], ["KL"]
@@ -874,12 +880,23 @@ def _search_plots(view: _View, prefix: str, what: str, found: Any) -> Iterator[P
         of_steps: Any = getattr(found, field, None)
         if of_steps is not None and np.ndim(of_steps) == 1:
             yield view.lines(
-                f"{prefix}{field}", f"{what}{title}", unit, of_steps[:, None], [field], log=True
+                f"{prefix}{field}",
+                _capital(what + title),
+                unit,
+                of_steps[:, None],
+                [field],
+                log=True,
             )
     weights: Any = getattr(found, "weights", None)
     if weights is not None and np.ndim(weights) == 2:
         names = [f"sample {i}" for i in range(weights.shape[1])]
-        yield view.map(f"{prefix}weights", f"{what}weights of the samples", weights.T, names, "1")
+        yield view.map(
+            f"{prefix}weights", _capital(f"{what}weights of the samples"), weights.T, names, "1"
+        )
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def _trace_plots(prefix: str, what: str, trace: Array, eta: float, bound: float) -> Iterator[Plot]:
@@ -889,12 +906,12 @@ def _trace_plots(prefix: str, what: str, trace: Array, eta: float, bound: float)
         Line("trials", x[order], trace[order, 1]),
         Line("bound", x[order], np.full(len(x), bound)),
     )
-    title = f"{what}search for the dual variable: KL of the whole trajectory against eta"
+    title = _capital(f"{what}search for the dual variable: KL of the trajectory against eta")
     yield LinePlot(f"{prefix}search", title, "eta (cost per nat), logarithm to base 10",
                    "KL (nats)", lines, True, float(np.log10(eta)))  # fmt: skip
     rows = tuple((str(i + 1), _text(e), _text(k)) for i, (e, k) in enumerate(trace))
     columns = ("trial", "eta (cost per nat)", "KL (nats)")
-    title = f"{what}trials of the search, in order; the bound is {bound:.6g} nats"
+    title = _capital(f"{what}trials of the search, in order; the bound is {bound:.6g} nats")
     yield Table(f"{prefix}trials", title, columns, rows)
 
 

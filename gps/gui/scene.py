@@ -641,7 +641,9 @@ class SceneView:
         low = np.min([at - size / 2 for at, size in chosen], axis=0)
         high = np.max([at + size / 2 for at, size in chosen], axis=0)
         look_at = (low + high) / 2
-        position = look_at + 0.9 * float((high - low).max()) * np.array([0.95, -0.7, 0.5])
+        # panels lie over a third of the window or more; points may go farther than where they start
+        far = 1.1 if all(held.model is not None for held in self._slots.values()) else 1.6
+        position = look_at + far * float((high - low).max()) * np.array([0.95, -0.7, 0.5])
         clients = self._server.get_clients().values()
         for camera in (self._server.initial_camera, *(client.camera for client in clients)):
             camera.position, camera.look_at = tuple(position), tuple(look_at)

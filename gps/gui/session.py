@@ -132,8 +132,9 @@ class Session:
         if self._failure():
             return Status(state="failed", iteration=last, total=total, commands=())
         if last >= total > 0:
-            return Status(state="done", iteration=last, total=total, commands=())
-        note = f"go on here or with: gps resume {self.run.path}"
+            note = self._took()
+            return Status(state="done", iteration=last, total=total, note=note, commands=())
+        note = f"{self._took()}; go on here or with: gps resume {self.run.path}"
         return Status(state="stopped", iteration=last, total=total, note=note, commands=())
 
     def writer(self) -> str:
@@ -162,6 +163,10 @@ class Session:
             return dict(self._stored[1])
         except GPSError:
             return {}
+
+    def _took(self) -> str:
+        """How long the stored iterations took."""
+        return f"its iterations took {duration(sum(r.get('seconds', 0.0) for r in self.run.rows))}"
 
     def _total(self) -> int:
         """Iterations that the run is to have; 0 if unknown. The experiment is not loaded for it."""
@@ -245,7 +250,8 @@ class Session:
             hint = f"; go on with: gps resume {self.run.path}" if self.run.iterations else ""
             found.append(self._last.note + hint)
         elif not self.connected and not self.writer() and self._failure():
-            found.append(self._failure())
+            hint = f"; go on with: gps resume {self.run.path}" if self.run.iterations else ""
+            found.append(self._failure() + hint)
         return found
 
     def _failure(self) -> str:

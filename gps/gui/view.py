@@ -178,6 +178,7 @@ class View:
             with self._boxes["progress"]:
                 self._log_axes = gui.add_checkbox("Logarithmic axes", False)
                 self._other = gui.add_dropdown("Compare with", (_NONE,))
+                self._others = gui.add_html("", visible=False)
             with self._boxes["inspector"]:
                 self._number = gui.add_dropdown("Numbers of", (_NONE,))
                 self._numbers = gui.add_html("")
@@ -648,6 +649,8 @@ class View:
         """The numbers of one plot at the selected time step."""
         found = [p for p in self._inspector_plots if p.name == self._number.value]
         text = charts.table_html(numbers_at(found[0], self.session.selection.t)) if found else ""
+        if not self._inspector_plots:
+            text = "this run stores nothing of this kind for the selected iteration"
         style = "max-height:260px;overflow:auto"
         self._set(self._numbers, content=f'<div id="gps-numbers" style="{style}">{text}</div>')
 
@@ -668,6 +671,9 @@ class View:
     def _show_relatives(self) -> None:
         names = tuple(p.name for p in self.session.relatives())
         self._set(self._other, options=(_NONE, *names))
+        held = ", ".join(html.escape(f"{r.name}, {r.label}") for r in self.session.compare)
+        text = f'<div style="font-size:12px;padding:2px 8px">beside it: {held}</div>'
+        self._set(self._others, content=text, visible=bool(held))
 
     def _compare(self) -> None:
         name = self._other.value

@@ -287,6 +287,7 @@ def _reports(
                     reports = driver.advance()
             for report in reports:
                 if folder is not None:
+                    folder.note(f"snapshot {report.iteration} is stored")
                     for event in report.events:
                         folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
                 control.finished(report.row["seconds"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -217,11 +219,14 @@ def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
         if folder is not None:
             stack.enter_context(folder.logged())
             control.serve(folder.path, folder.note)
+            folder.note(f"process {os.getpid()} on {socket.gethostname()} makes the run")
         stack.callback(control.close)
         try:
             yield
         except GeneratorExit:  # nobody asks for the next iteration
             control.end()
+            if folder is not None:
+                folder.note("no further iteration was asked for")
             raise
         except BaseException as error:
             control.end(error)
@@ -229,6 +234,8 @@ def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
                 folder.note(control.status.note, logging.ERROR)
             raise
         control.end()
+        if folder is not None:
+            folder.note(f"the run is {control.status.state}")
 
 
 def _loop(
@@ -329,6 +336,7 @@ def _loop(
         experiment = following
         events = tuple(f"condition {c.condition}: {c.event}" for c in report.conditions if c.event)
         if folder is not None:
+            folder.note(f"iteration {done.iteration} is stored, after {row['seconds']:.1f} s")
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
         control.finished(row["seconds"])

@@ -251,3 +251,13 @@ def test_viser_sends_gaps_as_null():
     assert "GuiHtmlMessage" in kinds
     assert "GuiPlotlyMessage" in kinds
     assert len(hidden) == 2  # the table has taken the place of the lines and the heat map
+
+
+def test_the_axis_is_told_how_far_it_reaches():
+    def scale(*x):
+        plot = lines(line("a", list(x), [1.0] * len(x)), line("b", [2], [1.0]))
+        return uplot_options(plot, Palette()).looks["scales"]["x"]
+
+    assert scale(1, 4)["range"] == (1.0, 4.0)
+    assert scale(-3, 0)["range"] == (-3.0, 2.0)
+    assert "range" not in scale(2)  # one place has no extent

@@ -167,7 +167,7 @@ def test_updates_of_an_asynchronous_run():
 
 
 def test_memory_where_it_is_measured():
-    found = progress([fake_run(rows_of("memory_mb", [100.0, 120.0]))])
+    found = progress([fake_run(rows_of("memory_driver", [100e6, 120e6]))])
     close(named(found, "memory").lines[0].y, [100, 120])
 
 
@@ -452,8 +452,11 @@ def test_dynamics_plots_of_a_run(run):
     assert [one.label for one in plot.lines] == ["position", "velocity"]
     noise = named(found, "process_noise")
     close(10 ** noise.values[2], np.sqrt(fit.dynamics.W[:, 2, 2]), rtol=1e-9)
-    last = {row[:2]: row[-1] for row in named(topic("dynamics", run, 3, 1), "prediction").rows}
-    assert last["position", "1"] == "-"  # there is no fourth iteration
+    before = named(topic("dynamics", run, 2, 1), "prediction").columns
+    assert before[-1] == "model in iteration 3"
+    last = named(topic("dynamics", run, 3, 1), "prediction")
+    assert last.columns == before[:-1]  # there is no fourth iteration
+    assert all(len(row) == len(last.columns) for row in last.rows)
 
 
 def test_mixture_heaviest_first(run):

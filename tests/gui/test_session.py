@@ -204,7 +204,8 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
     run = RunReader(own_run)
     run.refresh()
     other = Session(run)
-    assert other.errors() == ["the arm fell off (in iteration 4)"]
+    (error,) = other.errors()
+    assert error == f"the arm fell off (in iteration 4); go on with: gps resume {own_run}"
     assert other.status.state == "failed"
     assert session.errors() == []
 
