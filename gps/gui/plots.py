@@ -712,7 +712,8 @@ def _prediction_plots(view: _View, dynamics: LinearDynamics, rollouts: Rollouts)
             row = (name, str(h), _text(model), _text(still), _text(drift),
                    _text(model / best) if best > 0 else "-")  # fmt: skip
             rows.append((*row, _text(_rms(fresh[h][name].model))) if fresh else row)
-    columns = ("state entry", "steps", "model", "x does not change", "constant velocity",
+    columns: tuple[str, ...] = (
+               "state entry", "steps", "model", "x does not change", "constant velocity",
                "model / better of these")  # fmt: skip
     if fresh:  # rollouts that the fit has not seen
         columns = (*columns, f"model in iteration {view.n + 1}")
