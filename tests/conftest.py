@@ -1,5 +1,6 @@
 """How the tests are shared out when several processes run them: `pytest -n 2`."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,16 @@ import pytest
 
 _ALONE = ("parallel", "gui", "pipeline", "test_cli.py")
 """Tests that start processes and look at clocks: one at a time, in one process."""
+
+
+def pytest_configure() -> None:
+    """What nohup and `&` ignore would be ignored by every process that a test starts."""
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

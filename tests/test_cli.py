@@ -267,8 +267,6 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
 
     So does the end of a terminal, and of a job.
     """
-    if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("ignored, as under nohup: so it is by what is started here")
     out, whole = tmp_path / "run", tmp_path / "whole"
     argv = [sys.executable, "-m", "gps.cli", "run", str(slow), "--executor", executor]
     if executor == "dask":

@@ -880,14 +880,8 @@ def _search_plots(view: _View, prefix: str, what: str, found: Any) -> Iterator[P
     ):
         of_steps: Any = getattr(found, field, None)
         if of_steps is not None and np.ndim(of_steps) == 1:
-            yield view.lines(
-                f"{prefix}{field}",
-                _capital(what + title),
-                unit,
-                of_steps[:, None],
-                [field],
-                log=True,
-            )
+            title, each = _capital(what + title), of_steps[:, None]
+            yield view.lines(f"{prefix}{field}", title, unit, each, [field], log=True)
     weights: Any = getattr(found, "weights", None)
     if weights is not None and np.ndim(weights) == 2:
         names = [f"sample {i}" for i in range(weights.shape[1])]

@@ -66,7 +66,7 @@ class Replay:
 class Session:
     """A run and what is selected of it. One thread at a time.
 
-    clock, wall: seconds of a clock and of the calendar; tests have their own.
+    clock: seconds; tests have their own.
     """
 
     def __init__(
@@ -245,14 +245,14 @@ class Session:
 
     def errors(self) -> list[str]:
         """What has gone wrong, a line each: it stays until the run goes on without it."""
-        found = list(self.run.problems)
+        text = ""
         if self._last is not None and self._last.state == "failed":
-            hint = f"; go on with: gps resume {self.run.path}" if self.run.iterations else ""
-            found.append(self._last.note + hint)
-        elif not self.connected and not self.writer() and self._failure():
-            hint = f"; go on with: gps resume {self.run.path}" if self.run.iterations else ""
-            found.append(self._failure() + hint)
-        return found
+            text = self._last.note
+        elif not self.connected and not self.writer():
+            text = self._failure()
+        if text and self.run.iterations:
+            text += f"; go on with: gps resume {self.run.path}"
+        return [*self.run.problems, *([text] if text else [])]
 
     def _failure(self) -> str:
         """The error that ended the run, by the last line of its log; empty if none did."""

@@ -32,6 +32,7 @@ from gps.types import Array, Images
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 2.0  # seconds before the experiment and its model are loaded
 POLL = 0.25  # seconds between looks at the run
 _STEP = 0.05  # seconds of a time step, until the world says how long it takes
 FRAME = 1 / 30  # seconds between pictures of a replay
@@ -70,17 +71,12 @@ _KINDS = {
 class View:
     """The page of a session. `step` has to be called again and again, by one thread.
 
-    patience: seconds before the experiment and its model are loaded, which takes a second or two of
-    a processor: a browser that is about to show what can be read at once has it to itself.
+    The experiment and its model are loaded `PATIENCE` later than what can be read at once is shown:
+    it takes a second or two of a processor, which a browser needs to draw the rest.
     """
 
     def __init__(
-        self,
-        server: Any,
-        session: Session,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        patience: float = 2.0,
+        self, server: Any, session: Session, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.server, self.session = server, session
         self._clock = clock
@@ -105,7 +101,7 @@ class View:
         self._build_panel()
         self._progress_plots: list[plots.Plot] = []
         self._inspector_plots: list[plots.Plot] = []
-        self._loaded, self._due = False, clock() + patience
+        self._loaded, self._due = False, clock() + PATIENCE
         self._read_all()
 
     def _load_experiment(self) -> None:

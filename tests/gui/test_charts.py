@@ -1,5 +1,6 @@
 """What the browser is told of a plot, and when."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -261,3 +262,10 @@ def test_the_axis_is_told_how_far_it_reaches():
     assert scale(1, 4)["range"] == (1.0, 4.0)
     assert scale(-3, 0)["range"] == (-3.0, 2.0)
     assert "range" not in scale(2)  # one place has no extent
+
+
+def test_heat_maps_have_margins_that_do_not_move():
+    margin = plotly_figure(HEAT)["layout"]["margin"]
+    assert margin["autoexpand"] is False
+    long = replace(HEAT, rows=tuple(f"{row} and much more" for row in HEAT.rows))
+    assert plotly_figure(long)["layout"]["margin"]["l"] == margin["l"] + 5 * len(" and much more")

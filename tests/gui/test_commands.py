@@ -37,6 +37,15 @@ def test_what_is_no_run_is_said(tmp_path, capsys):
     assert "--port must be" in error_of(capsys, "gui", tmp_path, "--port", 70000)
 
 
+def test_no_address_is_told_where_a_run_to_compare_with_is_missing(run_path, tmp_path, capsys):
+    pytest.importorskip("viser")
+    argv = ["gui", str(run_path), "--port", "0", "--compare", str(tmp_path / "none")]
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "none does not exist" in err
+
+
 def test_options_of_the_page_need_the_page(tmp_path, capsys):
     argv = ["run", "point_mass", "--executor", "serial", "--out", tmp_path / "run"]
     assert "--port needs --gui" in error_of(capsys, *argv, "--port", 8080)

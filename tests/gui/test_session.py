@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ import gps
 from gps.errors import ConfigError, StoreError
 from gps.gui.records import RunReader
 from gps.gui.session import Session, duration, feature_points, status_line
+from gps.pipeline.changes import Change, Changes
 from gps.pipeline.control import Command, Control, Status
 from gps.policies.visual import VisionConfig
 
@@ -42,6 +44,25 @@ def test_a_stored_run_is_done_and_shows_its_newest_iteration(session):
     assert session.selection.iteration == 3
     assert not session.connected
     assert session.can_resume
+    spent = sum(row["seconds"] for row in session.run.rows)
+    assert status.note == f"its iterations took {spent:.0f} s"
+
+
+def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
+    """It takes half a second, which the page has no time for at first."""
+    run = RunReader(own_run)
+
+    def loaded():
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(run.folder, "experiment", loaded)
+    session = Session(run)
+    session.poll()
+    assert (session.status.state, session.status.total) == ("done", 3)
+    assert session.replay(0) is not None
+    run.folder.write_changes(Changes().with_change(2, Change({"iterations": "7"})))
+    run.folder.close()  # lets go of the run
+    assert (session.status.state, session.status.total) == ("stopped", 7)
 
 
 def test_numbers_that_are_not_there_are_brought_into_range(session):
@@ -193,7 +214,14 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     thread.join(60)
     until(lambda: session.poll() or (session.status.state == "done" and not session.connected))
     assert session.selection.iteration == 3
-    assert any("told to change: samples 4" in line for line in session.log())
+    said = [line.split(" ", 2)[2] for line in session.log()]
+    assert "told to change: samples 4" in said
+    assert said[0].startswith("process ")
+    stored = [
+        line for line in said if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
+    ]
+    assert [line.split()[1] for line in stored] == ["1", "2", "3"]
+    assert said[-1] == "the run is done"
     assert session.errors() == []
     session.close()
 
