@@ -17,6 +17,7 @@ from gps.agents import (
     cartpole,
     peg_insertion,
 )
+from gps.costs import StateCost
 from gps.errors import GPSError, ShapeError
 from gps.gui.scene import (
     Ball,
@@ -249,8 +250,12 @@ def test_joint_targets_are_where_the_model_would_be():
 
     assert found("acrobot") == (Ball((0.0, 0.0, 1.0)),)  # both links upright, 0.5 m each
     assert found("cartpole_swingup") == (Ball((0.0, 0.0, 0.6)),)
-    assert found("door") == ()  # the joints that have no weight are anywhere
     assert found("point_mass") == ()  # no model, and no joints
+    agent = gps.load("acrobot").world.build()
+    world, whole = world_of(agent, 0), StateCost(entry="joint_pos", target=0.0, l2=1.0)
+    assert len(joint_targets_of((whole,), world, agent.layout)) == 1
+    half = replace(whole, weights=(1.0, 0.0))  # the second joint is anywhere
+    assert joint_targets_of((half,), world, agent.layout) == ()
 
 
 # --- time -----------------------------------------------------------------------------------------
