@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gps.errors import FitError
+from gps.errors import ConfigError, FitError
 from gps.policies import _modules
 from gps.policies.training import Indices, Problem
 from gps.types import Array, Images
@@ -91,29 +91,41 @@ class SeeingNetwork(nn.Module):
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a configuration; auto: a GPU if torch finds one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Where a policy acts: on the CPU if a configuration says so or torch finds no GPU.
+
+    A run that was trained on a GPU can so be looked at on a laptop.
+    """
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def training_device_of(name: str) -> torch.device:
+    """Where a policy is trained; ConfigError where a GPU is wanted and torch finds none."""
+    device = device_of(name)
+    if name == "cuda" and device.type != name:
+        raise ConfigError("VisionConfig.device is cuda, and torch finds no GPU; use auto")
+    return device
 
 
 @contextmanager
-def computing(device: torch.device) -> Iterator[None]:
-    """One thread, and on a GPU those algorithms that give the same bits every time."""
+def computing() -> Iterator[None]:
+    """One thread; on a GPU algorithms that give the same bits every time, in whole float32.
+
+    By default a GPU keeps 10 of the 23 bits of what a convolution multiplies (TF32).
+    """
     cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
     try:
         with _modules.one_thread():
             yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before
 
 
-def points_of(module: FeaturePoints, images: Images, device: torch.device) -> Array:
-    """Feature points (n, 2 points) of pictures (n, H, W, C)."""
-    parts = []
-    with computing(device), torch.no_grad():
+def points_of(module: FeaturePoints, images: Images) -> Array:
+    """Feature points (n, 2 points) of pictures (n, H, W, C), computed where the module lies."""
+    parts, device = [], module.rows.device
+    with computing(), torch.no_grad():
         for start in range(0, len(images), _CHUNK):
             part = torch.tensor(images[start : start + _CHUNK]).to(device)
             parts.append(module(part).cpu().numpy().astype(np.float64))
@@ -158,7 +170,7 @@ def _descend(
     device: torch.device,
 ) -> Array:  # fmt: skip
     losses = np.zeros(len(batches))
-    with computing(device):
+    with computing():
         optimiser = torch.optim.Adam(network.parameters(), lr=rate)
         plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(batches))
         for s, rows in enumerate(batches):

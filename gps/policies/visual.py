@@ -69,7 +69,7 @@ class VisionConfig:
     """Adam's step size there."""
     device: str = "auto"
     """Where the convolutions are computed: cpu, cuda, or auto for a GPU if torch finds one. Bytes
-    differ between devices."""
+    differ between devices. A trained policy acts on the CPU where there is no GPU."""
 
     precision: str | None = optional()
     """How the convolutions act: None or float32 as they are trained; float64, which takes longer
@@ -146,10 +146,9 @@ class VisionConfig:
                     f"VisionConfig.pose: {choices('state entry', name, layout.names)}"
                 )
         if self.device == "cuda":
-            from torch import cuda
+            from gps.policies import _vision
 
-            if not cuda.is_available():
-                raise ConfigError("VisionConfig.device is cuda, and torch finds no GPU; use auto")
+            _vision.training_device_of(self.device)
         height, width, _ = image_shape
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             height, width = ((size - kernel) // stride + 1 for size in (height, width))
@@ -280,7 +279,7 @@ class Encoder(Record):
         images = self._checked(images)
         lead = images.shape[:-3]
         flat = images.reshape(-1, *self.image_shape)
-        out = _vision.points_of(self._module, flat, _vision.device_of(self.config.device))
+        out = _vision.points_of(self._module, flat)
         return out.reshape(*lead, 2 * self.config.n_points)
 
     def features(self, images: Images) -> Array:
@@ -331,7 +330,7 @@ class Encoder(Record):
         network = encoder._pose_module()
         white = (pose - encoder.pose_mean) / encoder.pose_std
         batches = training.minibatches(len(images), steps, c.batch_size, rng)
-        device = _vision.device_of(c.device)
+        device = _vision.training_device_of(c.device)
         losses = _vision.train_pose(network, images, white, batches, c.learning_rate, device)
         last = float(losses[-max(1, steps // 10) :].mean())
         log.debug("convolutions: pose error %.3g -> %.3g (whitened)", losses[0], last)
@@ -501,7 +500,7 @@ def _finetuned(
 
     c, head = policy.network, policy.head
     _, problem = training.prepare(head, seen, config)
-    device = _vision.device_of(c.device)
+    device = _vision.training_device_of(c.device)
     network = _vision.SeeingNetwork(policy.encoder.module(), head.module())
     batches = training.minibatches(data.n, c.finetune_steps, c.batch_size, rng)
     assert data.images is not None

@@ -1,6 +1,6 @@
 """What Dask costs and what it brings: one iteration on the serial executor, 1 and 2 workers.
 
-    python tests/benchmarks/bench_parallel.py
+    python tests/benchmarks/bench_parallel.py [--workers 1 2 4 8]
 
 Comparisons within one run: all executors take turns, so that what else the machine does falls on
 all of them alike. The median and the quickest of each are printed: where other work comes and goes,
@@ -9,12 +9,13 @@ the quickest says more about the program, the median more about the day.
 - overhead: `peg_insertion` as it is, serial against Dask with one worker; in memory, where they
   take turns after every iteration, and stored, as `gps run` does it;
 - stages 1 to 3 of the peg world with eight conditions, from the first rollout to the last improved
-  controller, results left where they are: 1 worker against 2, and beside it what the machine itself
-  allows: two processes with four conditions each, that know nothing of each other, against one;
-- whole iterations with eight conditions, S-step and storing included; serial, 1 and 2 workers.
+  controller, results left where they are: 1 worker against 2 or more, and beside it what the
+  machine itself allows: as many processes that share the conditions out and know nothing of each
+  other;
+- whole iterations with eight conditions, S-step and storing included; serial and all workers.
 
-One thread everywhere. Two workers and the driver, which is also the scheduler, share the cores: on
-a machine with two of them the driver's work comes out of the workers' time.
+One thread everywhere. The workers and the driver, which is also the scheduler, share the cores: on
+a machine with no more of them than workers the driver's work comes out of the workers' time.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ import argparse
 import multiprocessing
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 import gps
 from gps.agents.mujoco import Condition
@@ -173,37 +178,56 @@ class Independent:
             pipe.send(False)
 
 
-def show_early(experiment: Any, one: Dask, two: Dask, rounds: int) -> None:
-    """Stages 1 to 3 on one and two workers, and the machine's limit; all take turns."""
+def show_early(experiment: Any, workers: dict[int, Dask], rounds: int) -> None:
+    """Stages 1 to 3 on so many workers each, and the machine's limits; all take turns."""
     *_, last = gps.run(experiment, iterations=2)
     state = replace(last.state, costs=(experiment.cost,) * len(last.state.conditions))
-    M = len(state.conditions)
-    half = replace(state, conditions=state.conditions[: M // 2], costs=state.costs[: M // 2])
-    whole, halves = Independent([state], experiment), Independent([half, half], experiment)
-    there = {ex: hold(ex, state) for ex in (one, two)}
-    ways: dict[str, Any] = {
-        "1 worker": lambda: early_stages(one, experiment, there[one]),
-        "2 workers": lambda: early_stages(two, experiment, there[two]),
-        "1 process": whole.seconds,
-        "2 processes": halves.seconds,
-    }
+    ways: dict[str, Callable[[], float]] = {}
+    for n, ex in workers.items():
+        ways[counted(n, "worker")] = partial(early_stages, ex, experiment, hold(ex, state))
+    apart = {n: Independent(parts(state, n), experiment) for n in workers}
+    for n, processes in apart.items():
+        ways[counted(n, "process")] = processes.seconds
     times: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(rounds + 1):
         for name, way in ways.items():
             spent = way()
             if k:  # the first is a rehearsal
                 times[name].append(spent)
-    whole.close()
-    halves.close()
-    show(f"stages 1-3, 8 conditions, {rounds} rounds", times, "1 worker")
+    for processes in apart.values():
+        processes.close()
+    first = min(workers)
+    show(f"stages 1-3, 8 conditions, {rounds} rounds", times, counted(first, "worker"))
     for title, estimate in ESTIMATES.items():
         found = {name: estimate(values) for name, values in times.items()}
-        print(
-            f"  {title}: 2 workers {found['1 worker'] / found['2 workers']:.2f} times as fast as 1;"
-        )
-        limit = found["1 process"] / found["2 processes"]
-        print(f"    without Dask, 2 processes with half of the work each: {limit:.2f} times")
+        for n in sorted(set(workers) - {first}):
+            gains = [
+                found[counted(first, kind)] / found[counted(n, kind)]
+                for kind in ("worker", "process")
+            ]
+            print(
+                f"  {title}: {n} workers {gains[0]:.2f} times as fast as {first}; without Dask, "
+                f"{n} processes with their shares of the conditions: {gains[1]:.2f} times"
+            )
     print(flush=True)
+
+
+def counted(n: int, kind: str) -> str:
+    """1 worker, 2 workers, 1 process, 2 processes."""
+    return f"{n} {kind}" if n == 1 else f"{n} {kind}{'es' if kind.endswith('s') else 's'}"
+
+
+def parts(state: Any, n: int) -> list[Any]:
+    """The state's conditions shared out to n states."""
+    shares = [list(share) for share in np.array_split(range(len(state.conditions)), n)]
+    return [
+        replace(
+            state,
+            conditions=tuple(state.conditions[m] for m in share),
+            costs=tuple(state.costs[m] for m in share),
+        )
+        for share in shares
+    ]
 
 
 ESTIMATES = {"median": statistics.median, "quickest": min}
@@ -226,27 +250,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = ("overhead", "stages", "whole")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="which comparisons")
     parser.add_argument("--samples", type=int, help="rollouts per condition (default: 5)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=(1, 2), help="of stages and whole (default: 1 2)"
+    )
     args = parser.parse_args(argv)
     peg = gps.load("peg_insertion")
     if args.samples is not None:
         peg = replace(peg, samples=args.samples)
     many = with_conditions(peg, 8)
-    one, two = Dask(workers=1), Dask(workers=2)
-    try:
-        every: dict[str, Executor] = {"serial": Serial(), "1 worker": one, "2 workers": two}
-        small = {name: every[name] for name in ("serial", "1 worker")}
+    with ExitStack() as stack:
+        workers = {n: stack.enter_context(closing(Dask(workers=n))) for n in args.workers}
         size = (args.rounds, args.iterations)
         if "overhead" in args.only:
+            one = workers.get(1) or stack.enter_context(closing(Dask(workers=1)))
+            small: dict[str, Executor] = {"serial": Serial(), "1 worker": one}
             number = args.rounds * args.iterations
             show("peg_insertion, in memory", in_turns(peg, small, number), "serial")
             show("peg_insertion, stored", in_blocks(peg, small, *size), "serial")
         if "stages" in args.only:
-            show_early(many, one, two, args.rounds * args.iterations)
+            show_early(many, workers, args.rounds * args.iterations)
         if "whole" in args.only:
+            every: dict[str, Executor] = {"serial": Serial()}
+            every |= {counted(n, "worker"): ex for n, ex in workers.items()}
             show("8 conditions, whole, stored", in_blocks(many, every, *size), "serial")
-    finally:
-        one.close()
-        two.close()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ SMALL = VisionConfig(
     first_steps=300,
     steps=20,
     learning_rate=1e-2,
+    device="cpu",
 )
+# what is trained here is trained on a GPU as well, where there is one
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def pictures(centres, radius=0.2):
@@ -61,10 +64,11 @@ def some_data(n=400, seed=0):
     )
 
 
-@pytest.fixture(scope="module")
-def trained():
+@pytest.fixture(scope="module", params=DEVICES)
+def trained(request):
     data = some_data()
-    start = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
+    config = replace(SMALL, device=request.param)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     return fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
 
 
@@ -102,7 +106,7 @@ def test_feature_point_is_the_mean_of_the_softmax():
 
 def test_finetuning_lowers_the_policys_loss(trained):
     data = some_data()
-    config = replace(SMALL, finetune_steps=300, finetune_rate=2e-3)
+    config = replace(trained.policy.network, finetune_steps=300, finetune_rate=2e-3)
     start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     tuned = fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
     assert tuned.loss < 0.8 * trained.loss
@@ -139,7 +143,7 @@ def test_finetuning_alone_trains_the_convolutions():
 def test_same_seed_same_bytes_and_no_global_generator(trained):
     state = torch.random.get_rng_state()
     again = fit(
-        initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT),
+        initial_policy(trained.policy.network, 2, 2, stream(0, "policy"), SHAPE, LAYOUT),
         some_data(),
         TrainingConfig(steps=1500),
         stream(0, "train"),
@@ -202,7 +206,7 @@ FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
 def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
     policy = trained.policy
     if through_pose:
-        config = replace(SMALL, through_pose=True, first_steps=20)
+        config = replace(policy.network, through_pose=True, first_steps=20)
         start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
         policy = fit(start, some_data(50), TrainingConfig(steps=50), stream(0, "train")).policy
     if suffix == ".onnx":
@@ -269,3 +273,36 @@ def test_wrong_pictures_are_refused(trained):
         fit(trained.policy, replace(data, images=None), TrainingConfig(), stream(0, "x"))
     with pytest.raises(ShapeError, match="uint8"):
         replace(data, images=data.images / 255.0)
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="torch finds no GPU")
+@pytest.mark.parametrize("precision", [None, "float64"])
+def test_a_gpu_computes_what_a_cpu_does(precision):
+    """To the precision of the numbers; with TF32, the default of torch, to 1e-3 only."""
+    config = VisionConfig(pose=("disc",), first_steps=5, device="cuda", precision=precision)
+    data = some_data(50)
+    start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
+    there = fit(start, data, TrainingConfig(steps=20), stream(0, "train")).policy
+    encoder = there.encoder
+    here = replace(encoder, config=replace(config, device="cpu"))
+    assert [e._module.rows.device.type for e in (encoder, here)] == ["cuda", "cpu"]
+    tolerance = 1e-11 if precision else 1e-5
+    np.testing.assert_allclose(
+        encoder.points(data.images), here.points(data.images), rtol=0, atol=tolerance
+    )
+    start = replace(start, encoder=replace(start.encoder, config=here.config))
+    same = fit(start, data, TrainingConfig(steps=20), stream(0, "train")).policy.encoder
+    # of the points and not of the weights: the bias before a softmax does nothing, its gradient is
+    # rounding alone, and Adam makes steps of any gradient
+    np.testing.assert_allclose(encoder.points(data.images), same.points(data.images), atol=1e-3)
+
+
+def test_without_a_gpu_a_policy_acts_and_is_not_trained(trained, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = replace(trained.policy.network, device="cuda")
+    policy = replace(trained.policy, encoder=replace(trained.policy.encoder, config=config))
+    data = some_data(n=5)
+    want = trained.policy.mean(data.obs, data.images)
+    np.testing.assert_allclose(policy.mean(data.obs, data.images), want, atol=1e-5)
+    with pytest.raises(ConfigError, match="finds no GPU; use auto"):
+        fit(policy, data, TrainingConfig(steps=20), stream(0, "train"))
