@@ -317,6 +317,7 @@ class Chart:
         self._kind = ""
         self._told: dict[str, Any] = {}
         self._handles: dict[str, Any] = {}
+        self._note: Any = None
 
     def show(self, plot: Plot, *, log: bool = False) -> bool:
         """Show a plot; whether the browser had to be told anything.
@@ -341,11 +342,32 @@ class Chart:
         if self._kind:
             self._handles[self._kind].visible = False
         self._kind = ""
+        self.note("")
+
+    def note(self, content: str) -> None:
+        """Show this HTML below the chart; nothing if it is empty."""
+        if self._note is None:
+            if not content or not self._kind:
+                return
+            order = self._handles[self._kind].order + 0.5  # charts are a whole number apart
+            with self._container if self._container is not None else nullcontext():
+                self._note = self._server.gui.add_html("", order=order, visible=False)
+        for name, value in (("content", content), ("visible", bool(content))):
+            if getattr(self._note, name) != value:
+                setattr(self._note, name, value)
 
     @property
     def visible(self) -> bool:
         """Whether the chart is on the page."""
         return bool(self._kind)
+
+    @property
+    def title(self) -> str:
+        """The title as the browser has it; empty where no chart is shown."""
+        told = self._told.get(self._kind)
+        if self._kind in ("lines", "point"):
+            return str(told.looks["title"])
+        return str(told["layout"]["title"]["text"]) if self._kind == "heat map" else ""
 
     def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
         if isinstance(plot, LinePlot):

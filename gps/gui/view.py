@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from gps.errors import ConfigError, GPSError, SimulationError
 from gps.gui import charts, figures, plots
+from gps.gui.clicks import Clicks
 from gps.gui.scene import Player, SceneView
 from gps.gui.session import SOURCES, Session, status_line
 from gps.pipeline.control import Command, Status
@@ -101,6 +102,7 @@ class View:
         self._build_panel()
         self._progress_plots: list[plots.Plot] = []
         self._inspector_plots: list[plots.Plot] = []
+        self._clicked = "", 0.0  # the plot whose numbers stand below it, and where on its x axis
         self._loaded, self._due = False, clock() + PATIENCE
         self._read_all()
 
@@ -182,6 +184,10 @@ class View:
                 self._no_pictures = gui.add_html("")
             with self._boxes["log"]:
                 self._log_text = gui.add_html("")
+            Clicks(
+                self.server,
+                lambda title, x: self._todo.put(("chart", partial(self._pick, title, x))),
+            )
         panel.dock_left()
         panel.set_width(470)
         self.server.gui.main_panel.dock_right()
@@ -625,6 +631,7 @@ class View:
         self._shown["inspector"] = key
         self._inspector_plots = self.session.inspector()
         self._fill(self._inspector, self._boxes["inspector"], self._inspector_plots, False)
+        self._note_clicked()
         names = tuple(p.name for p in self._inspector_plots if not isinstance(p, plots.Table))
         self._set(self._number, options=(*names, _NONE))
         self._show_numbers()
@@ -649,6 +656,40 @@ class View:
             text = "this run stores nothing of this kind for the selected iteration"
         style = "max-height:260px;overflow:auto"
         self._set(self._numbers, content=f'<div id="gps-numbers" style="{style}">{text}</div>')
+
+    def _pick(self, title: str, x: float) -> None:
+        """A click in a chart: selects its iteration or time step, or shows the numbers there."""
+        held, shown = self._progress, self._progress_plots
+        if not self._looks_at("progress"):
+            held, shown = self._inspector, self._inspector_plots
+        found = [p for chart, p in zip(held, shown, strict=False) if chart.title == title]
+        if not found or isinstance(found[0], plots.Table):
+            return
+        plot = found[0]
+        if shown is self._progress_plots:
+            if plot.x_label == "iteration":
+                self._select(iteration=round(x))
+            return
+        self._clicked = plot.name, x
+        self._set(self._number, value=plot.name)
+        if plot.x_label.startswith("time step"):
+            self._player.pause()
+            self._scrub(round(x))
+        self._note_clicked()
+        self._show_numbers()
+
+    def _note_clicked(self) -> None:
+        """Below the chart that was clicked its numbers, and none below the others."""
+        name, x = self._clicked
+        for chart, plot in zip(self._inspector, self._inspector_plots, strict=False):
+            text = ""
+            if plot.name == name and not isinstance(plot, plots.Table):
+                steps = plot.x_label.startswith("time step")
+                text = charts.table_html(numbers_at(plot, self.session.selection.t if steps else x))
+                text = (
+                    f'<div class="gps-clicked" style="max-height:240px;overflow:auto">{text}</div>'
+                )
+            chart.note(text)
 
     def _all_plots(self) -> dict[str, plots.Plot]:
         """What is on the page that is shown, by names for files."""

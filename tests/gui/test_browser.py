@@ -301,6 +301,67 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
             browser.screenshot(driver, Path(shots) / "stored.png")
 
 
+def clicked(page, selector, share, k=0, drag=0):
+    """Click in the k-th of these, at a share of its width, or drag from there by so many pixels."""
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    find = f"document.querySelectorAll('{selector}')[{k}]"  # charts are made anew now and then
+    until(lambda: page.driver.execute_script(f"return !!{find}"))
+    page.driver.execute_script(f"{find}.scrollIntoView({{block: 'center'}})")
+    time.sleep(0.5)
+    x, y, width, height = page.driver.execute_script(
+        f"const r = {find}.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
+    )
+    actions = ActionBuilder(page.driver)
+    pointer = actions.pointer_action
+    pointer.move_to_location(int(x + share * width), int(y + height / 2)).pause(0.3).pointer_down()
+    if drag:
+        pointer.move_to_location(int(x + share * width + drag), int(y + height / 2)).pause(0.3)
+    pointer.pointer_up()
+    actions.perform()
+
+
+def notes(page):
+    return [e.text for e in page.driver.find_elements("css selector", ".gps-clicked")]
+
+
+def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
+    with command("gui", run_path, "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        assert not [
+            e for e in driver.find_elements("xpath", "//label[.='clicked']") if e.is_displayed()
+        ]
+        page.wait("gps-replay", lambda text: "iteration 3" in text)
+
+        def titles():
+            return driver.execute_script(
+                "return [...document.querySelectorAll('.u-title')].map((e) => e.textContent)"
+            )
+
+        clicked(page, ".u-over", 0.5)  # iterations 1 to 3
+        page.wait("gps-replay", lambda text: "of iteration 2" in text)
+        assert notes(page) == []
+        page.choose("Show", "trajectory")
+        until(lambda: "velocity" in "".join(titles()[1:2]))
+        clicked(page, ".u-over", 0.75, 1)  # 80 steps, of the second chart
+        text = page.wait("gps-numbers", lambda text: re.search(r"\) (59|60|61)\D", text))
+        t = int(re.search(r"each\) (\d+)", text)[1])
+        X = RunFolder.open(run_path).read(2).rollouts[0].entry("velocity")
+        (note,) = until(lambda: notes(page))
+        assert f"{X[0, t, 0]:.6g}" in note
+        page.press("Step on")  # the numbers go with the step
+        (note,) = until(lambda: f"{X[0, t + 1, 0]:.6g}" in notes(page)[0] and notes(page))
+        # a drag chooses what is shown and no step
+        clicked(page, ".u-over", 0.2, drag=90)
+        time.sleep(1.0)
+        assert f"{X[0, t + 1, 0]:.6g}" in notes(page)[0]
+        page.choose("Show", "controller")
+        clicked(page, ".js-plotly-plot .nsewdrag", 0.25)
+        page.wait("gps-numbers", lambda text: re.search(r"each\) (19|20|21)\D", text))
+        assert len(until(lambda: notes(page))) == 1
+        clean(driver)
+
+
 def test_several_browsers_agree(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:
         url = url_of(process)

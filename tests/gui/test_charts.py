@@ -224,6 +224,63 @@ def test_another_sort_of_plot_takes_the_place(server):
     assert not any(h.removed for h in server.gui.handles)
 
 
+def test_a_note_stands_below_its_chart_and_goes_with_it(server):
+    chart, other = Chart(server), Chart(server)
+    chart.note("too early")
+    assert server.gui.handles == []
+    chart.show(HEAT)
+    other.show(TABLE)
+    chart.note("numbers")
+    note = server.gui.handles[-1]
+    first, second = (h.order for h in server.gui.handles[:2])
+    assert first < note.order < second
+    assert note.visible
+    assert note.content == "numbers"
+    note.told.clear()
+    chart.note("numbers")
+    assert note.told == []
+    chart.hide()
+    assert not note.visible
+
+
+def test_a_chart_tells_its_title_as_the_browser_has_it(server):
+    chart = Chart(server)
+    assert chart.title == ""
+    for plot, title in (
+        (lines(line("a", [0], [1]), title="New < old"), "New < old"),
+        (lines(line("a", [0, 1], [1, 2]), title="New < old"), "New < old"),
+        (HEAT, "Gains &lt;b&gt;"),
+        (TABLE, ""),
+        (lines(), ""),
+    ):
+        chart.show(plot)
+        assert chart.title == title
+
+
+@pytest.mark.parametrize(
+    ("text", "click"),
+    [
+        ('{"chart": "Cost", "x": 3.5, "at": 1}', ("Cost", 3.5)),
+        ("", None),
+        ("[]", None),
+        ("3", None),
+        ('{"chart": "Cost"}', None),
+        ('{"chart": 3, "x": 1}', None),
+        ('{"chart": "Cost", "x": "now"}', None),
+        ('{"chart": "Cost", "x": [1]}', None),
+        ('{"chart": "Cost", "x": NaN}', None),
+        ('{"chart": "Cost", "x": 1e999}', None),
+        ('{"chart": "Cost", "x": 1' + 400 * "0" + "}", None),
+        (100_000 * "[", None),
+    ],
+)
+def test_a_page_may_send_anything_as_a_click(text, click):
+    pytest.importorskip("viser")
+    from gps.gui.clicks import read
+
+    assert read(text) == click
+
+
 def test_viser_sends_gaps_as_null():
     pytest.importorskip("viser")
     from gps.gui.server import SecureServer

@@ -1,0 +1,87 @@
+"""Clicks in charts, which viser does not report.
+
+A script in the page writes the chart's title and the place on its x axis into a text field that
+nobody sees, and viser sends what is in a field to the server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from viser import _messages
+
+_FIELD = "clicked"
+
+SCRIPT = """
+window.gpsClickField = "UUID";
+if (!window.gpsClicks) {
+  window.gpsClicks = true;
+  let down = [0, 0];
+  const tell = (chart, x) => {
+    const label = document.querySelector(`label[for="${window.gpsClickField}"]`);
+    const field = label?.parentElement?.parentElement?.parentElement?.querySelector("input");
+    if (!field || !Number.isFinite(x)) return;
+    // React looks at what its own setter was told, and at the event
+    const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
+    set.call(field, JSON.stringify({ chart, x, at: Date.now() }));
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  document.addEventListener("mousedown", (event) => {
+    down = [event.clientX, event.clientY];
+    const map = event.target.closest?.(".js-plotly-plot");
+    if (map && map.on && !map.gpsClicks) {
+      map.gpsClicks = true;
+      map.on("plotly_click", (e) => tell(map.layout.title.text, e.points[0].x));
+    }
+  }, true);
+  document.addEventListener("click", (event) => {
+    const over = event.target.closest?.(".u-over");
+    const moved = Math.hypot(event.clientX - down[0], event.clientY - down[1]);
+    if (!over || moved > 4) return; // a drag chooses what is shown
+    for (const { chart } of Object.values(window.__viserTestpoints?.uplots ?? {})) {
+      if (chart.over === over) {
+        const x = chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x");
+        tell(chart.root.querySelector(".u-title").textContent, x);
+      }
+    }
+  }, true);
+}
+"""
+
+
+class Clicks:
+    """Calls `act(title of the chart, x)` for every click in a chart of the page.
+
+    The place on the x axis is in the units of that axis. Make it inside of the container of the
+    charts. `act` is called on a thread of viser's.
+    """
+
+    def __init__(self, server: Any, act: Callable[[str, float], None]) -> None:
+        field = server.gui.add_text(_FIELD, "")
+        uuid = field._impl.uuid
+        row = f'div:has(> div > div > * > label[for="{uuid}"])'
+        server.gui.add_html(f"<style>{row} {{ display: none }}</style>")
+        script = _messages.RunJavascriptMessage(source=SCRIPT.replace("UUID", uuid))
+        server.gui._websock_interface.queue_message(script)
+
+        @field.on_update
+        def _(_: Any) -> None:
+            click = read(field.value)
+            if click is not None:
+                act(*click)
+
+
+def read(text: str) -> tuple[str, float] | None:
+    """Title and place of a click, from what the page has sent; None for anything else."""
+    try:
+        found = json.loads(text)
+        title, x = found["chart"], float(found["x"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return (title, x) if isinstance(title, str) and math.isfinite(x) else None
+
+
+__all__ = ["Clicks", "read"]
