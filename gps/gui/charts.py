@@ -364,7 +364,7 @@ class Chart:
     @property
     def title(self) -> str:
         """The title as the browser has it; empty where no chart is shown."""
-        told = self._told.get(self._kind)
+        told: Any = self._told.get(self._kind)
         if self._kind in ("lines", "point"):
             return str(told.looks["title"])
         return str(told["layout"]["title"]["text"]) if self._kind == "heat map" else ""

@@ -800,7 +800,7 @@ def _to(client: Any) -> Any:
     return client
 
 
-def numbers_at(plot: plots.Plot, t: int) -> plots.Table:
+def numbers_at(plot: plots.Plot, t: float) -> plots.Table:
     """The numbers of a plot at the place nearest to `t`, as a table."""
     rows: list[tuple[str, ...]] = []
     place = float("nan")
