@@ -131,6 +131,8 @@ class Session:
             return Status(state="running", iteration=last, total=total, note=note, commands=())
         if self._failure():
             return Status(state="failed", iteration=last, total=total, commands=())
+        if "asynchronous" in self.run.info and self._last_line()[1].endswith("the run is done"):
+            total = last  # how many snapshots there are is known at the end only
         if last >= total > 0:
             note = self._took()
             return Status(state="done", iteration=last, total=total, note=note, commands=())
@@ -256,9 +258,14 @@ class Session:
 
     def _failure(self) -> str:
         """The error that ended the run, by the last line of its log; empty if none did."""
+        level, text = self._last_line()
+        return text if level == "error" else ""
+
+    def _last_line(self) -> tuple[str, str]:
+        """Level and text of the last line of the log; empty if there is none."""
         lines = self.log()
         _, level, text = (*lines[-1].split(" ", 2), "", "")[:3] if lines else ("", "", "")
-        return text if level == "error" else ""
+        return level, text
 
     # what is selected
 

@@ -291,7 +291,8 @@ def _reports(
                     for event in report.events:
                         folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
                 control.finished(report.row["seconds"])
-                control.begin(experiment, report.iteration + 1, ex.doing, total=total)
+                if not (driver.done and report is reports[-1]):
+                    control.begin(experiment, report.iteration + 1, ex.doing, total=total)
             yield from reports
         if driver.error is not None:
             raise driver.error

@@ -303,6 +303,8 @@ class Control:
                 whole = not status.total or status.iteration >= status.total
                 early = self._stop and (not whole or "pause" not in status.commands)
                 self._update(state="stopped" if early else "done", doing="", note="")
+                if not early and "pause" not in status.commands:
+                    self._update(total=status.iteration)  # of snapshots, which was a guess
 
     def serve(self, run: Path, note: Callable[[str], None] = lambda text: None) -> None:
         """Listen for `connect` to the run in this folder; a warning in the log when that fails.

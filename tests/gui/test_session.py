@@ -163,6 +163,26 @@ def test_a_run_that_was_left_early_is_stopped(own_run):
     assert "gps resume" in status.note
 
 
+def test_an_asynchronous_run_that_ended_by_itself_is_done(tmp_path):
+    """However many snapshots were expected; a run that was stopped is not done."""
+    experiment = replace(gps.load("point_mass_policy"), iterations=4)
+    config = gps.AsynchronousConfig(rollouts=experiment.samples * 16, updates=2)
+    out, control = tmp_path / "run", Control(pausable=False)
+    reports = list(gps.run_asynchronous(experiment, out=out, config=config, control=control))
+    assert 0 < len(reports) < 4
+    ended = control.status
+    assert (ended.state, ended.iteration, ended.total) == ("done", len(reports), len(reports))
+    run = RunReader(out)
+    run.refresh()
+    session = Session(run)
+    stored = session.status
+    assert (stored.state, stored.iteration, stored.total) == ("done", len(reports), len(reports))
+    text = (out / "log.txt").read_text()
+    (out / "log.txt").write_text(text.replace("the run is done", "the run is stopped"))
+    assert (session.status.state, session.status.total) == ("stopped", 4)
+    session.close()
+
+
 def test_a_finished_run_is_resumed_only_for_more_iterations(session):
     with pytest.raises(StoreError, match="has reached its 3 iterations"):
         session.resume()
