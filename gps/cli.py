@@ -217,13 +217,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="every condition goes on by itself, and the policy is trained all the time",
     )
-    _limit_arguments(parser)
-    parser.add_argument(
-        "--replay",
-        type=int,
-        metavar="R",
-        help="asynchronous: batches per condition that the policy is trained on (default: 2)",
-    )
+    _limit_arguments(parser, "2")
     parser.add_argument(
         "--changes",
         metavar="FILE",
@@ -233,7 +227,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _page_arguments(parser)
 
 
-def _limit_arguments(parser: argparse.ArgumentParser) -> None:
+def _limit_arguments(parser: argparse.ArgumentParser, replay: str) -> None:
     parser.add_argument(
         "--rollouts",
         type=int,
@@ -242,6 +236,13 @@ def _limit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--updates", type=int, metavar="N", help="asynchronous: stop after N policy updates"
+    )
+    parser.add_argument(
+        "--replay",
+        type=int,
+        metavar="R",
+        help="asynchronous: batches per condition that the policy is trained on (default: "
+        f"{replay})",
     )
 
 
@@ -366,7 +367,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from iteration N and forget the later ones (default: the last)",
     )
     parser.add_argument("--iterations", type=int, metavar="I", help="total to reach")
-    _limit_arguments(parser)
+    _limit_arguments(parser, "as before")
     _executor_arguments(parser)
     _page_arguments(parser)
 
@@ -381,13 +382,15 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
     total = experiment.iterations if args.iterations is None else args.iterations
     if total < 1:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
-    given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations")}
+    given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations", "replay")}
     if "asynchronous" in folder.info():
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
         return _resume_asynchronous(args, folder, experiment, given)
     if args.rollouts is not None or args.updates is not None:
         raise ConfigError("--rollouts and --updates are for asynchronous runs; use --iterations")
+    if args.replay is not None:
+        raise ConfigError("--replay is for asynchronous runs")
 
     held = folder.changes().apply(experiment, folder.last() + 1)
     total = held.iterations if args.iterations is None else args.iterations

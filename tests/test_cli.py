@@ -360,8 +360,9 @@ def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
     assert "nothing to do" in text
     assert cli.main([*argv, "--updates", "3"]) == 0
     assert "6 updates of conditions, 3 of the policy" in capsys.readouterr().out
-    assert cli.main([*argv, "--iterations", "4"]) == 0
+    assert cli.main([*argv, "--iterations", "4", "--replay", "2"]) == 0
     assert "8 updates of conditions, 4 of the policy" in capsys.readouterr().out
+    assert [len(m) for m in RunFolder.open(out).read_state(4).asynchronous.memory] == [2, 2]
     assert cli.main(["evaluate", str(out)]) == 0
     rows = (out / "updates.csv").read_text().splitlines()
     assert len(rows) == 1 + 8
@@ -374,7 +375,8 @@ def test_wrong_asynchronous_options(capsys, slow, finished):
     assert "TrajOptConfig cannot run asynchronously" in message
     message = error_of(capsys, "run", "point_mass_policy", "--asynchronous", "--rollouts", 0)
     assert "--rollouts must be at least 1, got 0" in message
-    assert "for asynchronous runs" in error_of(capsys, "resume", finished, "--rollouts", 3)
+    for option in ("--rollouts", "--replay"):
+        assert "for asynchronous runs" in error_of(capsys, "resume", finished, option, 3)
 
 
 @pytest.mark.parametrize("signals", [1, 2])

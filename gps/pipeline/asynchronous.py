@@ -165,6 +165,7 @@ def resume_asynchronous(
     iterations: int | None = None,
     rollouts: int | None = None,
     updates: int | None = None,
+    replay: int | None = None,
     executor: Executor | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -176,12 +177,18 @@ def resume_asynchronous(
     when an update starts depends on the clock.
     start: the snapshot to go on from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
-    so many synchronous iterations. Raises StoreError.
+    so many synchronous iterations; replay: another length of the memory, from now on. Raises
+    StoreError.
     """
     folder = RunFolder.open(Path(path))
     experiment = folder.experiment()
     config, experiment = changed(
-        folder, experiment, rollouts=rollouts, updates=updates, iterations=iterations
+        folder,
+        experiment,
+        rollouts=rollouts,
+        updates=updates,
+        iterations=iterations,
+        replay=replay,
     )
     start = folder.last() if start is None else start
     snapshot = folder.read(start)
@@ -220,8 +227,9 @@ def changed(
     rollouts: int | None = None,
     updates: int | None = None,
     iterations: int | None = None,
+    replay: int | None = None,
 ) -> tuple[AsynchronousConfig, Experiment]:
-    """A stored run's configurations with other limits; raises StoreError."""
+    """A stored run's configurations with other limits and memory; raises StoreError."""
     config = stored_config(folder)
     if config is None:
         raise StoreError(f"{folder.path} is a synchronous run; continue it with gps.resume")
@@ -230,6 +238,8 @@ def changed(
         config = replace(config, rollouts=rollouts, updates=updates)
     elif rollouts is not None or updates is not None:
         config = replace(config, rollouts=rollouts, updates=updates)
+    if replay is not None:
+        config = replace(config, replay=replay)
     return config, experiment
 
 
