@@ -220,7 +220,7 @@ def _marker(x: tuple[float, ...], place: float) -> tuple[float | None, ...]:
 
 def plotly_figure(plot: HeatMap) -> dict[str, Any]:
     """A heat map as Plotly takes it: row, place and value appear where the pointer is."""
-    unit = f" {plot.unit}" if plot.unit else ""
+    unit = f" {plot.unit}" if plot.unit not in ("", "1") else ""
     values = np.asarray(plot.values, float)
     hover = f"%{{y}}<br>{_text(plot.x_label)}: %{{x}}<br>%{{z:.4g}}{_text(unit)}<extra></extra>"
     finite = values[np.isfinite(values)]
@@ -248,6 +248,7 @@ def plotly_figure(plot: HeatMap) -> dict[str, Any]:
     longest = max(map(len, plot.rows), default=0)
     left = 14 + 5 * min(longest, 44) + (16 if plot.y_label else 0)  # px; letters of 10 px
     layout = {
+        "meta": plot.name,
         "title": {"text": _text(plot.title), "font": {"size": 13}},
         "xaxis": {"title": {"text": _text(plot.x_label)}},
         # the first row on top, and names that look like numbers stay names
@@ -362,12 +363,12 @@ class Chart:
         return bool(self._kind)
 
     @property
-    def title(self) -> str:
-        """The title as the browser has it; empty where no chart is shown."""
-        told: Any = self._told.get(self._kind)
+    def key(self) -> str:
+        """What a click in the chart is reported with; empty where no chart is shown."""
         if self._kind in ("lines", "point"):
-            return str(told.looks["title"])
-        return str(told["layout"]["title"]["text"]) if self._kind == "heat map" else ""
+            return str(self._handles[self._kind]._impl.uuid)
+        told: Any = self._told.get(self._kind)
+        return str(told["layout"]["meta"]) if self._kind == "heat map" else ""
 
     def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
         if isinstance(plot, LinePlot):

@@ -1,7 +1,9 @@
 """Clicks in charts, which viser does not report.
 
-A script in the page writes the chart's title and the place on its x axis into a text field that
-nobody sees, and viser sends what is in a field to the server.
+A script in the page writes which chart it was and the place on its x axis into a text field that
+nobody sees, and viser sends what is in a field to the server. viser keeps the line charts of the
+page by their handles' identifiers; a heat map is known by the `meta` of its layout. The enlarged
+copy of a line chart is kept nowhere.
 """
 
 from __future__ import annotations
@@ -34,17 +36,16 @@ if (!window.gpsClicks) {
     const map = event.target.closest?.(".js-plotly-plot");
     if (map && map.on && !map.gpsClicks) {
       map.gpsClicks = true;
-      map.on("plotly_click", (e) => tell(map.layout.title.text, e.points[0].x));
+      map.on("plotly_click", (e) => tell(map.layout.meta, e.points[0].x));
     }
   }, true);
   document.addEventListener("click", (event) => {
     const over = event.target.closest?.(".u-over");
     const moved = Math.hypot(event.clientX - down[0], event.clientY - down[1]);
     if (!over || moved > 4) return; // a drag chooses what is shown
-    for (const { chart } of Object.values(window.__viserTestpoints?.uplots ?? {})) {
+    for (const [uuid, { chart }] of Object.entries(window.__viserTestpoints?.uplots ?? {})) {
       if (chart.over === over) {
-        const x = chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x");
-        tell(chart.root.querySelector(".u-title").textContent, x);
+        tell(uuid, chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x"));
       }
     }
   }, true);
@@ -53,7 +54,7 @@ if (!window.gpsClicks) {
 
 
 class Clicks:
-    """Calls `act(title of the chart, x)` for every click in a chart of the page.
+    """Calls `act(key of the chart, x)` for every click in a chart of the page; see `Chart.key`.
 
     The place on the x axis is in the units of that axis. Make it inside of the container of the
     charts. `act` is called on a thread of viser's.
@@ -75,13 +76,13 @@ class Clicks:
 
 
 def read(text: str) -> tuple[str, float] | None:
-    """Title and place of a click, from what the page has sent; None for anything else."""
+    """Key and place of a click, from what the page has sent; None for anything else."""
     try:
         found = json.loads(text)
-        title, x = found["chart"], float(found["x"])
+        key, x = found["chart"], float(found["x"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return (title, x) if isinstance(title, str) and math.isfinite(x) else None
+    return (key, x) if isinstance(key, str) and math.isfinite(x) else None
 
 
 __all__ = ["Clicks", "read"]

@@ -329,9 +329,19 @@ def inspect(
 
 
 def topic(
-    name: str, run: RunReader, iteration: int, condition: int, sample: int = 0, t: int | None = None
+    name: str,
+    run: RunReader,
+    iteration: int,
+    condition: int,
+    sample: int = 0,
+    t: int | None = None,
+    instead: tuple[str, Rollouts] | None = None,
 ) -> list[Plot]:
-    """One topic of `inspect`, without the work for the others; ConfigError for an unknown one."""
+    """One topic of `inspect`, without the work for the others; ConfigError for an unknown one.
+
+    instead: the name of another rollout, and rollouts with that one alone, which the trajectory
+    then shows in place of the sample.
+    """
     parts: dict[str, Callable[[_View], Iterator[Plot]]] = {
         "trajectory": _trajectory,
         "cost": _cost,
@@ -342,7 +352,9 @@ def topic(
     }
     if name not in parts:
         raise ConfigError(choices("topic", name, TOPICS))
-    return list(parts[name](_View(run, iteration, condition, sample, t)))
+    view = _View(run, iteration, condition, sample, t)
+    view.instead = instead
+    return list(parts[name](view))
 
 
 class _View:
@@ -352,6 +364,7 @@ class _View:
         self.run, self.n, self.m, self.i, self.t = run, n, m, i, t
         self.at = (n, m)
         self.mark = None if t is None else float(t)
+        self.instead: tuple[str, Rollouts] | None = None
         self.rollouts = run.rollouts(n, m)
         if self.rollouts is not None and not 0 <= i < self.rollouts.N:
             self.rollouts = None
@@ -410,23 +423,32 @@ def _trajectory(view: _View) -> Iterator[Plot]:
     r = view.rollouts
     if r is None:
         return
+    what, X, U = f"sample {view.i}", r.X[view.i], r.U[view.i]
+    if view.instead is not None:
+        what, X, U = view.instead[0], view.instead[1].X[0], view.instead[1].U[0]
     for entry, size in r.layout.entries:
-        yield from _spread_plots(view, entry, entry, r.X[:, :, r.layout.slice(entry)], size)
-    yield from _spread_plots(view, "actions", "action", r.U, r.nu)
+        at = r.layout.slice(entry)
+        yield from _spread_plots(view, (entry, entry, what), X[:, at], r.X[:, :, at], size)
+    yield from _spread_plots(view, ("actions", "action", what), U, r.U, r.nu)
 
 
-def _spread_plots(view: _View, name: str, entry: str, values: Array, size: int) -> Iterator[Plot]:
-    """values: (N, T, size)."""
+def _spread_plots(
+    view: _View, names: tuple[str, str, str], one: Array, values: Array, size: int
+) -> Iterator[Plot]:
+    """names: of the plots, their values and what is singled out: one (T, size); values: of all
+    samples (N, T, size)."""
+    name, entry, what = names
     x = np.arange(values.shape[1], dtype=float)
     for first in range(0, size, _LINES):
         numbers = range(first, min(first + _LINES, size))
         lines = []
         for k in numbers:
             label, v = (f"{entry} {k}" if size > 1 else entry), values[:, :, k]
-            lines.append(Line(label, x, v[view.i]))
+            lines.append(Line(label, x, one[:, k]))
             lines.append(Line(f"{label}, mean and range", x, v.mean(0), v.min(0), v.max(0)))
         part = "" if size <= _LINES else f"_{numbers[0]}-{numbers[-1]}"
-        title = f"{name}: sample {view.i}, with mean and range of the {len(values)} samples"
+        some = "" if not part else f" {numbers[0]} to {numbers[-1]}"
+        title = f"{name}{some}: {what}, with mean and range of the {len(values)} samples"
         yield LinePlot(_safe(name) + part, title, view.steps, entry, tuple(lines), False, view.mark)
 
 

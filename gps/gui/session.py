@@ -333,8 +333,7 @@ class Session:
             shown = "" if cost is None else f", cost {cost[s.sample].sum():.5g}"
             text = f"condition {m}, sample {s.sample} of iteration {s.iteration}{shown}"
             return Replay(rollout.X, text)
-        who: Literal["policy", "local"] = "policy" if s.source == "policy" else "local"
-        found = self.run.score_rollout(s.iteration, m, who)
+        found = self._scored(m)
         if found is None:
             return None
         text = (
@@ -342,6 +341,12 @@ class Session:
             f"cost {found.cost[0]:.5g}"
         )
         return Replay(found.rollouts.X[0], text)
+
+    def _scored(self, m: int) -> Any:
+        """The noise-free rollout that is selected to be replayed; see `RunReader.score_rollout`."""
+        s = self.selection
+        who: Literal["policy", "local"] = "policy" if s.source == "policy" else "local"
+        return self.run.score_rollout(s.iteration, m, who)
 
     @property
     def dt(self) -> float:
@@ -412,15 +417,30 @@ class Session:
     # plots
 
     def progress(self) -> list[Plot]:
-        """The course of the run, and of those that it is compared with."""
-        return plots.progress([self.run, *self.compare])
+        """The course of the run, and of those that it is compared with.
+
+        The selected iteration is marked where it is not the newest.
+        """
+        found, s = plots.progress([self.run, *self.compare]), self.selection
+        if s.newest:
+            return found
+        return [
+            replace(p, marker=float(s.iteration))
+            if isinstance(p, plots.LinePlot) and p.x_label == "iteration"
+            else p
+            for p in found
+        ]
 
     def inspector(self) -> list[Plot]:
         """What the selected iteration found for the selected condition, of one topic."""
         s = self.selection
         if not s.iteration:
             return []
-        return plots.topic(s.topic, self.run, s.iteration, s.condition, s.sample, s.t)
+        shown = None
+        if s.topic == "trajectory" and s.source != "sample":
+            found = self._scored(s.condition)
+            shown = None if found is None else (s.source, found.rollouts)
+        return plots.topic(s.topic, self.run, s.iteration, s.condition, s.sample, s.t, shown)
 
     def relatives(self) -> list[Path]:
         """Other runs beside this one, which it can be compared with."""

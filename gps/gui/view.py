@@ -52,6 +52,7 @@ _COLOURS = {
     "failed": "#cf222e",
 }
 _NONE = "(none)"
+_LOGARITHM = ", logarithm to base 10"
 _BUTTONS = {
     "Run": "go on without a stop",
     "Pause": "hold after the iteration, or after the rollouts: see Options",
@@ -102,7 +103,8 @@ class View:
         self._build_panel()
         self._progress_plots: list[plots.Plot] = []
         self._inspector_plots: list[plots.Plot] = []
-        self._clicked = "", 0.0  # the plot whose numbers stand below it, and where on its x axis
+        # page and name of the plots that have their numbers below them, and where on the x axis
+        self._open: dict[tuple[str, str], float] = {}
         self._loaded, self._due = False, clock() + PATIENCE
         self._read_all()
 
@@ -178,15 +180,17 @@ class View:
                 self._other = gui.add_dropdown("Compare with", (_NONE,))
                 self._others = gui.add_html("", visible=False)
             with self._boxes["inspector"]:
-                self._number = gui.add_dropdown("Numbers of", (_NONE,))
-                self._numbers = gui.add_html("")
+                self._number = gui.add_dropdown(
+                    "Numbers of", (_NONE,), hint=f"as a click in the chart; {_NONE} closes all"
+                )
+                self._no_plots = gui.add_html("")
             with self._boxes["images"]:
                 self._no_pictures = gui.add_html("")
             with self._boxes["log"]:
                 self._log_text = gui.add_html("")
             Clicks(
                 self.server,
-                lambda title, x: self._todo.put(("chart", partial(self._pick, title, x))),
+                lambda key, x: self._todo.put(("chart", partial(self._pick, key, x))),
             )
         panel.dock_left()
         panel.set_width(470)
@@ -308,7 +312,6 @@ class View:
     def _read_all(self) -> None:
         self._show_status()
         self._show_selection()
-        self._show_progress()
         self._show_option_names()
         self._show_relatives()
 
@@ -467,6 +470,7 @@ class View:
         self._load()
         self._draw_scene()
         self._show_frame(always=True)
+        self._show_progress()
         self._show_inspector()
 
     def _range(self, handle: Any, low: int, high: int, value: int, active: bool) -> None:
@@ -620,6 +624,7 @@ class View:
         self._progress_plots = self.session.progress()
         box, logarithmic = self._boxes["progress"], bool(self._log_axes.value)
         self._fill(self._progress, box, self._progress_plots, logarithmic)
+        self._show_notes()
         self._show_plot_names()
 
     def _show_inspector(self) -> None:
@@ -631,10 +636,15 @@ class View:
         self._shown["inspector"] = key
         self._inspector_plots = self.session.inspector()
         self._fill(self._inspector, self._boxes["inspector"], self._inspector_plots, False)
-        self._note_clicked()
         names = tuple(p.name for p in self._inspector_plots if not isinstance(p, plots.Table))
         self._set(self._number, options=(*names, _NONE))
-        self._show_numbers()
+        text = "this run stores nothing of this kind for the selected iteration"
+        self._set(
+            self._no_plots,
+            content=f'<div style="padding:4px 8px;font-size:12px">{text}</div>',
+            visible=not self._inspector_plots,
+        )
+        self._show_notes()
         self._show_plot_names()
 
     def _fill(
@@ -649,47 +659,61 @@ class View:
                 chart.hide()
 
     def _show_numbers(self) -> None:
-        """The numbers of one plot at the selected time step."""
-        found = [p for p in self._inspector_plots if p.name == self._number.value]
-        text = charts.table_html(numbers_at(found[0], self.session.selection.t)) if found else ""
-        if not self._inspector_plots:
-            text = "this run stores nothing of this kind for the selected iteration"
-        style = "max-height:260px;overflow:auto"
-        self._set(self._numbers, content=f'<div id="gps-numbers" style="{style}">{text}</div>')
+        """Open the numbers of the plot that was chosen, or close all of them."""
+        if self._number.value == _NONE:
+            self._open.clear()
+        else:
+            self._open[self._page.value, self._number.value] = self.session.selection.t
+        self._show_notes()
 
-    def _pick(self, title: str, x: float) -> None:
-        """A click in a chart: selects its iteration or time step, or shows the numbers there."""
-        held, shown = self._progress, self._progress_plots
-        if not self._looks_at("progress"):
-            held, shown = self._inspector, self._inspector_plots
-        found = [p for chart, p in zip(held, shown, strict=False) if chart.title == title]
-        if not found or isinstance(found[0], plots.Table):
+    def _pick(self, key: str, x: float) -> None:
+        """A click in a chart: selects its iteration or time step, and opens the numbers there.
+
+        Another one at the same place closes them.
+        """
+        inside = not self._looks_at("progress")
+        held = self._inspector if inside else self._progress
+        shown = self._inspector_plots if inside else self._progress_plots
+        found = [p for chart, p in zip(held, shown, strict=False) if key and chart.key == key]
+        if not found:
             return
-        plot = found[0]
-        if shown is self._progress_plots:
-            if plot.x_label == "iteration":
-                self._select(iteration=round(x))
+        (plot,) = found
+        axis, name = _axis(plot), (self._page.value, plot.name)
+        if name in self._open and round(x) == round(self._place(plot, self._open[name])):
+            del self._open[name]
+            self._show_notes()
             return
-        self._clicked = plot.name, x
-        self._set(self._number, value=plot.name)
-        if plot.x_label.startswith("time step"):
+        self._open[name] = x
+        if inside:
+            self._set(self._number, value=plot.name)
+        if axis == "time step":
             self._player.pause()
             self._scrub(round(x))
-        self._note_clicked()
-        self._show_numbers()
+        elif axis == "iteration":
+            self._select(iteration=round(x))
+        self._show_notes()
 
-    def _note_clicked(self) -> None:
-        """Below the chart that was clicked its numbers, and none below the others."""
-        name, x = self._clicked
-        for chart, plot in zip(self._inspector, self._inspector_plots, strict=False):
-            text = ""
-            if plot.name == name and not isinstance(plot, plots.Table):
-                steps = plot.x_label.startswith("time step")
-                text = charts.table_html(numbers_at(plot, self.session.selection.t if steps else x))
-                text = (
-                    f'<div class="gps-clicked" style="max-height:240px;overflow:auto">{text}</div>'
-                )
-            chart.note(text)
+    def _show_notes(self) -> None:
+        """Below each chart that was clicked the numbers there; they go with what is selected."""
+        page = self._page.value
+        for held, shown in (
+            (self._progress, self._progress_plots),
+            (self._inspector, self._inspector_plots),
+        ):
+            for chart, plot in zip(held, shown, strict=False):
+                text = ""
+                if (page, plot.name) in self._open and not isinstance(plot, plots.Table):
+                    place = self._place(plot, self._open[page, plot.name])
+                    text = (
+                        '<div class="gps-numbers" style="max-height:240px;overflow:auto">'
+                        f"{charts.table_html(numbers_at(plot, place))}</div>"
+                    )
+                chart.note(text)
+
+    def _place(self, plot: plots.Plot, x: float) -> float:
+        """Where the numbers of a plot are taken that was clicked at x."""
+        s = self.session.selection
+        return {"time step": s.t, "iteration": s.iteration}.get(_axis(plot), x)
 
     def _all_plots(self) -> dict[str, plots.Plot]:
         """What is on the page that is shown, by names for files."""
@@ -800,30 +824,42 @@ def _to(client: Any) -> Any:
     return client
 
 
+def _axis(plot: plots.Plot) -> str:
+    """What lies along the x axis, of those things that are selected; empty for others."""
+    label = "" if isinstance(plot, plots.Table) else plot.x_label
+    return next((name for name in ("time step", "iteration") if label.startswith(name)), "")
+
+
 def numbers_at(plot: plots.Plot, t: float) -> plots.Table:
     """The numbers of a plot at the place nearest to `t`, as a table."""
     rows: list[tuple[str, ...]] = []
     place = float("nan")
     if isinstance(plot, plots.LinePlot):
+        unit, banded = plot.y_label, False
         for line in plot.lines:
             if not len(line.x):
                 continue
             i = int(np.argmin(np.abs(np.asarray(line.x) - t)))
             place, band = float(line.x[i]), ""
             if line.low is not None and line.high is not None:
-                band = f"{line.low[i]:.6g} to {line.high[i]:.6g}"
+                band, banded = f"{line.low[i]:.6g} to {line.high[i]:.6g}", True
             rows.append((line.label, f"{line.y[i]:.6g}", band))
-        columns: tuple[str, ...] = ("", plot.y_label or "value", "range")
+        if not banded:
+            rows = [row[:2] for row in rows]
     elif isinstance(plot, plots.HeatMap):
+        unit, banded = plot.unit, False
         if len(plot.x):
             i = int(np.argmin(np.abs(np.asarray(plot.x) - t)))
             place = float(plot.x[i])
             column = plot.values[:, i]
             rows = [(name, f"{value:.6g}") for name, value in zip(plot.rows, column, strict=True)]
-        columns = ("", plot.unit or "value")
     else:
         return plot
-    return plots.Table("numbers", f"{plot.x_label} {place:g}", columns, tuple(rows))
+    columns = ("", "value" if unit in ("", "1") else unit, *(("range",) if banded else ()))
+    label = plot.x_label
+    if label.endswith(_LOGARITHM):
+        label, place = label.removesuffix(_LOGARITHM), 10**place
+    return plots.Table("numbers", f"{label} = {place:.6g}", columns, tuple(rows))
 
 
 def drawn(frame: Images, points: Array | None, scale: int = 6) -> npt.NDArray[np.uint8]:

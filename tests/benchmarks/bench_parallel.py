@@ -185,7 +185,7 @@ def show_early(experiment: Any, workers: dict[int, Dask], rounds: int) -> None:
     ways: dict[str, Callable[[], float]] = {}
     for n, ex in workers.items():
         ways[counted(n, "worker")] = partial(early_stages, ex, experiment, hold(ex, state))
-    apart = {n: Independent(parts(state, n), experiment) for n in workers}
+    apart = {n: Independent(shares_of(state, n), experiment) for n in workers}
     for n, processes in apart.items():
         ways[counted(n, "process")] = processes.seconds
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -217,7 +217,7 @@ def counted(n: int, kind: str) -> str:
     return f"{n} {kind}" if n == 1 else f"{n} {kind}{'es' if kind.endswith('s') else 's'}"
 
 
-def parts(state: Any, n: int) -> list[Any]:
+def shares_of(state: Any, n: int) -> list[Any]:
     """The state's conditions shared out to n states."""
     shares = [list(share) for share in np.array_split(range(len(state.conditions)), n)]
     return [

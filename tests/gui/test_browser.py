@@ -118,6 +118,11 @@ class Page:
     def wait(self, name, test):
         return until(lambda: (text := self.text(name)) and test(text) and text)
 
+    def notes(self, test=bool):
+        """The numbers below charts, one text for each, once the test is true of them."""
+        find = "return [...document.querySelectorAll('.gps-numbers')].map((e) => e.textContent)"
+        return until(lambda: (texts := self.driver.execute_script(find)) and test(texts) and texts)
+
     def status(self, *words):
         return self.wait("gps-status", lambda text: all(word in text for word in words))
 
@@ -263,17 +268,19 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         page.choose("Replay", "policy")
         page.wait("gps-replay", lambda text: "policy after iteration 3 without noise" in text)
         page.choose("Show", "trajectory")
+        until(lambda: "position: policy, with mean and range" in driver.page_source)
+        page.choose("Replay", "sample")
         page.choose("Numbers of", "position")
-        page.wait("gps-numbers", lambda text: "time step t (0.05 s each) 0" in text)
+        page.notes(lambda texts: "time step t (0.05 s each) = 0" in texts[0])
         page.press("Step on")
         page.press("Step on")
-        text = page.wait("gps-numbers", lambda text: "time step t (0.05 s each) 2" in text)
+        (text,) = page.notes(lambda texts: "time step t (0.05 s each) = 2" in texts[0])
         X = RunFolder.open(run_path).read(3).rollouts[2].entry("position")
         assert f"{X[0, 2, 0]:.6g}" in text
         page.press("Play")
         time.sleep(1.0)
         page.press("Hold")  # the numbers wait for the replay to hold
-        until(lambda: page.text("gps-numbers") != text)
+        page.notes(lambda texts: texts != [text])
         for name in (
             "cost",
             "controller",
@@ -306,12 +313,18 @@ def clicked(page, selector, share, k=0, drag=0):
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     find = f"document.querySelectorAll('{selector}')[{k}]"  # charts are made anew now and then
-    until(lambda: page.driver.execute_script(f"return !!{find}"))
-    page.driver.execute_script(f"{find}.scrollIntoView({{block: 'center'}})")
-    time.sleep(0.5)
-    x, y, width, height = page.driver.execute_script(
-        f"const r = {find}.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
+    rect = f"const r = {find}.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
+    until(
+        lambda: page.driver.execute_script(
+            f"return ({find}?.getBoundingClientRect().width ?? 0) > 100"
+        )
     )
+    page.driver.execute_script(f"{find}.scrollIntoView({{block: 'center'}})")
+    last, place = None, page.driver.execute_script(rect)
+    while place != last:  # until all is laid out
+        time.sleep(0.5)
+        last, place = place, page.driver.execute_script(rect)
+    x, y, width, height = place
     actions = ActionBuilder(page.driver)
     pointer = actions.pointer_action
     pointer.move_to_location(int(x + share * width), int(y + height / 2)).pause(0.3).pointer_down()
@@ -319,18 +332,15 @@ def clicked(page, selector, share, k=0, drag=0):
         pointer.move_to_location(int(x + share * width + drag), int(y + height / 2)).pause(0.3)
     pointer.pointer_up()
     actions.perform()
-
-
-def notes(page):
-    return [e.text for e in page.driver.find_elements("css selector", ".gps-clicked")]
+    return y
 
 
 def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:
         page = Page(driver, url_of(process))
-        assert not [
-            e for e in driver.find_elements("xpath", "//label[.='clicked']") if e.is_displayed()
-        ]
+        hidden = driver.find_elements("xpath", "//label[.='clicked']")
+        assert len(hidden) == 1
+        assert not hidden[0].is_displayed()
         page.wait("gps-replay", lambda text: "iteration 3" in text)
 
         def titles():
@@ -340,25 +350,36 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
 
         clicked(page, ".u-over", 0.5)  # iterations 1 to 3
         page.wait("gps-replay", lambda text: "of iteration 2" in text)
-        assert notes(page) == []
+        (note,) = page.notes(lambda texts: "iteration = 2" in texts[0])
+        row = RunFolder.open(run_path).metrics()[1]
+        assert f"{float(row['cost_mean']):.6g}" in note
         page.choose("Show", "trajectory")
         until(lambda: "velocity" in "".join(titles()[1:2]))
-        clicked(page, ".u-over", 0.75, 1)  # 80 steps, of the second chart
-        text = page.wait("gps-numbers", lambda text: re.search(r"\) (59|60|61)\D", text))
-        t = int(re.search(r"each\) (\d+)", text)[1])
+        y = clicked(page, ".u-over", 0.75, 1)  # 80 steps, of the second chart
+        (note,) = page.notes(lambda texts: re.search(r"each\) = (59|60|61)velocity", texts[0]))
+        t = int(re.search(r"each\) = (\d+)", note)[1])
         X = RunFolder.open(run_path).read(2).rollouts[0].entry("velocity")
-        (note,) = until(lambda: notes(page))
         assert f"{X[0, t, 0]:.6g}" in note
         page.press("Step on")  # the numbers go with the step
-        (note,) = until(lambda: f"{X[0, t + 1, 0]:.6g}" in notes(page)[0] and notes(page))
-        # a drag chooses what is shown and no step
-        clicked(page, ".u-over", 0.2, drag=90)
+        page.notes(lambda texts: f"{X[0, t + 1, 0]:.6g}" in texts[0])
+        # nothing above a chart has moved, and the chart before it gets numbers of its own
+        rect = "return document.querySelectorAll('.u-over')[1].getBoundingClientRect().y"
+        assert abs(driver.execute_script(rect) - y) < 2
+        clicked(page, ".u-over", 0.25)
+        two = page.notes(lambda texts: len(texts) == 2 and re.search(r"= (19|20|21)\D", texts[0]))
+        assert "position" in two[0]
+        assert "velocity" in two[1]
+        assert two[0].split("position")[0] == two[1].split("velocity")[0]  # of one step
+        clicked(page, ".u-over", 0.2, drag=90)  # a drag chooses what is shown and no step
         time.sleep(1.0)
-        assert f"{X[0, t + 1, 0]:.6g}" in notes(page)[0]
+        assert page.notes() == two
+        page.choose("Numbers of", "(none)")
+        until(lambda: not driver.find_elements("css selector", ".gps-numbers"))
         page.choose("Show", "controller")
         clicked(page, ".js-plotly-plot .nsewdrag", 0.25)
-        page.wait("gps-numbers", lambda text: re.search(r"each\) (19|20|21)\D", text))
-        assert len(until(lambda: notes(page))) == 1
+        page.notes(lambda texts: re.search(r"each\) = (19|20|21)\D", texts[0]))
+        clicked(page, ".js-plotly-plot .nsewdrag", 0.25)  # again: closed
+        until(lambda: not driver.find_elements("css selector", ".gps-numbers"))
         clean(driver)
 
 

@@ -57,6 +57,7 @@ class Handle:
     def __init__(self, kind, order, inside, props):
         vars(self).update(props, kind=kind, order=order, inside=inside, removed=False, told=[])
         vars(self).setdefault("visible", True)
+        vars(self)["_impl"] = SimpleNamespace(uuid=str(id(self)))
 
     def __setattr__(self, name, value):
         vars(self)[name] = value
@@ -243,18 +244,41 @@ def test_a_note_stands_below_its_chart_and_goes_with_it(server):
     assert not note.visible
 
 
-def test_a_chart_tells_its_title_as_the_browser_has_it(server):
-    chart = Chart(server)
-    assert chart.title == ""
-    for plot, title in (
-        (lines(line("a", [0], [1]), title="New < old"), "New < old"),
-        (lines(line("a", [0, 1], [1, 2]), title="New < old"), "New < old"),
-        (HEAT, "Gains &lt;b&gt;"),
-        (TABLE, ""),
-        (lines(), ""),
-    ):
+def test_a_chart_has_a_key_of_its_own(server):
+    chart, same = Chart(server), Chart(server)
+    assert chart.key == ""
+    keys = []
+    for plot in (lines(line("a", [0], [1])), lines(line("a", [0, 1], [1, 2]))):
         chart.show(plot)
-        assert chart.title == title
+        same.show(plot)
+        keys += [chart.key, same.key]
+    assert len(set(keys)) == 4
+    assert all(keys)
+    chart.show(HEAT)
+    assert chart.key == plotly_figure(HEAT)["layout"]["meta"] == "K"
+    for plot in (TABLE, lines()):
+        chart.show(plot)
+        assert chart.key == ""
+
+
+def test_the_numbers_of_a_plot_at_a_place():
+    pytest.importorskip("viser")
+    from gps.gui.view import numbers_at
+
+    plain = lines(line("a", [0, 1, 4], [1, 2, 3]), line("b", [], []))
+    table = numbers_at(plain, 1.4)
+    assert (table.title, table.columns) == ("iteration = 1", ("", "cost"))
+    assert table.rows == (("a", "2"),)
+    banded = lines(line("a", [0, 1], [1, 2], low=[0, 1.5], high=[2, 2.5]), line("b", [0], [7]))
+    table = numbers_at(banded, 99)
+    assert table.columns == ("", "cost", "range")
+    assert table.rows == (("a", "2", "1.5 to 2.5"), ("b", "7", ""))
+    table = numbers_at(HEAT, 2)
+    assert (table.title, table.columns) == ("t = 2", ("", "N"))
+    assert table.rows == (("1", "-0.5"), ("<2>", "-0.5"))
+    assert numbers_at(replace(HEAT, unit="1"), 0).columns == ("", "value")
+    search = replace(plain, x_label="eta (cost per nat), logarithm to base 10")
+    assert numbers_at(search, 4).title == "eta (cost per nat) = 10000"
 
 
 @pytest.mark.parametrize(

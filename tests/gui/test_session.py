@@ -135,6 +135,22 @@ def test_plots_follow_the_selection(session):
     assert len({tuple(t) for t in titles.values()}) == 3
 
 
+def test_the_selected_iteration_is_marked_in_the_course_of_the_run(session):
+    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {None}  # the newest
+    session.select(iteration=2)
+    marks = {p.x_label: p.marker for p in session.progress() if hasattr(p, "marker")}
+    assert marks["iteration"] == 2
+
+
+def test_the_trajectory_is_that_of_the_replay(session):
+    session.select(topic="trajectory")
+    assert session.inspector()[0].title.startswith("position: sample 0, with")
+    session.select(source="policy")
+    (replay, plot) = session.replay(0), session.inspector()[0]
+    assert plot.title.startswith("position: policy, with")
+    np.testing.assert_array_equal(plot.lines[0].y, replay.X[:, 0])
+
+
 def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, own_run, tmp_path):
     assert session.run.path.resolve() not in [p.resolve() for p in session.relatives()]
     (tmp_path / "no_run").mkdir()
