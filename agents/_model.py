@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -40,10 +41,12 @@ def _is_text(source: str) -> bool:
     return source.lstrip().startswith("<")
 
 
-def check_source(source: Any, where: str) -> None:
-    """ConfigError unless `source` is of a kind that `load_model` reads and a file can name."""
-    if isinstance(source, str):
-        return
+def checked_source(source: Any, where: str) -> ModelSource:
+    """The source, a path as text; ConfigError unless it can be read here and named in a file."""
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str) and source.strip():
+        return source
     if not callable(source):
         raise ConfigError(
             f"{where} must be a name, a path to an .xml file, MJCF text or a function that gives "
@@ -55,6 +58,8 @@ def check_source(source: Any, where: str) -> None:
             f"{where} must be a function that is defined at the top level of a module or of the "
             f"hyperparams file, got {source!r}"
         )
+    function: ModelSource = source
+    return function
 
 
 _functions: dict[tuple[str, str], list[Any]] = {}

@@ -42,10 +42,11 @@ def as_gymnasium(
     condition, test: where episodes start; without a condition each reset draws one. The start is
     disturbed as the agent's configuration says.
     Every info holds `condition`, `test` and `state` (nx,).
-    action_bound: end of the action space, in the action's unit, where a motor has no limit; there
-    it only says what is to be tried, actions beyond it are applied as they are. Elsewhere actions
-    are clipped to the control range. failure_cost: taken off the reward of a step whose simulation
-    fails; at 0 an early failure saves the cost of the steps that are left.
+    Actions have the units and limits of the motors, to which they are clipped; many learners
+    expect gymnasium.wrappers.RescaleAction(env, -1.0, 1.0). action_bound: end of the action space,
+    in the action's unit, where a motor has no limit; there it only says what is to be tried,
+    actions beyond it are applied as they are. failure_cost: taken off the reward of a step whose
+    simulation fails; at 0 an early failure saves the cost of the steps that are left.
     dtype: float64 or float32, of observations and actions; the world itself computes in float64.
     render_mode: "rgb_array", where the agent can `render`, with width, height (pixels) and camera.
 
@@ -66,12 +67,15 @@ def as_gymnasium(
             "as_gymnasium needs gymnasium, which is not installed; "
             "install the extra: pip install 'guided-policy-search[gym]'"
         ) from error
+    if not callable(getattr(cost, "evaluate", None)):
+        raise ConfigError(f"as_gymnasium: cost must be one of gps.costs or alike, got {cost!r}")
     build = getattr(world, "build", None)
     agent = build() if callable(build) else world
     if image_shape_of(agent) is not None:
         raise ConfigError(
             "as_gymnasium: this world has cameras, and an environment shows no pictures; give it "
-            "without them: replace(world, cameras=())"
+            "without them, and what they show as entries of the observation instead: "
+            "replace(world, cameras=(), obs=(...))"
         )
     return WorldEnv(
         agent,

@@ -123,7 +123,8 @@ class GymnasiumConfig:
     T: int = 50
     """Steps of one rollout."""
     dt: float | None = None
-    """Duration of one step in seconds; None for what the environment says."""
+    """Duration of one step in seconds; None for what the environment says, needed where it says
+    nothing."""
     obs_entries: tuple[tuple[str, int], ...] = ()
     """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
     state: tuple[str, ...] | None = None
@@ -586,6 +587,9 @@ class _Instance:
         dt, fps = getattr(self._base, "dt", None), (self._env.metadata or {}).get("render_fps")
         for value in (dt, 1.0 / fps if isinstance(fps, (int, float)) and fps > 0 else None):
             if isinstance(value, (int, float, np.number)) and 0 < value < math.inf:
+                known = value is dt  # frames per second are those of a video
+                good = config.dt is None or not known or math.isclose(config.dt, value)
+                require(good, config, "dt", f"None or the {value:g} s of {config.env}", config.dt)
                 return float(value)
         require(config.dt is not None, config, "dt", f"given: {config.env} does not say it", None)
         return math.nan

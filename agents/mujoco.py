@@ -23,7 +23,7 @@ from gps.agents._model import (
     VEL,
     Compiled,
     ModelSource,
-    check_source,
+    checked_source,
     grouped,
     ids,
     interned,
@@ -111,7 +111,7 @@ class Condition:
         require(good, self, "mocap", "(body, (x, y, z)) or (body, (x, y, z), (w, x, y, z))", mocap)
         object.__setattr__(self, "mocap", tuple(mocap))
         if self.model is not None:
-            check_source(self.model, "Condition.model")
+            object.__setattr__(self, "model", checked_source(self.model, "Condition.model"))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process."""
@@ -156,6 +156,11 @@ def sample_conditions(
     purpose and its place in the row alone: the first ones stay when `count` grows, and another
     purpose ("training conditions") gives others. Raises ConfigError.
     """
+    for name, value in (("count", count), ("seed", seed)):
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ConfigError(
+                f"sample_conditions: {name} must be a whole number of at least 0, got {value!r}"
+            )
     base = base or Condition()
     together = (qpos_low is None) == (qpos_high is None)
     if not together or (qpos_std is not None and (qpos_low is not None or np.ndim(qpos_std) != 1)):
@@ -203,10 +208,10 @@ class MujocoConfig:
     """
 
     model: ModelSource
-    """Name of a model in `gps.data`, a path to an MJCF file that ends in .xml, MJCF text (begins
-    with "<"), or a function without arguments that gives a `mujoco.MjSpec`, the same one each
-    time. The function is called wherever the world is built, so it has to be defined at the top
-    level of a module, or of the hyperparams file."""
+    """Name of a model in `gps.data`, a path to an MJCF file that ends in .xml (a `pathlib.Path` is
+    kept as text), MJCF text (begins with "<"), or a function without arguments that gives a
+    `mujoco.MjSpec`, the same one each time. The function is called wherever the world is built, so
+    it has to be defined at the top level of a module, or of the hyperparams file."""
     T: int = 100
     """Steps of one rollout."""
     dt: float = 0.05
@@ -269,7 +274,7 @@ class MujocoConfig:
             0 <= self.noise_sigma < math.inf, self, "noise_sigma", "0 or more", self.noise_sigma
         )
         require(self.limit > 0, self, "limit", "above 0", self.limit)
-        check_source(self.model, "MujocoConfig.model")
+        object.__setattr__(self, "model", checked_source(self.model, "MujocoConfig.model"))
         lists = ("sites", "state", "obs", "cameras", "conditions", "test_conditions", "randomise")
         for field in lists:
             value = getattr(self, field)
@@ -333,6 +338,11 @@ class MujocoAgent:
         models = self._compile(dict.fromkeys((*config.state, *observed)), conditions)
         base = models[config.model]
         self.model = model = base.model
+        if not model.nu:
+            raise ConfigError(
+                f"MujocoConfig.model: {shown(config.model)} has no actuators, so nothing could be "
+                "controlled"
+            )
         if model.na and ACTIVATION not in config.state:
             raise ConfigError(
                 f"MujocoConfig.state: the model {shown(config.model)} has actuators that remember "

@@ -85,13 +85,15 @@ def _stored(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
     agent = experiment.validate()
+    shape = getattr(state.policy.policy, "image_shape", None)
     facts = policies.PolicyFacts(
         obs_layout=agent.obs_layout,
         dt=agent.dt,
         experiment=experiment.name,
         iteration=n,
         seed=state.seed,
-        image_shape=getattr(state.policy.policy, "image_shape", None),
+        image_shape=shape,
+        cameras=() if shape is None else tuple(getattr(experiment.world, "cameras", ())),
         memory0=memory_of(state.policy.policy),
         limits=_limits(agent),
     )

@@ -70,6 +70,9 @@ class PolicyFacts:
     """Seed of the run."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the pictures that belong to an observation; None without."""
+    cameras: tuple[str, ...] = ()
+    """Names of the cameras whose pictures stand one behind the other in the channels, three each;
+    empty where that is not known."""
     memory0: tuple[float, ...] | None = None
     """What a policy with memory remembers before the first observation, NaN where nothing; None for
     a policy without memory."""
@@ -97,6 +100,11 @@ class PolicyFacts:
         if shape is not None and (len(shape) != 3 or not all(n > 0 for n in shape)):
             raise ConfigError(
                 f"PolicyFacts.image_shape must be (height, width, channels), got {shape!r}"
+            )
+        if self.cameras and (shape is None or shape[2] != 3 * len(self.cameras)):
+            raise ConfigError(
+                f"PolicyFacts.cameras must have a name for each 3 channels of image_shape {shape}, "
+                f"got {self.cameras!r}"
             )
 
 
@@ -466,6 +474,12 @@ def facts_json(policy: GlobalPolicy, facts: PolicyFacts, **more: Any) -> str:
     }
     if facts.image_shape is not None:
         values["image_shape"] = list(facts.image_shape)
+        values["images"] = {
+            "dtype": "uint8",
+            "axes": "batch, height (from the top), width (from the left), channels",
+            "channels": "red, green, blue of each camera in turn",
+            "cameras": list(facts.cameras),
+        }
     if facts.memory0 is not None:
         values["memory0"] = [None if np.isnan(v) else v for v in facts.memory0]
     if facts.limits is not None:
@@ -554,6 +568,7 @@ def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
             iteration=values["iteration"],
             seed=values["seed"],
             image_shape=tuple(values["image_shape"]) if "image_shape" in values else None,
+            cameras=tuple(map(str, values.get("images", {}).get("cameras", ()))),
             memory0=_memory(values["memory0"]) if "memory0" in values else None,
             limits=_limits(values["control_limits"]) if "control_limits" in values else None,
             clipped=bool(values.get("control_limits", {}).get("clipped", False)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from gps.errors import ConfigError, ShapeError, choices
+from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
 from gps.policies import _kernels
 from gps.types import Array, Layout, Record, freeze, readonly, shape_of
 
@@ -359,8 +359,14 @@ def predicted(
 ) -> Array:
     """A mean action (..., nu), with the policy's noise from `rng` unless `deterministic`.
 
-    chol: lower Cholesky factor of the action covariance, (nu, nu). Raises ConfigError without rng.
+    chol: lower Cholesky factor of the action covariance, (nu, nu). Raises ConfigError without rng,
+    NonFiniteError for a mean that would stop or damage a motor: NaN and infinity.
     """
+    if not np.isfinite(mean).all():
+        raise NonFiniteError(
+            "the policy's action is not finite; there is NaN or infinity in the observation, or a "
+            "value far beyond those it was trained on"
+        )
     if deterministic:
         return mean
     if rng is None:

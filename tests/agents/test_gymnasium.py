@@ -280,6 +280,8 @@ def test_wrong_arguments_are_named():
     for kwargs, match in cases:
         with pytest.raises(ConfigError, match=match):
             as_env(**kwargs)
+    with pytest.raises(ConfigError, match=r"cost must be one of gps\.costs or alike, got None"):
+        as_gymnasium(gps.load("point_mass").world, None)
     with pytest.raises(ShapeError, match="condition 9 does not exist"):
         as_env(condition=9)
     env = as_env()

@@ -560,7 +560,9 @@ def test_arguments_of_the_environment_reach_it():
     np.testing.assert_array_equal(a.X[:, 0], b.X[:, 0])
     assert np.abs(a.X[:, 1] - b.X[:, 1]).min() > 0
     assert config.build().rollout(NoisyDamping(), 0, noise).X.tobytes() == a.X.tobytes()
-    assert replace(config, dt=0.5).build().dt == 0.5
+    assert replace(config, dt=agent.dt).build().dt == agent.dt
+    with pytest.raises(ConfigError, match=r"dt must be None or the 0.01 s of HalfCheetah-v5"):
+        replace(config, dt=0.5).build()
 
 
 @pytest.mark.parametrize("name", ["reacher", "ant"])

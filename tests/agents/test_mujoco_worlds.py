@@ -181,6 +181,8 @@ def test_a_function_that_travelled_is_the_one_that_was_seen_before():
         (no_spec, r"no_spec\(\) must give a mujoco.MjSpec, got str"),
         ("<mujoco><worldbod/></mujoco>", "the MJCF text: MuJoCo cannot load this model"),
         (None, "MujocoConfig.model must be"),
+        (" ", "MujocoConfig.model must be"),
+        ("<mujoco><worldbody/></mujoco>", "the MJCF text has no actuators"),
     ],
 )
 def test_other_models_are_refused(model, match):
@@ -829,6 +831,24 @@ def test_properties_that_make_no_model_are_refused(spec, match):
 
 
 # ---- drawn conditions
+
+
+def test_a_path_is_as_good_as_its_text(tmp_path):
+    path = tmp_path / "reach.xml"
+    path.write_text(REACH)
+    one, two = MujocoConfig(model=path), MujocoConfig(model=str(path))
+    assert one == two
+    assert from_json(to_json(one)) == one
+    assert Condition(model=path).model == str(path)
+    assert one.build().nu == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "seed", "match"), [(-1, 0, "count"), (1.5, 0, "count"), (1, -1, "seed")]
+)
+def test_conditions_that_cannot_be_drawn(count, seed, match):
+    with pytest.raises(ConfigError, match=f"sample_conditions: {match} must be a whole number"):
+        sample_conditions(count, seed=seed)
 
 
 def test_drawn_conditions_keep_their_order_and_their_bounds():

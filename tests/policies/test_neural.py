@@ -7,7 +7,7 @@ import pytest
 import torch
 from policy_networks import GatedNetwork, TorchMLP
 
-from gps.errors import ConfigError, ShapeError
+from gps.errors import ConfigError, NonFiniteError, ShapeError
 from gps.policies import AdamState, MLPConfig, NeuralPolicy, initial_policy
 from gps.rng import stream
 from gps.types import Policy
@@ -102,6 +102,9 @@ def test_predict_is_the_mean_unless_asked_for_noise():
     np.testing.assert_array_equal(action, policy.mean(obs))
     with pytest.raises(ConfigError, match="rng"):
         policy.predict(obs, deterministic=False)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="NaN or infinity in the observation"):
+            policy.predict(np.where(np.arange(6) == 2, wrong, obs))
 
 
 @networks

@@ -198,7 +198,7 @@ def test_it_travels(trained):
     assert not needs_images(policy.head)
 
 
-FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
+FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE, cameras=("top",))
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
@@ -218,6 +218,7 @@ def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
     again, data = load(path), some_data(n=7, seed=4)
     assert needs_images(again)
     assert again.facts.image_shape == SHAPE
+    assert again.facts.cameras == ("top",)
     want = policy.mean(data.obs, data.images)
     np.testing.assert_allclose(again.mean(data.obs, data.images), want, atol=1e-5)
     one = again.predict(data.obs[0], images=data.images[0])[0]
@@ -225,7 +226,10 @@ def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
     with pytest.raises(ShapeError, match="this policy sees"):
         again.mean(data.obs)
     with pytest.raises(ShapeError, match="image_shape"):
-        make(policy, replace(FACTS, image_shape=None))
+        make(policy, replace(FACTS, image_shape=None, cameras=()))
+    for wrong in ({"image_shape": None}, {"cameras": ("top", "side")}):
+        with pytest.raises(ConfigError, match="a name for each 3 channels"):
+            replace(FACTS, **wrong)
 
 
 @pytest.mark.parametrize(
