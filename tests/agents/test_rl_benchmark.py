@@ -17,6 +17,7 @@ from gps.errors import ConfigError
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("gymnasium")
 
+JUDGED = ("success", "distance_mean", "distance_max", "cost_mean")
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bench_rl.py"
 
 
@@ -173,8 +174,24 @@ def test_three_methods_leave_curves_and_only_learning_is_timed(
     assert "not within 128" in text
 
     bench.main(["--out", str(tmp_path), "--table"])
-    assert capsys.readouterr().out.split("| method")[1] == text.split("| method")[1]
+    again, alone = capsys.readouterr().out.split("| method")[1].split("\na step of the env")
+    assert again == text.split("| method")[1]
+    assert 0.0 < float(alone.split(":")[1].split()[0]) < 100.0
     assert len(seen) == 8
+
+
+def test_curves_are_drawn(bench, tmp_path, monkeypatch):
+    for method, seed in (("gps", 0), ("ppo", 0), ("ppo", 1)):
+        labels = {"experiment": "reacher", "method": method, "normalise": "none"}
+        labels |= {"starts": "drawn", "seed": seed}
+        curve = bench.Curve(tmp_path, None, labels)
+        monkeypatch.setattr(bench, "judge", lambda *_: dict.fromkeys(JUDGED, 0.5))
+        for steps in (100, 200):
+            curve.add(steps, None)
+    bench.main(
+        ["--experiment", "reacher", "--out", str(tmp_path), "--plot", str(tmp_path / "c.png")]
+    )
+    assert (tmp_path / "c.png").stat().st_size > 10_000
 
 
 def test_a_run_ends_at_success_or_when_its_time_is_over(bench, tmp_path, monkeypatch):

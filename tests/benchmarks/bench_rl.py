@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python tests/benchmarks/bench_rl.py
         [--experiment NAME] [--methods gps,sac,ppo] [--seeds 0 1 2] [--max-steps sac=60000 ...]
         [--every sac=2000 ...] [--max-minutes 25] [--normalise none] [--starts drawn] [--stop]
-        [--out FOLDER] [--table]
+        [--out FOLDER] [--table] [--plot FILE.png]
 
 What is equal: dynamics, observations, control limits and cost; the reward is minus the cost of each
 step. After every so many environment steps the noise-free policy is rolled out from all test
@@ -30,8 +30,11 @@ An episode is cut off at T steps, and what it would have gone on to earn is boot
 Every evaluation is appended to FOLDER/EXPERIMENT_METHOD_SETTINGS_seedN.csv: environment steps,
 seconds on the wall and of CPU spent on learning, share of test conditions that succeed, distance
 (mean and largest, in the measure's unit) and mean cost. The table at the end reads all such files
-of FOLDER, also those of earlier calls; `--table` prints it and runs nothing. A file that is there
-is written anew when its run is repeated.
+of FOLDER, also those of earlier calls; `--table` prints it and runs nothing. `--plot` draws them,
+of all experiments. A file that is there is written anew when its run is repeated.
+
+The reward is the experiment's cost at every step, which `as_gymnasium` evaluates at some expense:
+`--table` tells how much of the CPU seconds a step of the environment alone takes now.
 """
 
 from __future__ import annotations
@@ -366,6 +369,53 @@ def table(curves: Iterable[Sequence[Point]]) -> str:
     return "\n".join(lines)
 
 
+def plot(folder: Path, path: Path) -> None:
+    """Draw the success against steps and CPU seconds, a column for each experiment."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = sorted(name for name in WORLDS if read(folder, name))
+    rows = (("steps", "control steps"), ("cpu_seconds", "processor time (s)"))
+    figure = Figure(figsize=(4.6 * len(names), 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    colours = dict(zip(METHODS, ("#0550ae", "#cf222e", "#9a6700"), strict=True))
+    for column, name in enumerate(names):
+        for row, (field, label) in enumerate(rows):
+            ax, known = axes[row][column], set()
+            for curve in read(folder, name):
+                method = curve[0].method
+                ax.plot(
+                    [getattr(p, field) for p in curve],
+                    [100.0 * p.success for p in curve],
+                    color=colours[method],
+                    linewidth=1.2,
+                    label=None if method in known else method.upper(),
+                )
+                known.add(method)
+            ax.axhline(100.0 * GOOD, color="#888", linewidth=0.8, linestyle="--")
+            ax.set(xscale="log", xlabel=label, ylim=(-3.0, 103.0))
+            ax.set_ylabel("unseen conditions that succeed (%)")
+            ax.grid(alpha=0.3)
+            if not row:
+                ax.set_title(name)
+                ax.legend(loc="center left")
+    figure.savefig(path, dpi=110)
+
+
+def seconds_a_step(experiment: Experiment, steps: int = 2000) -> float:
+    """CPU seconds of a step of the environment alone, with random actions."""
+    env = environment(experiment, experiment.world, "none").envs[0]
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+    begin = time.process_time()
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
+        if terminated or truncated:
+            env.reset()
+    return (time.process_time() - begin) / steps
+
+
 def _by_method(text: str) -> tuple[str, int]:
     """METHOD=NUMBER of the command line."""
     method, _, number = text.partition("=")
@@ -402,6 +452,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stop", action="store_true", help="end a run at its first 95 %%")
     p.add_argument("--out", type=Path, help="folder of the CSV files; a new one without it")
     p.add_argument("--table", action="store_true", help="print the table of --out, run nothing")
+    p.add_argument("--plot", type=Path, help="draw the curves of --out, run nothing")
     return p
 
 
@@ -418,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out or Path(tempfile.mkdtemp(prefix="bench_rl_"))
     out.mkdir(parents=True, exist_ok=True)
     name = Path(args.experiment).stem
-    for method in () if args.table else args.methods:
+    for method in () if args.table or args.plot else args.methods:
         own = method == "gps"
         for seed in args.seeds:
             labels = {
@@ -435,7 +486,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             world = learning_world(experiment, name, args.starts, seed)
             model = make_model(method, environment(experiment, world, args.normalise), seed)
             learn_rl(model, Curve(out, experiment, labels), limit, every[method])
+    if args.plot:
+        plot(out, args.plot)
     print(f"\ncurves: {out}\n\n{table(read(out, name))}")
+    if args.table:
+        with one_thread():
+            spent = seconds_a_step(experiment)
+        print(f"\na step of the environment: {1000 * spent:.2f} ms of CPU, the reward included")
 
 
 if __name__ == "__main__":
