@@ -448,7 +448,7 @@ def _spread_plots(
             lines.append(Line(f"{label}, mean and range", x, v.mean(0), v.min(0), v.max(0)))
         part = "" if size <= _LINES else f"_{numbers[0]}-{numbers[-1]}"
         some = "" if not part else f" {numbers[0]} to {numbers[-1]}"
-        title = f"{name}{some}: {what}, with mean and range of the {len(values)} samples"
+        title = f"{name}{some}: {what}; mean and range of {len(values)} samples"
         yield LinePlot(_safe(name) + part, title, view.steps, entry, tuple(lines), False, view.mark)
 
 

@@ -679,7 +679,8 @@ class View:
             return
         (plot,) = found
         axis, name = _axis(plot), (self._page.value, plot.name)
-        if name in self._open and round(x) == round(self._place(plot, self._open[name])):
+        place = self._place(plot, self._open.get(name, x))
+        if name in self._open and numbers_at(plot, x).title == numbers_at(plot, place).title:
             del self._open[name]
             self._show_notes()
             return

@@ -268,7 +268,7 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         page.choose("Replay", "policy")
         page.wait("gps-replay", lambda text: "policy after iteration 3 without noise" in text)
         page.choose("Show", "trajectory")
-        until(lambda: "position: policy, with mean and range" in driver.page_source)
+        until(lambda: "position: policy; mean and range" in driver.page_source)
         page.choose("Replay", "sample")
         page.choose("Numbers of", "position")
         page.notes(lambda texts: "time step t (0.05 s each) = 0" in texts[0])

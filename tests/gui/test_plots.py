@@ -238,7 +238,7 @@ def test_what_is_not_there_is_not_shown(run):
 def test_another_rollout_is_shown_in_place_of_the_sample(run):
     other = run.score_rollout(2, 1, "policy").rollouts
     plot = named(topic("trajectory", run, 2, 1, 3, instead=("policy", other)), "velocity")
-    assert plot.title == "velocity: policy, with mean and range of the 5 samples"
+    assert plot.title == "velocity: policy; mean and range of 5 samples"
     close(line(plot, "velocity 1").y, other.entry("velocity")[0, :, 1])
     r = run.rollouts(2, 1)
     close(line(plot, "velocity 1, mean and range").y, r.entry("velocity")[:, :, 1].mean(axis=0))
@@ -263,7 +263,7 @@ def test_long_entries_are_spread_over_several_plots():
     values, one = np.zeros((2, 3, 6)), np.ones((3, 6))
     found = list(plots._spread_plots(view, ("q", "q", "policy"), one, values, 6))
     assert [p.name for p in found] == ["q_0-3", "q_4-5"]
-    ends = "policy, with mean and range of the 2 samples"
+    ends = "policy; mean and range of 2 samples"
     assert [p.title for p in found] == [f"q 0 to 3: {ends}", f"q 4 to 5: {ends}"]
     assert [float(one.y[0]) for one in found[1].lines] == [1, 0, 1, 0]
     assert [one.label for one in found[1].lines][::2] == ["q 4", "q 5"]

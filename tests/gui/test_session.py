@@ -144,10 +144,10 @@ def test_the_selected_iteration_is_marked_in_the_course_of_the_run(session):
 
 def test_the_trajectory_is_that_of_the_replay(session):
     session.select(topic="trajectory")
-    assert session.inspector()[0].title.startswith("position: sample 0, with")
+    assert session.inspector()[0].title.startswith("position: sample 0; mean")
     session.select(source="policy")
     (replay, plot) = session.replay(0), session.inspector()[0]
-    assert plot.title.startswith("position: policy, with")
+    assert plot.title.startswith("position: policy; mean")
     np.testing.assert_array_equal(plot.lines[0].y, replay.X[:, 0])
 
 
