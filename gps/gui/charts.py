@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table
+from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, axis_of
 from gps.types import Array
 
 _HUES = (
@@ -174,7 +174,7 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
         "bands": tuple(bands) or None,
         "scales": scales,
         "axes": (
-            {"scale": "x", "label": plot.x_label, "size": 32, **_AXIS, **_ticks(plot.x_label)},
+            {"scale": "x", "label": plot.x_label, "size": 32, **_AXIS, **_ticks(plot)},
             {"scale": "y", "label": plot.y_label, "size": 62, **_AXIS},
         ),
         "title": title,
@@ -196,10 +196,10 @@ _AXIS = {
 }
 
 
-def _ticks(label: str) -> dict[str, Any]:
-    """Iterations and time steps are whole numbers."""
-    whole = label.startswith(("iteration", "time step"))
-    return {"incrs": tuple(k * 10**n for n in range(7) for k in (1, 2, 5))} if whole else {}
+def _ticks(plot: LinePlot) -> dict[str, Any]:
+    """What is counted has whole numbers."""
+    whole = {"incrs": tuple(k * 10**n for n in range(7) for k in (1, 2, 5))}
+    return whole if axis_of(plot) else {}
 
 
 def _anything(data: LineData) -> bool:

@@ -95,6 +95,16 @@ class Table:
 
 Plot = LinePlot | HeatMap | Table
 
+LOGARITHM = ", logarithm to base 10"
+"""How the label of an x axis ends whose values are logarithms."""
+
+
+def axis_of(plot: Plot) -> str:
+    """What lies along the x axis, of those things that are counted and can be selected: `time step`
+    or `iteration`; empty for others."""
+    label = "" if isinstance(plot, Table) else plot.x_label
+    return next((name for name in ("time step", "iteration") if label.startswith(name)), "")
+
 
 def names_of(layout: Layout) -> tuple[str, ...]:
     """A name for every value of a vector: `position 0`, `position 1`, ..., `height`."""
@@ -924,7 +934,7 @@ def _trace_plots(prefix: str, what: str, trace: Array, eta: float, bound: float)
         Line("bound", x[order], np.full(len(x), bound)),
     )
     title = _capital(f"{what}search for the dual variable: KL of the trajectory against eta")
-    yield LinePlot(f"{prefix}search", title, "eta (cost per nat), logarithm to base 10",
+    yield LinePlot(f"{prefix}search", title, f"eta (cost per nat){LOGARITHM}",
                    "KL (nats)", lines, True, float(np.log10(eta)))  # fmt: skip
     rows = tuple((str(i + 1), _text(e), _text(k)) for i, (e, k) in enumerate(trace))
     columns = ("trial", "eta (cost per nat)", "KL (nats)")

@@ -426,7 +426,7 @@ class Session:
             return found
         return [
             replace(p, marker=float(s.iteration))
-            if isinstance(p, plots.LinePlot) and p.x_label == "iteration"
+            if isinstance(p, plots.LinePlot) and plots.axis_of(p) == "iteration"
             else p
             for p in found
         ]

@@ -52,7 +52,6 @@ _COLOURS = {
     "failed": "#cf222e",
 }
 _NONE = "(none)"
-_LOGARITHM = ", logarithm to base 10"
 _BUTTONS = {
     "Run": "go on without a stop",
     "Pause": "hold after the iteration, or after the rollouts: see Options",
@@ -678,10 +677,12 @@ class View:
         if not found:
             return
         (plot,) = found
-        axis, name = _axis(plot), (self._page.value, plot.name)
+        axis, name = plots.axis_of(plot), (self._page.value, plot.name)
         place = self._place(plot, self._open.get(name, x))
         if name in self._open and numbers_at(plot, x).title == numbers_at(plot, place).title:
             del self._open[name]
+            if inside:
+                self._set(self._number, value=_NONE)
             self._show_notes()
             return
         self._open[name] = x
@@ -714,7 +715,7 @@ class View:
     def _place(self, plot: plots.Plot, x: float) -> float:
         """Where the numbers of a plot are taken that was clicked at x."""
         s = self.session.selection
-        return {"time step": s.t, "iteration": s.iteration}.get(_axis(plot), x)
+        return {"time step": s.t, "iteration": s.iteration}.get(plots.axis_of(plot), x)
 
     def _all_plots(self) -> dict[str, plots.Plot]:
         """What is on the page that is shown, by names for files."""
@@ -825,12 +826,6 @@ def _to(client: Any) -> Any:
     return client
 
 
-def _axis(plot: plots.Plot) -> str:
-    """What lies along the x axis, of those things that are selected; empty for others."""
-    label = "" if isinstance(plot, plots.Table) else plot.x_label
-    return next((name for name in ("time step", "iteration") if label.startswith(name)), "")
-
-
 def numbers_at(plot: plots.Plot, t: float) -> plots.Table:
     """The numbers of a plot at the place nearest to `t`, as a table."""
     rows: list[tuple[str, ...]] = []
@@ -858,8 +853,8 @@ def numbers_at(plot: plots.Plot, t: float) -> plots.Table:
         return plot
     columns = ("", "value" if unit in ("", "1") else unit, *(("range",) if banded else ()))
     label = plot.x_label
-    if label.endswith(_LOGARITHM):
-        label, place = label.removesuffix(_LOGARITHM), 10**place
+    if label.endswith(plots.LOGARITHM):
+        label, place = label.removesuffix(plots.LOGARITHM), 10**place
     return plots.Table("numbers", f"{label} = {place:.6g}", columns, tuple(rows))
 
 

@@ -323,6 +323,7 @@ class NeuralPolicy(NetworkPolicy):
         """Action (..., nu) and None, in the manner of Stable-Baselines3; two arguments unused.
 
         With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
+        Raises NonFiniteError where the mean action is not finite.
         """
         return predicted(self.mean(obs), self.chol, deterministic, rng), None
 

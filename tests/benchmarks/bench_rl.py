@@ -30,7 +30,7 @@ An episode is cut off at T steps, and what it would have gone on to earn is boot
 Every evaluation is appended to FOLDER/EXPERIMENT_METHOD_SETTINGS_seedN.csv: environment steps,
 seconds on the wall and of CPU spent on learning, share of test conditions that succeed, distance
 (mean and largest, in the measure's unit) and mean cost. The table at the end reads all such files
-of FOLDER, also those of earlier calls; `--table` prints it and runs nothing. `--plot` draws them,
+of FOLDER, also those of earlier calls; `--table` prints it and learns nothing. `--plot` draws them,
 of all experiments. A file that is there is written anew when its run is repeated.
 
 The reward is the experiment's cost at every step, which `as_gymnasium` evaluates at some expense:
@@ -451,8 +451,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--starts", choices=("drawn", "training"), default="drawn")
     p.add_argument("--stop", action="store_true", help="end a run at its first 95 %%")
     p.add_argument("--out", type=Path, help="folder of the CSV files; a new one without it")
-    p.add_argument("--table", action="store_true", help="print the table of --out, run nothing")
-    p.add_argument("--plot", type=Path, help="draw the curves of --out, run nothing")
+    p.add_argument(
+        "--table",
+        action="store_true",
+        help="print the table of --out and what a step of the environment takes, learn nothing",
+    )
+    p.add_argument("--plot", type=Path, help="draw the curves of --out, learn nothing")
     return p
 
 
