@@ -15,7 +15,7 @@ from gps.gui.charts import (
     table_html,
     uplot_options,
 )
-from gps.gui.plots import HeatMap, Line, LinePlot, Table
+from gps.gui.plots import HeatMap, Line, LinePlot, Table, axis_of
 
 
 def lines(*some, log=True, marker=None, title="Cost"):
@@ -259,6 +259,19 @@ def test_a_chart_has_a_key_of_its_own(server):
     for plot in (TABLE, lines()):
         chart.show(plot)
         assert chart.key == ""
+
+
+def test_what_is_counted_has_whole_numbers_on_its_axis():
+    for label, name in (
+        ("iteration", "iteration"),
+        ("time step t (0.05 s each)", "time step"),
+        ("trial", ""),
+    ):
+        plot = replace(lines(line("a", [0, 1], [1, 2])), x_label=label)
+        assert axis_of(plot) == name
+        steps = uplot_options(plot, Palette()).looks["axes"][0].get("incrs", (0.5,))
+        assert all(step == int(step) for step in steps) == bool(name)
+    assert axis_of(TABLE) == ""
 
 
 def test_the_numbers_of_a_plot_at_a_place():
