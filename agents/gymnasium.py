@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gps.agents.base import Simulation, check_condition
 from gps.errors import ConfigError, GPSError, NonFiniteError, SimulationError, choices
-from gps.types import Agent, Array, CostTerms, Layout, Rollouts
+from gps.types import Agent, Array, CostTerms, Layout, Rollouts, control_range_of
 
 _OPTIONS = ("condition", "test", "start_noise")
 
@@ -271,7 +271,7 @@ def _action_bounds(agent: Agent, action_bound: float) -> tuple[Array, Array]:
             f"as_gymnasium: action_bound must be above 0 and finite, got {action_bound!r}"
         )
     everything = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
-    low, high = getattr(agent, "control_range", everything)
+    low, high = control_range_of(agent) or everything
     low = np.where(np.isfinite(low), low, -action_bound)
     high = np.where(np.isfinite(high), high, action_bound)
     if not np.all(low < high):

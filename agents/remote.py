@@ -55,6 +55,7 @@ from gps.types import (
     Policy,
     Rollouts,
     acting,
+    control_range_of,
     image_shape_of,
     readonly,
 )
@@ -689,9 +690,9 @@ def _describe(agent: Agent) -> tuple[dict[str, Any], dict[str, Array]]:
             ("test_starts", True, agent.n_test_conditions),
         )
     }
-    limits = getattr(agent, "control_range", None)
+    limits = control_range_of(agent)
     if limits is not None:
-        arrays["control_range"] = np.stack([np.broadcast_to(v, (agent.nu,)) for v in limits])
+        arrays["control_range"] = np.stack(limits)
     return fields, arrays
 
 

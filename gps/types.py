@@ -397,7 +397,8 @@ class Agent(Protocol):
     """A world that a controller can act in, with a fixed list of start conditions.
 
     A world with cameras has besides `image_shape`, (height, width, channels) of an observation's
-    pictures; see `image_shape_of`.
+    pictures; see `image_shape_of`. One whose actuators have limits has `control_range`, a pair of
+    lowest and highest actions; see `control_range_of`.
     """
 
     @property
@@ -466,6 +467,16 @@ def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
     """Height, width and channels of the agent's pictures; None for a world without cameras."""
     shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
     return shape
+
+
+def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
+    """Lowest and highest action, (nu,) each and infinite where there is no limit; None where the
+    agent does not say."""
+    limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = getattr(agent, "control_range", None)
+    if limits is None:
+        return None
+    low, high = (np.array(np.broadcast_to(np.asarray(v, float), (agent.nu,))) for v in limits)
+    return low, high
 
 
 def needs_images(policy: object) -> bool:

@@ -1,6 +1,7 @@
 """Guided policy search algorithms, each a pure function `iterate(state, rollouts, config)`."""
 
 from gps.algorithms.badmm import BADMMConfig
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.mdgps import MDGPSConfig
 from gps.algorithms.mdgps_pilqr import MDGPSPILQRConfig
 from gps.algorithms.pi2 import PI2TrajOptConfig
@@ -15,6 +16,7 @@ __all__ = [
     "BADMMConfig",
     "ConditionReport",
     "ConditionState",
+    "ExplorationConfig",
     "GPSState",
     "GuardConfig",
     "ILQRPlanningConfig",

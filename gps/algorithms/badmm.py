@@ -24,6 +24,7 @@ import numpy as np
 
 from gps.algorithms import stages
 from gps.algorithms.base import PolicyAlgorithm
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -52,6 +53,7 @@ from gps.types import (
     Record,
     Rollouts,
     freeze,
+    optional,
     shape_of,
 )
 
@@ -65,6 +67,9 @@ class Duals(Record):
     lam: Array  # (T, nu) cost units per unit of action
     weight: Array  # (T,) cost units per nat
     kl: Array | None = None  # (T,) nats, controller from policy at the last change of the weights
+    unit: float | None = optional()
+    """Mean absolute cost of a step in the condition's first rollouts, the unit of the weights in
+    the configuration; None for 1, of a run of version 0.1."""
 
     def __post_init__(self) -> None:
         T, nu = shape_of(self, "lam", 2)
@@ -120,6 +125,8 @@ class BADMMConfig(PolicyAlgorithm):
     """Search for the dual variable of the KL bound."""
     step: StepConfig = field(default_factory=StepConfig)
     """KL bound around the previous controller, and its adaptation."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
@@ -174,7 +181,8 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
+    rules = config.guard, config.dual.entropy_weight
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
@@ -183,7 +191,7 @@ def iterate(
         data = each(ex, "targets", stages.targets, (rollouts, cond), config.remembers)
         policy = stages.train_policy_on(ex, policy, data, *train, 0)
     linearised: Sequence[Any] = ()
-    duals = each(ex, "dual_step", _first_duals, (cond,), config)
+    duals = each(ex, "dual_step", _first_duals, (cond, checks), config)
     new: Sequence[Any] = cond
     for inner in range(config.inner):
         linearised = each(
@@ -212,13 +220,14 @@ def iterate(
     return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
 
 
-def _first_duals(condition: ConditionState, config: BADMMConfig) -> Duals:
+def _first_duals(condition: ConditionState, checked: Assessment, config: BADMMConfig) -> Duals:
     """Those of the last iteration, or what a run begins with."""
     known: Duals | None = condition.own
     if known is not None:
         return known
     T, nu = condition.controller.T, condition.controller.nu
-    return Duals(np.zeros((T, nu)), np.full(T, config.weight))
+    unit = checked.cost_scale / T
+    return Duals(np.zeros((T, nu)), np.full(T, config.weight * unit), unit=unit)
 
 
 def surrogate(
@@ -252,17 +261,22 @@ def _improve(
 ) -> ConditionState:
     """The C-step around the sampled controller; `last` has the dual variable to begin with."""
     bound = config.step.kl_max * mults[m]
+    entropy_weight = config.dual.entropy_weight
 
     def propose(reference: LinearGaussianController) -> Proposal:
         objective, weight = surrogate(cost.quadratic, linearised.controller, duals)
         fit = dynamics.fit
         result = dual.minimise(
-            *(fit.dynamics, objective, fit.start, reference, bound, config.dual, last.eta),
-            entropy_weight=config.dual.entropy_weight + weight,
+            *(fit.dynamics, objective, fit.start, reference, bound, config.dual),
+            eta=last.eta if last.eta > 0 else None,  # NaN before the first search
+            entropy_weight=entropy_weight + weight,
+            std_floor=config.exploration.std_floor(condition.action_scale),
         )
         return Proposal(
             controller=result.controller,
-            predicted=stages.total_expected_cost(result.controller, cost, dynamics),
+            predicted=stages.total_expected_cost(
+                result.controller, cost, dynamics, entropy_weight
+            ),
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,
@@ -343,8 +357,9 @@ def kl_from_policy(
 def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) -> Array:
     """w_t by `BADMMConfig.weight_rule`, (T,). near: this iteration's KL per step, (T,)."""
     w, old = duals.weight, duals.kl
+    unit = 1.0 if duals.unit is None else duals.unit
     steps = np.atleast_1d(config.weight_step)
-    step = float(steps[min(iteration, len(steps) - 1)])
+    step = unit * float(steps[min(iteration, len(steps) - 1)])
     if config.weight_rule == "fixed":
         w = w + step
     elif config.weight_rule == "gradient":
@@ -358,7 +373,7 @@ def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) 
         w = np.where(
             less, config.weight_decrease * w, np.where(more, config.weight_increase * w, w)
         )
-    return np.clip(w, *config.weight_range)
+    return np.clip(w, *(unit * limit for limit in config.weight_range))
 
 
 def _remember(condition: ConditionState, duals: Duals) -> ConditionState:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from gps.algorithms.exploration import ExplorationConfig, action_scale
 from gps.algorithms.state import ConditionState, GPSState, PolicyState, Unseen
 from gps.algorithms.step_size import StepConfig
+from gps.control.dual import raised
 from gps.costs.base import Cost
 from gps.errors import ConfigError
 from gps.policies.neural import Network, initial_policy
@@ -19,6 +21,8 @@ class LocalAlgorithm:
 
     trains_policy: ClassVar[bool] = False
     fewest_samples: ClassVar[int] = 2
+    exploration: ExplorationConfig = ExplorationConfig(floor=0)
+    """The least noise of the controllers; none for an algorithm without a field of this name."""
 
     @property
     def initial_mult(self) -> float:
@@ -33,16 +37,21 @@ class LocalAlgorithm:
         agent: Agent,
         seed: int,
     ) -> GPSState:
-        """The state before the first iteration."""
-        return GPSState(
-            iteration=0,
-            seed=seed,
-            costs=costs,
-            conditions=tuple(
-                ConditionState(controller=c, previous=c, step_mult=self.initial_mult)
-                for c in controllers
-            ),
-        )
+        """The state before the first iteration; initial controllers have the least noise too."""
+        conditions = []
+        for c in controllers:
+            scale = action_scale(agent, c)
+            floor = self.exploration.std_floor(scale)
+            start = c if floor is None else raised(c, floor)
+            conditions.append(
+                ConditionState(
+                    controller=start,
+                    previous=start,
+                    step_mult=self.initial_mult,
+                    action_scale=scale,
+                )
+            )
+        return GPSState(iteration=0, seed=seed, costs=costs, conditions=tuple(conditions))
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """Every condition's own controller."""

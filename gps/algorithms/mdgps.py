@@ -17,6 +17,7 @@ import numpy as np
 
 from gps.algorithms import stages
 from gps.algorithms.base import PolicyAlgorithm, sample_policy
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -70,6 +71,8 @@ class MDGPSConfig(PolicyAlgorithm):
     """Search for the dual variable of the KL bound."""
     step: StepConfig = field(default_factory=StepConfig)
     """KL bound and its adaptation."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
@@ -167,7 +170,7 @@ def iterate(
     )
     on_policy = config.sample_from == "policy" and it > 0
     models_of = (cond, rollouts, costs, models, linearised)
-    checks = each(ex, "assess", _assess, models_of, on_policy, config.guard)
+    checks = each(ex, "assess", _assess, models_of, on_policy, config)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
@@ -219,7 +222,7 @@ def renew(
         *(config.linearise, seed, it),
     )
     models = (condition, rollouts, expanded, dynamics, linearised)
-    checked = call("assess", _assess, *models, False, config.guard)
+    checked = call("assess", _assess, *models, False, config)
     mults = call("set_steps", adjust_steps, (checked,), config.step, config.guard)
     new = call("improve", _improve, *models, checked, mults, 0, replace(config, replay=0))
     return Renewed(
@@ -236,14 +239,15 @@ def _assess(
     dynamics: DynamicsModel,
     linearised: Linearised,
     on_policy: bool,
-    guard: GuardConfig,
+    config: MDGPSConfig,
 ) -> Assessment:
     """The assessment with the linearised policy as reference."""
-    reference = linearised.controller
+    guard, weight = config.guard, config.dual.entropy_weight
+    reference = stages.with_noise(linearised.controller, condition, config.exploration)
     sampled = reference if on_policy else condition.controller
     if on_policy:  # going back to a controller would not take back the policy that was sampled
         guard = stages.without_setbacks(guard)
-    return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard)
+    return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard, weight)
 
 
 def _improve(
@@ -263,14 +267,14 @@ def _improve(
         condition,
         cost,
         dynamics,
-        linearised.controller,
+        stages.with_noise(linearised.controller, condition, config.exploration),
         linearised.prior,
         replay,
         checked,
         mults[m],
         config.step.kl_max,
         config.dual,
-        config.guard,
+        config.exploration,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gps.algorithms import pilqr, stages
 from gps.algorithms.base import PolicyAlgorithm, sample_policy
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -63,6 +64,8 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
     """Linearisation of the policy."""
     step: StepConfig = field(default_factory=StepConfig)
     """KL bound and range of its multipliers, which follow the residual; `rule` is not used."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
@@ -98,7 +101,7 @@ def iterate(
     # a controller to go back to would not take back the policy that was sampled
     guard = stages.without_setbacks(config.guard) if it > 0 else config.guard
     models_of = (cond, rollouts, costs, models, linearised)
-    checks = each(ex, "assess", _assess, models_of, guard)
+    checks = each(ex, "assess", _assess, models_of, guard, config)
     new = each(ex, "improve", _improve, (*models_of, checks), config)
     data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     train = (config.training, config.sgd, config.restart, seed, it, 0)
@@ -123,10 +126,12 @@ def _assess(
     dynamics: DynamicsModel,
     linearised: Linearised,
     guard: GuardConfig,
+    config: MDGPSPILQRConfig,
 ) -> Assessment:
     """The assessment with the linearised policy, which was sampled, as reference."""
-    c = linearised.controller
-    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard)
+    c = stages.with_noise(linearised.controller, condition, config.exploration)
+    weight = config.pilqr.dual.entropy_weight
+    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard, weight)
 
 
 def _improve(
@@ -140,8 +145,9 @@ def _improve(
 ) -> ConditionState:
     """The C-step around the linearised policy."""
     return pilqr.improve(
-        *(condition, rollouts, cost, dynamics, linearised.controller, checked),
-        *(config.pilqr, config.step, config.guard),
+        *(condition, rollouts, cost, dynamics),
+        stages.with_noise(linearised.controller, condition, config.exploration),
+        *(checked, config.pilqr, config.step, config.guard, config.exploration),
         policy_prior=linearised.prior,
         replay=Replay.extended(condition.replay, rollouts, config.replay),
     )

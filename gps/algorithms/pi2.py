@@ -13,6 +13,7 @@ from typing import Any
 
 from gps.algorithms import stages
 from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -36,6 +37,8 @@ class PI2TrajOptConfig(LocalAlgorithm):
 
     pi2: PI2Config = field(default_factory=PI2Config)
     """The update."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a controller is not trusted; an update that is taken back shrinks the next one's KL."""
 
@@ -75,7 +78,8 @@ def _improve(
     config: PI2TrajOptConfig,
 ) -> ConditionState:
     c = condition.controller
-    return improve(condition, rollouts, cost, c, checked, config.pi2, config.guard)
+    rules = config.pi2, config.guard, config.exploration
+    return improve(condition, rollouts, cost, c, checked, *rules)
 
 
 def improve(
@@ -86,6 +90,7 @@ def improve(
     checked: Assessment,
     config: PI2Config,
     guard: GuardConfig,
+    exploration: ExplorationConfig,
     policy_prior: PolicyPrior | None = None,
     replay: Replay | None = None,
 ) -> ConditionState:
@@ -101,7 +106,7 @@ def improve(
         update = replace(config, kl_max=bound)
         result = pi2.update(reference, rollouts.X, rollouts.U, cost.l, update)
         return Proposal(
-            controller=result.controller,
+            controller=stages.with_noise(result.controller, condition, exploration),
             predicted=float(result.weights[0] @ cost.l.sum(axis=1)),
             kl=float(result.kl.mean()),
             eta=float(result.temperature.mean()),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from gps.algorithms import pi2, stages
 from gps.algorithms.base import PolicyAlgorithm, sample_policy
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -56,6 +57,8 @@ class PIGPSConfig(PolicyAlgorithm):
     the newest controllers' actions; never fewer than the newest ones."""
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
     """Linearisation of the policy."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a controller is not trusted."""
 
@@ -119,7 +122,9 @@ def _improve(
     config: PIGPSConfig,
 ) -> ConditionState:
     return pi2.improve(
-        *(condition, rollouts, cost, linearised.controller, checked, config.pi2, config.guard),
+        *(condition, rollouts, cost),
+        stages.with_noise(linearised.controller, condition, config.exploration),
+        *(checked, config.pi2, config.guard, config.exploration),
         policy_prior=linearised.prior,
         replay=Replay.extended(condition.replay, rollouts, config.replay),
     )

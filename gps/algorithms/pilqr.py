@@ -14,6 +14,7 @@ import numpy as np
 
 from gps.algorithms import stages
 from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -60,6 +61,8 @@ class PILQRTrajOptConfig(LocalAlgorithm):
     In half_cheetah's first iteration the model's states grow by a third with every step, to 1e13
     in the end: with 1 nat a step the dual search finds an eta near 1 that stops this, with half a
     nat none below its ceiling of 4e17, and the controller stays as it was. Larger bounds help."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
@@ -83,7 +86,8 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
+    rules = config.guard, config.pilqr.dual.entropy_weight
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     new = each(ex, "improve", _improve, (cond, rollouts, costs, models, checks), config)
     report = Report(
         iteration=it,
@@ -105,7 +109,7 @@ def _improve(
     """The C-step around the sampled controller."""
     return improve(
         *(condition, rollouts, cost, dynamics, condition.controller, checked),
-        *(config.pilqr, config.step, config.guard),
+        *(config.pilqr, config.step, config.guard, config.exploration),
     )
 
 
@@ -119,6 +123,7 @@ def improve(
     config: PILQRConfig,
     step: StepConfig,
     guard: GuardConfig,
+    exploration: ExplorationConfig,
     policy_prior: PolicyPrior | None = None,
     replay: Replay | None = None,
 ) -> ConditionState:
@@ -146,11 +151,13 @@ def improve(
     def propose(reference: LinearGaussianController) -> Proposal:
         result = pilqr.update(
             fit.dynamics, cost.quadratic, fit.start, reference, rollouts.X, rollouts.U, cost.l,
-            bound, config, memory.eta,
+            bound, config, eta=memory.eta, std_floor=exploration.std_floor(condition.action_scale),
         )  # fmt: skip
         return Proposal(
             controller=result.controller,
-            predicted=stages.total_expected_cost(result.controller, cost, dynamics),
+            predicted=stages.total_expected_cost(
+                result.controller, cost, dynamics, config.dual.entropy_weight
+            ),
             kl=float(result.lqr.kl.mean()),
             eta=float(result.lqr.eta.mean()),
             search=result,

@@ -33,7 +33,14 @@ from gps.costs import CostOf
 from gps.costs.base import Cost
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Executor, Serial, each
-from gps.types import Agent, Array, Layout, LinearGaussianController, Rollouts
+from gps.types import (
+    Agent,
+    Array,
+    Layout,
+    LinearGaussianController,
+    Rollouts,
+    control_range_of,
+)
 
 __all__ = ["ILQRPlanningConfig", "iterate"]
 
@@ -289,7 +296,7 @@ class _Known:
             )
         limits = None
         if config.limits:
-            limits = getattr(agent, "control_range", None)
+            limits = control_range_of(agent)
             if limits is None:
                 raise ConfigError(
                     f"ILQRPlanningConfig.limits: {name} has no control_range; give it one, or plan "

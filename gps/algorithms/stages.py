@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gps.algorithms.exploration import ExplorationConfig, exploration_std
 from gps.algorithms.state import (
     Assessment,
     ConditionReport,
@@ -97,13 +98,35 @@ def without_setbacks(guard: GuardConfig) -> GuardConfig:
     return replace(guard, setback=math.inf)
 
 
+def with_noise(
+    controller: LinearGaussianController, condition: ConditionState, config: ExplorationConfig
+) -> LinearGaussianController:
+    """The controller with at least the noise that exploration needs."""
+    floor = config.std_floor(condition.action_scale)
+    return controller if floor is None else dual.raised(controller, floor)
+
+
 def total_expected_cost(
-    controller: LinearGaussianController, cost: CostModel, dynamics: DynamicsModel
+    controller: LinearGaussianController,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    entropy_weight: float = 0.0,
 ) -> float:
-    """Expected cost of a whole rollout under the fitted model; NaN or infinity if it explodes."""
+    """The objective of a whole rollout under the fitted model: expected cost less entropy_weight
+    (cost units per nat) times entropy. NaN or infinity if it explodes."""
     with np.errstate(over="ignore", invalid="ignore"):
         marginals = lqr.forward(dynamics.fit.dynamics, controller, dynamics.fit.start)
-        return float(np.sum(lqr.expected_cost(cost.quadratic, marginals)))
+        expected = float(np.sum(lqr.expected_cost(cost.quadratic, marginals)))
+    return expected - entropy_bonus(controller, entropy_weight)
+
+
+def entropy_bonus(controller: LinearGaussianController, entropy_weight: float) -> float:
+    """entropy_weight times sum_t 1/2 log |2 pi e Sigma_t|, in cost units; 0 without a weight."""
+    if entropy_weight == 0:
+        return 0.0
+    half_logdet = np.log(controller.chol.diagonal(axis1=1, axis2=2)).sum()
+    constant = 0.5 * controller.T * controller.nu * (1 + math.log(2 * math.pi))
+    return entropy_weight * float(half_logdet + constant)
 
 
 def assess(
@@ -114,15 +137,19 @@ def assess(
     sampled: LinearGaussianController,
     reference: LinearGaussianController,
     guard: GuardConfig,
+    entropy_weight: float = 0.0,
 ) -> Assessment:
     """Compare what was sampled with what the fitted model expects.
 
     `sampled` is (the linear form of) what acted in the rollouts; `reference` is where the update
-    starts from, so that KL is measured against it.
+    starts from, so that KL is measured against it. What is compared is the objective: the cost,
+    less entropy_weight times the entropy.
     """
-    expected = _finite_or_nan(reference, cost, dynamics)
-    expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, cost, dynamics)
-    check = assess_samples(condition, rollouts, cost, guard)
+    args = cost, dynamics, entropy_weight
+    expected = _finite_or_nan(reference, *args)
+    expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, *args)
+    bonus = entropy_bonus(sampled, entropy_weight)
+    check = assess_samples(condition, rollouts, cost, guard, bonus)
     gap = (expected_sampled - check.sampled_cost) / check.cost_scale
     astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
     return replace(
@@ -141,34 +168,41 @@ def assess_own(
     cost: CostModel,
     dynamics: DynamicsModel,
     guard: GuardConfig,
+    entropy_weight: float = 0.0,
 ) -> Assessment:
     """The assessment with the sampled controller as reference."""
     c = condition.controller
-    return assess(condition, rollouts, cost, dynamics, c, c, guard)
+    return assess(condition, rollouts, cost, dynamics, c, c, guard, entropy_weight)
 
 
 def assess_samples(
-    condition: ConditionState, rollouts: Rollouts, cost: CostModel, guard: GuardConfig
+    condition: ConditionState,
+    rollouts: Rollouts,
+    cost: CostModel,
+    guard: GuardConfig,
+    bonus: float = 0.0,
 ) -> Assessment:
-    """What the samples alone say, for algorithms without a model: it expects what was sampled."""
+    """What the samples alone say, for algorithms without a model: it expects what was sampled.
+
+    bonus: what the objective has less than the cost; see `entropy_bonus`.
+    """
     totals = cost.l.sum(axis=1)
-    mean, spread = float(totals.mean()), float(totals.std())
-    scale = max(float(np.abs(cost.l).sum(axis=1).mean()), spread, 1e-12)
+    mean, spread = float(totals.mean()) - bonus, float(totals.std())
+    scale = max(float(np.abs(cost.l).sum(axis=1).mean()), spread, 1e-290)
     error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else scale
     jump = mean - condition.sampled_cost
     noise = math.hypot(error, condition.cost_error)
+    # after a fall-back there is no update to take back, only one lucky sample to compare with
+    updated = condition.dual is not None
     rejected = (
         not math.isfinite(mean)
         or jump > guard.explosion * condition.cost_scale
-        # after a fall-back there is no update to take back, only one lucky sample to compare with
-        or (
-            condition.dual is not None
-            and jump > guard.setback * noise + 0.02 * condition.cost_scale
-        )
+        or (updated and jump > guard.setback * noise + 0.02 * condition.cost_scale)
     )
     return Assessment(
         condition=rollouts.condition,
         sampled_cost=mean,
+        cost_mean=float(totals.mean()),
         cost_min=float(totals.min()),
         cost_max=float(totals.max()),
         cost_scale=scale,
@@ -179,8 +213,10 @@ def assess_samples(
         step_mult=condition.step_mult,
         last_expected=condition.expected_cost,
         last_predicted=condition.predicted_cost,
-        last_sampled=condition.sampled_cost,
+        last_sampled=condition.last_cost,
+        best_sampled=condition.sampled_cost,
         rejected=rejected,
+        sampled_best=guard.against == "last" or not updated or not jump > 0,
         trusted=True,
         policy_astray=False,
     )
@@ -206,10 +242,13 @@ def set_steps(
 
 
 def _finite_or_nan(
-    controller: LinearGaussianController, cost: CostModel, dynamics: DynamicsModel
+    controller: LinearGaussianController,
+    cost: CostModel,
+    dynamics: DynamicsModel,
+    entropy_weight: float,
 ) -> float:
     try:
-        return total_expected_cost(controller, cost, dynamics)
+        return total_expected_cost(controller, cost, dynamics, entropy_weight)
     except GPSError:  # a forward pass that leaves the numbers: the model explodes
         return float("nan")
 
@@ -225,18 +264,20 @@ def improve(
     step_mult: float,
     kl_max: float,
     config: DualConfig,
-    guard: GuardConfig,
+    exploration: ExplorationConfig,
 ) -> ConditionState:
     """One C-step: KL-constrained LQG around `reference`, with the guard's fall-backs.
 
     `kl_max` is the bound per step at multiplier 1. See `decide`.
     """
+    std_floor = exploration.std_floor(condition.action_scale)
 
     def propose(reference: LinearGaussianController) -> Proposal:
         fit = dynamics.fit
         result = dual.minimise(
             *(fit.dynamics, cost.quadratic, fit.start, reference, kl_max * step_mult, config),
-            condition.eta,
+            eta=condition.eta if condition.eta > 0 else None,  # NaN before the first search
+            std_floor=std_floor,
         )
         if not result.converged:
             log.warning(
@@ -248,7 +289,9 @@ def improve(
             )
         return Proposal(
             controller=result.controller,
-            predicted=total_expected_cost(result.controller, cost, dynamics),
+            predicted=total_expected_cost(
+                result.controller, cost, dynamics, config.entropy_weight
+            ),
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,
@@ -261,7 +304,6 @@ def improve(
         checked,
         step_mult,
         kl_max * step_mult,
-        may_rise=config.entropy_weight > 0,  # the cost may rise, for more noise
         dynamics_prior=dynamics.prior,
         policy_prior=policy_prior,
         replay=replay,
@@ -293,9 +335,9 @@ def decide(
     """
     event = ""
     if checked.rejected:
-        rose = f"rose from {checked.last_sampled:.4g} to {checked.sampled_cost:.4g}"
+        rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
-        event = f"sampled cost {what}: back to the previous controller"
+        event = f"sampled cost {what}: back to the controller that it was sampled with"
         return _fall_back(condition, condition.previous, checked, step_mult, event, bound, own)
     if not checked.trusted:
         event = (
@@ -331,9 +373,9 @@ def decide(
         bound,
         found.eta,
     )
-    return ConditionState(
+    return replace(
+        _remembered(condition, checked),
         controller=found.controller,
-        previous=condition.controller,
         step_mult=step_mult,
         eta=found.eta,
         dynamics_prior=dynamics_prior,
@@ -342,12 +384,26 @@ def decide(
         # what an untrusted model promised must not count as kept or broken
         expected_cost=expected if checked.trusted else float("nan"),
         predicted_cost=found.predicted if checked.trusted else float("nan"),
+        report=_report(
+            *(checked, found.predicted, found.kl, bound, step_mult, found.eta, event),
+            exploration_std(found.controller, condition.action_scale),
+        ),
+        dual=found.search,
+        own=found.own,
+    )
+
+
+def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
+    """The condition that knows its last sound rollouts, and goes back to the best controller."""
+    last = replace(condition, last_cost=checked.sampled_cost)
+    if not checked.sampled_best:
+        return last
+    return replace(
+        last,
+        previous=condition.controller,
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
         cost_error=checked.cost_error,
-        report=_report(checked, found.predicted, found.kl, bound, step_mult, found.eta, event),
-        dual=found.search,
-        own=found.own,
     )
 
 
@@ -362,21 +418,18 @@ def _fall_back(
 ) -> ConditionState:
     """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
     log.info("condition %d: %s", checked.condition, event)
-    if not checked.rejected:  # what was sampled is sound: later explosions come back to it
-        condition = replace(
-            condition,
-            previous=condition.controller,
-            sampled_cost=checked.sampled_cost,
-            cost_scale=checked.cost_scale,
-            cost_error=checked.cost_error,
-        )
+    if not checked.rejected:
+        condition = _remembered(condition, checked)
     return replace(
         condition,
         controller=controller,
         step_mult=step_mult,
         expected_cost=float("nan"),  # the next step rule has nothing to compare with
         predicted_cost=float("nan"),
-        report=_report(checked, float("nan"), 0.0, bound, step_mult, condition.eta, event),
+        report=_report(
+            *(checked, float("nan"), 0.0, bound, step_mult, condition.eta, event),
+            exploration_std(controller, condition.action_scale),
+        ),
         dual=None,
         own=condition.own if own is None else own,
     )
@@ -390,10 +443,11 @@ def _report(
     step_mult: float,
     eta: float,
     event: str,
+    std: float,
 ) -> ConditionReport:
     return ConditionReport(
         condition=checked.condition,
-        cost_mean=checked.sampled_cost,
+        cost_mean=checked.cost_mean,
         cost_min=checked.cost_min,
         cost_max=checked.cost_max,
         expected_cost=checked.expected_cost,
@@ -403,6 +457,7 @@ def _report(
         step_mult=step_mult,
         eta=eta,
         event=event,
+        exploration_std=None if math.isnan(std) else std,
     )
 
 

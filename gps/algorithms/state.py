@@ -23,6 +23,7 @@ from gps.types import (
     Rollouts,
     freeze,
     freeze_images,
+    optional,
     shape_of,
 )
 
@@ -49,6 +50,9 @@ class ConditionReport:
     """Dual variable of the KL bound."""
     event: str = ""
     """What the guard did, in words; empty when nothing was wrong."""
+    exploration_std: float | None = optional()
+    """Standard deviation of the improved controller's action noise, root mean square over steps and
+    actions, as a share of half of the actuators' range; see `gps.algorithms.exploration`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +106,10 @@ class ConditionState(Record):
     controller: LinearGaussianController
     """The controller to sample next."""
     previous: LinearGaussianController
-    """The one sampled last; the guard goes back to it."""
+    """The one that was sampled at the least cost; the guard goes back to it."""
     step_mult: float
-    eta: float = 1.0
+    eta: float = float("nan")
+    """Dual variable of the last update, where the next search begins; NaN before the first."""
     dynamics_prior: MixturePrior | None = None
     policy_prior: PolicyPrior | None = None
     replay: Replay | None = None
@@ -114,16 +119,20 @@ class ConditionState(Record):
     now, all that the step rule needs."""
     predicted_cost: float = float("nan")
     sampled_cost: float = float("nan")
-    """Mean sampled cost of `previous`."""
+    """Mean sampled cost of `previous` (the objective: less its entropy, where that has a weight)."""
     cost_scale: float = float("nan")
     """Scale of the sampled costs of `previous`; see GuardConfig."""
     cost_error: float = float("nan")
     """Standard error of `sampled_cost`."""
+    last_cost: float = float("nan")
+    """Mean objective of the last sound rollouts, of whichever controller."""
     report: ConditionReport | None = None
     dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
     """What the last update found, for inspection; None where there was none."""
     own: Any = None
     """A record of what this algorithm alone remembers, or None."""
+    action_scale: Array | None = optional()  # (nu,)
+    """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
 
     @property
     def actor(self) -> LinearGaussianController:
@@ -154,7 +163,9 @@ class Assessment:
 
     condition: int
     sampled_cost: float
-    """Mean over samples."""
+    """Mean objective over samples: the cost, less the entropy where that has a weight. All costs
+    here are objectives but the next three."""
+    cost_mean: float
     cost_min: float
     cost_max: float
     cost_scale: float
@@ -171,8 +182,12 @@ class Assessment:
     last_expected: float
     last_predicted: float
     last_sampled: float
+    best_sampled: float
+    """The least so far: of the controller that the guard goes back to."""
     rejected: bool
-    """The sampled cost rose, beyond all measure or beyond its noise: the last update was bad."""
+    """The sampled cost rose, beyond the explosion threshold or beyond its noise."""
+    sampled_best: bool
+    """What was sampled becomes the controller that the guard goes back to."""
     trusted: bool
     """The model's expectation for the sampled controller agrees with the samples."""
     policy_astray: bool

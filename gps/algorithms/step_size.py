@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from gps.errors import ConfigError
+from gps.errors import ConfigError, choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,12 @@ class GuardConfig:
     """A sampled cost that rises by more than this many times the scale of the last one is an
     explosion: the condition goes back to its previous controller."""
     setback: float = 2.0
-    """A sampled cost that rises by more than this many standard errors (of the difference of the
-    two means over samples) takes the last update back: the condition returns to its previous
-    controller. Infinite to switch off."""
+    """A sampled cost that lies by more than this many standard errors (of the difference of the two
+    means over samples), and a fiftieth of the scale, above what it is compared with takes the last
+    update back: the condition returns to that controller. Infinite to switch off."""
+    against: Literal["best", "last"] = "best"
+    """What a sampled cost is compared with: that of the best controller so far, or of the last one,
+    where many small rises pass."""
     astray: float = 0.5
     """MDGPS: where the linearised policy's expected cost exceeds that of the sampled controller by
     more than this share of the scale, the update starts from the sampled controller instead."""
@@ -67,6 +70,8 @@ class GuardConfig:
         for name in ("disagreement", "explosion", "setback", "astray"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"GuardConfig.{name} must be above 0, got {getattr(self, name)}")
+        if self.against not in ("best", "last"):
+            raise ConfigError(choices("GuardConfig.against", self.against, ("best", "last")))
         if not 0 < self.shrink < 1:
             raise ConfigError(f"GuardConfig.shrink must lie between 0 and 1, got {self.shrink}")
 
@@ -74,11 +79,15 @@ class GuardConfig:
 def new_multiplier(mult: float, predicted: float, actual: float, config: StepConfig) -> float:
     """The step multiplier after an update that promised `predicted` and brought `actual`.
 
-    `mult * clip(predicted / (2 max(1e-4, predicted - actual)), 0.1, 5)`, clipped to the range of
-    `config`. Improvements are cost drops. Values that are not finite shrink the step by 10.
-    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`.
+    `mult * clip(predicted / (2 (predicted - actual)), 0.1, 5)`, clipped to the range of `config`;
+    the factor is 5 where `actual` reaches nine tenths of `predicted` or more. Improvements are
+    drops of the objective, in its unit, on which the result does not depend. An update that
+    promised nothing, and values that are not finite, shrink the step by 10.
+    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, which bounds predicted - actual
+    from below by 1e-4 in units of the cost.
     """
     factor = 0.1
-    if math.isfinite(predicted) and math.isfinite(actual):
-        factor = min(max(predicted / (2.0 * max(1e-4, predicted - actual)), 0.1), 5.0)
+    if math.isfinite(predicted) and math.isfinite(actual) and predicted > 0:
+        missing = max(predicted - actual, 0.1 * predicted)
+        factor = max(0.5 * predicted / missing, 0.1)
     return min(max(mult * factor, config.min_mult), config.max_mult)

@@ -13,6 +13,7 @@ from typing import Any
 
 from gps.algorithms import stages
 from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -37,6 +38,8 @@ class TrajOptConfig(LocalAlgorithm):
     """Search for the dual variable of the KL bound."""
     step: StepConfig = field(default_factory=StepConfig)
     """KL bound and its adaptation."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The least noise of the controllers."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """When a model or a controller is not trusted."""
 
@@ -60,7 +63,8 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), config.guard)
+    rules = config.guard, config.dual.entropy_weight
+    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
@@ -95,7 +99,7 @@ def _improve(
         mults[m],
         config.step.kl_max,
         config.dual,
-        config.guard,
+        config.exploration,
     )
 
 

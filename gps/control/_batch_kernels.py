@@ -346,7 +346,7 @@ def divergence_threads(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _limits(C, c, eta_min, eta_max):  # type: ignore[no-untyped-def]
-    """Floor and ceiling of eta, widened for tiny and huge costs."""
+    """The cost's largest coefficient, and the floor and the ceiling of eta."""
     scale = 0.0
     flat = C.reshape(C.size)
     for i in range(flat.shape[0]):
@@ -356,8 +356,8 @@ def _limits(C, c, eta_min, eta_max):  # type: ignore[no-untyped-def]
         scale = max(scale, abs(flat[i]))
     if scale == 0.0:
         scale = 1.0
-    high = min(eta_max * max(1.0, scale), 1e250)
-    return min(max(eta_min * min(1.0, scale), 1e-250), high), high
+    high = min(eta_max * scale, 1e250)
+    return scale, min(max(eta_min * scale, 1e-250), high), high
 
 
 @njit(cache=True, nogil=True)
@@ -371,11 +371,12 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _search_one(  # type: ignore[no-untyped-def]
     C, c, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+    w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace,
 ):  # fmt: skip
     """Bracket and safeguarded regula falsi in log eta, as in `gps.control.dual`.
 
+    eta: 0 to begin at the cost's largest coefficient. std_floor (nu,): 0 for none.
     The KL is averaged over the marginals mean_at, cov_at with `under`, else over each trial's own.
     Returns (how it ended, trials, eta of the controller kept); infinity when none was kept.
     """
@@ -386,19 +387,19 @@ def _search_one(  # type: ignore[no-untyped-def]
     if not under:
         mean_at, cov_at = mean_, cov_
     temperature, Q_uu = np.empty(T), np.zeros((nu, nu))
-    least, most = _limits(C, c, eta_min, eta_max)
+    unit, least, most = _limits(C, c, eta_min, eta_max)
     low, high = np.log(least), np.log(most)
     best, trials = np.inf, trace.shape[0]
     # f(a) > 0 > f(b)
     a, fa, b, fb = -np.inf, np.inf, np.inf, -np.inf
     reach, side, slow, halved = 3.0, 0, 0, False
-    x = min(max(np.log(eta), low), high)
+    x = min(max(np.log(eta if eta > 0.0 else unit), low), high)
     for n in range(trials):
         e = min(max(np.exp(x), least), most)
         for t in range(T):
             temperature[t] = e + w[t]
         status, _, total = trial_under(
-            C, c, R, r, e, temperature, F, f, W, x0_mean, x0_cov,
+            C, c, R, r, e, temperature, std_floor, F, f, W, x0_mean, x0_cov,
             K_old, k_old, inv_old, half_old, K_, k_, chol_, mean_, cov_, kl_, Q_uu, mean_at, cov_at,
         )  # fmt: skip
         trace[n, 0], trace[n, 1] = e, total
@@ -456,7 +457,7 @@ def _search_one(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _search_at(  # type: ignore[no-untyped-def]
     p, C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+    w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     i, j, s = _row(p, C.shape[0]), _row(p, F.shape[0]), _row(p, x0_mean.shape[0])
@@ -471,7 +472,7 @@ def _search_at(  # type: ignore[no-untyped-def]
     end[p], trials[p], found[p] = _search_one(
         C[i], c[i], R[o], r[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s],
         K_old[o], k_old[o], inv_old[o], half_old[o],
-        w[p], bound[p], eta[p], tol, eta_min, eta_max, under, mean_at[a], cov_at[a],
+        w[p], bound[p], eta[p], std_floor, tol, eta_min, eta_max, under, mean_at[a], cov_at[a],
         K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p],
     )  # fmt: skip
     if end[p] <= FLOOR and all_finite(K[p]) and all_finite(chol[p]) and all_finite(cov[p]):
@@ -481,14 +482,14 @@ def _search_at(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def search_each(  # type: ignore[no-untyped-def]
     C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+    w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     """The dual search for every problem."""
     for p in range(status.shape[0]):
         _search_at(
             p, C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+            w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, found, trials, end, status,
         )  # fmt: skip
 
@@ -496,14 +497,14 @@ def search_each(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, parallel=True)
 def search_threads(  # type: ignore[no-untyped-def]
     C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+    w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status,
 ):  # fmt: skip
     """`search_each` in threads."""
     for p in prange(status.shape[0]):
         _search_at(
             np.int64(p), C, c, c0, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
+            w, bound, eta, std_floor, tol, eta_min, eta_max, under, mean_at, cov_at,
             K, k, chol, mean, cov, kl, trace, found, trials, end, status,
         )  # fmt: skip
 
@@ -529,7 +530,7 @@ def _steps_one(  # type: ignore[no-untyped-def]
     if not under:
         mean_at, cov_at = mean_, cov_
     Q_uu = np.zeros((nu, nu))
-    low, high = _limits(C, c, eta_min, eta_max)
+    _, low, high = _limits(C, c, eta_min, eta_max)
     ask, used, good, ratio = np.empty(T), np.empty(T), np.empty(T), np.empty(T)
     gain, sign, reach = np.full(T, 0.6), np.zeros(T), np.full(T, 3.0)
     for t in range(T):

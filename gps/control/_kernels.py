@@ -424,14 +424,21 @@ def divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, co
 
 @njit(cache=True, nogil=True)
 def trial(  # type: ignore[no-untyped-def]
-    C, c, R, r, eta, temperature, F, f, W, x0_mean, x0_cov,
+    C, c, R, r, eta, temperature, std_floor, F, f, W, x0_mean, x0_cov,
     K_old, k_old, inv_chol_old, half_logdet_old,
     K, k, chol, mean, cov, kl, Q_uu,
 ):  # fmt: skip
-    """Backward, forward and KL for one dual variable; (status, t, total KL)."""
+    """Backward, forward and KL for one dual variable; (status, t, total KL).
+
+    std_floor (nu,): least standard deviations, in units of the actions; 0 for none.
+    """
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
     if status != OK:
         return status, t, np.nan
+    if std_floor[0] > 0.0:
+        status, t = raise_covariance(chol, std_floor)
+        if status != OK:
+            return status, t, np.nan
     status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
     if status != OK:
         return status, t, np.nan
@@ -672,7 +679,7 @@ def heat(chol, eta, weight):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def trial_under(  # type: ignore[no-untyped-def]
-    C, c, R, r, eta, temperature, F, f, W, x0_mean, x0_cov,
+    C, c, R, r, eta, temperature, std_floor, F, f, W, x0_mean, x0_cov,
     K_old, k_old, inv_chol_old, half_logdet_old,
     K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
 ):  # fmt: skip
@@ -680,6 +687,10 @@ def trial_under(  # type: ignore[no-untyped-def]
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
     if status != OK:
         return status, t, np.nan
+    if std_floor[0] > 0.0:
+        status, t = raise_covariance(chol, std_floor)
+        if status != OK:
+            return status, t, np.nan
     status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
     if status != OK:
         return status, t, np.nan

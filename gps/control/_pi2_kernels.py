@@ -83,9 +83,12 @@ def update(X, U, costs, K, chol, kl_max, low, given, damping, floor, k, new_chol
         if given[t] > 0.0:
             eta[t] = given[t]
         else:
+            # the second keeps differences that are rounding from weighing anything
+            span = most - least
+            floor_t = max(low * span, 1e-12 * max(abs(most), abs(least)), 1e-290)
             # above this the KL is below kl_max whatever the costs: it is under (range/eta)^2 / 8
-            high = max(low, (most - least) / np.sqrt(8.0 * kl_max) * 1.01)
-            eta[t] = temperature_of(s, kl_max, low, high, p)
+            high = max(floor_t, span / np.sqrt(8.0 * kl_max) * 1.01)
+            eta[t] = temperature_of(s, kl_max, floor_t, high, p)
         kl[t] = soft_weights(s, eta[t], p)
         for a in range(nu):
             k[t, a] = 0.0

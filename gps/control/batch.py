@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.control import _batch_kernels as kernels
-from gps.control import dual, kl, lqr, pi2, tracking
+from gps.control import _kernels, dual, kl, lqr, pi2, tracking
 from gps.control._checks import SYMMETRY_TOLERANCE
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.pi2 import PI2Config, PI2Result
@@ -612,16 +612,18 @@ def minimise(
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
-    eta: npt.ArrayLike = 1.0,
+    eta: npt.ArrayLike | None = None,
     entropy_weight: npt.ArrayLike | None = None,
+    std_floor: npt.ArrayLike | None = None,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
 ) -> DualBatch:
     """`dual.minimise` for every problem, each with its own search in compiled code.
 
-    kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,). entropy_weight:
-    broadcasts to (B, T), by default that of `config`. B is the longest of the arguments, so that
+    kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,); eta=None begins at
+    each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that of
+    `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so that
     one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
     trial for trial; one that does not converge is done again by that function. Problems whose bound
     holds but is not met to `config.tol` have `converged[b] = False`, and one log line names them.
@@ -633,28 +635,32 @@ def minimise(
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     s, p = _batched("start", start), _batched("previous", previous)
-    lengths = [_length("kl_max", kl_max, 1), _length("eta", eta, 1)]
+    lengths = [_length("kl_max", kl_max, 1), _length("eta", 0.0 if eta is None else eta, 1)]
     lengths.append(_length("entropy_weight", weight, 2))
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
-    most, first = _positive("kl_max", kl_max, (B,)), _positive("eta", eta, (B,))
+    most = _positive("kl_max", kl_max, (B,))
+    first = np.zeros(B) if eta is None else _positive("eta", eta, (B,))
+    floor = dual.std_floor_of(std_floor, nu)
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("start", s.cov[:, None])[:, 0]
-    inv, half, good = _factors(p)
+    q, raised = _raised(p, floor)
+    inv, half, good = _factors(q)
+    good &= raised
     R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
-    kernels.penalties_each(p.K, p.k, inv, R, r, good)
+    kernels.penalties_each(q.K, q.k, inv, R, r, good)
     job.doubt(good)
     R, r = _read(R, r)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
     trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
-    under, *at = _averaged_over(job, config, d, W, s, S0, p)
+    under, *at = _averaged_over(job, config, d, W, s, S0, q)
     job.run(
         kernels.search_each, kernels.search_threads,
-        C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
-        w, np.minimum(most * T, 1e300), first, config.tol, config.eta_min, config.eta_max,
+        C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
+        w, np.minimum(most * T, 1e300), first, floor, config.tol, config.eta_min, config.eta_max,
         under, *at,
         K, k, chol, mean, cov, kl_t, trace, found, trials, end,
     )  # fmt: skip
@@ -662,8 +668,8 @@ def minimise(
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise(
-            _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config, float(first[b]),
-            w[b],
+            _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config,
+            None if eta is None else float(first[b]), w[b], std_floor,
         )  # fmt: skip
         rows = np.zeros((config.max_trials, 2))
         rows[: len(x.trace)] = x.trace
@@ -1121,6 +1127,20 @@ def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.
     kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
     inv, half = _read(inv, half)
     return inv, half, good
+
+
+def _raised(
+    controller: ControllerBatch, std_floor: Array
+) -> tuple[ControllerBatch, npt.NDArray[np.bool_]]:
+    """Controllers with at least the noise of a floor (nu,), 0 for none, and which could be raised;
+    the others are left to the single function."""
+    done = np.ones(controller.B, dtype=bool)
+    if not std_floor.any():
+        return controller, done
+    chol = np.array(controller.chol)
+    for b in range(controller.B):
+        done[b] = _kernels.raise_covariance(chol[b], std_floor)[0] == _kernels.OK
+    return replace(controller, chol=chol), done
 
 
 def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:

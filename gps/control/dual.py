@@ -4,11 +4,15 @@
 bounds every step with its own. The result is always a controller that was evaluated, with the eta
 and the KL that belong to it.
 
-Both maximise entropy on request: with an entropy weight w the objective is E[cost] - w H(p), with
-H the sum of the action entropies given the state, 1/2 log |2 pi e Sigma_t|. That changes Sigma,
-which grows with w, and through the bound eta; for a given eta the gains are the same. Without a
-weight, exploration shrinks as the bound on the KL lets it. Weights are in cost units per nat: about
-the cost of a step that is worth paying for the noise.
+Noise costs something, so that E[cost] alone narrows the controller with every update, as far as the
+bound on the KL lets it, until samples no longer tell a slope from another. Two ways keep
+exploration alive. A floor (`std_floor`) adds the constraint Sigma_t >= diag(std_floor^2), the least
+standard deviation of each action, in the unit of the action: what a person knows of a robot. For a
+given eta the gains stay the same, and Sigma_t is the unconstrained one with those eigenvalues
+raised to 1 that are below it, seen in units of the floor: the exact minimiser. An entropy weight w
+makes the objective E[cost] - w H(p), with H the sum of the action entropies given the state,
+1/2 log |2 pi e Sigma_t|; it is in cost units per nat: about the cost of a step that is worth paying
+for the noise.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +39,7 @@ from gps.types import (
     QuadraticCost,
     Record,
     freeze,
+    readonly,
     shape_of,
 )
 
@@ -60,12 +65,12 @@ class DualConfig:
     """Accepted distance of the KL from its bound, as a fraction of the bound; above 0, below 1."""
 
     eta_min: float = 1e-8
-    """Floor of eta, in cost units per nat; below it the constraint counts as inactive. For a cost
-    whose largest coefficient is under 1, the floor shrinks with it."""
+    """Floor of eta per nat, as a multiple of the cost's largest coefficient (entries of C and c);
+    below it the constraint counts as inactive."""
 
     eta_max: float = 1e16
-    """Ceiling of eta, in cost units per nat; reaching it is an error. For a cost whose largest
-    coefficient is above 1, the ceiling grows with it."""
+    """Ceiling of eta per nat, as a multiple of the cost's largest coefficient; where it is reached
+    the previous controller stays."""
 
     max_trials: int = 100
     """Most backward-forward passes of one search; at least 1. Ten are usual, far fewer with a warm
@@ -174,17 +179,21 @@ class _Problem:
         cost: QuadraticCost,
         start: Gaussian,
         previous: LinearGaussianController,
+        std_floor: npt.ArrayLike | None = None,
     ) -> None:
         T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
         _checks.dynamics(dynamics)
         self.C, self.c = _checks.cost(cost, T, nx + nu), cost.c
         _checks.controller("previous", previous, T, nu, nx)
         W, x0_cov = _checks.noise(dynamics), _checks.start(start, nx)
+        self.std_floor = std_floor_of(std_floor, nu)
+        self.previous = previous = raised(previous, self.std_floor)
         self.inv, half_logdet = factors(previous)
         self.model = (dynamics.F, dynamics.f, W, start.mean, x0_cov)
         self.reference = (previous.K, previous.k, self.inv, half_logdet)
         self.T, self.nx, self.nu = T, nx, nu
-        self.scale = float(max(self.C.max(), -self.C.min(), self.c.max(), -self.c.min()))
+        scale = float(max(self.C.max(), -self.C.min(), self.c.max(), -self.c.min()))
+        self.unit = scale if scale > 0 else 1.0  # largest coefficient of the cost
         self.Q_uu = np.zeros((nu, nu))
         self.spare = self.buffers()
         self.kept = self.buffers()
@@ -200,10 +209,9 @@ class _Problem:
         self.spare, self.kept = self.kept, self.spare
 
     def limits(self, config: DualConfig) -> tuple[float, float]:
-        """Floor and ceiling of eta, widened for tiny and huge costs."""
-        scale = self.scale if self.scale > 0 else 1.0
-        high = min(config.eta_max * max(1.0, scale), 1e250)
-        return min(max(config.eta_min * min(1.0, scale), 1e-250), high), high
+        """Floor and ceiling of eta, in cost units per nat."""
+        high = min(config.eta_max * self.unit, 1e250)
+        return min(max(config.eta_min * self.unit, 1e-250), high), high
 
     def failure(self, status: int, t: int, eta: float) -> _Failure:
         """Why the last trial gave no controller."""
@@ -214,6 +222,16 @@ class _Problem:
         return _Failure(
             f"the value function, the trajectory or the KL overflows at t={t}", t, eta, None
         )
+
+    def keep_previous(self) -> bool:
+        """Make the previous controller the best trial; False if its own trajectory overflows."""
+        K, k, chol, mean, cov, kl = self.spare
+        K[:], k[:], chol[:] = self.previous.K, self.previous.k, self.previous.chol
+        if _kernels.forward(K, k, chol, *self.model, mean, cov)[0] != _kernels.OK:
+            return False
+        kl[:] = 0.0
+        self.keep()
+        return True
 
     def marginals_of(self, controller: LinearGaussianController) -> tuple[Array, Array]:
         """State-action marginals of the previous controller, in writable arrays like the trials'.
@@ -245,10 +263,12 @@ def minimise(
     previous: LinearGaussianController,
     kl_max: float,
     config: DualConfig | None = None,
-    eta: float = 1.0,
+    eta: float | None = None,
     entropy_weight: float | Array | None = None,
+    std_floor: npt.ArrayLike | None = None,
 ) -> DualResult:
-    """Minimise E[cost] - entropy_weight H(p) subject to sum_t KL_t(p || previous) <= kl_max * T.
+    """Minimise E[cost] - entropy_weight H(p) subject to sum_t KL_t(p || previous) <= kl_max * T
+    and, with a floor, Sigma_t >= diag(std_floor^2) at every t.
 
     For a given dual variable eta the minimiser is `lqr.backward` of `cost + eta * (-log previous)`
     with temperature `eta + entropy_weight`; its KL falls as eta grows. The search brackets the
@@ -258,26 +278,32 @@ def minimise(
     overflows, counts as a KL that is too large.
 
     kl_max: nats per step, above 0. eta: start of the search, in cost units per nat; the last
-    result's eta saves trials. entropy_weight: cost units per nat, scalar or (T,); by default
-    that of `config`. A KL penalty w_t KL_t(p || q) is the cost term w_t (-log q) together with the
-    entropy weight w_t. `config.kl_under` says over whose states the KL_t are averaged; under the
-    previous controller's, the search is the same but its answer is no longer the optimum.
+    result's eta saves trials, None begins at the cost's largest coefficient. entropy_weight: cost
+    units per nat, scalar or (T,); by default that of `config`. A KL penalty w_t KL_t(p || q) is the
+    cost term w_t (-log q) together with the entropy weight w_t. std_floor: least standard deviation
+    of each action, in its unit, scalar or (nu,), above 0; None for none. Where `previous` has less
+    noise, it counts as raised to the floor. `config.kl_under` says over whose states the KL_t are
+    averaged; under the previous controller's, the search is the same but its answer is no longer
+    the optimum. The cost times a positive factor, and eta and weights with it, gives the same
+    controller up to rounding.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
     at the bound, the best controller within it comes back with `converged=False` and a log line; in
-    an ill-conditioned problem it may be worse than `previous` (compare `lqr.expected_cost`).
-    Raises DualError when there is none (with eta and, if Q_uu was the reason, t and its smallest
-    eigenvalue, in the message and as attributes), ShapeError, NonFiniteError,
-    NotPositiveDefiniteError, ConfigError for bad inputs.
+    an ill-conditioned problem it may be worse than `previous` (compare `lqr.expected_cost`). Where
+    no trial is within it, `previous` does, which is. Raises DualError only when its own trajectory
+    overflows (with eta and, if Q_uu was the reason, t and its smallest eigenvalue, in the message
+    and as attributes), ShapeError, NonFiniteError, NotPositiveDefiniteError, ConfigError for bad
+    inputs.
     Source: Levine & Abbeel 2014 (the constrained problem); the dual of cbfinn/gps
     traj_opt_lqr_python.py, with a root find in place of its line search.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
-    p = _Problem(dynamics, cost, start, previous)
+    p = _Problem(dynamics, cost, start, previous, std_floor)
+    previous = p.previous
     kl_max = float(per_step("kl_max", kl_max, 1)[0])
     bound = min(kl_max * p.T, 1e300)
-    eta = float(per_step("eta", eta, 1)[0])
+    eta = float(per_step("eta", p.unit if eta is None else eta, 1)[0])
     w = per_step("entropy_weight", weight, p.T, zero=True)
     low, high = p.limits(config)
     R, r = penalty(previous, p.inv)
@@ -293,8 +319,8 @@ def minimise(
         """log(KL / bound) at eta = exp(x), infinite without a controller, 0 when accepted."""
         nonlocal best, why, accepted
         e = min(max(math.exp(x), low), high)
-        args = (p.C, p.c, R, r, e, e + w, *p.model, *p.reference, *p.spare, p.Q_uu, *under)
-        status, t, kl = trial(*args)
+        args = (p.C, p.c, R, r, e, e + w, p.std_floor, *p.model, *p.reference, *p.spare, p.Q_uu)
+        status, t, kl = trial(*args, *under)
         trace.append((e, kl))
         if status != _kernels.OK:
             why = p.failure(status, t, e)
@@ -310,13 +336,17 @@ def minimise(
 
     end = _root(excess, math.log(eta), math.log(low), math.log(high), config.max_trials)
     if math.isinf(best):
-        raise why.error(
-            f"no controller within {bound:.3g} nats of the previous one, eta up to "
+        nothing = (
+            f"no other controller within {bound:.3g} nats of the previous one, eta up to "
             f"{max(e for e, _ in trace):.3g} in {len(trace)} trials",
             "check the cost Hessian and the scale of the dynamics, or raise eta_max or max_trials"
             + _ROUNDING * (bound < 1e-9),
         )
-    if not (accepted or end == "floor"):
+        if not p.keep_previous():
+            raise why.error(*nothing)
+        best = high
+        log.info("the previous controller stays: %s", why.error(*nothing))
+    elif not (accepted or end == "floor"):
         log.info("the KL stays below its bound of %.3g nats: %s", bound, _ENDS[end])
     controller, marginals, kl = p.result()
     return DualResult(
@@ -548,6 +578,36 @@ def minimise_per_step(
         converged=done,
         trace=np.array(trace),
     )
+
+
+def std_floor_of(value: npt.ArrayLike | None, nu: int) -> Array:
+    """A floor on standard deviations as (nu,) numbers; all 0 for none. ConfigError, ShapeError."""
+    if value is None:
+        return np.zeros(nu)
+    given = _checks.numbers("std_floor", value)
+    if given.shape not in ((), (nu,)):
+        raise ShapeError(f"std_floor must be a number or have shape {(nu,)}, got {given.shape}")
+    if not ((given > 0) & (given < np.inf)).all():
+        raise ConfigError(f"std_floor must be finite and above 0, got {given}")
+    return np.array(np.broadcast_to(given, (nu,)))
+
+
+def raised(
+    controller: LinearGaussianController, std_floor: npt.ArrayLike
+) -> LinearGaussianController:
+    """The controller with at least the noise of a floor, (nu,) standard deviations; 0 for none.
+
+    In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all covariances that are at
+    least diag(std_floor^2), the one with the least KL divergence from Sigma_t.
+    """
+    floor = np.array(std_floor, dtype=np.float64)
+    if not floor.any():
+        return controller
+    chol = np.array(controller.chol)
+    status, t = _kernels.raise_covariance(chol, floor)
+    if status != _kernels.OK:
+        raise NonFiniteError(f"a covariance in units of std_floor {floor} overflows at t={t}")
+    return replace(controller, chol=readonly(chol)) if (chol != controller.chol).any() else controller
 
 
 def _pulls(previous: LinearGaussianController, inv: Array) -> tuple[Array, Array, Array]:

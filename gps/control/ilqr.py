@@ -52,7 +52,10 @@ class ILQRConfig:
     """Stop when no action would change by more than this fraction of 1 + |u|."""
 
     tol_cost: float = 1e-9
-    """Stop when an accepted step lowers the cost by less than this fraction of 1 + |cost|."""
+    """Stop when an accepted step lowers the cost by less than this fraction of unit + |cost|. The
+    unit, here and below, is the largest entry of a step's Hessian (of its gradient, where that is
+    zero), averaged over the first trajectory, so that the cost times a positive factor is minimised
+    by the same steps."""
 
     step_sizes: tuple[float, ...] = tuple(1.1 ** -(k * k) for k in range(10))
     """Tried in the line search, from large to small. The first alone, then all others as one batch
@@ -67,16 +70,16 @@ class ILQRConfig:
     penalised) or the identity on Q_uu ("action")."""
 
     initial: float = 1e-6
-    """Regularisation of the first iteration; 0 or above."""
+    """Regularisation of the first iteration, in the cost's unit; 0 or above."""
 
     factor: float = 1.6
     """By which it grows and falls, faster with every repetition; above 1."""
 
     smallest: float = 1e-6
-    """Where it falls to 0 and from where it grows."""
+    """Where it falls to 0 and from where it grows, in the cost's unit."""
 
     largest: float = 1e10
-    """Where the iteration gives up."""
+    """Where the iteration gives up, in the cost's unit."""
 
     def __post_init__(self) -> None:
         if not (type(self.iterations) is int and self.iterations >= 1):
@@ -152,7 +155,7 @@ class ILQRResult(Record):
     cost: float  # sum over the trajectory, in cost units
     reason: Reason  # why it stopped: "gradient" and "cost" are tolerances that were met
     costs: Array  # (n+1,) of the start, and after every iteration
-    regularisation: Array  # (n,) that each iteration's backward pass succeeded with
+    regularisation: Array  # (n,) that each iteration's backward pass succeeded with, in the unit
     step_sizes: Array  # (n,) accepted by the line search; 0 where no step was
     gradients: Array  # (n,) largest change of an action that was asked for, over 1 + |u|
 
@@ -237,7 +240,7 @@ def minimise(
         sizes.append(0.0 if step is None else step.size)
         if step is None:
             costs.append(J)
-            if mild and problem.promised() < config.tol_cost * (1.0 + abs(J)):
+            if mild and problem.promised() < config.tol_cost * (problem.unit + abs(J)):
                 reason = "cost"
                 break
             # a small change that a large regularisation asks for says nothing about the optimum
@@ -250,7 +253,7 @@ def minimise(
         X, U, J, fresh = step.X, step.U, step.cost, True
         costs.append(J)
         schedule.fall()
-        if lowered < config.tol_cost * (1.0 + abs(J)):
+        if lowered < config.tol_cost * (problem.unit + abs(J)):
             reason = "cost"
             break
     if fresh:  # gains that belong to the trajectory that is returned
@@ -374,6 +377,7 @@ class _Problem:
         self.l_z = np.zeros((T, self.nx + self.nu))
         self.l_zz = np.zeros((T, self.nx + self.nu, self.nx + self.nu))
         self.Q_uu, self.change = np.zeros((self.nu, self.nu)), np.zeros(2)
+        self.unit = 0.0  # of the cost; set by the first expansion
 
     def _limit(self, which: str, value: npt.ArrayLike) -> Array:
         array = _checks.numbers(f"the {which} limit", value)
@@ -439,6 +443,9 @@ class _Problem:
             _checks.finite(name, array)
         self.F[:], self.l_z[:] = F, l_z
         self.l_zz[:] = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+        if not self.unit:
+            curvature = float(np.abs(self.l_zz).max(axis=(1, 2)).mean())
+            self.unit = curvature or float(np.abs(self.l_z).max(axis=1).mean()) or 1.0
 
     def backward(
         self, U: Array, schedule: _Schedule, config: ILQRConfig, k: Array, K: Array, inv: Array
@@ -448,7 +455,7 @@ class _Problem:
             with np.errstate(over="ignore"):  # a limit so far away is none
                 low, high = self.low - U, self.high - U
             status, t = kernels.backward(
-                self.l_z, self.l_zz, self.F, low, high, schedule.mu,
+                self.l_z, self.l_zz, self.F, low, high, schedule.mu * self.unit,
                 config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
             )  # fmt: skip
             if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):
@@ -478,7 +485,7 @@ class _Problem:
 
     def require_bounded(self, J: float, first: float) -> None:
         """Raise an error when the cost has fallen further than any cost with a minimum does."""
-        if abs(J) < 1e12 * (1.0 + abs(first)):
+        if abs(J) < 1e12 * (self.unit + abs(first)):
             return
         own = self.l_zz[:, self.nx :, self.nx :]
         smallest = [_checks.smallest(block) for block in own]

@@ -35,7 +35,8 @@ class PI2Config:
     it cannot exceed log N, where the best sample has all the weight."""
 
     temperature_min: float = 1e-3
-    """Floor of the temperature, in cost units; above 0."""
+    """Floor of each step's temperature, as a share of the range of the samples' costs-to-go there;
+    above 0."""
 
     covariance: Literal["scaled", "weighted"] = "scaled"
     """"scaled": the old covariance, times the weighted one's size relative to it to the power of

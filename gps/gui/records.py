@@ -568,9 +568,10 @@ def _read_reports(file: h5py.File) -> tuple[ConditionReport, ...]:
         group = h5py.h5g.open(node.id, str(m).encode())
         values: dict[str, Any] = {}
         for f in fields(ConditionReport):
-            if f.name == "event":
+            name = f.name.encode()
+            if f.name == "event" or not h5py.h5a.exists(group, name):  # one that was None
                 continue
-            h5py.h5a.open(group, f.name.encode()).read(number, h5py.h5t.NATIVE_DOUBLE)
+            h5py.h5a.open(group, name).read(number, h5py.h5t.NATIVE_DOUBLE)
             values[f.name] = number.item()
         values["condition"] = int(values["condition"])
         values["event"] = str(h5py.Group(group).attrs["event"])

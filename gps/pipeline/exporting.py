@@ -13,7 +13,7 @@ from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
 from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
-from gps.types import Agent
+from gps.types import Agent, control_range_of
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """What makes the contents of a file, by the end of its name."""
@@ -102,10 +102,10 @@ def _stored(
 
 def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Lowest and highest actions that the world takes; None where it has or tells no limit."""
-    bounds = getattr(agent, "control_range", None)
+    bounds = control_range_of(agent)
     if bounds is None:
         return None
-    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (agent.nu,)) for b in bounds)
+    low, high = bounds
     if not (np.isfinite(low).any() or np.isfinite(high).any()):
         return None
     return tuple(low.tolist()), tuple(high.tolist())

@@ -427,6 +427,8 @@ def metrics_row(
     row["kl_max"] = float(np.mean([x.kl_max for x in c]))
     row["step_mult_mean"] = float(np.mean([x.step_mult for x in c]))
     row["eta_mean"] = float(np.mean([x.eta for x in c]))
+    std = [math.nan if x.exploration_std is None else x.exploration_std for x in c]
+    row["exploration_std"] = float(np.mean(std))
     per_iteration = len(c) * experiment.samples * agent.T
     row["env_steps"] = float(state.iteration * per_iteration)
     return row

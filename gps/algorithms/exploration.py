@@ -1,0 +1,66 @@
+"""How much noise a controller keeps, whatever it learns.
+
+Noise costs something, so that every update under a KL bound narrows the controller, as far as the
+bound lets it. Narrow samples tell no slope from another: the fitted dynamics and the linearised
+policy lose theirs, the gains fade, and the cost rises again without one bad update. A floor under
+the noise prevents it: Sigma_t >= diag(std_floor^2) is one more constraint of the C-step (see
+`gps.control.dual`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gps.errors import ConfigError
+from gps.types import Agent, Array, LinearGaussianController, control_range_of, readonly
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """The least noise of the controllers that are sampled."""
+
+    floor: float = 0.05
+    """Least standard deviation of every action, as a share of half of its actuator's range (of
+    `action_scale`, where there is no range); 0 for no floor, below 1."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.floor, int | float) and not isinstance(self.floor, bool)
+        if not (number and 0 <= self.floor < 1):
+            raise ConfigError(
+                f"ExplorationConfig.floor must be 0 or above and below 1, got {self.floor!r}"
+            )
+
+    def std_floor(self, action_scale: Array | None) -> Array | None:
+        """Least standard deviations (nu,) in the units of the actions; None for none."""
+        if self.floor == 0 or action_scale is None:
+            return None
+        return readonly(self.floor * action_scale)
+
+
+UNLIMITED = 10.0
+"""Half of the range that an actuator without limits is taken to have, in standard deviations of the
+initial controller: a floor of 5 % is half of the noise that a run begins with."""
+
+
+def action_scale(agent: Agent, initial: LinearGaussianController) -> Array:
+    """Half of each actuator's range, (nu,), in the unit of the action.
+
+    Where a range has no end, UNLIMITED times the largest standard deviation over time that the
+    initial controller gives the action: what the user thought a large action.
+    """
+    std = np.sqrt(np.einsum("tij,tij->ti", initial.chol, initial.chol)).max(axis=0)
+    limits = control_range_of(agent)
+    half = np.full(agent.nu, np.inf) if limits is None else 0.5 * (limits[1] - limits[0])
+    return readonly(np.where(np.isfinite(half) & (half > 0), half, UNLIMITED * std))
+
+
+def exploration_std(controller: LinearGaussianController, action_scale: Array | None) -> float:
+    """Root mean square over steps and actions of the noise's standard deviation, as a share of
+    `action_scale`; NaN where that is not known."""
+    if action_scale is None:
+        return math.nan
+    relative = controller.chol / action_scale[:, None]
+    return float(np.sqrt((relative**2).sum(axis=2).mean()))
