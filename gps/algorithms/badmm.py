@@ -398,5 +398,5 @@ def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> flo
         actual = check.last_expected - check.expected_cost
         if step.rule == "mc":
             actual = check.last_sampled - check.sampled_cost
-        mult = new_multiplier(old, predicted, actual, step)
+        mult = new_multiplier(old, predicted, actual, step, check.cost_noise)
     return mult if check.trusted else max(min(mult, old) * guard.shrink, step.min_mult)

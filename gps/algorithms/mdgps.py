@@ -288,7 +288,8 @@ def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardCon
         predicted = last - np.mean([c.last_predicted for c in known])
         now = [c.expected_cost if step.rule == "laplace" else c.sampled_cost for c in known]
         before = last if step.rule == "laplace" else np.mean([c.last_sampled for c in known])
-        new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step)
+        noise = math.hypot(*(c.cost_noise for c in known)) / len(known)
+        new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step, noise)
     return [
         new if c.trusted and not c.rejected else max(min(new, mult) * guard.shrink, step.min_mult)
         for c in checks

@@ -207,6 +207,7 @@ def assess_samples(
         cost_max=float(totals.max()),
         cost_scale=scale,
         cost_error=error,
+        cost_noise=math.hypot(error, condition.last_error),
         expected_cost=mean,
         expected_sampled=mean,
         model_gap=0.0,
@@ -395,7 +396,9 @@ def decide(
 
 def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
     """The condition that knows its last sound rollouts, and goes back to the best controller."""
-    last = replace(condition, last_cost=checked.sampled_cost)
+    last = replace(
+        condition, last_cost=checked.sampled_cost, last_error=checked.cost_error
+    )
     if not checked.sampled_best:
         return last
     return replace(

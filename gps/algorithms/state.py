@@ -126,6 +126,8 @@ class ConditionState(Record):
     """Standard error of `sampled_cost`."""
     last_cost: float = float("nan")
     """Mean objective of the last sound rollouts, of whichever controller."""
+    last_error: float = 0.0
+    """Standard error of `last_cost`."""
     report: ConditionReport | None = None
     dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
     """What the last update found, for inspection; None where there was none."""
@@ -171,6 +173,8 @@ class Assessment:
     cost_scale: float
     cost_error: float
     """Standard error of `sampled_cost`."""
+    cost_noise: float
+    """Standard error of its difference from the last sampled cost."""
     expected_cost: float
     """Of the update's starting point under the model fitted now."""
     expected_sampled: float

@@ -76,7 +76,13 @@ class GuardConfig:
             raise ConfigError(f"GuardConfig.shrink must lie between 0 and 1, got {self.shrink}")
 
 
-def new_multiplier(mult: float, predicted: float, actual: float, config: StepConfig) -> float:
+import os
+KAPPA = float(os.environ.get("KAPPA", "0"))
+
+
+def new_multiplier(
+    mult: float, predicted: float, actual: float, config: StepConfig, noise: float = 0.0
+) -> float:
     """The step multiplier after an update that promised `predicted` and brought `actual`.
 
     `mult * clip(predicted / (2 (predicted - actual)), 0.1, 5)`, clipped to the range of `config`;
@@ -88,6 +94,6 @@ def new_multiplier(mult: float, predicted: float, actual: float, config: StepCon
     """
     factor = 0.1
     if math.isfinite(predicted) and math.isfinite(actual) and predicted > 0:
-        missing = max(predicted - actual, 0.1 * predicted)
+        missing = max(predicted - actual, 0.1 * predicted, KAPPA * noise)
         factor = max(0.5 * predicted / missing, 0.1)
     return min(max(mult * factor, config.min_mult), config.max_mult)

@@ -119,7 +119,7 @@ def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> flo
             if step.rule == "laplace"
             else check.last_sampled - check.sampled_cost
         )
-        mult = new_multiplier(mult, predicted, actual, step)
+        mult = new_multiplier(mult, predicted, actual, step, check.cost_noise)
     if not check.trusted:
         mult = max(min(mult, check.step_mult) * guard.shrink, step.min_mult)
     return mult
