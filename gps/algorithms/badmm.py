@@ -181,7 +181,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    rules = config.guard, config.dual.entropy_weight
+    rules = config.guard, config.step, config.dual.entropy_weight
     checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
@@ -393,10 +393,7 @@ def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> flo
     old = check.step_mult
     if check.rejected:
         return max(old * guard.shrink, step.min_mult)
-    mult, predicted = old, check.last_expected - check.last_predicted
-    if predicted > 0:  # False for NaN: the first iteration, or after a fall-back
-        actual = check.last_expected - check.expected_cost
-        if step.rule == "mc":
-            actual = check.last_sampled - check.sampled_cost
-        mult = new_multiplier(old, predicted, actual, step, check.cost_noise)
+    mult = old
+    if check.updated and check.promised:
+        mult = new_multiplier(old, check.kept, step)
     return mult if check.trusted else max(min(mult, old) * guard.shrink, step.min_mult)

@@ -247,7 +247,10 @@ def _assess(
     sampled = reference if on_policy else condition.controller
     if on_policy:  # going back to a controller would not take back the policy that was sampled
         guard = stages.without_setbacks(guard)
-    return stages.assess(condition, rollouts, cost, dynamics, sampled, reference, guard, weight)
+    return stages.assess(
+        *(condition, rollouts, cost, dynamics, sampled, reference),
+        *(guard, config.step, weight),
+    )
 
 
 def _improve(
@@ -281,15 +284,10 @@ def _improve(
 def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
     """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
     mult = float(np.mean([c.step_mult for c in checks]))
-    known = [c for c in checks if math.isfinite(c.last_predicted) and not c.rejected]
+    known = [c for c in checks if c.updated and not c.rejected]
     new = mult
     if known:
-        last = np.mean([c.last_expected for c in known])
-        predicted = last - np.mean([c.last_predicted for c in known])
-        now = [c.expected_cost if step.rule == "laplace" else c.sampled_cost for c in known]
-        before = last if step.rule == "laplace" else np.mean([c.last_sampled for c in known])
-        noise = math.hypot(*(c.cost_noise for c in known)) / len(known)
-        new = new_multiplier(mult, float(predicted), float(before - np.mean(now)), step, noise)
+        new = new_multiplier(mult, float(np.mean([c.kept for c in known])), step)
     return [
         new if c.trusted and not c.rejected else max(min(new, mult) * guard.shrink, step.min_mult)
         for c in checks

@@ -86,7 +86,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    rules = config.guard, config.pilqr.dual.entropy_weight
+    rules = config.guard, config.step, config.pilqr.dual.entropy_weight
     checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     new = each(ex, "improve", _improve, (cond, rollouts, costs, models, checks), config)
     report = Report(

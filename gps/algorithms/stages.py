@@ -21,7 +21,7 @@ from gps.algorithms.state import (
     Proposal,
     Replay,
 )
-from gps.algorithms.step_size import GuardConfig, StepConfig
+from gps.algorithms.step_size import GuardConfig, StepConfig, kept_share
 from gps.control import dual, lqr
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost, expand
@@ -137,6 +137,7 @@ def assess(
     sampled: LinearGaussianController,
     reference: LinearGaussianController,
     guard: GuardConfig,
+    step: StepConfig,
     entropy_weight: float = 0.0,
 ) -> Assessment:
     """Compare what was sampled with what the fitted model expects.
@@ -152,8 +153,15 @@ def assess(
     check = assess_samples(condition, rollouts, cost, guard, bonus)
     gap = (expected_sampled - check.sampled_cost) / check.cost_scale
     astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
+    predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
+    now, before = expected, condition.expected_cost
+    if step.rule == "mc":
+        now, before = check.sampled_cost, condition.last_cost
     return replace(
         check,
+        updated=math.isfinite(predicted),
+        promised=predicted > 0,
+        kept=kept_share(predicted, before - now),
         expected_cost=expected,
         expected_sampled=expected_sampled,
         model_gap=gap,
@@ -168,11 +176,12 @@ def assess_own(
     cost: CostModel,
     dynamics: DynamicsModel,
     guard: GuardConfig,
+    step: StepConfig,
     entropy_weight: float = 0.0,
 ) -> Assessment:
     """The assessment with the sampled controller as reference."""
     c = condition.controller
-    return assess(condition, rollouts, cost, dynamics, c, c, guard, entropy_weight)
+    return assess(condition, rollouts, cost, dynamics, c, c, guard, step, entropy_weight)
 
 
 def assess_samples(
@@ -207,14 +216,13 @@ def assess_samples(
         cost_max=float(totals.max()),
         cost_scale=scale,
         cost_error=error,
-        cost_noise=math.hypot(error, condition.last_error),
         expected_cost=mean,
         expected_sampled=mean,
         model_gap=0.0,
         step_mult=condition.step_mult,
-        last_expected=condition.expected_cost,
-        last_predicted=condition.predicted_cost,
-        last_sampled=condition.last_cost,
+        updated=False,
+        promised=False,
+        kept=math.nan,
         best_sampled=condition.sampled_cost,
         rejected=rejected,
         sampled_best=guard.against == "last" or not updated or not jump > 0,
@@ -396,9 +404,7 @@ def decide(
 
 def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
     """The condition that knows its last sound rollouts, and goes back to the best controller."""
-    last = replace(
-        condition, last_cost=checked.sampled_cost, last_error=checked.cost_error
-    )
+    last = replace(condition, last_cost=checked.sampled_cost)
     if not checked.sampled_best:
         return last
     return replace(

@@ -115,8 +115,8 @@ class ConditionState(Record):
     replay: Replay | None = None
     """Where the policy is trained; None without a policy, and before the first iteration."""
     expected_cost: float = float("nan")
-    """Of the last update's starting point under the last model: with `predicted_cost` and the cost
-    now, all that the step rule needs."""
+    """Of the last update's starting point under the last model; NaN where the update cannot be
+    judged."""
     predicted_cost: float = float("nan")
     sampled_cost: float = float("nan")
     """Mean sampled cost of `previous` (the objective: less its entropy, where that has a weight)."""
@@ -126,8 +126,6 @@ class ConditionState(Record):
     """Standard error of `sampled_cost`."""
     last_cost: float = float("nan")
     """Mean objective of the last sound rollouts, of whichever controller."""
-    last_error: float = 0.0
-    """Standard error of `last_cost`."""
     report: ConditionReport | None = None
     dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
     """What the last update found, for inspection; None where there was none."""
@@ -173,8 +171,6 @@ class Assessment:
     cost_scale: float
     cost_error: float
     """Standard error of `sampled_cost`."""
-    cost_noise: float
-    """Standard error of its difference from the last sampled cost."""
     expected_cost: float
     """Of the update's starting point under the model fitted now."""
     expected_sampled: float
@@ -183,9 +179,12 @@ class Assessment:
     """Expected minus sampled cost of the sampled controller, as a share of `cost_scale`."""
     step_mult: float
     """Multiplier before this iteration's rule."""
-    last_expected: float
-    last_predicted: float
-    last_sampled: float
+    updated: bool
+    """The last update can be judged: it was made from a model that was trusted."""
+    promised: bool
+    """It predicted an improvement."""
+    kept: float
+    """Share of it that came, by `StepConfig.rule`; between -4 and 0.9."""
     best_sampled: float
     """The least so far: of the controller that the guard goes back to."""
     rejected: bool

@@ -76,24 +76,22 @@ class GuardConfig:
             raise ConfigError(f"GuardConfig.shrink must lie between 0 and 1, got {self.shrink}")
 
 
-import os
-KAPPA = float(os.environ.get("KAPPA", "0"))
-
-
-def new_multiplier(
-    mult: float, predicted: float, actual: float, config: StepConfig, noise: float = 0.0
-) -> float:
-    """The step multiplier after an update that promised `predicted` and brought `actual`.
-
-    `mult * clip(predicted / (2 (predicted - actual)), 0.1, 5)`, clipped to the range of `config`;
-    the factor is 5 where `actual` reaches nine tenths of `predicted` or more. Improvements are
-    drops of the objective, in its unit, on which the result does not depend. An update that
-    promised nothing, and values that are not finite, shrink the step by 10.
-    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, which bounds predicted - actual
-    from below by 1e-4 in units of the cost.
+def kept_share(predicted: float, actual: float) -> float:
+    """actual / predicted, clipped to [-4, 0.9]: how much of the drop that an update predicted of
+    the objective came. -4 for an update that predicted none, and for values that are not finite.
     """
-    factor = 0.1
-    if math.isfinite(predicted) and math.isfinite(actual) and predicted > 0:
-        missing = max(predicted - actual, 0.1 * predicted, KAPPA * noise)
-        factor = max(0.5 * predicted / missing, 0.1)
-    return min(max(mult * factor, config.min_mult), config.max_mult)
+    if not (math.isfinite(predicted) and math.isfinite(actual) and predicted > 0):
+        return -4.0
+    return min(max(actual / predicted, -4.0), 0.9)
+
+
+def new_multiplier(mult: float, share: float, config: StepConfig) -> float:
+    """The step multiplier after updates that kept a `share` of what they promised.
+
+    `mult / (2 (1 - share))`, where the model of the improvement has its best step: the factor lies
+    between 0.1 and 5 for shares as `kept_share` gives them. Clipped to the range of `config`. No
+    unit of the cost matters.
+    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, with these limits; there a miss of
+    less than 1e-4, in units of the cost, counts as 1e-4.
+    """
+    return min(max(mult * 0.5 / (1.0 - share), config.min_mult), config.max_mult)

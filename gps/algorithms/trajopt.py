@@ -63,7 +63,7 @@ def iterate(
     models = each(
         ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
     )
-    rules = config.guard, config.dual.entropy_weight
+    rules = config.guard, config.step, config.dual.entropy_weight
     checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
@@ -112,14 +112,8 @@ def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> flo
     if check.rejected:
         return max(check.step_mult * guard.shrink, step.min_mult)
     mult = check.step_mult
-    if check.last_predicted == check.last_predicted:  # NaN: first iteration, or after a fall-back
-        predicted = check.last_expected - check.last_predicted
-        actual = (
-            check.last_expected - check.expected_cost
-            if step.rule == "laplace"
-            else check.last_sampled - check.sampled_cost
-        )
-        mult = new_multiplier(mult, predicted, actual, step, check.cost_noise)
+    if check.updated:
+        mult = new_multiplier(mult, check.kept, step)
     if not check.trusted:
         mult = max(min(mult, check.step_mult) * guard.shrink, step.min_mult)
     return mult
