@@ -315,7 +315,7 @@ def average_weights(resp, N, S, weights):  # type: ignore[no-untyped-def]
             weights[t, j] = s / N
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def mixture_moments(weights, mean, cov, mu, S):  # type: ignore[no-untyped-def]
     """Mean and covariance of the mixture under the given weights."""
     J, D = mean.shape
@@ -332,8 +332,71 @@ def mixture_moments(weights, mean, cov, mu, S):  # type: ignore[no-untyped-def]
         if w > 0.0:
             for i in range(D):
                 a = w * (mean[j, i] - mu[i])
-                for k in range(D):
-                    S[i, k] += w * cov[j, i, k] + a * (mean[j, k] - mu[k])
+                row = S[i, i:]
+                own = cov[j, i, i:]
+                there = mean[j, i:]
+                here = mu[i:]
+                for k in range(row.size):
+                    row[k] += w * own[k] + a * (there[k] - here[k])
+    mirror(S)
+
+
+@njit(cache=True, nogil=True)
+def mirror(A):  # type: ignore[no-untyped-def]
+    """Copy what is above the diagonal to below it."""
+    for i in range(A.shape[0]):
+        for k in range(i):
+            A[i, k] = A[k, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def solve_upper_t(U, V):  # type: ignore[no-untyped-def]
+    """Overwrite V (n, m) with U'^-1 V, U upper triangular; four rows at a time."""
+    n, m = V.shape
+    for i in range(n):
+        row = V[i]
+        p = 0
+        while p + 4 <= i:
+            a0 = U[p, i]
+            a1 = U[p + 1, i]
+            a2 = U[p + 2, i]
+            a3 = U[p + 3, i]
+            for k in range(m):
+                row[k] -= a0 * V[p, k] + a1 * V[p + 1, k] + a2 * V[p + 2, k] + a3 * V[p + 3, k]
+            p += 4
+        while p < i:
+            a0 = U[p, i]
+            for k in range(m):
+                row[k] -= a0 * V[p, k]
+            p += 1
+        inv = 1.0 / U[i, i]
+        for k in range(m):
+            row[k] *= inv
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def solve_upper(U, V):  # type: ignore[no-untyped-def]
+    """Overwrite V (n, m) with U^-1 V, U upper triangular; four rows at a time."""
+    n, m = V.shape
+    for i in range(n - 1, -1, -1):
+        row = V[i]
+        p = i + 1
+        while p + 4 <= n:
+            a0 = U[i, p]
+            a1 = U[i, p + 1]
+            a2 = U[i, p + 2]
+            a3 = U[i, p + 3]
+            for k in range(m):
+                row[k] -= a0 * V[p, k] + a1 * V[p + 1, k] + a2 * V[p + 2, k] + a3 * V[p + 3, k]
+            p += 4
+        while p < n:
+            a0 = U[i, p]
+            for k in range(m):
+                row[k] -= a0 * V[p, k]
+            p += 1
+        inv = 1.0 / U[i, i]
+        for k in range(m):
+            row[k] *= inv
 
 
 @njit(cache=True, nogil=True)
@@ -348,6 +411,7 @@ def regress(  # type: ignore[no-untyped-def]
     N, S, D = Y.shape
     n_out = D - n_in
     mu0 = np.empty(D)
+    shift = np.empty(D)
     diff = np.empty((N, D))
     scatter = np.empty((D, D))
     U = np.empty((n_in, n_in))
@@ -367,40 +431,31 @@ def regress(  # type: ignore[no-untyped-def]
         mixture_moments(weights[t], means, scales, mu0, P)
         pull = N * kappa0 / (N + kappa0)
         inv = 1.0 / (N + nu0)
+        for k in range(D):
+            shift[k] = mean[t, k] - mu0[k]
         for i in range(D):
-            d = pull * (mean[t, i] - mu0[i])
-            for k in range(i, D):
-                v = (scatter[i, k] + psi * P[i, k] + d * (mean[t, k] - mu0[k])) * inv
-                P[i, k] = v
-                P[k, i] = v
+            d = pull * shift[i]
+            row = P[i, i:]
+            own = scatter[i, i:]
+            there = shift[i:]
+            for k in range(row.size):
+                row[k] = (own[k] + psi * row[k] + d * there[k]) * inv
+        mirror(P)
         for i in range(n_in):
             P[i, i] += ridge
         if cholesky_upper(P[:n_in, :n_in], U) != 0:
             return t + 1
-        for i in range(n_in):  # V = U'^-1 S_zx, then U^-1 V in place
+        for i in range(n_in):
             for k in range(n_out):
                 V[i, k] = P[i, n_in + k]
-            for p in range(i):
-                a = U[p, i]
-                for k in range(n_out):
-                    V[i, k] -= a * V[p, k]
-            a = 1.0 / U[i, i]
-            for k in range(n_out):
-                V[i, k] *= a
+        solve_upper_t(U, V)
         np.dot(V.T, V, WW)
         for i in range(n_out):
             for k in range(i, n_out):
                 v = P[n_in + i, n_in + k] - WW[i, k]
                 W[t, i, k] = v
                 W[t, k, i] = v
-        for i in range(n_in - 1, -1, -1):
-            for p in range(i + 1, n_in):
-                a = U[i, p]
-                for k in range(n_out):
-                    V[i, k] -= a * V[p, k]
-            a = 1.0 / U[i, i]
-            for k in range(n_out):
-                V[i, k] *= a
+        solve_upper(U, V)
         for k in range(n_out):
             s = 0.0
             for i in range(n_in):
