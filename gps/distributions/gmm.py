@@ -174,8 +174,9 @@ class _EM:
             self.split_heaviest(int(j), scale)
 
     def mixture(self) -> Mixture:
-        """The present parameters as a record."""
+        """The parameters as a record, which takes over the covariances: the end of a fit."""
         w = self.log_weight - np.log(np.exp(self.log_weight).sum())
+        self.cov.setflags(write=False)
         return Mixture(self.mean + self.centre, self.cov, w)
 
 

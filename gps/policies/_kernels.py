@@ -28,9 +28,9 @@ C2, C3, C4, C5, C6, C7, C8, C9, C10, C11, C12, C13 = (1.0 / factorial(i) for i i
 def tanh(z):  # type: ignore[no-untyped-def]
     """Overwrite the vector z with its tanh, to 4e-16 relative. NaN stays NaN.
 
-    tanh |x| = -e / (2 + e) with e = exp(-2|x|) - 1, which loses no digits near 0. There is no branch
-    and no call in the loop, so that the compiler makes vector instructions of it; the C library's
-    function takes one number at a time and several times as long.
+    tanh |x| = -e / (2 + e) with e = exp(-2|x|) - 1, which loses no digits near 0. There is no
+    branch and no call in the loop, so that the compiler makes vector instructions of it; the C
+    library's function takes one number at a time and several times as long.
     """
     for i in range(z.size):
         x = z[i]

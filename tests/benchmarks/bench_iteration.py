@@ -10,7 +10,8 @@ sampling, 3.6 for dynamics, 1.1 for LQR, 3.5 for SGD.
 With `--against` the package of another checkout of this repository, say a worktree of an earlier
 commit, makes the same iterations with the same interpreter and libraries. Each checkout has a
 process of its own, and they take turns, one iteration at a time, so that whatever else the machine
-does slows down both. The ratios are new to old: below 1 this checkout is faster.
+does slows down both. The ratios are new to old: below 1 this checkout is faster. On a busy machine
+the processor's seconds of the whole iteration, and the quickest ones, say most.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import json
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -29,6 +32,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parents[2]
 PACKAGES = {"gps": "gps"} | {f"gps.{name}": name for name in ("agents", "hyperparams", "data")}
+PROCESSOR = "processor"
 Row = dict[str, float]
 
 
@@ -51,22 +55,28 @@ class Checkout(MetaPathFinder):
 def serve(root: Path, experiment: str) -> None:
     """Make an iteration for each line that comes in; answer with its row of metrics as JSON.
 
-    The first of a run is made and left out: it loads kernels and trains the policy twice.
+    The first of a run is made and left out: it loads kernels and trains the policy twice. One run
+    follows another, each with the next seed.
     """
     sys.meta_path.insert(0, Checkout(root))
     import gps
 
     assert Path(gps.__file__).is_relative_to(root), gps.__file__
-    endless = itertools.count()
-    rows = (
-        report.row
-        for _ in endless
-        for report in itertools.islice(gps.run(gps.load(experiment)), 1, None)
-    )
-    ready = next(rows)
-    print(json.dumps(ready), flush=True)
+    rows = endless(lambda seed: gps.run(gps.load(experiment), seed=seed))
+    print(json.dumps(next(rows)), flush=True)
     for _ in sys.stdin:
         print(json.dumps(next(rows)), flush=True)
+
+
+def endless(run: Callable[[int], Iterator[Any]]) -> Iterator[Row]:
+    """Rows of the metrics of run(0), run(1) and so on, with the processor's seconds besides."""
+    for seed in itertools.count():
+        reports = run(seed)
+        next(reports)
+        before = time.process_time()
+        for report in reports:
+            yield report.row | {PROCESSOR: time.process_time() - before}
+            before = time.process_time()
 
 
 class Server:
@@ -119,29 +129,32 @@ def compare(root: Path, experiment: str, turns: int) -> None:
     print(f"{turns} iterations of {experiment} each, in turns; seconds")
     print(f"{'':20s} {'median':>25s}   {'quickest':>25s}")
     print(f"{'':20s}" + "   old     new    ratio  " * 2)
-    for name in stages(pairs[0][0], [a for a, _ in pairs]):
+    for name in stages([a for a, _ in pairs]):
         a, b = [row[name] for row, _ in pairs], [row[name] for _, row in pairs]
         cells = ""
         for x, y in ((statistics.median(a), statistics.median(b)), (min(a), min(b))):
             cells += f" {x:7.4f} {y:7.4f} {y / x if x else float('nan'):6.2f}  "
         print(f"{label(name):20s}{cells}")
-    ratios = sorted(b["seconds"] / a["seconds"] for a, b in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-    print(
-        f"ratio of a turn, whole iteration: median {statistics.median(ratios):.3f}, "
-        f"half of them in {low:.3f} to {high:.3f}"
-    )
+    for name in ("seconds", PROCESSOR):
+        ratios = sorted(b[name] / a[name] for a, b in pairs)
+        low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+        print(
+            f"ratio of a turn, {label(name)}: median {statistics.median(ratios):.3f}, "
+            f"half of them in {low:.3f} to {high:.3f}"
+        )
 
 
-def stages(row: Row, rows: list[Row]) -> list[str]:
+def stages(rows: list[Row]) -> list[str]:
     """Names of the stages, longest first, and the whole iteration at the end."""
-    names = [name for name in row if name.startswith("seconds_")]
-    return [*sorted(names, key=lambda n: -statistics.median(r[n] for r in rows)), "seconds"]
+    names = [name for name in rows[0] if name.startswith("seconds_")]
+    names.sort(key=lambda n: -statistics.median(r[n] for r in rows))
+    return [*names, *(name for name in ("seconds", PROCESSOR) if name in rows[0])]
 
 
 def label(name: str) -> str:
     """What a row is called in the table."""
-    return name[8:] or "whole iteration"
+    known = {"seconds": "whole iteration", PROCESSOR: "its processor time"}
+    return known.get(name) or name.removeprefix("seconds_")
 
 
 def main() -> None:
@@ -161,7 +174,7 @@ def main() -> None:
 
     rows = [report.row for report in gps.run(gps.load(args.experiment))]
     rows = rows[1:]  # the first loads kernels and trains the policy twice
-    for name in stages(rows[0], rows):
+    for name in stages(rows):
         print(f"{label(name):20s} {statistics.median(r[name] for r in rows):7.3f} s (median)")
 
 
