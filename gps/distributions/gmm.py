@@ -110,11 +110,10 @@ class _EM:
         self.resp = np.empty((n, J))
         self.guess = np.full(n, -1)
         self.mass = np.empty(J)
-        self.diff, self.rows = np.empty((n, D)), np.empty(n, dtype=np.int64)
-        self.square, self.scratch = np.empty((D, D)), np.empty((D, D))
-        self.white = np.empty((n, D))
+        self.diff, self.white = np.empty(n * D), np.empty(n * D)
+        self.rows, self.low = np.empty(n, dtype=np.int64), np.empty(n)
+        self.square = np.empty((D, D))
         self.lead_diff, self.lead_white = np.empty((n, b)), np.empty((n, b))
-        self.upper, self.low = np.empty((n, J)), np.empty(n)
 
     def load(self, mixture: Mixture) -> None:
         """Take a mixture's parameters; its components fill the first columns."""
@@ -127,22 +126,14 @@ class _EM:
     def expect(self) -> float:
         """E-step into `resp`; returns the mean objective per point."""
         status = _kernels.whitening(
-            self.cov, self.floor, self.log_weight, self.square, self.scratch, self.inv_t, self.const
+            self.cov, self.floor, self.log_weight, self.square, self.inv_t, self.const
         )
         if status:
             raise FitError(
                 f"covariance of mixture component {status - 1} of {self.J} has no Cholesky factor;"
                 " raise GMMConfig.covariance_floor or scale the points to similar units"
             )
-        work = (
-            self.diff,
-            self.white,
-            self.lead_diff,
-            self.lead_white,
-            self.upper,
-            self.rows,
-            self.low,
-        )
+        work = (self.diff, self.white, self.lead_diff, self.lead_white, self.rows, self.low)
         _kernels.log_joint(
             self.points, self.lead, self.mean, self.inv_t, self.const, self.guess, work, self.resp
         )
@@ -150,7 +141,7 @@ class _EM:
 
     def maximise(self) -> None:
         """M-step from `resp`."""
-        work = (self.diff, self.square, self.rows)
+        work = (self.diff, self.white, self.square.reshape(-1), self.rows, self.low)
         _kernels.maximise(self.points, self.resp, self.floor, work, self.mean, self.cov, self.mass)
         self.log_weight[:] = np.log(np.maximum(self.mass, 1e-300) / self.n)
 
@@ -158,16 +149,18 @@ class _EM:
         """Give the empty component half of the heaviest one's points, cut across its long axis."""
         mass = self.resp.sum(axis=0)
         heavy = int(np.argmax(mass))
-        w = self.resp[:, heavy]
-        Z = self.points / scale
-        Z = Z - (w @ Z) / mass[heavy]
+        own = np.flatnonzero(self.resp[:, heavy])
+        w = self.resp[own, heavy]
+        Z = self.points[own] / scale
+        Z -= (w @ Z) / mass[heavy]
         axis = np.linalg.eigh((Z * w[:, None]).T @ Z)[1][:, -1]
         along = Z @ axis
         side = along > 0
         if not (w[side].sum() > 0 and w[~side].sum() > 0):
-            side = np.arange(self.n) % 2 == 0  # copies of one point: any cut will do
-        self.resp[:, empty] = np.where(side, w, 0.0)
-        self.resp[side, heavy] = 0.0
+            side = np.arange(own.size) % 2 == 0  # copies of one point: any cut will do
+        self.resp[:, empty] = 0.0
+        self.resp[own[side], empty] = w[side]
+        self.resp[own[side], heavy] = 0.0
 
     def reseed(self, dead: npt.NDArray[np.int64], scale: Array) -> None:
         """Empty the dead components, then fill each with half of the heaviest other one."""
@@ -181,8 +174,9 @@ class _EM:
             self.split_heaviest(int(j), scale)
 
     def mixture(self) -> Mixture:
-        """The present parameters as a record."""
+        """The parameters as a record, which takes over the covariances: the end of a fit."""
         w = self.log_weight - np.log(np.exp(self.log_weight).sum())
+        self.cov.setflags(write=False)
         return Mixture(self.mean + self.centre, self.cov, w)
 
 

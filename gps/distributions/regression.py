@@ -121,7 +121,8 @@ def update_prior(
                 f"points of a rollout must be {prior.history.shape[1:]} as in the prior's history,"
                 f" got {Y.shape[1:]}"
             )
-        Y = np.concatenate([prior.history, Y])
+        Y = np.concatenate([prior.history, Y])[-config.max_samples :]
+        Y.setflags(write=False)  # the record takes it without a copy
     Y = Y[-config.max_samples :]
     flat = Y.reshape(-1, Y.shape[2])
     warm = None if prior is None else prior.mixture
@@ -181,6 +182,8 @@ def fit_linear_gaussian(
         values, vectors = np.linalg.eigh(W[t])
         half = vectors * np.sqrt(np.maximum(values, 0.0))
         W[t] = half @ half.T
+    for array in (gain, offset, W, mean, joint):
+        array.setflags(write=False)  # the record takes them without a copy
     return LinearGaussianFit(gain, offset, W, mean, joint)
 
 

@@ -7,11 +7,56 @@ all layers, input and output included. Arrays are contiguous float64; nothing is
 
 from __future__ import annotations
 
+from math import factorial
+
 import numpy as np
 from numba import njit
 
 RELU, TANH, SOFTPLUS = 0, 1, 2
 ACTIVATIONS = {"relu": RELU, "tanh": TANH, "softplus": SOFTPLUS}
+
+# Of `tanh`: exp(y) = 2^k exp(r), r = y - k log 2, with log 2 in two parts so that k times the first
+# is exact, and exp(r) as a Taylor sum, whose rest is under 2e-17 r for |r| <= log(2) / 2.
+LOG2_E = float.fromhex("0x1.71547652b82fep+0")
+LOG_2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
+LOG_2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+ROUND = 1.5 * 2.0**52  # a number of this size has no fraction, and its last bits are an integer
+C2, C3, C4, C5, C6, C7, C8, C9, C10, C11, C12, C13 = (1.0 / factorial(i) for i in range(2, 14))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def tanh(z):  # type: ignore[no-untyped-def]
+    """Overwrite the vector z with its tanh, to 4e-16 relative. NaN stays NaN.
+
+    tanh |x| = -e / (2 + e) with e = exp(-2|x|) - 1, which loses no digits near 0. There is no
+    branch and no call in the loop, so that the compiler makes vector instructions of it; the C
+    library's function takes one number at a time and several times as long.
+    """
+    for i in range(z.size):
+        x = z[i]
+        y = -2.0 * abs(x)
+        y = -60.0 if y < -60.0 else y  # where tanh is 1 to the last bit
+        shifted = y * LOG2_E + ROUND
+        k = shifted - ROUND
+        r = (y - k * LOG_2_HIGH) - k * LOG_2_LOW
+        q = C13
+        q = q * r + C12
+        q = q * r + C11
+        q = q * r + C10
+        q = q * r + C9
+        q = q * r + C8
+        q = q * r + C7
+        q = q * r + C6
+        q = q * r + C5
+        q = q * r + C4
+        q = q * r + C3
+        q = q * r + C2
+        q = q * r * r + r  # exp(r) - 1
+        bits = np.float64(shifted).view(np.int64)
+        power = np.int64((bits << 52) + (1023 << 52)).view(np.float64)  # 2^k
+        e = power * q + (power - 1.0)
+        t = -e / (2.0 + e)
+        z[i] = -t if x < 0.0 else t
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -22,8 +67,7 @@ def activate(z, activation):  # type: ignore[no-untyped-def]
             if z[i] < 0.0:
                 z[i] = 0.0
     elif activation == TANH:
-        for i in range(z.size):
-            z[i] = np.tanh(z[i])
+        tanh(z)
     else:
         for i in range(z.size):
             if not z[i] > 20.0:  # torch's threshold: above it softplus is taken for the identity
@@ -162,15 +206,23 @@ def gradient(theta, sizes, activation, obs, target, precision, batch, acts, delt
     return loss
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def adam(theta, m, v, grad, rate, bias1, bias2, beta1, beta2, eps, weight_decay):  # type: ignore[no-untyped-def]
-    """One step of Adam in place, as in torch.optim.Adam; bias2 is the root of 1 - beta2^step."""
-    step = rate / bias1
+    """One step of Adam in place, as in torch.optim.Adam; bias2 is the root of 1 - beta2^step.
+
+    Both sides of torch's fraction are multiplied by bias2, which saves a division per weight.
+    """
+    step = rate / bias1 * bias2
+    least = eps * bias2
+    rest1 = 1.0 - beta1
+    rest2 = 1.0 - beta2
     for i in range(theta.size):
         g = grad[i] + weight_decay * theta[i]
-        m[i] = m[i] + (1.0 - beta1) * (g - m[i])
-        v[i] = beta2 * v[i] + (1.0 - beta2) * g * g
-        theta[i] -= step * m[i] / (np.sqrt(v[i]) / bias2 + eps)
+        first = m[i] + rest1 * (g - m[i])
+        second = beta2 * v[i] + rest2 * g * g
+        m[i] = first
+        v[i] = second
+        theta[i] -= step * first / (np.sqrt(second) + least)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -8,7 +8,7 @@ import torch
 from policy_networks import GatedNetwork, TorchMLP
 
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.policies import AdamState, MLPConfig, NeuralPolicy, initial_policy
+from gps.policies import AdamState, MLPConfig, NeuralPolicy, _kernels, initial_policy
 from gps.rng import stream
 from gps.types import Policy
 
@@ -55,6 +55,27 @@ def test_mean_takes_any_leading_axes(network):
     np.testing.assert_allclose(policy.mean(obs[0, 0]), rows[0], rtol=1e-12, atol=1e-14)
     assert policy.mean(obs[:0]).shape == (0, 5, 3)
     np.testing.assert_array_equal(policy.mean(np.asfortranarray(obs)), rows.reshape(4, 5, 3))
+
+
+def test_tanh_kernel_against_extended_precision():
+    rng = np.random.default_rng(0)
+    z = np.concatenate(
+        [
+            *(scale * rng.normal(size=4001) for scale in (1e-9, 1e-3, 0.3, 3.0)),
+            np.linspace(-25, 25, 5003),
+            [0.0, 5e-324, -1e-300, 60.0, -1e5, 1e308, np.inf, -np.inf],
+        ]
+    )
+    want = np.tanh(z.astype(np.longdouble))
+    whole, bad = z.copy(), np.array([1.0, np.nan, 2.0, 3.0, 4.0])
+    _kernels.tanh(whole)
+    assert np.all(np.abs(whole - want) <= 4.5e-16 * np.abs(want))
+    for n in (1, 3, 4, 17):  # the rest of a vector loop gives the same bytes as the loop
+        part = z[:n].copy()
+        _kernels.tanh(part)
+        np.testing.assert_array_equal(part, whole[:n])
+    _kernels.tanh(bad)
+    np.testing.assert_array_equal(np.isnan(bad), [False, True, False, False, False])
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it():
