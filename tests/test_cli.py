@@ -310,7 +310,11 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
 def fake_report(n):
     row = {"iteration": float(n), "cost_mean": 1.0, "seconds": 0.1}
     return SimpleNamespace(
-        iteration=n, row=row, stage_seconds={"rollout": 0.05}, events=("condition 1: went back",)
+        iteration=n,
+        row=row,
+        stage_seconds={"rollout": 0.05},
+        events=("condition 1: went back",),
+        news="",
     )
 
 
