@@ -54,7 +54,10 @@ def serve(
     stop = _Stop(parent)
     with ExitStack() as stack:
         server = None
-        if all((path / "experiment.json").is_file() for path in (run, *compare)):
+        needed = [path / "experiment.json" for path in (run, *compare)]
+        if isinstance(iteration, int):
+            needed.append(run / "iterations" / f"{iteration:04d}.h5")
+        if all(path.is_file() for path in needed):
             # what reads and shows a run takes a second to import: a browser can load meanwhile
             server = stack.enter_context(_serving(_name(run), host, port, token, say))
         reader = _reader(run, stop, parent is not None)

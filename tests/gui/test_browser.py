@@ -300,6 +300,7 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         page = Page(driver, url_of(process))
         assert time.monotonic() - started < _SLOW
         page.status("done, iteration 3 of 3")
+        page.wait("gps-best", lambda text: text.startswith("best: iteration 3 of 3, the last (pol"))
         page.wait("gps-replay", lambda text: "condition 0, sample 0 of iteration 3" in text)
         page.choose("Condition", "2")
         page.wait("gps-replay", lambda text: "condition 2, sample 0 of iteration 3" in text)
@@ -344,6 +345,17 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         clean(driver)
         if shots := os.environ.get("GPS_SCREENSHOTS"):
             browser.screenshot(driver, Path(shots) / "stored.png")
+
+
+def test_a_stored_run_opens_at_its_best(driver, best_run):
+    with command("gui", best_run, "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.wait("gps-best", lambda text: text.startswith("best: iteration 2 of 3 (policy: "))
+        page.wait("gps-replay", lambda text: "sample 0 of iteration 2" in text)
+        clean(driver)
+    with command("gui", best_run, "--iteration", "last", "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.wait("gps-replay", lambda text: "sample 0 of iteration 3" in text)
 
 
 def clicked(page, selector, share, k=0, drag=0):
