@@ -40,7 +40,7 @@ TOLERANCE = 0.01
 _NEAR = 0.1
 """Share of the improvement on the first rollouts, and of conditions that succeed, by which the last
 iterations may be worse than the best."""
-_NOISE = 3.0
+_NOISE = 5.0
 """The same in deviations of the cost from one iteration to the next."""
 
 
@@ -119,7 +119,7 @@ def verdict(rows: Iterable[Row], patience: int = PATIENCE, tolerance: float = TO
     fallen by no more than the share `tolerance` of its whole improvement: to the lowest, from that
     of the first rollouts or of the first iteration's result, whichever is lower: one of the two may
     explode. Then it has converged if the median of those last iterations is near the best:
-    success within 0.1, and cost within a tenth of the improvement on the first rollouts, or three
+    success within 0.1, and cost within a tenth of the improvement on the first rollouts, or five
     times the noise, by which the cost differs from one iteration to the next. Otherwise it has
     stalled. Iterations without a finite cost are worse than all others.
     """

@@ -73,6 +73,7 @@ def test_a_stored_run_opens_at_its_best(best_run):
 def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
     lock = json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": ""})
     (best_run / "lock").write_text(lock)
+    assert Session(RunReader(best_run)).selection.newest  # at once
     assert opened(best_run).selection.newest
     chosen = opened(best_run, iteration="best")
     assert chosen.selection.iteration == 2  # as it was asked for

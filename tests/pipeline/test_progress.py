@@ -169,9 +169,16 @@ def test_noise_is_neither_improvement_nor_loss():
         assert 15 <= n <= 45
         drift = [-k + rng.gauss(0, 1) for k in range(60)]
         assert first(drift) is None
-        level = [5 + rng.gauss(0, 1) for _ in range(60)]
-        # without any improvement the best is the luckiest; that is no great loss
-        assert progress.verdict(rows_of(level)) in ("improving", "converged", "stalled")
+
+
+def test_the_luckiest_of_equals_is_no_loss():
+    """Without any improvement the best lies some deviations below the others."""
+    found = []
+    for seed in range(20):
+        rng = random.Random(seed)
+        level = rows_of([5 + rng.gauss(0, 1) for _ in range(60)], sampled=6.0)
+        found += [v for n in range(61) if (v := progress.verdict(level[:n])) != "improving"]
+    assert found.count("converged") > 5 * found.count("stalled")
 
 
 def test_a_cost_that_explodes_at_first_does_not_hide_what_follows():
@@ -325,7 +332,7 @@ def test_snapshots_of_an_asynchronous_run_are_judged(tmp_path):
     world = replace(experiment.world, T=10, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=20)
     algorithm = replace(experiment.algorithm, training=training)
-    experiment = replace(experiment, world=world, algorithm=algorithm, iterations=4)
+    experiment = replace(experiment, world=world, algorithm=algorithm, iterations=24)
     reports = list(gps.run_asynchronous(experiment, out=tmp_path / "run"))
     rows = [r.row for r in reports]
     folder = RunFolder.open(tmp_path / "run")
@@ -333,6 +340,12 @@ def test_snapshots_of_an_asynchronous_run_are_judged(tmp_path):
     assert gps.load_policy(tmp_path / "run").iteration == folder.choose("best")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert lines[-2].endswith(progress.summary(rows))
+    told = [progress.news(rows[: k + 1]) for k in range(len(rows))]
+    assert any(told)
+    assert [r.news for r in reports] == told
+    assert [line.split(" ", 2)[2] for line in lines if "converged" in line] == list(
+        filter(None, told)
+    )
     score(tmp_path / "run", 1, policy_success=2.0)
     assert gps.load_policy(tmp_path / "run").iteration == 1
     assert gps.load_policy(tmp_path / "run", "last").iteration == len(reports)
