@@ -330,7 +330,7 @@ def test_an_iteration_that_is_made_again_is_judged_anew(converging, tmp_path):
 def test_snapshots_of_an_asynchronous_run_are_judged(tmp_path):
     experiment = gps.load("point_mass_policy")
     world = replace(experiment.world, T=10, starts=((1.0, 1.0), (1.0, -1.0)))
-    training = replace(experiment.algorithm.training, steps=20)
+    training = replace(experiment.algorithm.training, steps=60)
     algorithm = replace(experiment.algorithm, training=training)
     experiment = replace(experiment, world=world, algorithm=algorithm, iterations=24)
     reports = list(gps.run_asynchronous(experiment, out=tmp_path / "run"))
