@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from gps.display import Progress
     from gps.execution import Executor
     from gps.pipeline.control import Control
     from gps.pipeline.experiment import Experiment
@@ -207,6 +208,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", metavar="NAME|FILE.py", help="see gps list")
     parser.add_argument("--seed", type=int, metavar="K", help="seed of every random stream")
     parser.add_argument("--iterations", type=int, metavar="I", help="iterations of the whole run")
+    _converged_argument(parser)
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -225,6 +227,14 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _executor_arguments(parser)
     _page_arguments(parser)
+
+
+def _converged_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--until-converged",
+        action="store_true",
+        help="end when nothing improves any more, at the latest after all iterations",
+    )
 
 
 def _limit_arguments(parser: argparse.ArgumentParser, replay: str) -> None:
@@ -315,6 +325,7 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     if args.asynchronous:
         from gps.pipeline import asynchronous
 
+        _refuse_until_converged(args)
         for option, value in given.items():
             if value < 1:
                 raise ConfigError(f"--{option} must be at least 1, got {value}")
@@ -341,13 +352,22 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
             return asynchronous.run_asynchronous(
                 experiment, config=config, control=control, **where
             )
-        return run(experiment, control=control, changes=made, **where)
+        until = args.until_converged
+        return run(experiment, control=control, changes=made, until_converged=until, **where)
 
     if args.asynchronous:
         total = config.snapshots(experiment, agent.n_conditions)
         goal = _goal(config.total(experiment, agent.n_conditions), config.updates)
         return _follow(args, experiment.name, total, out, start, goal, trainers)
     return _follow(args, experiment.name, experiment.iterations, out, start)
+
+
+def _refuse_until_converged(args: argparse.Namespace) -> None:
+    if args.until_converged:
+        raise ConfigError(
+            "--until-converged is for synchronous runs; an asynchronous one ends after --rollouts "
+            "or --updates"
+        )
 
 
 def _goal(rollouts: int | None, updates: int | None) -> str:
@@ -367,6 +387,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from iteration N and forget the later ones (default: the last)",
     )
     parser.add_argument("--iterations", type=int, metavar="I", help="total to reach")
+    _converged_argument(parser)
     _limit_arguments(parser, "as before")
     _executor_arguments(parser)
     _page_arguments(parser)
@@ -384,6 +405,7 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
     given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations", "replay")}
     if "asynchronous" in folder.info():
+        _refuse_until_converged(args)
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
         return _resume_asynchronous(args, folder, experiment, given)
@@ -402,6 +424,7 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
             iterations=args.iterations,
             executor=executor,
             control=control,
+            until_converged=args.until_converged,
         )
 
     return _follow(args, experiment.name, total, Path(args.run), start)
@@ -511,6 +534,8 @@ def _watch(
                     progress.line(_asynchronous_line(report.row))
                 for event in report.events:
                     progress.event(event)
+                if report.news:
+                    progress.event(report.news)
         except Exception as error:
             if list((out / "iterations").glob("*.h5")):
                 copy = out / "hyperparams.py"
@@ -518,17 +543,34 @@ def _watch(
                 error.add_note(f"go on with: gps resume {out}{own}")
             raise
         except KeyboardInterrupt:
+            _say_best(progress, out)
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED, True
         if not asynchronous and control.status.total:  # may have been changed on the way
             total = control.status.total
+        converged = _say_best(progress, out)
         if control.stopping and (asynchronous or total is None or done < total):
             progress.line(f"stopped after {unit} {done}; go on with: gps resume {out}")
+        elif done == 0 and args.until_converged and converged:
+            progress.line(f"nothing to do: {out} has converged; go on without --until-converged")
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {goal}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
         return 0, interrupt.requested
+
+
+def _say_best(progress: Progress, out: Path) -> bool:
+    """Name the best iteration; returns whether the run has converged."""
+    from gps.pipeline import progress as judge
+    from gps.pipeline.store import RunFolder
+
+    with suppress(StoreError):  # the run has ended well; what reads it next says what is wrong
+        rows = RunFolder.open(out).results()
+        if text := judge.summary(rows):
+            progress.line(text)
+        return judge.converged(rows)
+    return False
 
 
 class _Page:
@@ -654,8 +696,26 @@ def _check_gui() -> None:
         )
 
 
+def _iteration_argument(
+    parser: argparse.ArgumentParser, what: str, default: str | None = "best", usual: str = "best"
+) -> None:
+    parser.add_argument(
+        "--iteration",
+        metavar="best|last|N",
+        default=default,
+        help=f"{what}: best (highest success without noise from the training conditions, then "
+        f"lowest cost), last, or a number (default: {usual})",
+    )
+
+
 def _gui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder, of a run that goes on or has ended")
+    _iteration_argument(
+        parser,
+        "what is selected at first",
+        None,
+        "best, and of a run that goes on always the newest",
+    )
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="RUN", help="other runs, for the progress plots"
     )
@@ -669,9 +729,11 @@ def _gui(args: argparse.Namespace, options: list[str]) -> int:
     if args.port is not None and not 0 <= args.port < 2**16:
         raise ConfigError(f"--port must be from 0 to 65535, got {args.port}")
     from gps.gui.app import serve
+    from gps.pipeline.progress import choice
 
     return serve(
         Path(args.run),
+        iteration=None if args.iteration is None else choice(args.iteration),
         compare=[Path(path) for path in args.compare],
         host=args.host,
         port=args.port,
@@ -683,7 +745,7 @@ def _gui(args: argparse.Namespace, options: list[str]) -> int:
 def _plot_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
-    parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
+    _iteration_argument(parser, "of the inspector's figures")
     parser.add_argument(
         "--condition", type=int, metavar="M", help="of the inspector's figures (default: 0)"
     )
@@ -695,11 +757,12 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plot(args: argparse.Namespace, options: list[str]) -> int:
     from gps.gui.figures import plot_run
+    from gps.pipeline.progress import choice
 
     written = plot_run(
         Path(args.run),
         Path(args.out),
-        iteration=args.iteration,
+        iteration=choice(args.iteration),
         condition=args.condition,
         compare=[Path(path) for path in args.compare],
         log=args.log,
@@ -713,7 +776,7 @@ def _plot(args: argparse.Namespace, options: list[str]) -> int:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
+    _iteration_argument(parser, "what to roll out")
     parser.add_argument(
         "--samples", type=int, default=1, metavar="S", help="rollouts per condition (default: 1)"
     )
@@ -753,13 +816,13 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
     size = _size(args.size, even=args.video is not None)
     _check_pictures(args)
     from gps import display
-    from gps.pipeline import store
+    from gps.pipeline import progress, store
     from gps.threads import one_thread
 
+    chosen = progress.choice(args.iteration)
     folder = store.RunFolder.open(args.run)
     experiment = folder.experiment()
-    last = folder.last()
-    n = last if args.iteration is None else args.iteration
+    n = folder.choose(chosen)
     state = folder.read_state(n)
     test = args.conditions == "test"
     agent = experiment.validate()
@@ -773,7 +836,7 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
         )
     if args.images is not None or args.video is not None:
         _check_drawing(args, agent, size)
-    path = _table_path(folder.path, args.conditions, n, last)
+    path = _table_path(folder.path, args.conditions, None if chosen == "best" else n)
     _check_writable(path)
     policies: dict[str, list[Policy]] = {}
     if state.policy is not None:
@@ -795,12 +858,14 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
     ]
     means = [_mean(result) for result in judged.values()]
     footer = ["mean", *(cell for mean in means for cell in _cells(mean))]
-    title = f"{experiment.name}, iteration {n}, {args.conditions} conditions, "
+    place = f"iteration {n}" if chosen == n else f"iteration {n} (the {chosen})"
+    title = f"{experiment.name}, {place}, {args.conditions} conditions, "
     title += f"{args.samples} sample{'s' if args.samples > 1 else ''} each"
     display.table(title, columns, rows, last=footer)
     lines = [f"{j.condition},{j.cost!r},{j.distance!r},{j.success!r},{n}\n" for j in first]
     try:
-        _set_aside(path, args.conditions, n)
+        if chosen == "best":
+            _set_aside(path, args.conditions, n)
         store.write_whole(path, f"{TABLE_HEADER}\n{''.join(lines)}".encode())
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
@@ -858,20 +923,21 @@ def _size(text: str, *, even: bool = False) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _table_path(run: Path, conditions: str, n: int, last: int) -> Path:
-    """`evaluation_test.csv` for the last iteration, `evaluation_test_0003.csv` for an earlier."""
-    return run / f"evaluation_{conditions}{'' if n == last else f'_{n:04d}'}.csv"
+def _table_path(run: Path, conditions: str, n: int | None) -> Path:
+    """`evaluation_test.csv` for the best iteration, `evaluation_test_0003.csv` for one that was
+    asked for by number or as the last. Its rows say which iteration it is in any case."""
+    return run / f"evaluation_{conditions}{'' if n is None else f'_{n:04d}'}.csv"
 
 
 def _set_aside(path: Path, conditions: str, n: int) -> None:
-    """Rename the table of another iteration, which was the last when the run was shorter."""
+    """Rename the table of another iteration, which was the best before the run was gone on with."""
     try:
         head, *rows = path.read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError, ValueError):
         return
     before = rows[0].rpartition(",")[2] if head == TABLE_HEADER and rows else ""
     if before.isdecimal() and int(before) != n:
-        kept = _table_path(path.parent, conditions, int(before), n)
+        kept = _table_path(path.parent, conditions, int(before))
         if not kept.exists():
             path.rename(kept)
             print(f"kept the one of iteration {before} as {kept}")
@@ -998,7 +1064,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", metavar="FILE", help="file to write: .pt2 for torch, .onnx for onnxruntime"
     )
-    parser.add_argument("--iteration", type=int, metavar="N", help="default: the last")
+    _iteration_argument(parser, "whose policy")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     parser.add_argument(
         "--clip", action="store_true", help="the program clips its action to the world's limits"
@@ -1009,20 +1075,24 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace, options: list[str]) -> int:
-    from gps.pipeline import export_policy
+    from gps.pipeline import export_policy, progress
+    from gps.pipeline.store import RunFolder
     from gps.threads import one_thread
 
+    chosen = progress.choice(args.iteration)
+    n = RunFolder.open(args.run).choose(chosen)
     with one_thread():
         path = export_policy(
             *(args.run, args.out),
-            iteration=args.iteration,
+            iteration=n,
             force=args.force,
             clip=args.clip,
             float32=args.float32,
         )
     onnx = path.suffix == ".onnx"
     reader, how = ("onnxruntime", "gps.policies.onnx") if onnx else ("torch", "torch.export.load")
-    print(f"wrote {path}; it needs {reader} only, see gps.policies.load and {how}")
+    place = f"iteration {n}" if chosen == n else f"iteration {n}, the {chosen}"
+    print(f"wrote {path} ({place}); it needs {reader} only, see gps.policies.load and {how}")
     return 0
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
 from gps import cli, display
 from gps.errors import ConfigError, GPSError, SimulationError
-from gps.pipeline import stages
+from gps.pipeline import progress, stages
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
@@ -104,7 +106,7 @@ def test_help_and_version(capsys):
         assert all(re.search(rf"^  {name} ", text, re.M) for name in cli.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert re.match(r"gps \d", capsys.readouterr().out)
-    for name in ("resume", "evaluate", "list", "new"):
+    for name in ("resume", "gui", "plot", "evaluate", "export", "list", "new"):
         assert cli.main([name, "--help"]) == 0
         assert f"usage: gps {name}" in capsys.readouterr().out
 
@@ -290,6 +292,8 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert "stopping after this iteration" in stderr
+    last = len(RunFolder.open(out).results())
+    assert re.search(rf"^best: iteration {last} of {last}, the last \(", stdout, re.M)
     assert f"gps resume {out}" in stdout
     # of SIGHUP multiprocessing's resource tracker dies, and another one complains
     assert "Traceback" not in stderr or number == signal.SIGHUP
@@ -310,7 +314,11 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
 def fake_report(n):
     row = {"iteration": float(n), "cost_mean": 1.0, "seconds": 0.1}
     return SimpleNamespace(
-        iteration=n, row=row, stage_seconds={"rollout": 0.05}, events=("condition 1: went back",)
+        iteration=n,
+        row=row,
+        stage_seconds={"rollout": 0.05},
+        events=("condition 1: went back",),
+        news="",
     )
 
 
@@ -353,7 +361,9 @@ def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
     folder = RunFolder.open(out)
     assert folder.iterations() == [0, 1, 2]
     assert [len(m) for m in folder.read_state(2).asynchronous.memory] == [1, 1]
+    assert f"\n{progress.summary(folder.results())}\n" in text
     argv = ["resume", str(out), "--executor", "serial"]
+    assert "--until-converged is for" in error_of(capsys, *argv, "--until-converged")
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     assert "does not give the same bytes" in text
@@ -402,6 +412,8 @@ def test_interrupts_of_an_asynchronous_run(slow_policy, tmp_path, signals):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert "stopping after a snapshot is stored" in stderr
+    if signals == 1:
+        assert f"\n{progress.summary(RunFolder.open(out).results())}\n" in stdout
     assert f"gps resume {out}" in stdout
     assert "Traceback" not in stderr
     assert process.returncode == (0 if signals == 1 else 130)
@@ -453,7 +465,7 @@ def test_evaluate_an_earlier_iteration_and_with_noise(capsys, finished):
     for more, name in (
         ([], "evaluation_train.csv"),
         (["--iteration", "1"], "evaluation_train_0001.csv"),
-        (["--iteration", "2", "--noise", "--samples", "3"], "evaluation_train.csv"),
+        (["--iteration", "2", "--noise", "--samples", "3"], "evaluation_train_0002.csv"),
     ):
         assert cli.main(["evaluate", str(finished), *more]) == 0
         with open(finished / name, newline="") as file:
@@ -461,6 +473,67 @@ def test_evaluate_an_earlier_iteration_and_with_noise(capsys, finished):
     assert costs[0] != costs[1] != costs[2] != costs[0]
     capsys.readouterr()
     assert "iteration 7 is not stored" in error_of(capsys, "evaluate", finished, "--iteration", "7")
+
+
+def test_the_best_iteration_is_evaluated_unless_told_otherwise(capsys, finished, tmp_path):
+    path = shutil.copytree(finished, tmp_path / "run")
+    for name in path.glob("evaluation_*"):
+        name.unlink()
+    with h5py.File(RunFolder.open(path).iteration_path(1), "r+") as file:
+        file["metrics"].attrs["policy_success"] = 2.0
+    for more, place, name in (
+        ([], "iteration 1 (the best)", ""),
+        (["--iteration", "last"], "iteration 2 (the last)", "_0002"),
+        (["--iteration", "1"], "iteration 1", "_0001"),
+        (["--iteration", "best"], "iteration 1 (the best)", ""),
+    ):
+        assert cli.main(["evaluate", str(path), *more]) == 0
+        said = capsys.readouterr().out
+        assert f"point_mass_policy, {place}, train conditions" in said
+        assert f"wrote {path}/evaluation_train{name}.csv" in said
+    tables = {p.name: p.read_text().splitlines()[1][-2:] for p in path.glob("evaluation_*.csv")}
+    assert tables == {
+        "evaluation_train.csv": ",1",
+        "evaluation_train_0001.csv": ",1",
+        "evaluation_train_0002.csv": ",2",
+    }
+    for command in (["evaluate", path], ["plot", path, "--out", path], ["export", path, "x.pt2"]):
+        for wrong in ("fisrt", "-1", "1.5"):
+            assert error_of(capsys, *command, "--iteration", wrong) == (
+                f"iteration must be best, last or the number of a stored iteration, got '{wrong}'"
+            )
+    pytest.importorskip("viser")
+    assert "must be best, last" in error_of(capsys, "gui", path, "--iteration", "x")
+    capsys.readouterr()
+    message = error_of(capsys, "gui", path, "--iteration", "9", "--port", 0)
+    assert "iteration 9 is not stored; stored: 0, 1, 2" in message
+
+
+def test_a_run_names_its_best_iteration_at_the_end(capsys, slow, tmp_path):
+    out = tmp_path / "run"
+    argv = ["run", str(slow), "--out", str(out), "--executor", "serial"]
+    assert cli.main([*argv, "--iterations", "14", "--until-converged"]) == 0
+    *_, news, best, end = capsys.readouterr().out.splitlines()
+    rows = RunFolder.open(out).results()
+    assert len(rows) < 14
+    assert news.strip() == progress.news(rows)
+    assert news.strip().startswith("converged: ")
+    assert best == progress.summary(rows)
+    assert best.startswith("best: iteration ")
+    assert end.startswith("done; ")
+    argv = ["resume", str(out), "--executor", "serial"]
+    assert cli.main([*argv, "--until-converged"]) == 0
+    *_, best, end = capsys.readouterr().out.splitlines()
+    assert best == progress.summary(rows)
+    assert end == f"nothing to do: {out} has converged; go on without --until-converged"
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = RunFolder.open(out).results()
+    assert len(rows) == 14
+    assert lines[-2] == progress.summary(rows)
+    assert not any("converged" in line for line in lines)  # it was said when it happened
+    argv = ["run", "point_mass_policy", "--asynchronous", "--until-converged"]
+    assert error_of(capsys, *argv).startswith("--until-converged is for synchronous runs; an asyn")
 
 
 def test_the_table_of_another_iteration_is_set_aside(capsys, finished):

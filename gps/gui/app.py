@@ -20,6 +20,7 @@ from gps.threads import single_thread_environment
 if TYPE_CHECKING:
     from gps.gui.records import RunReader
     from gps.gui.server import SecureServer
+    from gps.pipeline.progress import Choice
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def serve(
     run: Path,
     *,
     compare: Sequence[Path] = (),
+    iteration: int | Choice | None = None,
     host: str | None = None,
     port: int | None = None,
     token: str | None = None,
@@ -39,10 +41,11 @@ def serve(
 ) -> int:
     """Show a run until Ctrl-C or SIGTERM; returns the exit code.
 
-    host: None for this machine only; any other address needs a token, and gets a random one where
-    none is given. port: None for 8080 or the next free one. parent: a process that is about to make
-    the run: its folder may still be missing, and the page ends with that process. Raises StoreError
-    where there is no run, ConfigError.
+    iteration: what is selected at first; None for the best of a run at rest, and the newest of one
+    that goes on. host: None for this machine only; any other address needs a token, and gets a
+    random one where none is given. port: None for 8080 or the next free one. parent: a process that
+    is about to make the run: its folder may still be missing, and the page ends with that process.
+    Raises StoreError where there is no run or no such iteration, ConfigError.
     """
     host = host or "127.0.0.1"
     if token is None and not is_loopback(host):
@@ -51,16 +54,21 @@ def serve(
     stop = _Stop(parent)
     with ExitStack() as stack:
         server = None
-        if all((path / "experiment.json").is_file() for path in (run, *compare)):
+        needed = [path / "experiment.json" for path in (run, *compare)]
+        if isinstance(iteration, int):
+            needed.append(run / "iterations" / f"{iteration:04d}.h5")
+        if all(path.is_file() for path in needed):
             # what reads and shows a run takes a second to import: a browser can load meanwhile
             server = stack.enter_context(_serving(_name(run), host, port, token, say))
         reader = _reader(run, stop, parent is not None)
         if reader is None:
             return 0
+        if iteration is not None:
+            reader.choose(iteration)  # refused now where it is not stored
         others = [_opened(path) for path in compare]
         if server is None:
             server = stack.enter_context(_serving(reader.name, host, port, token, say))
-        _show(server, reader, others, stop)
+        _show(server, reader, others, iteration, stop)
     return 0
 
 
@@ -83,7 +91,11 @@ def _serving(
 
 
 def _show(
-    server: SecureServer, reader: RunReader, others: list[RunReader], stop: Callable[[], bool]
+    server: SecureServer,
+    reader: RunReader,
+    others: list[RunReader],
+    iteration: int | Choice | None,
+    stop: Callable[[], bool],
 ) -> None:
     """Keep the page up to date until it is to end."""
     from threadpoolctl import threadpool_limits
@@ -93,7 +105,7 @@ def _show(
 
     os.nice(5)  # the run comes first
     with threadpool_limits(limits=1):
-        session = Session(reader, others)
+        session = Session(reader, others, iteration=iteration)
         with server.atomic():
             view = View(server, session)
         while not stop():

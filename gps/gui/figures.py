@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gps.errors import ConfigError, StoreError
 from gps.gui.plots import TOPICS, HeatMap, LinePlot, Plot, Table, progress, topic
 from gps.gui.records import RunReader
+from gps.pipeline.progress import Choice
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def plot_run(
     path: str | Path,
     out: str | Path,
     *,
-    iteration: int | None = None,
+    iteration: int | Choice = "best",
     condition: int | None = None,
     sample: int = 0,
     t: int | None = None,
@@ -125,22 +126,18 @@ def plot_run(
     """Write the charts of a run as PNG, and their numbers as CSV beside them.
 
     `out/progress/NAME.png` shows the whole run, together with the runs in `compare`;
-    `out/iteration_0012/condition_0/TOPIC_NAME.png` one condition of one iteration. iteration: None
-    takes the last one. condition: None takes condition 0. sample, t: as for `plots.inspect`. log:
+    `out/iteration_0012/condition_0/TOPIC_NAME.png` one condition of one iteration. iteration:
+    `best` (see `gps.pipeline.progress`), `last` or a number. condition: None takes condition 0.
+    sample, t: as for `plots.inspect`. log:
     logarithmic axes where they make sense. Returns the PNG files.
 
     Raises StoreError (no run, no such iteration, a file that cannot be written) and ConfigError (no
-    such condition or sample; matplotlib is missing).
+    such condition or sample, another word for the iteration; matplotlib is missing).
     """
     _matplotlib()
     run = RunReader(path)
     others = [RunReader(other) for other in compare]
-    n = iteration
-    if n is None and run.iterations:
-        n = run.iterations[-1]
-    if n is not None and n not in run.iterations:
-        stored = ", ".join(map(str, run.iterations)) or "none"
-        raise StoreError(f"{run.path}: iteration {n} is not stored; stored: {stored}")
+    n = run.choose(iteration)
     m = 0 if condition is None else condition
     if n is not None:
         if not 0 <= m < run.conditions:

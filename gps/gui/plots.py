@@ -143,7 +143,9 @@ def progress(runs: Sequence[RunReader]) -> list[Plot]:
     if one:
         plots += _condition_plots(runs[0])
     noise_free = {"local controllers": "local_cost_mean", "policy": "policy_cost_mean"}
-    add("noise_free_cost", "Cost of a rollout without noise", "cost", noise_free, log=True)
+    best = runs[0].best if one else None
+    which = "" if best is None else f"; the best iteration is {best}"
+    add("noise_free_cost", f"Cost of a rollout without noise{which}", "cost", noise_free, log=True)
     add("success", "Share of conditions that succeed, without noise", "share (1 = all)",
         {"local controllers": "local_success", "policy": "policy_success"})  # fmt: skip
     distance = {

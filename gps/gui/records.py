@@ -26,7 +26,7 @@ import numpy as np
 
 from gps.algorithms.state import ConditionReport
 from gps.errors import GPSError, StoreError
-from gps.pipeline import config_io
+from gps.pipeline import config_io, progress
 from gps.pipeline.stages import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
 from gps.types import (
@@ -195,6 +195,35 @@ class RunReader:
     def updates(self) -> tuple[dict[str, float], ...]:
         """The rows of updates.csv, one per update of a condition; none of a synchronous run."""
         return self._updates
+
+    @property
+    def results(self) -> tuple[dict[str, float], ...]:
+        """What the stored iterations reached, from their files: see `progress.results`."""
+        found = (
+            self._get(n, "results", _read_results, cache=self._reports) for n in self.iterations
+        )
+        rows = zip(self.iterations, found, strict=True)
+        return tuple(row | {"iteration": float(n)} for n, row in rows if n > 0 and row is not None)
+
+    @property
+    def best(self) -> int | None:
+        """The best iteration; None where none can be judged."""
+        return progress.best_iteration(self.results)
+
+    def choose(self, iteration: int | progress.Choice) -> int | None:
+        """The number of an iteration: of the best (of the last where none can be judged), of the
+        last, or the number itself; None for `best` and `last` where none is stored.
+
+        Raises StoreError for a number that is not stored, ConfigError for anything else.
+        """
+        chosen = progress.choice(iteration)
+        if chosen == "best" or chosen == "last":
+            found = self.best if chosen == "best" else None
+            return found or (self._iterations[-1] if self._iterations else None)
+        if chosen not in self._iterations:
+            stored = ", ".join(map(str, self._iterations)) or "none"
+            raise StoreError(f"{self.path}: iteration {chosen} is not stored; stored: {stored}")
+        return chosen
 
     # configuration
 
@@ -577,6 +606,12 @@ def _read_reports(file: h5py.File) -> tuple[ConditionReport, ...]:
         values["event"] = str(h5py.Group(group).attrs["event"])
         reports.append(ConditionReport(**values))
     return tuple(reports)
+
+
+def _read_results(file: h5py.File) -> dict[str, float]:
+    """The entries of the metrics that are judged."""
+    attributes = file["metrics"].attrs
+    return {name: float(attributes[name]) for name in progress.COLUMNS if name in attributes}
 
 
 def _image_shape(file: h5py.File, m: int) -> tuple[int, int, int] | None:

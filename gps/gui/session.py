@@ -25,6 +25,7 @@ from gps.gui import plots, scene
 from gps.gui.plots import Plot
 from gps.gui.records import RunReader
 from gps.pipeline import changes as live
+from gps.pipeline import progress
 from gps.pipeline.control import Command, Connection, Status, connect
 from gps.types import Array, Images
 
@@ -45,6 +46,9 @@ class Selection:
     """0 before the first."""
     newest: bool = True
     """Whether to go along with the run."""
+    best: bool = False
+    """Whether the iteration was selected as the best of a run at rest; should the run go on, the
+    newest is."""
     condition: int = 0
     sample: int = 0
     t: int = 0
@@ -66,7 +70,8 @@ class Replay:
 class Session:
     """A run and what is selected of it. One thread at a time.
 
-    clock: seconds; tests have their own.
+    iteration: what is selected at first; None for the best of a run at rest, and the newest of one
+    that goes on. StoreError where it is not stored. clock: seconds; tests have their own.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Session:
         run: RunReader,
         compare: Sequence[RunReader] = (),
         *,
+        iteration: int | progress.Choice | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run, self.compare = run, list(compare)
@@ -84,7 +90,9 @@ class Session:
         self._stored: tuple[Any, dict[str, str]] | None = None  # settings of a run at rest
         self._worlds: dict[int, scene.World] = {}
         self._child: subprocess.Popen[bytes] | None = None
+        self._judge()
         self.select()
+        self._open(iteration)
 
     # what the run does
 
@@ -95,8 +103,33 @@ class Session:
         for other in self.compare:
             fresh = other.refresh() or fresh
         if fresh:
+            self._judge()
             self.select()
+        if self.selection.best and (self.connected or self.writer()):
+            self.select(newest=True)
         return fresh
+
+    def _judge(self) -> None:
+        reached = self.run.results
+        self._best = progress.best_iteration(reached)
+        self._course = [
+            text for text in (progress.summary(reached), progress.standing(reached)) if text
+        ]
+        self._converged = progress.converged(reached)
+
+    @property
+    def course(self) -> str:
+        """How far the run has come: its best iteration, and whether it has converged."""
+        return "; ".join(self._course)
+
+    def _open(self, iteration: int | progress.Choice | None) -> None:
+        """Select what is looked at first."""
+        automatic = iteration is None
+        if iteration is None:
+            iteration = "last" if self.writer() else "best"
+        n = self.run.choose(iteration)
+        if n and n != self.run.last:
+            self.select(iteration=n, newest=False, best=automatic)
 
     def _reach(self) -> None:
         if self._connection is not None:
@@ -131,8 +164,9 @@ class Session:
             return Status(state="running", iteration=last, total=total, note=note, commands=())
         if self._failure():
             return Status(state="failed", iteration=last, total=total, commands=())
-        if "asynchronous" in self.run.info and self._last_line()[1].endswith("the run is done"):
-            total = last  # how many snapshots there are is known at the end only
+        early = self._converged or "asynchronous" in self.run.info
+        if early and self._last_line()[1].endswith("the run is done"):
+            total = last  # how many iterations or snapshots there are is known at the end only
         if last >= total > 0:
             note = self._took()
             return Status(state="done", iteration=last, total=total, note=note, commands=())
@@ -274,6 +308,8 @@ class Session:
         new = replace(self.selection, **values)
         self._beside(new.beside)
         numbers = [n for n in self.run.iterations if n > 0]
+        if values.keys() & {"iteration", "newest"} and "best" not in values:
+            new = replace(new, best=False)
         if "iteration" in values and "newest" not in values:
             new = replace(new, newest=bool(numbers) and new.iteration >= numbers[-1])
         if new.newest or not numbers:

@@ -320,6 +320,7 @@ class View:
         session = self.session
         status = session.status
         text = html.escape(status_line(status, session.connected))
+        course = html.escape(session.course)
         total = max(status.total, 1)
         done = status.iteration - (1 if status.state in ("running", "pausing", "stopping") else 0)
         part = 100 * min(max(done, 0) / total, 1.0)
@@ -330,6 +331,7 @@ class View:
             content=(
                 f'<div style="padding:4px 8px;font-size:13px"><b>{name}</b><br>'
                 f'<span style="color:{colour}" id="gps-status">{text}</span>'
+                f'<div style="font-size:12px" id="gps-best">{course}</div>'
                 '<div style="background:#ddd;height:4px;margin-top:4px;border-radius:2px">'
                 f'<div style="background:{colour};height:4px;width:{part:.1f}%"></div></div></div>'
             ),

@@ -44,7 +44,7 @@ from gps.algorithms.state import (
 )
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Executor, Serial
-from gps.pipeline import config_io, stages
+from gps.pipeline import config_io, progress, stages
 from gps.pipeline.control import Control
 from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
 from gps.pipeline.runner import (
@@ -290,16 +290,21 @@ def _reports(
         driver = _Driver(experiment, agent, config, begin, folder, ex, asked_to_stop, clock)
         stack.callback(driver.close)
         control.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
+        rows: list[progress.Row] = [] if folder is None else [*folder.results()]
         while not driver.done:
             reports: list[IterationReport] = []
             with one_thread():  # entering takes milliseconds: not in every pass
                 while not (reports or driver.done):
                     reports = driver.advance()
-            for report in reports:
+            for k, report in enumerate(reports):
+                rows.append(dict(report.row))
+                reports[k] = report = replace(report, news=progress.news(rows))
                 if folder is not None:
                     folder.note(f"snapshot {report.iteration} is stored")
                     for event in report.events:
                         folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
+                    if report.news:
+                        folder.note(report.news)
                 control.finished(report.row["seconds"])
                 if not (driver.done and report is reports[-1]):
                     control.begin(experiment, report.iteration + 1, ex.doing, total=total)

@@ -11,6 +11,7 @@ import numpy as np
 from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
+from gps.pipeline.progress import Choice
 from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
 from gps.types import Agent, control_range_of
@@ -23,7 +24,7 @@ def export_policy(
     run: str | Path,
     path: str | Path,
     *,
-    iteration: int | None = None,
+    iteration: int | Choice = "best",
     force: bool = False,
     clip: bool = False,
     float32: bool = False,
@@ -32,12 +33,13 @@ def export_policy(
 
     run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
     the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
-    `force`. iteration: default is the last. clip: the program clips its mean action to the limits
-    of the world, which are among the facts in any case. float32: an .onnx file takes float32
-    observations (a .pt2 file takes both in any case). Returns the path; `gps.policies.export` and
-    `gps.policies.onnx` say what is in the file. Raises StoreError where something cannot be read
-    or written, ConfigError for another suffix, an iteration without a trained policy, or a network
-    that torch cannot export, or without the extra.
+    `force`. iteration: `best` (see `gps.pipeline.progress`), `last` or a number. clip: the program
+    clips its mean action to the limits of the world, which are among the facts in any case.
+    float32: an .onnx file takes float32 observations (a .pt2 file takes both in any case). Returns
+    the path; `gps.policies.export` and `gps.policies.onnx` say what is in the file. Raises
+    StoreError where something cannot be read or written, ConfigError for another suffix or
+    iteration, an iteration without a trained policy, or a network that torch cannot export, or
+    without the extra.
     """
     path = Path(path)
     _require_writable(path, force)
@@ -60,25 +62,26 @@ def export_policy(
     return path
 
 
-def load_policy(path: str | Path, iteration: int | None = None) -> policies.ExportedPolicy:
-    """The policy of an exported file, or of a run folder at an iteration (default: the last).
+def load_policy(path: str | Path, iteration: int | Choice = "best") -> policies.ExportedPolicy:
+    """The policy of an exported file, or of a run folder at an iteration.
 
-    Raises StoreError, and ConfigError where the run has no policy or a file is asked for an
+    iteration: `best` (see `gps.pipeline.progress`), `last` or a number. Raises StoreError, and
+    ConfigError for another iteration, or where the run has no policy or a file is asked for an
     iteration.
     """
     if Path(path).is_dir():
         return policies.ExportedPolicy.of(*_stored(path, iteration))
-    if iteration is not None:
+    if iteration != "best":
         raise ConfigError(f"{path} holds one iteration; only of a run folder can one be chosen")
     return policies.load(path)
 
 
 def _stored(
-    run: str | Path, iteration: int | None
+    run: str | Path, iteration: int | Choice
 ) -> tuple[policies.GlobalPolicy, policies.PolicyFacts]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()
-    n = folder.last() if iteration is None else iteration
+    n = folder.choose(iteration)
     state = folder.read_state(n)
     if state.policy is None:
         raise ConfigError(

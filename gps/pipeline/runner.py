@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from gps import memory
 from gps.algorithms.state import GPSState, Report
 from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
-from gps.pipeline import stages
+from gps.pipeline import progress, stages
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.control import Control
 from gps.pipeline.experiment import Experiment
@@ -52,6 +52,9 @@ class IterationReport(Record):
     """Work per stage; with several workers the sum over all of them."""
     events: tuple[str, ...] = ()
     """What the guard had to do, one line per event."""
+    news: str = ""
+    """That the run has converged, or has not improved for long: see `gps.pipeline.progress`. Said
+    once."""
 
 
 def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
@@ -77,6 +80,7 @@ def run(
     ahead: bool = True,
     control: Control | None = None,
     changes: Changes | None = None,
+    until_converged: bool = False,
 ) -> Iterator[IterationReport]:
     """Run an experiment; yields a report after every stored iteration.
 
@@ -86,8 +90,9 @@ def run(
     iteration is stored and reported; they are
     dropped if nobody asks for it. control: pauses, steps, changes and stops the run from another
     thread or process. changes: options that change on the way, as in a run's changes.json; they are
-    applied in the iterations that they name. Raises ConfigError before the first rollout,
-    SimulationError, StoreError.
+    applied in the iterations that they name. until_converged: end when nothing improves any more
+    (`gps.pipeline.progress.converged`), at the latest after `iterations`. Raises ConfigError before
+    the first rollout, SimulationError, StoreError.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -111,7 +116,7 @@ def run(
             folder = RunFolder.create(Path(out), experiment, source, extra={"executor": where})
             if changes.at:
                 folder.write_changes(changes)
-    run = _Run(experiment, agent, changes, None)
+    run = _Run(experiment, agent, changes, None, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, control)
 
 
@@ -123,13 +128,14 @@ def resume(
     executor: Executor | None = None,
     ahead: bool = True,
     control: Control | None = None,
+    until_converged: bool = False,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
     start: the iteration to go on from (later ones are deleted); None takes the last whole one.
-    iterations: the total to reach; None takes the experiment's. executor, ahead, control: as in
-    `run`. Options that had been changed on the way change again, in the same iterations.
-    Raises StoreError.
+    iterations: the total to reach; None takes the experiment's. executor, ahead, control,
+    until_converged: as in `run`; a run that has converged by then is left as it is. Options that
+    had been changed on the way change again, in the same iterations. Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
     if "asynchronous" in folder.info():
@@ -154,7 +160,7 @@ def resume(
     except BaseException:
         folder.close()
         raise
-    run = _Run(experiment, agent, changes, iterations)
+    run = _Run(experiment, agent, changes, iterations, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, control, stored=True)
 
 
@@ -172,6 +178,8 @@ class _Run:
     changes: Changes
     iterations: int | None
     """A total that overrides the experiment's."""
+    until_converged: bool
+    """Whether to end when the run has converged."""
     _known: tuple[Any, Experiment] | None = None
 
     def experiment(self, iteration: int) -> Experiment:
@@ -183,6 +191,10 @@ class _Run:
                 experiment = replace(experiment, iterations=self.iterations)
             self._known = key, experiment
         return self._known[1]
+
+    def over(self, done: int, iterations: int, rows: Sequence[progress.Row]) -> bool:
+        """Whether no more is to be made, of so many iterations; rows: of those that are done."""
+        return done >= iterations or (self.until_converged and progress.converged(rows))
 
     def change(self, iteration: int, change: Change) -> None:
         """Let something be different from an iteration on."""
@@ -226,6 +238,7 @@ def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
         except GeneratorExit:  # nobody asks for the next iteration
             control.end()
             if folder is not None:
+                _note_best(folder)
                 folder.note("no further iteration was asked for")
             raise
         except BaseException as error:
@@ -235,7 +248,15 @@ def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
             raise
         control.end()
         if folder is not None:
+            _note_best(folder)
             folder.note(f"the run is {control.status.state}")
+
+
+def _note_best(folder: RunFolder) -> None:
+    """Say in the log which iteration is the best; no matter if the folder cannot be read."""
+    with suppress(StoreError):
+        if text := progress.summary(folder.results()):
+            folder.note(text)
 
 
 def _loop(
@@ -249,7 +270,8 @@ def _loop(
     agent = run.agent
     M = range(agent.n_conditions)
     experiment = run.experiment(state.iteration + 1)
-    if state.iteration < experiment.iterations:
+    rows: list[progress.Row] = [] if folder is None else [*folder.results()]
+    if not run.over(state.iteration, experiment.iterations, rows):
         control.prepare(experiment, state.iteration)
         ex.prepare(partial(warm_up, experiment.world))
     ex.seconds()
@@ -266,13 +288,14 @@ def _loop(
             live = None
             if command.kind == "redo":
                 state = _earlier(run, state, before, folder)
+                rows = [r for r in rows if r["iteration"] <= state.iteration]
                 redone = True
             run.change(state.iteration + 1, Change(command.options, command.seed))
             if folder is not None:
                 folder.write_changes(run.changes)
             experiment = run.experiment(state.iteration + 1)
             continue
-        if state.iteration >= experiment.iterations:
+        if run.over(state.iteration, experiment.iterations, rows):
             return
         begin = time.perf_counter()
         with one_thread():
@@ -304,6 +327,7 @@ def _loop(
                 raise
             stage_seconds = ex.seconds()
             row = metrics_row(report, local, policy, done, agent, experiment)
+            rows.append(dict(row))
             row |= memory_row(ex)
             row["seconds"] = time.perf_counter() - begin
             row |= {f"seconds_{name}": s for name, s in stage_seconds.items()}
@@ -312,7 +336,8 @@ def _loop(
             state, live = live_state, None
             del live_report
             following = run.experiment(state.iteration + 1)
-            goes_on = state.iteration < following.iterations and not control.stopping
+            over = run.over(state.iteration, following.iterations, rows)
+            goes_on = not over and not control.stopping
             if ahead and ex.concurrent and goes_on:
                 with ex.together():
                     live = tuple(_rollouts(following, state, ex, M))
@@ -339,6 +364,9 @@ def _loop(
             folder.note(f"iteration {done.iteration} is stored, after {row['seconds']:.1f} s")
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
+        news = progress.news(rows)
+        if folder is not None and news:
+            folder.note(news)
         control.finished(row["seconds"])
         yield IterationReport(
             iteration=done.iteration,
@@ -349,6 +377,7 @@ def _loop(
             seconds=row["seconds"],
             stage_seconds=stage_seconds,
             events=events,
+            news=news,
         )
 
 

@@ -66,7 +66,7 @@ import h5py
 import numpy as np
 
 from gps.errors import ExperimentError, GPSError, StoreError
-from gps.pipeline import changes, config_io, loader
+from gps.pipeline import changes, config_io, loader, progress
 from gps.types import Record, Rollouts
 
 if TYPE_CHECKING:
@@ -541,6 +541,23 @@ class RunFolder:
             "stored, start it again with gps run"
         )
 
+    def results(self) -> list[dict[str, float]]:
+        """The rows of all whole iterations, from their files: metrics.csv may lack the last one of
+        a process that was killed. Seconds and memory are not among them."""
+        return [self._stored_metrics(n) for n in self.iterations() if n > 0]
+
+    def choose(self, iteration: int | progress.Choice = "best") -> int:
+        """The number of an iteration: of the best (see `progress.best_iteration`; of the last where
+        none can be judged), of the last whole one, or the number itself, unchecked.
+
+        Raises ConfigError for anything else, StoreError where none is stored.
+        """
+        chosen = progress.choice(iteration)
+        if chosen == "best":
+            found = progress.best_iteration(self.results())
+            return self.last() if found is None else found
+        return self.last() if chosen == "last" else chosen
+
     def _numbers(self) -> list[int]:
         """All that are called like iteration files, in order."""
         try:
@@ -651,17 +668,17 @@ class RunFolder:
         kept = []
         for n in self.iterations():
             if n > 0:
-                row = rows.get(n) or self._stored_metrics(n)
-                kept.append({**row, "iteration": float(n)})
+                kept.append(rows.get(n) or self._stored_metrics(n))
         if kept or (self.path / "metrics.csv").exists():
             self._write_metrics(kept)
         self._close_events()
         self._events_from(after + 1)  # tells TensorBoard to forget the later steps
 
     def _stored_metrics(self, n: int) -> dict[str, float]:
-        """A row that a killed process could not add to metrics.csv, without seconds and memory."""
+        """The row in an iteration's file, without seconds and memory."""
         with self._opened(n) as file:
-            return {k: float(v) for k, v in file["metrics"].attrs.items() if not k.startswith("@")}
+            found = file["metrics"].attrs.items() if "metrics" in file else ()
+            return {k: float(v) for k, v in found if k[0] != "@"} | {"iteration": float(n)}
 
     # metrics
 

@@ -30,7 +30,10 @@ _OPTIONS = (
     "--no-default-browser-check",
 )
 _LOCAL = ("127.0.0.1", "localhost", "::1")
-_INSIDE = ("data", "blob", "about", "chrome", "chrome-extension", "devtools")
+_NETWORK = ("http", "https", "ws", "wss")
+_PAGES = ("http", "https", "blob", "data", "about", "")
+"""Schemes of documents and scripts of pages; those of the browser itself have schemes of their own,
+such as `chrome` and `chrome-untrusted`."""
 
 
 def missing() -> str:
@@ -78,18 +81,43 @@ def console_errors(driver: Any) -> list[str]:
     return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
 
 
+def show(driver: Any, url: str) -> None:
+    """Open a page; errors and requests of what was open before are forgotten, whether of a page
+    or of what the browser opens at its start, which may be a page on another machine."""
+    driver.get("about:blank")  # what was there has ended, and asks for no more
+    for log in ("browser", "performance"):
+        driver.get_log(log)
+    driver.get(url)
+
+
 def foreign_requests(driver: Any) -> list[str]:
-    """Addresses that were asked for since the last call and are not of this machine."""
+    """Addresses that the page asked for since `show` or the last call, not of this machine.
+
+    What the browser asks for by itself, such as the parts of its page for a new tab, is left out.
+    """
     asked = []
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         params = message.get("params", {})
         if message["method"] == "Network.requestWillBeSent":
-            asked.append(params["request"]["url"])
+            url = params["request"]["url"]
         elif message["method"] == "Network.webSocketCreated":
-            asked.append(params["url"])
+            url = params["url"]
+        else:
+            continue
+        if urlsplit(_asker(params)).scheme in _PAGES:
+            asked.append(url)
     parts = [(url, urlsplit(url)) for url in asked]
-    return [u for u, p in parts if p.scheme not in _INSIDE and p.hostname not in _LOCAL]
+    return [u for u, p in parts if p.scheme in _NETWORK and p.hostname not in _LOCAL]
+
+
+def _asker(params: dict[str, Any]) -> str:
+    """The document that made a request, or the script that opened a socket; empty if unknown."""
+    if params.get("documentURL"):
+        return str(params["documentURL"])
+    initiator = params.get("initiator", {})
+    frames = initiator.get("stack", {}).get("callFrames", [])
+    return str(initiator.get("url") or (frames[0]["url"] if frames else ""))
 
 
 def screenshot(driver: Any, path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -38,6 +39,14 @@ def other_path(tmp_path_factory) -> Path:
 def own_run(run_path, tmp_path) -> Path:
     """A copy of the run that a test may change."""
     return shutil.copytree(run_path, tmp_path / "run")
+
+
+@pytest.fixture
+def best_run(own_run) -> Path:
+    """A run whose best iteration is the second of three."""
+    with h5py.File(RunFolder.open(own_run).iteration_path(2), "r+") as file:
+        file["metrics"].attrs["policy_success"] = 2.0
+    return own_run
 
 
 @pytest.fixture

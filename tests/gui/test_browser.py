@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import browser
 import pytest
@@ -105,9 +108,7 @@ class Page:
 
     def __init__(self, driver, url):
         self.driver = driver
-        driver.get("about:blank")
-        browser.console_errors(driver)  # of a page before, whose server has ended
-        driver.get(url)
+        browser.show(driver, url)
         self.wait("gps-status", lambda text: text)
 
     def text(self, name):
@@ -167,6 +168,43 @@ def driver(downloads):
 def clean(driver):
     assert browser.console_errors(driver) == []
     assert browser.foreign_requests(driver) == []
+
+
+FOREIGN = """
+<img src="http://192.0.2.1/picture.png"><img src="own.png">
+<iframe srcdoc="<img src='http://192.0.2.2/framed.png'>"></iframe>
+<script>new WebSocket("ws://192.0.2.3/socket");
+new Worker(URL.createObjectURL(new Blob(["fetch('data:,')"])))</script>
+"""
+
+
+def test_what_a_page_asks_for_counts_and_what_the_browser_does_not(driver, tmp_path):
+    (tmp_path / "index.html").write_text(FOREIGN)
+    (tmp_path / "own.html").write_text("<script>new WebSocket(`ws://${location.host}/`)</script>")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        found = set()
+
+        def asked():
+            found.update(browser.foreign_requests(driver))
+            return len(found) >= 3
+
+        for start in ("chrome://new-tab-page-third-party", "chrome://newtab", "chrome://version"):
+            driver.get(start)  # what browsers show at their start
+        browser.show(driver, f"{url}/own.html")
+        time.sleep(0.5)
+        assert browser.foreign_requests(driver) == []
+        browser.show(driver, f"{url}/index.html")
+        until(asked)
+        assert found == {
+            "http://192.0.2.1/picture.png",
+            "http://192.0.2.2/framed.png",
+            "ws://192.0.2.3/socket",
+        }
+        driver.get("about:blank")
+        server.shutdown()
 
 
 def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
@@ -262,6 +300,7 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         page = Page(driver, url_of(process))
         assert time.monotonic() - started < _SLOW
         page.status("done, iteration 3 of 3")
+        page.wait("gps-best", lambda text: text.startswith("best: iteration 3 of 3, the last (pol"))
         page.wait("gps-replay", lambda text: "condition 0, sample 0 of iteration 3" in text)
         page.choose("Condition", "2")
         page.wait("gps-replay", lambda text: "condition 2, sample 0 of iteration 3" in text)
@@ -306,6 +345,17 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
         clean(driver)
         if shots := os.environ.get("GPS_SCREENSHOTS"):
             browser.screenshot(driver, Path(shots) / "stored.png")
+
+
+def test_a_stored_run_opens_at_its_best(driver, best_run):
+    with command("gui", best_run, "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.wait("gps-best", lambda text: text.startswith("best: iteration 2 of 3 (policy: "))
+        page.wait("gps-replay", lambda text: "sample 0 of iteration 2" in text)
+        clean(driver)
+    with command("gui", best_run, "--iteration", "last", "--port", 0) as process:
+        page = Page(driver, url_of(process))
+        page.wait("gps-replay", lambda text: "sample 0 of iteration 3" in text)
 
 
 def clicked(page, selector, share, k=0, drag=0):

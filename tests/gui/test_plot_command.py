@@ -57,6 +57,15 @@ def test_the_chosen_iteration_condition_sample_and_step(run_path, tmp_path, quic
     assert not any(log for _, log in quick)
 
 
+@pytest.mark.parametrize(("choice", "n"), [({}, 2), ({"iteration": "last"}, 3)])
+def test_the_best_iteration_is_plotted_unless_told_otherwise(best_run, tmp_path, quick, choice, n):
+    files = plot_run(best_run, tmp_path / "out", **choice)
+    folders = {f.parent.parent.name for f in files} - {"out"}
+    assert folders == {f"iteration_000{n}"}
+    titles = [plot.title for plot, _ in quick]
+    assert "Cost of a rollout without noise; the best iteration is 2" in titles
+
+
 def test_runs_are_compared_in_one_figure(run_path, other_path, tmp_path, quick):
     plot_run(run_path, tmp_path, compare=[other_path])
     cost = table(tmp_path / "progress" / "cost.csv")
@@ -90,6 +99,7 @@ def test_a_run_that_has_only_begun(own_run, tmp_path, quick):
 @pytest.mark.parametrize(
     ("choice", "error", "text"),
     [
+        ({"iteration": "x"}, ConfigError, "iteration must be best, last or the number of a stored"),
         ({"iteration": 9}, StoreError, "iteration 9 is not stored; stored: 0, 1, 2, 3"),
         ({"condition": 4}, ConfigError, r"condition must be in 0\.\.3, got 4"),
         ({"condition": -1}, ConfigError, "condition must be"),

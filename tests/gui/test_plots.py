@@ -54,6 +54,7 @@ def fake_run(rows=(), reports=None, seed=0, kind="a", name="task", label=None, u
         label=label or f"run{seed}",
         path=Path("runs") / (label or f"run{seed}"),
         updates=updates,
+        best=None,
         all_reports=lambda: reports or {},
     )
 

@@ -13,6 +13,7 @@ import pytest
 
 from gps.errors import StoreError
 from gps.gui.records import RunReader
+from gps.pipeline import progress
 from gps.pipeline.store import RunFolder
 
 same = np.testing.assert_array_equal
@@ -242,6 +243,17 @@ def test_scores_are_those_of_metrics_csv(reader):
     tested = reader.score_rollout(3, 0, test=True)
     same(tested.rollouts.X[0, 0, :2], (0.7, 0.2))
     assert reader.score_rollout(9, 0) is None
+
+
+def test_results_are_those_of_the_files(reader, run_path, best_run, monkeypatch):
+    stored = RunFolder.open(run_path).results()
+    want = [{k: row[k] for k in (*progress.COLUMNS, "iteration") if k in row} for row in stored]
+    np.testing.assert_equal(list(reader.results), want)
+    run = RunReader(best_run)
+    assert run.best == run.choose("best") == 2
+    assert run.choose("last") == 3
+    monkeypatch.setattr(h5py, "File", None)  # what was read once is not read again
+    assert run.choose("best") == 2
 
 
 def test_policy_actions_are_the_policys(reader, snapshots):

@@ -48,6 +48,64 @@ def test_a_stored_run_is_done_and_shows_its_newest_iteration(session):
     assert status.note == f"its iterations took {spent:.0f} s"
 
 
+def opened(path, **options):
+    run = RunReader(path)
+    session = Session(run, **options)
+    session.poll()
+    return session
+
+
+def test_a_stored_run_opens_at_its_best(best_run):
+    session = opened(best_run)
+    s = session.selection
+    assert (s.iteration, s.newest, s.best) == (2, False, True)
+    assert session.course.startswith("best: iteration 2 of 3 (policy: success 200 %, cost ")
+    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {2.0}
+    assert not session.select(iteration=1).best
+    for choice, n in (("last", 3), ("best", 2), (1, 1)):
+        assert opened(best_run, iteration=choice).selection.iteration == n
+    with pytest.raises(StoreError, match="iteration 7 is not stored"):
+        opened(best_run, iteration=7)
+    with pytest.raises(ConfigError, match="best, last or the number"):
+        opened(best_run, iteration="worst")
+
+
+def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
+    lock = json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": ""})
+    (best_run / "lock").write_text(lock)
+    assert Session(RunReader(best_run)).selection.newest  # at once
+    assert opened(best_run).selection.newest
+    chosen = opened(best_run, iteration="best")
+    assert chosen.selection.iteration == 2  # as it was asked for
+    (best_run / "lock").unlink()
+    session = opened(best_run)
+    assert session.selection.iteration == 2
+    (best_run / "lock").write_text(lock)  # somebody goes on with it
+    session.poll()
+    assert (session.selection.iteration, session.selection.newest) == (3, True)
+    other = opened(best_run)
+    other.select(iteration=1)
+    other.poll()
+    assert other.selection.iteration == 1
+
+
+def test_a_run_that_ended_because_it_has_converged_is_done(tmp_path):
+    experiment = gps.load("point_mass")
+    experiment = replace(experiment, iterations=40, world=replace(experiment.world, T=12))
+    done = len(list(gps.run(experiment, out=tmp_path / "run", until_converged=True)))
+    assert done < 40
+    session = opened(tmp_path / "run")
+    status = session.status
+    assert (status.state, status.iteration, status.total) == ("done", done, done)
+    assert "; converged: the last 10 iterations brought less than 1 %" in session.course
+    assert session.can_resume
+    with session.run.folder as folder:
+        folder.truncate(done - 3)
+    session.poll()
+    assert "converged" not in session.course
+    assert (session.status.state, session.status.total) == ("stopped", 40)
+
+
 def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
     """It takes half a second, which the page has no time for at first."""
     run = RunReader(own_run)

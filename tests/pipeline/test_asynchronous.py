@@ -269,7 +269,7 @@ def test_a_stored_run_and_its_readers(experiment, tmp_path, capsys):
         assert {"policy_updates", "age_mean", "age_max", "utilisation"} <= set(row)
     rows = lines(out)
     assert [row["update"] for row in rows] == list(range(1, 10))
-    assert cli.main(["evaluate", str(out)]) == 0
+    assert cli.main(["evaluate", str(out), "--iteration", "last"]) == 0
     assert "iteration 3" in capsys.readouterr().out
 
 

@@ -325,7 +325,7 @@ def test_a_seeing_network_of_the_users_is_stored_resumed_and_exported(file, tmp_
     for name in ("0001.h5", "0002.h5"):
         a, b = (run / "iterations" / name for run in (whole, parts))
         assert a.read_bytes() == b.read_bytes()
-    policy, again = report.state.policy.policy, gps.load_policy(whole)
+    policy, again = report.state.policy.policy, gps.load_policy(whole, "last")
     rollouts = report.rollouts[0]
     want = policy.mean(rollouts.obs, rollouts.images)
     np.testing.assert_allclose(again.mean(rollouts.obs, rollouts.images), want, rtol=1e-9)

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from dataclasses import dataclass, replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -322,7 +323,8 @@ def test_exported_by_the_command(run, tmp_path, capsys):
     stored = {n: RunFolder.open(run).read_state(n).policy.policy for n in (1, 2)}
     paths = {2: tmp_path / "last.pt2", 1: tmp_path / "first.pt2"}
     assert cli.main(["export", str(run), str(paths[2])]) == 0
-    assert capsys.readouterr().out.startswith(f"wrote {paths[2]};")
+    said = capsys.readouterr().out
+    assert said.startswith(f"wrote {paths[2]} (iteration 2, the best); it needs torch only")
     assert cli.main(["export", str(run), str(paths[1]), "--iteration", "1"]) == 0
     assert sorted(os.listdir(tmp_path)) == ["first.pt2", "last.pt2"]  # nothing left beside them
     obs = stream(0, "obs").normal(size=(9, 4))
@@ -345,6 +347,14 @@ def test_exported_by_the_command(run, tmp_path, capsys):
                 seed=5,
             )
     assert gps.load_policy(run).iteration == 2
+    copy = shutil.copytree(run, tmp_path / "run")
+    with h5py.File(RunFolder.open(copy).iteration_path(1), "r+") as file:
+        file["metrics"].attrs["policy_success"] = 2.0  # what wins is the best, not the last
+    assert gps.load_policy(copy).iteration == gps.load_policy(copy, "best").iteration == 1
+    assert gps.load_policy(copy, "last").iteration == 2
+    for name, n in (("best", 1), ("last", 2)):
+        path = gps.export_policy(copy, tmp_path / f"{name}.pt2", iteration=name, force=True)
+        assert load(path).iteration == n
     assert np.abs(stored[1].mean(obs) - stored[2].mean(obs)).max() > 1e-3  # they can be told apart
 
 
@@ -390,6 +400,8 @@ def test_errors_of_the_command(run, runs, tmp_path, capsys, monkeypatch):
     assert "has no global policy: point_mass trains local controllers only" in message
     message = error_of(capsys, "export", run, out, "--iteration", "0")
     assert "the policy of iteration 0 has not been trained" in message
+    message = error_of(capsys, "export", run, out, "--iteration", "lst")
+    assert message == "iteration must be best, last or the number of a stored iteration, got 'lst'"
     message = error_of(capsys, "export", run, out, "--iteration", "9")
     assert "iteration 9 is not stored; stored: 0-2" in message
     assert "does not exist" in error_of(capsys, "export", tmp_path / "none", out)

@@ -304,12 +304,12 @@ def test_a_network_of_the_hyperparams_file_is_trained_by_workers(tmp_path):
         command += ["--workers", "2"] if kind == "dask" else []
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    serial, dask = (gps.load_policy(tmp_path / kind) for kind in ("serial", "dask"))
+    serial, dask = (gps.load_policy(tmp_path / kind, "last") for kind in ("serial", "dask"))
     obs = stream(0, "obs").normal(size=(9, 4))
     np.testing.assert_array_equal(serial.mean(obs), dask.mean(obs))
     untrained = gps.load_policy(tmp_path / "serial", iteration=1)
     assert np.abs(serial.mean(obs) - untrained.mean(obs)).max() > 1e-3
-    path = gps.export_policy(tmp_path / "dask", tmp_path / "own.pt2")
+    path = gps.export_policy(tmp_path / "dask", tmp_path / "own.pt2", iteration="last")
     np.testing.assert_allclose(load(path).mean(obs), serial.mean(obs), rtol=1e-9, atol=1e-12)
 
 
