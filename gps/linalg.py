@@ -96,6 +96,73 @@ def symmetrise(A):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def eigh_jacobi(A, s, E):  # type: ignore[no-untyped-def]
+    """Eigenvalues s (n,), ascending, and eigenvectors, the columns of E, of a symmetric A.
+
+    By Jacobi's rotations in a fixed order; A is read whole and overwritten. Small eigenvalues of a
+    positive definite matrix come out to relative precision where scaling its diagonal to 1 makes it
+    well-conditioned. Returns 0, or 1 if A is not finite (then s and E mean nothing).
+    Source: Golub & Van Loan, Matrix Computations, section 8.5.
+    """
+    n = A.shape[0]
+    size = 0.0
+    for i in range(n):
+        for j in range(n):
+            E[i, j] = 0.0
+            if not np.isfinite(A[i, j]):
+                return 1
+            size = max(size, abs(A[i, j]))
+        E[i, i] = 1.0
+    for _ in range(60):  # six or so are needed
+        turned = False
+        for p in range(n - 1):
+            for q in range(p + 1, n):
+                a = A[p, q]
+                least = np.sqrt(abs(A[p, p])) * np.sqrt(abs(A[q, q]))
+                if abs(a) <= max(5e-17 * least, 5e-32 * size):
+                    continue
+                turned = True
+                # the smaller of the two angles whose rotation makes A[p, q] vanish
+                half = 0.5 * (A[q, q] / a - A[p, p] / a)
+                tan = 0.0
+                if abs(half) < 1e150:
+                    tan = 1.0 / (abs(half) + np.sqrt(1.0 + half * half))
+                elif np.isfinite(half):
+                    tan = 0.5 / abs(half)
+                if half < 0.0:
+                    tan = -tan
+                cos = 1.0 / np.sqrt(1.0 + tan * tan)
+                sin = tan * cos
+                A[p, p] -= tan * a
+                A[q, q] += tan * a
+                A[p, q] = A[q, p] = 0.0
+                for i in range(n):
+                    if i != p and i != q:
+                        u, v = A[i, p], A[i, q]
+                        A[i, p] = A[p, i] = cos * u - sin * v
+                        A[i, q] = A[q, i] = sin * u + cos * v
+                    u, v = E[i, p], E[i, q]
+                    E[i, p] = cos * u - sin * v
+                    E[i, q] = sin * u + cos * v
+        if not turned:
+            break
+    for i in range(n):
+        s[i] = A[i, i]
+    for i in range(n - 1):  # by selection
+        k = i
+        for j in range(i + 1, n):
+            if s[j] < s[k]:
+                k = j
+        if k != i:
+            s[i], s[k] = s[k], s[i]
+            for j in range(n):
+                u = E[j, i]
+                E[j, i] = E[j, k]
+                E[j, k] = u
+    return 0
+
+
+@njit(cache=True, nogil=True)
 def half_logdet(L):  # type: ignore[no-untyped-def]
     """Half the log determinant of L L'."""
     s = 0.0

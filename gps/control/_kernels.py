@@ -17,7 +17,14 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gps.linalg import invert_lower, solve_lower, solve_lower_t, symmetrise
+from gps.linalg import (
+    cholesky,
+    eigh_jacobi,
+    invert_lower,
+    solve_lower,
+    solve_lower_t,
+    symmetrise,
+)
 
 OK, NOT_POSITIVE_DEFINITE, NON_FINITE = 0, 1, 2
 _FEW = 600  # multiplications below which a call of BLAS costs more than they do
@@ -587,6 +594,69 @@ def scan_semidefinite(A, tolerance):  # type: ignore[no-untyped-def]
                 return t
             M[i, i] = 1.0 / M[i, i]
     return -1
+
+
+@njit(cache=True, nogil=True)
+def raise_factor(L, std_floor, B, M, s, E):  # type: ignore[no-untyped-def]
+    """Raise L L' to at least diag(std_floor^2), in place; (status, whether it was below).
+
+    B, M, E (nu, nu) and s (nu,) are scratch. With D = diag(std_floor), the eigenvalues of
+    D^-1 L L' D^-1 that are below 1 become 1. That is the nearest covariance above the floor in the
+    sense that counts in the C-step: with L L' = h A^-1 it minimises tr(A Sigma) - h log|Sigma| over
+    all Sigma >= D^2 (the optimum shares the eigenvectors of D A D). A factor that is above the
+    floor, but for rounding, keeps its bytes.
+    """
+    nu = L.shape[0]
+    size = 0.0
+    for i in range(nu):
+        for j in range(nu):
+            B[i, j] = L[i, j] / std_floor[i] if j <= i else 0.0
+    for i in range(nu):
+        for j in range(i + 1):
+            a = 0.0
+            for p in range(j + 1):
+                a += B[i, p] * B[j, p]
+            M[i, j] = M[j, i] = a
+        size += M[i, i]
+    if not np.isfinite(size):
+        return NON_FINITE, False
+    least = 1.0 - 1e-12
+    for i in range(nu):
+        M[i, i] -= least
+    if cholesky(M, E) == 0:
+        return OK, False
+    for i in range(nu):
+        M[i, i] += least
+    if eigh_jacobi(M, s, E) != 0:
+        return NON_FINITE, False
+    for i in range(nu):
+        for j in range(i + 1):
+            a = 0.0
+            for p in range(nu):
+                a += E[i, p] * max(s[p], 1.0) * E[j, p]
+            M[i, j] = a
+    if cholesky(M, B) != 0:
+        return NON_FINITE, False
+    for i in range(nu):
+        for j in range(i + 1):
+            L[i, j] = std_floor[i] * B[i, j]
+    return OK, True
+
+
+@njit(cache=True, nogil=True)
+def raise_covariance(chol, std_floor):  # type: ignore[no-untyped-def]
+    """Raise stacked factors (T, nu, nu) to Sigma[t] >= diag(std_floor^2), in place; (status, t).
+
+    std_floor (nu,) above 0, in action units. See `raise_factor`.
+    """
+    T, nu, _ = chol.shape
+    B, M, E = np.empty((nu, nu)), np.empty((nu, nu)), np.empty((nu, nu))
+    s = np.empty(nu)
+    for t in range(T):
+        status, _ = raise_factor(chol[t], std_floor, B, M, s, E)
+        if status != OK:
+            return status, t
+    return OK, 0
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,114 @@
+"""Eigenvalues by rotations, and covariances raised to a floor, against numpy and a solver."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import optimize
+
+from gps.control import _kernels
+from gps.linalg import eigh_jacobi
+
+
+def eigen(A):
+    s, E = np.empty(len(A)), np.empty(A.shape)
+    assert eigh_jacobi(A.copy(), s, E) == 0
+    return s, E
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 9, 20])
+@pytest.mark.parametrize("size", [1e-290, 1e-8, 1.0, 1e150, 1e290])
+def test_eigenvalues_are_those_of_numpy(rng, n, size):
+    for _ in range(20):
+        A = rng.normal(size=(n, n))
+        A = size * (A + A.T)
+        s, E = eigen(A)
+        assert_allclose(s, np.linalg.eigvalsh(A), atol=1e-14 * n * np.abs(A).max())
+        assert_allclose(E @ E.T, np.eye(n), atol=1e-14 * n)
+        assert_allclose((E * (s / size)) @ E.T, A / size, atol=1e-13 * n)
+        assert_array_equal(s, np.sort(s))
+
+
+def test_eigenvalues_of_special_matrices():
+    for A in (np.zeros((3, 3)), np.eye(4), np.ones((4, 4)), np.diag([3.0, -1.0, 0.0])):
+        s, E = eigen(A)
+        assert_allclose(s, np.linalg.eigvalsh(A), atol=1e-15)
+        assert_allclose((E * s) @ E.T, A, atol=1e-15)
+    # graded: small eigenvalues to relative precision, where numpy has none left
+    d = np.array([1e8, 1.0, 1e-8])
+    A = d[:, None] * (0.5 * np.eye(3) + 0.5) * d
+    s, _ = eigen(A)
+    product = 0.5 * 1e16 * 0.5 * 2.0 / 1e16
+    assert_allclose(s.prod(), product, rtol=1e-12)
+    assert_allclose(1.0 / s[0], np.linalg.inv(0.5 * np.eye(3) + 0.5)[2, 2] * 1e16, rtol=1e-10)
+    for bad in (np.nan, np.inf):
+        A = np.eye(3)
+        A[1, 0] = A[0, 1] = bad
+        assert eigh_jacobi(A, np.empty(3), np.empty((3, 3))) == 1
+
+
+def raised(chol, floor):
+    out = chol.copy()
+    assert _kernels.raise_covariance(out, floor) == (_kernels.OK, 0)
+    return out
+
+
+def factors(rng, n, nu, scale):
+    chol = np.tril(rng.normal(size=(n, nu, nu)))
+    chol[:, range(nu), range(nu)] = rng.uniform(0.2, 2.0, size=(n, nu))
+    return chol * scale[:, None]
+
+
+@pytest.mark.parametrize("nu", [1, 2, 3, 6])
+def test_a_raised_covariance_is_above_the_floor_and_nothing_else_changes(rng, nu):
+    floor = 10.0 ** rng.uniform(-3, 3, size=nu)
+    chol = factors(rng, 40, nu, floor)
+    out = raised(chol, floor)
+    moved = 0
+    for a, b in zip(chol, out, strict=True):
+        A, B = (L @ L.T / np.outer(floor, floor) for L in (a, b))
+        s, E = np.linalg.eigh(A)
+        assert_allclose(B, (E * np.maximum(s, 1.0)) @ E.T, rtol=1e-9, atol=1e-11 * s[-1])
+        assert_array_equal(b, np.tril(b))
+        if s[0] > 1.0:
+            assert_array_equal(a, b)
+        moved += s[0] < 1.0
+    assert moved > 0
+    assert nu > 3 or moved < 40
+    assert_allclose(raised(out, floor), out, rtol=1e-9, atol=1e-9 * floor.max())
+    high, low = raised(chol, 1e-6 * floor), raised(chol, 1e6 * floor)
+    assert_array_equal(high, chol)
+    low /= 1e6 * floor[:, None]
+    assert_allclose(low @ low.transpose(0, 2, 1), np.tile(np.eye(nu), (40, 1, 1)), atol=1e-10)
+
+
+def test_raising_solves_the_problem_under_the_floor(rng):
+    """tr(A Sigma) - h log|Sigma| over Sigma = D^2 + R R', against a general solver."""
+    h, floor = 0.7, np.array([0.5, 2.0])
+    for _ in range(5):
+        root = rng.normal(size=(2, 2))
+        A = root @ root.T + 0.05 * np.eye(2)
+
+        def value(p, A=A):
+            R = np.array([[p[0], 0.0], [p[1], p[2]]])
+            Sigma = np.diag(floor**2) + R @ R.T
+            return np.trace(A @ Sigma) - h * np.linalg.slogdet(Sigma)[1]
+
+        best = min(
+            (optimize.minimize(value, rng.normal(size=3), tol=1e-14) for _ in range(5)),
+            key=lambda found: found.fun,
+        )
+        L = raised(np.linalg.cholesky(h * np.linalg.inv(A))[None], floor)[0]
+        mine = np.trace(A @ L @ L.T) - h * np.linalg.slogdet(L @ L.T)[1]
+        assert mine <= best.fun + 1e-9
+        assert_allclose(mine, best.fun, rtol=1e-6)
+
+
+def test_a_direction_below_the_floor_is_found_beside_a_wide_one():
+    chol = np.diag([1e9, 0.1])[None]
+    assert_allclose(raised(chol, np.ones(2))[0], np.diag([1e9, 1.0]), rtol=1e-12)
+
+
+def test_what_overflows_is_told_with_its_step():
+    chol = np.tile(np.eye(2), (3, 1, 1))
+    chol[1] *= 1e200
+    assert _kernels.raise_covariance(chol, np.full(2, 1e-20)) == (_kernels.NON_FINITE, 1)
