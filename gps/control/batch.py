@@ -11,7 +11,7 @@ most of the time of small problems is lost, and can work in threads::
     controllers[3]  # a LinearGaussianController
 
 Where a batch is asked for, a single record (or a batch of one) stands for all problems alike: one
-problem with 20 bounds needs no copies of it. All but the two searches, which go through the same
+problem with 20 bounds needs no copies of it. All but `minimise`, which goes through the same
 trials and may differ in the last digits, give the bytes of the single functions; the number of
 threads changes no byte. BLAS should have one thread, since it is called from all of them.
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.control import _batch_kernels as kernels
-from gps.control import dual, kl, lqr, pi2, tracking
+from gps.control import _kernels, dual, kl, lqr, per_step, pi2, tracking
 from gps.control._checks import SYMMETRY_TOLERANCE
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.pi2 import PI2Config, PI2Result
@@ -314,7 +314,7 @@ class PerStepBatch(Stack[PerStepResult]):
     kl_max: Array  # (B, T) nats
     active: npt.NDArray[np.bool_]  # (B, T)
     converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
+    trials: npt.NDArray[np.int64]  # (B,) sweeps that the search took
     trace: Array  # (B, most trials): largest KL / bound; entries from trials[b] on are 0
 
     _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
@@ -472,6 +472,7 @@ def backward_per_step(
     previous: Controllers,
     eta: npt.ArrayLike,
     entropy_weight: npt.ArrayLike = 0.0,
+    kl_under: Literal["new", "previous"] = "previous",
     *,
     threads: int = 1,
     on_error: OnError = "raise",
@@ -489,6 +490,8 @@ def backward_per_step(
     lengths = [_length("eta", eta, 2), _length("entropy_weight", entropy_weight, 2)]
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, previous=p)
+    if kl_under not in ("new", "previous"):
+        raise ConfigError(f"kl_under must be 'new' or 'previous', got {kl_under!r}")
     given = _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", entropy_weight, (B, T), zero=True)
     C = job.symmetric("cost", c.C)
@@ -497,11 +500,12 @@ def backward_per_step(
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     job.run(
         kernels.per_step_each, kernels.per_step_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), given, w, K, k, chol,
+        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), p.K, p.k, inv, given, w, kl_under == "new",
+        K, k, chol,
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
-        x = dual.backward_per_step(_at(d, b), _at(c, b), _at(p, b), given[b], w[b])
+        x = dual.backward_per_step(_at(d, b), _at(c, b), _at(p, b), given[b], w[b], kl_under)
         return x.K, x.k, x.chol
 
     errors = job.settle(single, K=K, k=k, chol=chol)
@@ -699,48 +703,59 @@ def minimise_per_step(
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
-    eta: npt.ArrayLike = 1.0,
+    eta: npt.ArrayLike | None = None,
     entropy_weight: npt.ArrayLike | None = None,
+    std_floor: npt.ArrayLike | None = None,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
 ) -> PerStepBatch:
-    """`dual.minimise_per_step` for every problem, each with its own search in compiled code.
+    """`dual.minimise_per_step` for every problem, by the same compiled search.
 
-    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). Else as
-    `minimise`.
+    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). std_floor
+    (nu,), in action units, is the same for all. Problems that did not converge have
+    `converged[b] = False`, and one log line names them. Else as `minimise`.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     s, p = _batched("start", start), _batched("previous", previous)
-    lengths = [_length("kl_max", kl_max, 2), _length("eta", eta, 2)]
-    lengths.append(_length("entropy_weight", weight, 2))
+    lengths = [_length("kl_max", kl_max, 2), _length("entropy_weight", weight, 2)]
+    if eta is not None:
+        lengths.append(_length("eta", eta, 2))
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
-    bound, first = _positive("kl_max", kl_max, (B, T)), _positive("eta", eta, (B, T))
+    bound = _positive("kl_max", kl_max, (B, T))
+    first = np.full((B, T), np.nan) if eta is None else _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", weight, (B, T), zero=True)
+    floor = per_step.floor_of(std_floor, nu)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("start", s.cov[:, None])[:, 0]
     inv, half, good = _factors(p)
+    r = p
+    if len(floor):
+        r, risen = _raised(p, floor, good)
+        inv, half, fine = _factors(r)
+        good = good & risen & fine
     job.doubt(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
-    trace, kept = np.zeros((B, config.max_trials)), np.empty((B, T))
-    active, done = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=bool)
-    trials = np.zeros(B, dtype=np.int64)
-    under, *at = _averaged_over(job, config, d, W, s, S0, p)
+    trace, found = np.zeros((B, config.max_trials)), np.empty((B, T))
+    active, trials = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=np.int64)
+    end = np.zeros(B, dtype=np.int64)
     job.run(
         kernels.steps_each, kernels.steps_threads,
-        C, c.c, c.c0, *_pulls(p, inv), d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
-        w, bound, first, config.tol, config.eta_min, config.eta_max, under, *at,
-        K, k, chol, mean, cov, kl_t, trace, kept, active, trials, done,
+        C, c.c, c.c0, *_pulls(r, inv), d.F, d.f, W, s.mean, S0, r.K, r.k, r.chol, inv, half,
+        w, bound, first, config.tol, floor, config.kl_under == "previous",
+        K, k, chol, mean, cov, kl_t, trace, found, active, trials, end,
     )  # fmt: skip
+    converged = end == kernels.DONE
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise_per_step(
-            _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config, first[b], w[b]
-        )
+            _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
+            None if eta is None else first[b], w[b], std_floor,
+        )  # fmt: skip
         row = np.zeros(config.max_trials)
         row[: len(x.trace)] = x.trace
         m, u = x.marginals, x.controller
@@ -749,19 +764,19 @@ def minimise_per_step(
         )  # fmt: skip
 
     errors = job.settle(
-        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=kept, active=active,
-        converged=done, trials=trials, trace=trace,
+        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=found, active=active,
+        converged=converged, trials=trials, trace=trace,
     )  # fmt: skip
-    _report(done, errors, config.tol)
+    _report(converged, errors, config.tol)
     K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
     return PerStepBatch(
         controller=ControllerBatch(K, k, chol, errors=errors),
         marginals=MarginalsBatch(mean, cov, errors=errors),
-        eta=kept,
+        eta=found,
         kl=kl_t,
         kl_max=bound,
         active=active,
-        converged=done,
+        converged=converged,
         trials=trials,
         trace=trace[:, : max(1, int(trials.max()))],
         errors=errors,
@@ -1121,6 +1136,16 @@ def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.
     kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
     inv, half = _read(inv, half)
     return inv, half, good
+
+
+def _raised(
+    controller: ControllerBatch, floor: Array, good: npt.NDArray[np.bool_]
+) -> tuple[ControllerBatch, npt.NDArray[np.bool_]]:
+    """Controllers with covariances of at least diag(floor^2), and which of them have such."""
+    chol, risen = controller.chol.copy(), good.copy()
+    for b in np.flatnonzero(good):
+        risen[b] = _kernels.raise_covariance(chol[b], floor)[0] == _kernels.OK
+    return replace(controller, chol=chol), risen
 
 
 def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
