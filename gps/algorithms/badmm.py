@@ -84,16 +84,17 @@ class BADMMConfig(PolicyAlgorithm):
 
     inner: int = 4
     """C-, S- and dual steps per iteration."""
-    weight: float = 0.01
-    """Weight w_t of the KL between controller and policy at first, in cost units per nat."""
+    weight: float = 0.005
+    """Weight w_t of the KL between controller and policy at first. All weights here are per nat and
+    in units of the condition's first rollouts: the mean absolute cost of one of their steps."""
     weight_rule: WeightRule = "deviation"
     """How w_t changes at the end of an iteration. "fixed": + weight_step. "gradient": + weight_step
     times the step's KL. "change": times weight_decrease where the KL fell below 0.8 of what it was,
     times weight_increase where it did not fall below 0.95. "deviation": times weight_decrease where
     the KL is more than weight_lower deviations below the mean over the steps, times weight_increase
     where it is weight_upper above."""
-    weight_step: float | tuple[float, ...] = 1e-3
-    """In cost units per nat: one number, or one per iteration, of which the last goes on."""
+    weight_step: float | tuple[float, ...] = 5e-4
+    """One number, or one per iteration, of which the last holds from there on."""
     weight_decrease: float = 0.5
     """Factor of weights that are too large, between 0 and 1."""
     weight_increase: float = 2.0
@@ -102,8 +103,8 @@ class BADMMConfig(PolicyAlgorithm):
     """See weight_rule "deviation"; not below 0."""
     weight_upper: float = 2.0
     """See weight_rule "deviation"; not below 0."""
-    weight_range: tuple[float, float] = (1e-5, 100.0)
-    """Least and largest weight, in cost units per nat."""
+    weight_range: tuple[float, float] = (5e-6, 50.0)
+    """Smallest and largest weight."""
     dual_rate: float = 0.1
     """Rate of the dual step; not below 0, where 0 leaves the constraint to the weights."""
     network: Network = field(default_factory=MLPConfig)
@@ -274,9 +275,7 @@ def _improve(
         )
         return Proposal(
             controller=result.controller,
-            predicted=stages.total_expected_cost(
-                result.controller, cost, dynamics, entropy_weight
-            ),
+            predicted=stages.total_expected_cost(result.controller, cost, dynamics, entropy_weight),
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from gps.algorithms.exploration import ExplorationConfig, action_scale
 from gps.algorithms.state import ConditionState, GPSState, PolicyState, Unseen
 from gps.algorithms.step_size import StepConfig
-from gps.control.dual import raised
+from gps.control.kl import raised
 from gps.costs.base import Cost
 from gps.errors import ConfigError
 from gps.policies.neural import Network, initial_policy
@@ -42,7 +42,7 @@ class LocalAlgorithm:
         for c in controllers:
             scale = action_scale(agent, c)
             floor = self.exploration.std_floor(scale)
-            start = c if floor is None else raised(c, floor)
+            start = raised(c, floor)
             conditions.append(
                 ConditionState(
                     controller=start,

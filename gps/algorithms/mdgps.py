@@ -8,7 +8,6 @@ Source: W. Montgomery, S. Levine, Guided Policy Search as Approximate Mirror Des
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal

@@ -131,9 +131,7 @@ def _assess(
     """The assessment with the linearised policy, which was sampled, as reference."""
     c = stages.with_noise(linearised.controller, condition, config.exploration)
     weight = config.pilqr.dual.entropy_weight
-    return stages.assess(
-        condition, rollouts, cost, dynamics, c, c, guard, config.step, weight
-    )
+    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard, config.step, weight)
 
 
 def _improve(

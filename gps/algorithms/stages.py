@@ -22,7 +22,7 @@ from gps.algorithms.state import (
     Replay,
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig, kept_share
-from gps.control import dual, lqr
+from gps.control import dual, kl, lqr
 from gps.control.dual import DualConfig
 from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
@@ -102,8 +102,7 @@ def with_noise(
     controller: LinearGaussianController, condition: ConditionState, config: ExplorationConfig
 ) -> LinearGaussianController:
     """The controller with at least the noise that exploration needs."""
-    floor = config.std_floor(condition.action_scale)
-    return controller if floor is None else dual.raised(controller, floor)
+    return kl.raised(controller, config.std_floor(condition.action_scale))
 
 
 def total_expected_cost(
@@ -298,9 +297,7 @@ def improve(
             )
         return Proposal(
             controller=result.controller,
-            predicted=total_expected_cost(
-                result.controller, cost, dynamics, config.entropy_weight
-            ),
+            predicted=total_expected_cost(result.controller, cost, dynamics, config.entropy_weight),
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,

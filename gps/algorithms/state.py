@@ -119,7 +119,7 @@ class ConditionState(Record):
     judged."""
     predicted_cost: float = float("nan")
     sampled_cost: float = float("nan")
-    """Mean sampled cost of `previous` (the objective: less its entropy, where that has a weight)."""
+    """Mean sampled objective of `previous`: cost, less entropy where that has a weight."""
     cost_scale: float = float("nan")
     """Scale of the sampled costs of `previous`; see GuardConfig."""
     cost_error: float = float("nan")
@@ -131,7 +131,7 @@ class ConditionState(Record):
     """What the last update found, for inspection; None where there was none."""
     own: Any = None
     """A record of what this algorithm alone remembers, or None."""
-    action_scale: Array | None = optional()  # (nu,)
+    action_scale: Array | None = optional()  # noqa: RUF009 (nu,)
     """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
 
     @property

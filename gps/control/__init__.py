@@ -20,7 +20,7 @@ from gps.control import batch, dual, ilqr, initial, kl, lqr, models, pi2, pilqr,
 from gps.control.dual import DualConfig, DualResult, PerStepResult, minimise, minimise_per_step
 from gps.control.ilqr import ILQRConfig, ILQRResult
 from gps.control.initial import HoldConfig, OpenLoopConfig, PDConfig, hold_position, open_loop, pd
-from gps.control.kl import kl_per_step, penalised
+from gps.control.kl import kl_per_step, penalised, raised
 from gps.control.lqr import backward, expected_cost, forward
 from gps.control.pi2 import PI2Config, PI2Result
 from gps.control.pilqr import PILQRConfig, PILQRResult
@@ -59,6 +59,7 @@ __all__ = [
     "penalised",
     "pi2",
     "pilqr",
+    "raised",
     "simulate",
     "smooth",
     "track",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from gps.control import _pi2_kernels, _tracking_kernels
+from gps.control import _per_step_kernels, _pi2_kernels, _tracking_kernels
 from gps.control._kernels import (
     OK,
     backward,
@@ -31,12 +31,12 @@ from gps.control._kernels import (
     invert_factors,
     relative_penalty,
     scan_symmetry,
-    trial_per_step_under,
     trial_under,
 )
 from gps.linalg import cholesky
 
 DOUBTFUL = 3
+DONE = _per_step_kernels.DONE
 ROOT, FLOOR, CEILING, INTERVAL, TRIALS = 0, 1, 2, 3, 4
 _PSD_TOLERANCE = 1e-9
 _FAR = 1e100  # factors beyond may have an inverse that overflows
@@ -159,7 +159,7 @@ def backward_threads(C, c, c0, F, f, W, temperature, K, k, chol, status):  # typ
 
 @njit(cache=True, nogil=True)
 def _per_step_at(  # type: ignore[no-untyped-def]
-    b, C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+    b, C, c, c0, F, f, W, P, PK, Pk, K_old, k_old, inv_old, eta, w, ahead, K, k, chol, status
 ):
     i, j, o = _row(b, C.shape[0]), _row(b, F.shape[0]), _row(b, P.shape[0])
     if status[b] != OK:
@@ -172,10 +172,9 @@ def _per_step_at(  # type: ignore[no-untyped-def]
     if not (all_finite(P[o]) and all_finite(PK[o]) and all_finite(Pk[o])):
         return
     nu = k.shape[2]
-    # with a ceiling of 0 no eta is raised
     done, _ = backward_per_step(
-        C[i], c[i], F[j], f[j], P[o], PK[o], Pk[o], 0.0, eta[b], K[b], k[b], chol[b],
-        np.zeros((nu, nu)),
+        C[i], c[i], F[j], f[j], P[o], PK[o], Pk[o], K_old[o], k_old[o], inv_old[o], eta[b], ahead,
+        K[b], k[b], chol[b], np.zeros((nu, nu)),
     )  # fmt: skip
     if done != OK:
         return
@@ -186,20 +185,26 @@ def _per_step_at(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def per_step_each(  # type: ignore[no-untyped-def]
-    C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+    C, c, c0, F, f, W, P, PK, Pk, K_old, k_old, inv_old, eta, w, ahead, K, k, chol, status
 ):
     """`backward_per_step` for every problem."""
     for b in range(status.shape[0]):
-        _per_step_at(b, C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status)
+        _per_step_at(
+            b, C, c, c0, F, f, W, P, PK, Pk, K_old, k_old, inv_old, eta, w, ahead,
+            K, k, chol, status,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def per_step_threads(  # type: ignore[no-untyped-def]
-    C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status
+    C, c, c0, F, f, W, P, PK, Pk, K_old, k_old, inv_old, eta, w, ahead, K, k, chol, status
 ):
     """`per_step_each` in threads."""
     for b in prange(status.shape[0]):
-        _per_step_at(np.int64(b), C, c, c0, F, f, W, P, PK, Pk, eta, w, K, k, chol, status)
+        _per_step_at(
+            np.int64(b), C, c, c0, F, f, W, P, PK, Pk, K_old, k_old, inv_old, eta, w, ahead,
+            K, k, chol, status,
+        )  # fmt: skip
 
 
 # --- forward
@@ -376,7 +381,7 @@ def _search_one(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Bracket and safeguarded regula falsi in log eta, as in `gps.control.dual`.
 
-    eta: 0 to begin at the cost's largest coefficient. std_floor (nu,): 0 for none.
+    eta: 0 to begin at the cost's largest coefficient. std_floor: (nu,) or empty.
     The KL is averaged over the marginals mean_at, cov_at with `under`, else over each trial's own.
     Returns (how it ended, trials, eta of the controller kept); infinity when none was kept.
     """
@@ -513,101 +518,13 @@ def search_threads(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _steps_one(  # type: ignore[no-untyped-def]
-    C, c, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-    K, k, chol, mean, cov, kl, trace, kept, active,
-):  # fmt: skip
-    """All dual variables moved together, as in `gps.control.dual`; (done, trials, best miss).
-
-    The KL is averaged over the marginals mean_at, cov_at with `under`, else over each trial's own.
-    Gives up where the single function changes its ways because trials run short.
-    """
-    T, nu, nx = K.shape
-    nz = nx + nu
-    K_, k_, chol_ = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
-    mean_, cov_, kl_ = np.empty((T, nz)), np.empty((T, nz, nz)), np.empty(T)
-    if not under:
-        mean_at, cov_at = mean_, cov_
-    Q_uu = np.zeros((nu, nu))
-    _, low, high = _limits(C, c, eta_min, eta_max)
-    ask, used, good, ratio = np.empty(T), np.empty(T), np.empty(T), np.empty(T)
-    gain, sign, reach = np.full(T, 0.6), np.zeros(T), np.full(T, 3.0)
-    for t in range(T):
-        ask[t] = min(max(eta[t], low), high)
-    best, done, lift, have_good = np.inf, False, 1.0, False
-    n, trials = 0, trace.shape[0]
-    while n < trials and not done:
-        for t in range(T):
-            used[t] = ask[t]
-        status, _ = trial_per_step_under(
-            C, c, P, PK, Pk, high, used, w, F, f, W, x0_mean, x0_cov,
-            K_old, k_old, inv_old, half_old, K_, k_, chol_, mean_, cov_, kl_, Q_uu, mean_at, cov_at,
-        )  # fmt: skip
-        if status != OK:
-            trace[n] = np.nan
-            n += 1
-            at_ceiling = True
-            for t in range(T):
-                at_ceiling = at_ceiling and ask[t] >= high
-            if at_ceiling:
-                break
-            # an overflow at one step can be the fault of any other: move all, half-way back to
-            # the last trial that worked, or up
-            for t in range(T):
-                if have_good:
-                    ask[t] = np.sqrt(used[t]) * np.sqrt(good[t])
-                    reach[t] = max(0.25 * reach[t], 0.1)
-                else:
-                    ask[t] = np.exp(min(np.log(used[t]) + lift, np.log(high)))
-            if not have_good:
-                lift *= 2.0
-            continue
-        have_good, done = True, True
-        within, miss, worst = True, 0.0, -np.inf
-        for t in range(T):
-            good[t] = used[t]
-            share = max(max(kl_[t], 1e-300) / bound[t], 1e-308)
-            ratio[t] = min(np.log(share), 700.0)
-            worst = max(worst, ratio[t])
-            inactive = used[t] <= low and kl_[t] <= bound[t]
-            done = done and (inactive or abs(kl_[t] - bound[t]) <= tol * bound[t])
-            if not inactive:
-                miss = max(miss, abs(ratio[t]))
-            within = within and kl_[t] <= (1 + tol) * bound[t]
-        trace[n] = np.exp(worst)
-        n += 1
-        if done or (miss < best and within):
-            best = miss
-            _copy(K_, K)
-            _copy(k_, k)
-            _copy(chol_, chol)
-            _copy(mean_, mean)
-            _copy(cov_, cov)
-            for t in range(T):
-                kl[t], kept[t] = kl_[t], used[t]
-                active[t] = used[t] > low or kl_[t] > bound[t]
-        if np.isinf(best) and n > trials // 2:
-            return False, n, best
-        for t in range(T):
-            way = np.sign(ratio[t])
-            turned = used[t] > ask[t] or way == -sign[t]
-            sign[t] = way
-            gain[t] = 0.5 * gain[t] if turned else min(1.2 * gain[t], 2.0)
-            reach[t] = max(0.25 * reach[t], 1.0) if turned else min(1.5 * reach[t], 200.0)
-            step = min(max(gain[t] * ratio[t], -reach[t]), reach[t])
-            ask[t] = min(max(used[t] * np.exp(step), low), high)
-    return done, n, best
-
-
-@njit(cache=True, nogil=True)
 def _steps_at(  # type: ignore[no-untyped-def]
-    p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-    K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
+    p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
+    w, bound, eta, tol, std_floor, under,
+    K, k, chol, mean, cov, kl, trace, found, active, trials, end, status,
 ):  # fmt: skip
-    i, j, s = _row(p, C.shape[0]), _row(p, F.shape[0]), _row(p, x0_mean.shape[0])
-    o, a = _row(p, K_old.shape[0]), _row(p, mean_at.shape[0])
+    i, j = _row(p, C.shape[0]), _row(p, F.shape[0])
+    s, o = _row(p, x0_mean.shape[0]), _row(p, K_old.shape[0])
     if status[p] != OK:
         return
     status[p] = DOUBTFUL
@@ -617,44 +534,43 @@ def _steps_at(  # type: ignore[no-untyped-def]
         return
     if not (_noise_good(F[j], f[j], W[j]) and _start_good(x0_mean[s], x0_cov[s])):
         return
-    done[p], trials[p], _ = _steps_one(
-        C[i], c[i], P[o], PK[o], Pk[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s],
-        K_old[o], k_old[o], inv_old[o], half_old[o],
-        w[p], bound[p], eta[p], tol, eta_min, eta_max, under, mean_at[a], cov_at[a],
-        K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p], kept[p], active[p],
+    end[p], trials[p] = _per_step_kernels.search(
+        C[i], c[i], c0[i], P[o], PK[o], Pk[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s],
+        K_old[o], k_old[o], chol_old[o], inv_old[o], half_old[o],
+        w[p], bound[p], eta[p], tol, std_floor, under,
+        K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p], found[p], active[p],
     )  # fmt: skip
-    if done[p] and all_finite(K[p]) and all_finite(chol[p]) and all_finite(cov[p]):
-        status[p] = OK
+    if end[p] <= _per_step_kernels.HELD and all_finite(K[p]) and all_finite(chol[p]):
+        status[p] = OK if all_finite(cov[p]) else DOUBTFUL
 
 
 @njit(cache=True, nogil=True)
 def steps_each(  # type: ignore[no-untyped-def]
-    C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-    K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
+    C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
+    w, bound, eta, tol, std_floor, under,
+    K, k, chol, mean, cov, kl, trace, found, active, trials, end, status,
 ):  # fmt: skip
     """The search with one dual variable per step, for every problem."""
     for p in range(status.shape[0]):
         _steps_at(
-            p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-            K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
+            p, C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov,
+            K_old, k_old, chol_old, inv_old, half_old, w, bound, eta, tol, std_floor, under,
+            K, k, chol, mean, cov, kl, trace, found, active, trials, end, status,
         )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def steps_threads(  # type: ignore[no-untyped-def]
-    C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-    K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
+    C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
+    w, bound, eta, tol, std_floor, under,
+    K, k, chol, mean, cov, kl, trace, found, active, trials, end, status,
 ):  # fmt: skip
     """`steps_each` in threads."""
     for p in prange(status.shape[0]):
         _steps_at(
             np.int64(p), C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov,
-            K_old, k_old, inv_old, half_old,
-            w, bound, eta, tol, eta_min, eta_max, under, mean_at, cov_at,
-            K, k, chol, mean, cov, kl, trace, kept, active, trials, done, status,
+            K_old, k_old, chol_old, inv_old, half_old, w, bound, eta, tol, std_floor, under,
+            K, k, chol, mean, cov, kl, trace, found, active, trials, end, status,
         )  # fmt: skip
 
 

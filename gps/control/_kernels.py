@@ -279,66 +279,170 @@ def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu):  # type: ignore[no-untyped-def]
-    """As `backward`, with the precision Q_uu / eta[t] + P[t] and the values of the cost alone.
+def blocks(Q, Q_uu, Q_ux, Q_u):  # type: ignore[no-untyped-def]
+    """Copy out the blocks of `_action_value`'s Q that belong to the action."""
+    nu, nx = Q_ux.shape
+    nz = nx + nu
+    for i in range(nu):
+        for j in range(i + 1):
+            Q_uu[i, j] = Q_uu[j, i] = Q[nx + i, nx + j]
+        for j in range(nx):
+            Q_ux[i, j] = Q[nx + i, j]
+        Q_u[i] = Q[nz, nx + i]
 
-    Where that precision has no factor, eta[t] is raised in place by factors of 4, up to eta_max.
+
+@njit(cache=True, nogil=True)
+def pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type: ignore[no-untyped-def]
+    """K, k and chol of one step, with the precision Q_uu / eta + P; a status as in `backward`.
+
+    A and N (nu, nu) and y (nu, 1) are scratch.
+    """
+    nu, nx = K.shape
+    inv = 1.0 / eta
+    for i in range(nu):
+        for j in range(nu):
+            A[i, j] = inv * Q_uu[i, j] + P[i, j]
+    status = _factor(A, N)
+    if status != OK:
+        return status
+    for i in range(nu):
+        for j in range(nx):
+            K[i, j] = PK[i, j] - inv * Q_ux[i, j]
+        y[i, 0] = Pk[i] - inv * Q_u[i]
+    solve_lower_t(N, K)
+    solve_lower_t(N, y)
+    solve_lower(N, K)
+    solve_lower(N, y)
+    for i in range(nu):
+        k[i] = y[i, 0]
+        if not np.isfinite(k[i]):
+            return NON_FINITE
+    invert_lower(N, chol)
+    return OK
+
+
+@njit(cache=True, nogil=True)
+def value_of_gains(Q, Q_uu, Q_ux, Q_u, K, k, M, m, YY, V):  # type: ignore[no-untyped-def]
+    """V = [V_xx, V_x] of one step under the gains; M (nu, nx), m (nu,), YY (nx, nx) are scratch."""
+    nu, nx = K.shape
+    nz = nx + nu
+    # V_xx = Q_xx + K'(Q_uu K + 2 Q_ux), symmetrised; V_x alike
+    for i in range(nu):
+        m[i] = Q_u[i]
+        for j in range(nx):
+            M[i, j] = 2.0 * Q_ux[i, j]
+        for p in range(nu):
+            a = Q_uu[i, p]
+            m[i] += a * k[p]
+            for j in range(nx):
+                M[i, j] += a * K[p, j]
+    product(K.T, M, YY)
+    for i in range(nx):
+        s = Q[nz, i]
+        for p in range(nu):
+            s += K[p, i] * m[p] + Q_ux[p, i] * k[p]
+        V[i, nx] = s
+        for j in range(i + 1):
+            V[i, j] = V[j, i] = Q[i, j] + 0.5 * (YY[i, j] + YY[j, i])
+
+
+@njit(cache=True, nogil=True)
+def add_pull(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no-untyped-def]
+    """V += eta times the part of one step's KL that depends on the state.
+
+    E (nu, nx) and e (nu,) are scratch.
+    """
+    nu, nx = K.shape
+    for i in range(nu):
+        e[i] = 0.0
+        for j in range(nx):
+            E[i, j] = 0.0
+        for p in range(i + 1):
+            a = inv_chol_old[i, p]
+            e[i] += a * (k[p] - k_old[p])
+            for j in range(nx):
+                E[i, j] += a * (K[p, j] - K_old[p, j])
+    for i in range(nx):
+        s = 0.0
+        for p in range(nu):
+            s += E[p, i] * e[p]
+        V[i, nx] += eta * s
+        for j in range(i + 1):
+            s = 0.0
+            for p in range(nu):
+                s += E[p, i] * E[p, j]
+            V[i, j] += eta * s
+            V[j, i] = V[i, j]
+
+
+@njit(cache=True, nogil=True)
+def backward_per_step(  # type: ignore[no-untyped-def]
+    C, c, F, f, P, PK, Pk, K_old, k_old, inv_chol_old, eta, ahead, K, k, chol, Q_uu
+):
+    """As `backward`, with the precision Q_uu / eta[t] + P[t].
+
+    The values are those of the cost, and with `ahead` of eta KL as well.
     """
     T, nu, nx = K.shape
-    nz = nx + nu
     V, F_t, G, Q = _work(nx, nu)
-    N, Y, y, YY = np.zeros((nu, nu)), np.empty((nu, nx)), np.empty((nu, 1)), np.empty((nx, nx))
-    M, m, A = np.empty((nu, nx)), np.empty(nu), np.empty((nu, nu))
+    A, N, y = np.empty((nu, nu)), np.zeros((nu, nu)), np.empty((nu, 1))
+    Q_ux, Q_u = np.empty((nu, nx)), np.empty(nu)
+    M, m, YY = np.empty((nu, nx)), np.empty(nu), np.empty((nx, nx))
     for t in range(T - 1, -1, -1):
         _action_value(C, c, C, c, 0.0, F, f, t, V, F_t, G, Q)
-        for i in range(nu):
-            for j in range(i + 1):
-                Q_uu[i, j] = Q_uu[j, i] = Q[nx + i, nx + j]
-        while True:
-            inv = 1.0 / eta[t]
-            for i in range(nu):
-                for j in range(nu):
-                    A[i, j] = inv * Q_uu[i, j] + P[t, i, j]
-            status = _factor(A, N)
-            if status == OK:
-                break
-            if status == NON_FINITE or eta[t] >= eta_max:
-                return status, t
-            eta[t] = min(4.0 * eta[t], eta_max)
-        for i in range(nu):
-            for j in range(nx):
-                Y[i, j] = PK[t, i, j] - inv * Q[nx + i, j]
-            y[i, 0] = Pk[t, i] - inv * Q[nz, nx + i]
-        solve_lower_t(N, Y)
-        solve_lower_t(N, y)
-        solve_lower(N, Y)
-        solve_lower(N, y)
-        # V_xx = Q_xx + K'(Q_uu K + 2 Q_ux), symmetrised; V_x alike
-        for i in range(nu):
-            m[i] = Q[nz, nx + i]
-            for j in range(nx):
-                M[i, j] = 2.0 * Q[nx + i, j]
-            for p in range(nu):
-                a = Q_uu[i, p]
-                m[i] += a * y[p, 0]
-                for j in range(nx):
-                    M[i, j] += a * Y[p, j]
-        product(Y.T, M, YY)
-        for i in range(nx):
-            s = Q[nz, i]
-            for p in range(nu):
-                s += Y[p, i] * m[p] + Q[nx + p, i] * y[p, 0]
-            V[i, nx] = s
-            for j in range(i + 1):
-                V[i, j] = V[j, i] = Q[i, j] + 0.5 * (YY[i, j] + YY[j, i])
-        for i in range(nu):
-            for j in range(nx):
-                K[t, i, j] = Y[i, j]
-            k[t, i] = y[i, 0]
-            if not np.isfinite(k[t, i]):
-                return NON_FINITE, t
-        invert_lower(N, chol[t])
+        blocks(Q, Q_uu, Q_ux, Q_u)
+        status = pulled_gains(
+            Q_uu, Q_ux, Q_u, P[t], PK[t], Pk[t], eta[t], A, N, y, K[t], k[t], chol[t]
+        )
+        if status != OK:
+            return status, t
+        value_of_gains(Q, Q_uu, Q_ux, Q_u, K[t], k[t], M, m, YY, V)
+        if ahead:
+            add_pull(K[t], k[t], K_old[t], k_old[t], inv_chol_old[t], eta[t], M, m, V)
     return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def place(K, k, chol, m, S, KS, mean, cov):  # type: ignore[no-untyped-def]
+    """Marginal of z = [x; u] at one step, from that of x; whether it is finite. KS is scratch."""
+    nu, nx = K.shape
+    product(K, S, KS)
+    for i in range(nx):
+        mean[i] = m[i]
+        for j in range(nx):
+            cov[i, j] = S[i, j]
+    for i in range(nu):
+        s = k[i]
+        for j in range(nx):
+            s += K[i, j] * m[j]
+            cov[nx + i, j] = KS[i, j]
+            cov[j, nx + i] = KS[i, j]
+        mean[nx + i] = s
+        for j in range(i + 1):
+            s = 0.0
+            for p in range(nx):
+                s += KS[i, p] * K[j, p]
+            for p in range(j + 1):
+                s += chol[i, p] * chol[j, p]
+            cov[nx + i, nx + j] = s
+            cov[nx + j, nx + i] = s
+    total = 0.0
+    for i in range(nx + nu):
+        total += 0.0 * mean[i] + 0.0 * cov[i, i]  # NaN where one is not finite
+    return total == 0.0
+
+
+@njit(cache=True, nogil=True)
+def advance(F, f, W, mean, cov, G, m, S):  # type: ignore[no-untyped-def]
+    """Marginal m, S of the next step's x. G (nx, nz) is scratch."""
+    product(F, cov, G)
+    product(G, F.T, S)
+    product_with(F, mean, m)
+    for i in range(len(m)):
+        m[i] += f[i]
+        for j in range(len(m)):
+            S[i, j] += W[i, j]
+    symmetrise(S)
 
 
 @njit(cache=True, nogil=True)
@@ -351,74 +455,58 @@ def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no
         for j in range(nx):
             S[i, j] = x0_cov[i, j]
     for t in range(T):
-        product(K[t], S, KS)
-        for i in range(nx):
-            mean[t, i] = m[i]
-            for j in range(nx):
-                cov[t, i, j] = S[i, j]
-        for i in range(nu):
-            s = k[t, i]
-            for j in range(nx):
-                s += K[t, i, j] * m[j]
-                cov[t, nx + i, j] = KS[i, j]
-                cov[t, j, nx + i] = KS[i, j]
-            mean[t, nx + i] = s
-            for j in range(i + 1):
-                s = 0.0
-                for p in range(nx):
-                    s += KS[i, p] * K[t, j, p]
-                for p in range(j + 1):
-                    s += chol[t, i, p] * chol[t, j, p]
-                cov[t, nx + i, nx + j] = s
-                cov[t, nx + j, nx + i] = s
-        for i in range(nx + nu):
-            if not (np.isfinite(mean[t, i]) and np.isfinite(cov[t, i, i])):
-                return NON_FINITE, t
+        if not place(K[t], k[t], chol[t], m, S, KS, mean[t], cov[t]):
+            return NON_FINITE, t
         if t < T - 1:
-            product(F[t], cov[t], G)
-            product(G, F[t].T, S)
-            product_with(F[t], mean[t], m)
-            for i in range(nx):
-                m[i] += f[t, i]
-                for j in range(nx):
-                    S[i, j] += W[t, i, j]
-            symmetrise(S)
+            advance(F[t], f[t], W[t], mean[t], cov[t], G, m, S)
     return OK, 0
+
+
+@njit(cache=True, nogil=True)
+def divergence_at(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, D, d, E, ES):  # type: ignore[no-untyped-def]
+    """KL of one step. D (nu, n), whose columns from nx on must be 0, d (nu,), and E, ES as D are
+    scratch, n the size of mean.
+    """
+    nu, nx = K.shape
+    # D = K_old - K, zero where cov is not of the state, and E = Lbar^-1 D
+    for i in range(nu):
+        s = k_old[i] - k[i]
+        for j in range(nx):
+            D[i, j] = K_old[i, j] - K[i, j]
+            s += D[i, j] * mean[j]
+        d[i] = s
+    product(inv_chol_old, D, E)
+    product(E, cov, ES)
+    s = half_logdet_old - 0.5 * nu
+    for i in range(nu):
+        s -= np.log(chol[i, i])
+        e = 0.0
+        for p in range(i + 1):
+            e += inv_chol_old[i, p] * d[p]
+        s += 0.5 * e * e
+        for j in range(i + 1):
+            a = 0.0
+            for p in range(j, i + 1):
+                a += inv_chol_old[i, p] * chol[p, j]
+            s += 0.5 * a * a
+        for j in range(nx):
+            s += 0.5 * E[i, j] * ES[i, j]
+    return s
 
 
 @njit(cache=True, nogil=True)
 def divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl):  # type: ignore[no-untyped-def]
     """KL per step; of mean and cov only the state part is read; returns the sum."""
-    T, nu, nx = K.shape
+    T, nu = k.shape
     n = cov.shape[1]
-    # with differences D = K_old - K, zero where cov is not of the state, and E = Lbar^-1 D
     D, d, E, ES = np.zeros((nu, n)), np.empty(nu), np.empty((nu, n)), np.empty((nu, n))
     total = 0.0
     for t in range(T):
-        for i in range(nu):
-            s = k_old[t, i] - k[t, i]
-            for j in range(nx):
-                D[i, j] = K_old[t, i, j] - K[t, i, j]
-                s += D[i, j] * mean[t, j]
-            d[i] = s
-        product(inv_chol_old[t], D, E)
-        product(E, cov[t], ES)
-        s = half_logdet_old[t] - 0.5 * nu
-        for i in range(nu):
-            s -= np.log(chol[t, i, i])
-            e = 0.0
-            for p in range(i + 1):
-                e += inv_chol_old[t, i, p] * d[p]
-            s += 0.5 * e * e
-            for j in range(i + 1):
-                a = 0.0
-                for p in range(j, i + 1):
-                    a += inv_chol_old[t, i, p] * chol[t, p, j]
-                s += 0.5 * a * a
-            for j in range(nx):
-                s += 0.5 * E[i, j] * ES[i, j]
-        kl[t] = s
-        total += s
+        kl[t] = divergence_at(
+            K[t], k[t], chol[t], K_old[t], k_old[t], inv_chol_old[t], half_logdet_old[t],
+            mean[t], cov[t], D, d, E, ES,
+        )  # fmt: skip
+        total += kl[t]
     return total
 
 
@@ -430,12 +518,12 @@ def trial(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Backward, forward and KL for one dual variable; (status, t, total KL).
 
-    std_floor (nu,): least standard deviations, in units of the actions; 0 for none.
+    std_floor: least standard deviations (nu,), in units of the actions; empty for none.
     """
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
     if status != OK:
         return status, t, np.nan
-    if std_floor[0] > 0.0:
+    if len(std_floor) > 0:
         status, t = raise_covariance(chol, std_floor)
         if status != OK:
             return status, t, np.nan
@@ -446,26 +534,6 @@ def trial(  # type: ignore[no-untyped-def]
     if not np.isfinite(total):
         return NON_FINITE, 0, np.nan
     return OK, 0, total
-
-
-@njit(cache=True, nogil=True)
-def trial_per_step(  # type: ignore[no-untyped-def]
-    C, c, P, PK, Pk, eta_max, eta, F, f, W, x0_mean, x0_cov,
-    K_old, k_old, inv_chol_old, half_logdet_old,
-    K, k, chol, mean, cov, kl, Q_uu,
-):  # fmt: skip
-    """As `trial` with one dual variable per step; raises eta in place where it must."""
-    status, t = backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu)
-    if status != OK:
-        return status, t
-    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
-    if status != OK:
-        return status, t
-    divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl)
-    for t in range(kl.shape[0]):
-        if not np.isfinite(kl[t]):
-            return NON_FINITE, t
-    return OK, 0
 
 
 @njit(cache=True, nogil=True)
@@ -687,7 +755,7 @@ def trial_under(  # type: ignore[no-untyped-def]
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
     if status != OK:
         return status, t, np.nan
-    if std_floor[0] > 0.0:
+    if len(std_floor) > 0:
         status, t = raise_covariance(chol, std_floor)
         if status != OK:
             return status, t, np.nan
@@ -700,27 +768,3 @@ def trial_under(  # type: ignore[no-untyped-def]
     if not np.isfinite(total):
         return NON_FINITE, 0, np.nan
     return OK, 0, total
-
-
-@njit(cache=True, nogil=True)
-def trial_per_step_under(  # type: ignore[no-untyped-def]
-    C, c, P, PK, Pk, eta_max, eta, weight, F, f, W, x0_mean, x0_cov,
-    K_old, k_old, inv_chol_old, half_logdet_old,
-    K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
-):  # fmt: skip
-    """As `trial_per_step`, with an entropy weight and the KL under mean_at, cov_at.
-
-    These may be the arrays mean, cov themselves: then the KL is that under the new marginals.
-    """
-    status, t = backward_per_step(C, c, F, f, P, PK, Pk, eta_max, eta, K, k, chol, Q_uu)
-    if status != OK:
-        return status, t
-    heat(chol, eta, weight)
-    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
-    if status != OK:
-        return status, t
-    divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean_at, cov_at, kl)
-    for t in range(kl.shape[0]):
-        if not np.isfinite(kl[t]):
-            return NON_FINITE, t
-    return OK, 0

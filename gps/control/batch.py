@@ -11,7 +11,7 @@ most of the time of small problems is lost, and can work in threads::
     controllers[3]  # a LinearGaussianController
 
 Where a batch is asked for, a single record (or a batch of one) stands for all problems alike: one
-problem with 20 bounds needs no copies of it. All but the two searches, which go through the same
+problem with 20 bounds needs no copies of it. All but `minimise`, which goes through the same
 trials and may differ in the last digits, give the bytes of the single functions; the number of
 threads changes no byte. BLAS should have one thread, since it is called from all of them.
 
@@ -314,7 +314,7 @@ class PerStepBatch(Stack[PerStepResult]):
     kl_max: Array  # (B, T) nats
     active: npt.NDArray[np.bool_]  # (B, T)
     converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
+    trials: npt.NDArray[np.int64]  # (B,) sweeps that the search took
     trace: Array  # (B, most trials): largest KL / bound; entries from trials[b] on are 0
 
     _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
@@ -472,6 +472,7 @@ def backward_per_step(
     previous: Controllers,
     eta: npt.ArrayLike,
     entropy_weight: npt.ArrayLike = 0.0,
+    kl_under: Literal["new", "previous"] = "previous",
     *,
     threads: int = 1,
     on_error: OnError = "raise",
@@ -489,6 +490,8 @@ def backward_per_step(
     lengths = [_length("eta", eta, 2), _length("entropy_weight", entropy_weight, 2)]
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, previous=p)
+    if kl_under not in ("new", "previous"):
+        raise ConfigError(f"kl_under must be 'new' or 'previous', got {kl_under!r}")
     given = _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", entropy_weight, (B, T), zero=True)
     C = job.symmetric("cost", c.C)
@@ -497,11 +500,12 @@ def backward_per_step(
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     job.run(
         kernels.per_step_each, kernels.per_step_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), given, w, K, k, chol,
+        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), p.K, p.k, inv, given, w, kl_under == "new",
+        K, k, chol,
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
-        x = dual.backward_per_step(_at(d, b), _at(c, b), _at(p, b), given[b], w[b])
+        x = dual.backward_per_step(_at(d, b), _at(c, b), _at(p, b), given[b], w[b], kl_under)
         return x.K, x.k, x.chol
 
     errors = job.settle(single, K=K, k=k, chol=chol)
@@ -623,8 +627,8 @@ def minimise(
 
     kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,); eta=None begins at
     each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that of
-    `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so that
-    one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
+    `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so
+    that one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
     trial for trial; one that does not converge is done again by that function. Problems whose bound
     holds but is not met to `config.tol` have `converged[b] = False`, and one log line names them.
 
@@ -641,13 +645,11 @@ def minimise(
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
     most = _positive("kl_max", kl_max, (B,))
     first = np.zeros(B) if eta is None else _positive("eta", eta, (B,))
-    floor = dual.std_floor_of(std_floor, nu)
+    floor = kl.floor_of(std_floor, nu)
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("start", s.cov[:, None])[:, 0]
-    q, raised = _raised(p, floor)
-    inv, half, good = _factors(q)
-    good &= raised
+    q, inv, half, good = _references(p, floor)
     R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
     kernels.penalties_each(q.K, q.k, inv, R, r, good)
     job.doubt(good)
@@ -705,48 +707,54 @@ def minimise_per_step(
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
-    eta: npt.ArrayLike = 1.0,
+    eta: npt.ArrayLike | None = None,
     entropy_weight: npt.ArrayLike | None = None,
+    std_floor: npt.ArrayLike | None = None,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
 ) -> PerStepBatch:
-    """`dual.minimise_per_step` for every problem, each with its own search in compiled code.
+    """`dual.minimise_per_step` for every problem, by the same compiled search.
 
-    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). Else as
-    `minimise`.
+    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). std_floor
+    (nu,), in action units, is the same for all. Problems that did not converge have
+    `converged[b] = False`, and one log line names them. Else as `minimise`.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     s, p = _batched("start", start), _batched("previous", previous)
-    lengths = [_length("kl_max", kl_max, 2), _length("eta", eta, 2)]
-    lengths.append(_length("entropy_weight", weight, 2))
+    lengths = [_length("kl_max", kl_max, 2), _length("entropy_weight", weight, 2)]
+    if eta is not None:
+        lengths.append(_length("eta", eta, 2))
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
-    bound, first = _positive("kl_max", kl_max, (B, T)), _positive("eta", eta, (B, T))
+    bound = _positive("kl_max", kl_max, (B, T))
+    first = np.full((B, T), np.nan) if eta is None else _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", weight, (B, T), zero=True)
+    floor = kl.floor_of(std_floor, nu)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("start", s.cov[:, None])[:, 0]
-    inv, half, good = _factors(p)
+    r, inv, half, good = _references(p, floor)
     job.doubt(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
-    trace, kept = np.zeros((B, config.max_trials)), np.empty((B, T))
-    active, done = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=bool)
-    trials = np.zeros(B, dtype=np.int64)
-    under, *at = _averaged_over(job, config, d, W, s, S0, p)
+    trace, found = np.zeros((B, config.max_trials)), np.empty((B, T))
+    active, trials = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=np.int64)
+    end = np.zeros(B, dtype=np.int64)
     job.run(
         kernels.steps_each, kernels.steps_threads,
-        C, c.c, c.c0, *_pulls(p, inv), d.F, d.f, W, s.mean, S0, p.K, p.k, inv, half,
-        w, bound, first, config.tol, config.eta_min, config.eta_max, under, *at,
-        K, k, chol, mean, cov, kl_t, trace, kept, active, trials, done,
+        C, c.c, c.c0, *_pulls(r, inv), d.F, d.f, W, s.mean, S0, r.K, r.k, r.chol, inv, half,
+        w, bound, first, config.tol, floor, config.kl_under == "previous",
+        K, k, chol, mean, cov, kl_t, trace, found, active, trials, end,
     )  # fmt: skip
+    converged = end == kernels.DONE
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise_per_step(
-            _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config, first[b], w[b]
-        )
+            _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
+            None if eta is None else first[b], w[b], std_floor,
+        )  # fmt: skip
         row = np.zeros(config.max_trials)
         row[: len(x.trace)] = x.trace
         m, u = x.marginals, x.controller
@@ -755,19 +763,19 @@ def minimise_per_step(
         )  # fmt: skip
 
     errors = job.settle(
-        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=kept, active=active,
-        converged=done, trials=trials, trace=trace,
+        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=found, active=active,
+        converged=converged, trials=trials, trace=trace,
     )  # fmt: skip
-    _report(done, errors, config.tol)
+    _report(converged, errors, config.tol)
     K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
     return PerStepBatch(
         controller=ControllerBatch(K, k, chol, errors=errors),
         marginals=MarginalsBatch(mean, cov, errors=errors),
-        eta=kept,
+        eta=found,
         kl=kl_t,
         kl_max=bound,
         active=active,
-        converged=done,
+        converged=converged,
         trials=trials,
         trace=trace[:, : max(1, int(trials.max()))],
         errors=errors,
@@ -1129,18 +1137,20 @@ def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.
     return inv, half, good
 
 
-def _raised(
-    controller: ControllerBatch, std_floor: Array
-) -> tuple[ControllerBatch, npt.NDArray[np.bool_]]:
-    """Controllers with at least the noise of a floor (nu,), 0 for none, and which could be raised;
-    the others are left to the single function."""
-    done = np.ones(controller.B, dtype=bool)
-    if not std_floor.any():
-        return controller, done
-    chol = np.array(controller.chol)
-    for b in range(controller.B):
-        done[b] = _kernels.raise_covariance(chol[b], std_floor)[0] == _kernels.OK
-    return replace(controller, chol=chol), done
+def _references(
+    controller: ControllerBatch, floor: Array
+) -> tuple[ControllerBatch, Array, Array, npt.NDArray[np.bool_]]:
+    """Controllers raised to a floor (empty for none), their factors as `_factors`, and which can be
+    used; the others are left to the single function."""
+    inv, half, good = _factors(controller)
+    if not len(floor):
+        return controller, inv, half, good
+    chol, risen = controller.chol.copy(), good.copy()
+    for b in np.flatnonzero(good):
+        risen[b] = _kernels.raise_covariance(chol[b], floor)[0] == _kernels.OK
+    raised = replace(controller, chol=chol)
+    inv, half, fine = _factors(raised)
+    return raised, inv, half, risen & fine
 
 
 def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 
 from gps.control import _checks, _kernels
 from gps.control.lqr import per_step
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.types import Array, LinearGaussianController, QuadraticCost
+from gps.types import Array, LinearGaussianController, QuadraticCost, readonly
 
-__all__ = ["kl_per_step", "penalised"]
+__all__ = ["kl_per_step", "penalised", "raised"]
 
 
 def kl_per_step(
@@ -121,3 +124,42 @@ def precise(name: str, *arrays: Array) -> None:
                 f"the precision of {name} overflows at t={t}; its Sigma is too small, or its gains "
                 "too large"
             )
+
+
+def floor_of(std_floor: npt.ArrayLike | None, nu: int) -> Array:
+    """Least standard deviations, scalar or (nu,), as (nu,) numbers; an empty array for None.
+
+    ConfigError, ShapeError.
+    """
+    if std_floor is None:
+        return np.empty(0)
+    floor = _checks.numbers("std_floor", std_floor)
+    if floor.shape not in ((), (nu,)):
+        raise ShapeError(f"std_floor must be a number or have shape {(nu,)}, got {floor.shape}")
+    if not (np.isfinite(floor) & (floor > 0)).all():
+        raise ConfigError(f"std_floor must be finite and above 0, got {floor}")
+    return np.array(np.broadcast_to(floor, (nu,)))
+
+
+def raised(
+    controller: LinearGaussianController, std_floor: npt.ArrayLike | None
+) -> LinearGaussianController:
+    """The controller with at least the noise of a floor: Sigma_t >= diag(std_floor^2).
+
+    std_floor: standard deviations in the units of the actions, scalar or (nu,), above 0; None or
+    empty for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
+    covariances above the floor the one with the least KL divergence from Sigma_t. Raises
+    ConfigError, ShapeError, NonFiniteError (overflow, with the step).
+    """
+    empty = std_floor is None or not np.size(std_floor)
+    if empty:
+        return controller
+    chol = controller.chol.copy()
+    status, t = _kernels.raise_covariance(chol, floor_of(std_floor, controller.nu))
+    if status != _kernels.OK:
+        raise NonFiniteError(
+            f"Sigma in units of std_floor overflows at t={t}; std_floor is too small"
+        )
+    if (chol == controller.chol).all():
+        return controller
+    return replace(controller, chol=readonly(chol))

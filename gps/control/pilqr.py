@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from gps.control import _checks, dual, pi2
+from gps.control import _checks, dual, kl, pi2
 from gps.control._kernels import product_with
 from gps.control.dual import DualConfig, PerStepResult
 from gps.control.lqr import per_step
@@ -217,7 +217,8 @@ def update(
     costs: npt.ArrayLike,
     kl_max: float | Array,
     config: PILQRConfig | None = None,
-    eta: float | Array = 1.0,
+    eta: float | Array | None = None,
+    std_floor: npt.ArrayLike | None = None,
 ) -> PILQRResult:
     """One PILQR update of `previous` from samples of it.
 
@@ -232,8 +233,9 @@ def update(
 
     dynamics, cost, start: the model fitted to the samples, as `dual.minimise` takes it. X
     (N, T, nx), U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats,
-    scalar or (T,). eta: start of the dual search, scalar or (T,), in cost units per nat. Raises the
-    errors of `dual.minimise_per_step` and `pi2.update`.
+    scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor: least
+    standard deviations of the result, as there. Raises the errors
+    of `dual.minimise_per_step` and `pi2.update`.
 
     Departure from the paper: samples of `previous` are compared with what the model says of
     `previous`, as the public implementation does, not with what it says of p_lqr; the difference
@@ -243,7 +245,9 @@ def update(
     if len(np.shape(X)) and np.shape(X)[0] < 2:
         raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(X)[0]}")
     known = explain(dynamics, cost, previous, X, U, costs)
-    step = dual.minimise_per_step(dynamics, cost, start, previous, kl_max, config.dual, eta)
+    step = dual.minimise_per_step(
+        dynamics, cost, start, previous, kl_max, config.dual, eta, std_floor=std_floor
+    )
     asked, states, values = step.controller, readonly(X), readonly(costs)
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)
     hot = pi2.update(asked, states, moved, values, config.pi2)
@@ -255,7 +259,9 @@ def update(
         own = pi2.update(asked, states, moved, rest, config.pi2).temperature
         heat = np.where(wrong, np.maximum(heat, own), heat)
     done = pi2.update(asked, states, moved, rest, config.pi2, temperature=heat)
-    return PILQRResult(controller=done.controller, lqr=step, pi2=done, explained=known)
+    return PILQRResult(
+        controller=kl.raised(done.controller, std_floor), lqr=step, pi2=done, explained=known
+    )
 
 
 def adjust_steps(

@@ -123,10 +123,22 @@ def test_per_step_search_ends_where_the_reference_burns_its_passes(recorded_per_
     np.testing.assert_array_equal(np.flatnonzero(~found.active), [99])
     assert d["cps_upd_kl_final"][99] == found.kl[99] == 0
     assert_allclose(found.kl[:99], kl_max, rtol=0.01)
-    # at the last few steps the reference's eta was still on its way when it gave up
+    # the reference's values do not count the KL of later steps: in the same bounds it gains less
+    theirs = LinearGaussianController(
+        d["cps_upd_K"], d["cps_upd_k"], np.linalg.cholesky(d["cps_upd_pol_covar"])
+    )
+    costs = {}
+    for name, controller in (("ours", found.controller), ("theirs", theirs), ("old", previous)):
+        m = lqr.forward(dynamics, controller, start)
+        costs[name] = lqr.expected_cost(cost, m).sum()
+        kl = kl_per_step(controller, previous, m.mean, m.cov)
+        assert (kl <= 1.01 * kl_max).all() or name == "theirs"
+    assert costs["ours"] < costs["theirs"] + 1e-3 * (costs["old"] - costs["theirs"])
+    # an eta of theirs at a settled step is the same problem's: of one order
     settled = d["cps_upd_kl_final"] > 0.9 * kl_max
     assert settled.sum() > 85
-    assert_allclose(found.eta[settled], d["cps_upd_eta_out"][settled], rtol=0.1)
+    ratio = found.eta[settled] / d["cps_upd_eta_out"][settled]
+    assert 0.5 < np.median(ratio) < 2.0
 
 
 @pytest.mark.parametrize(("name", "position"), [("lqr1", 7), ("lqr2", 2)])
