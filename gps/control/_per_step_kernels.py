@@ -36,7 +36,7 @@ from gps.linalg import eigh_jacobi
 DONE, SHORT, HELD, LOST, NO_MARGINALS = 0, 1, 2, 3, 4
 _FAR = 1e16  # eta where the reference's own step is taken, by the size of the cost
 _FLOOR = 1e-8  # of eta, by the largest of a step's |s|, w and sqrt(sum g)
-_DAMP, _UNDAMP, _LEAST = 0.7, 1.1, 0.05  # of the moves of log eta
+_DAMP, _UNDAMP, _LEAST = 0.6, 1.05, 0.02  # of the moves of log eta, where they turn back
 
 
 @njit(cache=True, nogil=True)
@@ -379,17 +379,23 @@ def search(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
                 low[t] = at_floor
             else:
-                way = np.log(asked[t] / used[t])
+                # in log eta, but for the last hundredth: an eta near its floor is as good as 0
+                near = 0.01 * max(asked[t], used[t])
+                way = np.log((asked[t] + near) / (used[t] + near))
                 if not np.isfinite(way):
+                    moved = moved or np.isfinite(asked[t]) or np.isfinite(used[t])
                     used[t], way, last[t] = asked[t], 0.0, 0.0
-                    moved = True
                 if way * last[t] < 0.0:
                     damp[t] = max(_DAMP * damp[t], _LEAST)
                 else:
                     damp[t] = min(_UNDAMP * damp[t], 1.0)
                 last[t] = way
                 moved = moved or abs(way) > 1e-11 or n == 0
-                used[t] *= np.exp(damp[t] * way)
+                if damp[t] == 1.0:
+                    used[t] = asked[t]
+                else:
+                    eta_t = (used[t] + near) * np.exp(damp[t] * way) - near
+                    used[t] = min(max(eta_t, min(used[t], asked[t])), max(used[t], asked[t]))
                 for _ in range(100):
                     good, _ = _step_at(used[t], w[t], std_floor, q, reference, step, scratch)
                     if good:

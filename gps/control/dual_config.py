@@ -42,8 +42,7 @@ class DualConfig:
     and `minimise` finds the optimum under the bound. "previous": those of the previous controller,
     where the samples are that a model was fitted to. It helps while the model's predictions for a
     new controller cannot be trusted, and with a bound per step: what one step does to the states
-    does not change the KL of later steps, so that the search takes about half the trials and
-    converges where the other oscillates. The price: the new closed loop may leave those states, and
+    does not change the KL of later steps, so that one pass is exact. The price: the new closed loop may leave those states, and
     what it does elsewhere has no bound."""
 
     def __post_init__(self) -> None:

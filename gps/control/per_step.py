@@ -151,9 +151,10 @@ def minimise_per_step(
 
     The result is `backward_per_step` of its eta, with `config.kl_under`, and every step's KL is
     within `config.tol` of its bound, or below it with eta at its floor (there the constraint is
-    inactive). That is the optimum under the bounds: the problem is convex. With
-    `kl_under="previous"` it takes one pass; else sweeps (see the module), five as a rule and at
-    most `config.max_trials`. Their moves of log eta are damped where they turn back.
+    inactive). With `kl_under="new"` that is the optimum under the bounds: the problem is convex. It
+    takes sweeps (see the module), five as a rule and at most `config.max_trials`; the moves of log
+    eta are damped where they turn back. With "previous" every step has the least cost-to-go at the
+    states of `previous`, and one pass finds it.
 
     kl_max: nats, scalar or (T,), above 0. eta: start of the search, scalar or (T,), in cost units
     per nat, such as the last result's; by default the first backward pass solves each step at the

@@ -234,8 +234,8 @@ def update(
     dynamics, cost, start: the model fitted to the samples, as `dual.minimise` takes it. X
     (N, T, nx), U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats,
     scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor: least
-    standard deviations of the result, as there. Raises the errors
-    of `dual.minimise_per_step` and `pi2.update`.
+    standard deviations of the result, as there. Raises the errors of `dual.minimise_per_step` and
+    `pi2.update`.
 
     Departure from the paper: samples of `previous` are compared with what the model says of
     `previous`, as the public implementation does, not with what it says of p_lqr; the difference

@@ -27,6 +27,34 @@ def make_problem(rng, T=12, nx=4, nu=2):
     return dynamics, cost, start, make_controller(rng, T, nx, nu)
 
 
+def hard_problem(seed):
+    """A problem whose states may grow by orders, a bound on the KL per step, an entropy weight.
+
+    Spectral radius up to 1.1 of random A, previous gains from none to such that let states explode.
+    """
+    rng = np.random.default_rng(seed)
+    T, nx, nu = int(rng.choice([10, 30, 100])), int(rng.integers(2, 9)), int(rng.integers(1, 4))
+    radius, gain = rng.choice([0.9, 1.0, 1.05, 1.1]), rng.choice([0.0, 0.05, 0.3])
+    bound = float(rng.choice([0.05, 0.3, 1.0, 3.0]))
+    A = rng.normal(size=(T - 1, nx, nx)) / np.sqrt(nx)
+    A *= radius / np.maximum(np.abs(np.linalg.eigvals(A)).max(axis=1)[:, None, None], 1e-9)
+    F = np.concatenate([A, rng.normal(size=(T - 1, nx, nu))], axis=2)
+    f, w = 0.3 * rng.normal(size=(T - 1, nx)), 0.2 * rng.normal(size=(T - 1, nx, nx))
+    Q, _ = np.linalg.qr(rng.normal(size=(T, nx + nu, nx + nu)))
+    C = (Q * 10.0 ** rng.uniform(-0.5, 0.5, size=(T, 1, nx + nu))) @ Q.transpose(0, 2, 1)
+    C = 0.5 * (C + C.transpose(0, 2, 1))
+    cost = QuadraticCost(C, rng.normal(size=(T, nx + nu)), rng.normal(size=T))
+    s = 0.3 * rng.normal(size=(nx, nx))
+    dynamics = LinearDynamics(F, f, w @ w.transpose(0, 2, 1))
+    start = Gaussian(rng.normal(size=nx), s @ s.T)
+    chol = np.tril(0.15 * rng.normal(size=(T, nu, nu)), -1)
+    chol += np.eye(nu) * 0.5 * np.exp(0.3 * rng.normal(size=(T, 1, nu)))
+    previous = LinearGaussianController(
+        gain * rng.normal(size=(T, nu, nx)), gain * rng.normal(size=(T, nu)), chol
+    )
+    return (dynamics, cost, start, previous), bound, float(10 ** rng.uniform(-1, 1))
+
+
 def make_controller(rng, T, nx, nu):
     chol = np.tril(0.3 * rng.normal(size=(T, nu, nu)), -1)
     chol += np.eye(nu) * rng.uniform(0.5, 1.5, size=(T, 1, nu))

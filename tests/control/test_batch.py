@@ -16,7 +16,6 @@ from gps.control import DualConfig, PI2Config, batch, dual, kl, lqr, pi2, tracki
 from gps.control.tracking import LinearSensor
 from gps.errors import (
     ConfigError,
-    DualError,
     GPSError,
     NonFiniteError,
     NotPositiveDefiniteError,
@@ -526,8 +525,9 @@ def test_bounds_that_are_not_met_are_logged_by_number(caplog):
     assert not found.converged.any()
     assert (found.kl.sum(axis=1) <= 0.05 * T).all()
     assert "in 5 problems: [0, 1, 2, 3, 4]" in caplog.text
-    with pytest.raises(DualError, match=r"^problem 0: no controller within .*max_trials"):
-        batch.minimise(d, c, s, p, 1e-9, DualConfig(max_trials=1), eta=1e-3)
+    stays = batch.minimise(d, c, s, p, 1e-9, DualConfig(max_trials=1), eta=1e-3)
+    assert not stays.converged.any()
+    np.testing.assert_array_equal(stays.controller.K, p.K)
 
 
 # --- stacks

@@ -5,8 +5,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize
 
-from gps.control import _kernels
+from gps.control import DualConfig, _kernels, batch, kl_per_step, lqr, minimise, raised
+from gps.errors import ConfigError, ShapeError
 from gps.linalg import eigh_jacobi
+from gps.types import LinearDynamics, LinearGaussianController, QuadraticCost
 
 
 def eigen(A):
@@ -112,3 +114,110 @@ def test_what_overflows_is_told_with_its_step():
     chol = np.tile(np.eye(2), (3, 1, 1))
     chol[1] *= 1e200
     assert _kernels.raise_covariance(chol, np.full(2, 1e-20)) == (_kernels.NON_FINITE, 1)
+
+
+# --- the floor in the C-step with one dual variable
+
+
+def smallest_share(controller, floor):
+    """Least eigenvalue of Sigma in units of the floor, over all steps."""
+    scaled = controller.Sigma / np.outer(floor, floor)
+    return np.linalg.eigvalsh(scaled).min()
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])  # above and below the noise of `previous`
+@pytest.mark.parametrize("kl_under", ["new", "previous"])
+def test_minimise_keeps_the_floor_and_the_bound(problem, share, kl_under):
+    dynamics, cost, start, previous = problem
+    floor = share * np.sqrt(np.einsum("tii->ti", previous.Sigma).mean(axis=0))
+    config = DualConfig(kl_under=kl_under)
+    found = minimise(*problem, 0.3, config, std_floor=floor)
+    free = minimise(*problem, 0.3, config)
+    assert smallest_share(free.controller, floor) < 0.99  # the floor has something to do
+    assert smallest_share(found.controller, floor) >= 1 - 1e-9
+    assert found.converged
+    reference = raised(previous, floor)
+    marginals = lqr.forward(dynamics, found.controller, start)
+    assert_allclose(found.marginals.cov, marginals.cov, rtol=1e-9, atol=1e-12)
+    at = marginals if kl_under == "new" else lqr.forward(dynamics, reference, start)
+    kl = kl_per_step(found.controller, reference, at.mean, at.cov)
+    assert_allclose(found.kl, kl, rtol=1e-9, atol=1e-12)
+    assert kl.sum() == pytest.approx(0.3 * dynamics.T, rel=0.011)
+
+
+def test_the_floor_against_a_general_solver(problem):
+    """The Lagrangian of one step, over gains and all covariances above the floor."""
+    dynamics, cost, start, previous = problem
+    nu, nx = previous.nu, previous.nx
+    floor = np.array([0.7, 1.3])
+    one = LinearDynamics(np.empty((0, nx, nx + nu)), np.empty((0, nx)), np.empty((0, nx, nx)))
+    step = QuadraticCost(cost.C[:1], cost.c[:1], cost.c0[:1])
+    old = LinearGaussianController(previous.K[:1], previous.k[:1], previous.chol[:1])
+    found = minimise(one, step, start, old, 0.4, DualConfig(tol=1e-9), std_floor=floor)
+    reference = raised(old, floor)
+
+    def lagrangian(theta):
+        K, k = theta[: nu * nx].reshape(1, nu, nx), theta[nu * nx : nu * nx + nu][None]
+        extra = np.zeros((nu, nu))
+        extra[np.tril_indices(nu)] = theta[nu * nx + nu :]
+        Sigma = np.diag(floor**2) + extra @ extra.T  # any covariance above the floor
+        new = LinearGaussianController(K, k, np.linalg.cholesky(Sigma)[None])
+        m = lqr.forward(one, new, start)
+        kl = kl_per_step(new, reference, m.mean, m.cov).sum()
+        return lqr.expected_cost(step, m).sum() + found.eta * kl
+
+    # from more noise than the floor: where `extra` is zero, so is its gradient
+    begin = np.concatenate([old.K.ravel(), old.k.ravel(), [0.5, 0.1, 0.5]])
+    best = optimize.minimize(lagrangian, begin, tol=1e-12)
+    got = lqr.expected_cost(step, found.marginals).sum() + found.eta * found.kl.sum()
+    assert got <= best.fun + 1e-7 * abs(best.fun)
+    assert got == pytest.approx(best.fun, rel=1e-5)
+
+
+def test_a_floor_below_all_noise_changes_nothing(problem):
+    plain, floored = minimise(*problem, 0.3), minimise(*problem, 0.3, std_floor=1e-6)
+    for name in ("K", "k", "chol"):
+        np.testing.assert_array_equal(
+            getattr(plain.controller, name), getattr(floored.controller, name)
+        )
+    assert raised(problem[3], 1e-6) is problem[3]
+    assert raised(problem[3], None) is problem[3]
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-3, 1e6])
+def test_the_unit_of_the_cost_does_not_matter(problem, scale):
+    dynamics, cost, start, previous = problem
+    other = QuadraticCost(scale * cost.C, scale * cost.c, scale * cost.c0)
+    for kl_max in (1e-3, 0.3, 1e4):  # the last is inactive
+        a = minimise(dynamics, cost, start, previous, kl_max, std_floor=0.2)
+        b = minimise(dynamics, other, start, previous, kl_max, std_floor=0.2)
+        assert_allclose(b.controller.K, a.controller.K, rtol=1e-8, atol=1e-10)
+        assert_allclose(b.controller.k, a.controller.k, rtol=1e-8, atol=1e-10)
+        assert_allclose(b.controller.chol, a.controller.chol, rtol=1e-8)
+        assert b.eta == pytest.approx(scale * a.eta, rel=1e-8)
+        assert len(a.trace) == len(b.trace)
+
+
+@pytest.mark.parametrize(
+    ("floor", "error"),
+    [(0.0, ConfigError), ([1.0, np.nan], ConfigError), ([1.0, 1.0, 1.0], ShapeError)],
+)
+def test_floors_that_are_refused(problem, floor, error):
+    for call in (
+        lambda: minimise(*problem, 0.3, std_floor=floor),
+        lambda: raised(problem[3], floor),
+    ):
+        with pytest.raises(error, match="std_floor"):
+            call()
+
+
+def test_a_batch_with_a_floor_is_the_single_searches(problem):
+    dynamics, cost, start, previous = problem
+    floor = np.array([0.9, 0.4])
+    bounds = [0.05, 0.3, 2.0]
+    many = batch.minimise(dynamics, cost, start, previous, bounds, std_floor=floor)
+    for b, kl_max in enumerate(bounds):
+        one = minimise(*problem, kl_max, std_floor=floor)
+        np.testing.assert_array_equal(many.controller.chol[b], one.controller.chol)
+        np.testing.assert_array_equal(many.controller.K[b], one.controller.K)
+        assert many.eta[b] == one.eta

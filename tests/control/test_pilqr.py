@@ -60,7 +60,7 @@ def test_the_model_free_half_gives_the_recorded_controller(recorded, monkeypatch
     lq = LinearGaussianController(d["lqr_K"], d["lqr_k"], transposed(d["lqr_chol_pol_covar"]))
     honest = dual.minimise_per_step
 
-    def recorded_search(*args):
+    def recorded_search(*args, std_floor=None):
         return dual.PerStepResult(**{**vars(honest(*args)), "controller": lq})
 
     monkeypatch.setattr(dual, "minimise_per_step", recorded_search)
