@@ -628,9 +628,10 @@ def minimise(
     kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,); eta=None begins at
     each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that of
     `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so
-    that one problem can be solved for many bounds at once. The searches are those of `dual.minimise`,
-    trial for trial; one that does not converge is done again by that function. Problems whose bound
-    holds but is not met to `config.tol` have `converged[b] = False`, and one log line names them.
+    that one problem can be solved for many bounds at once. The searches are those of
+    `dual.minimise`, trial for trial; one that does not converge is done again by that function.
+    Problems whose bound holds but is not met to `config.tol` have `converged[b] = False`, and one
+    log line names them.
 
     Raises the errors of `dual.minimise` with the problem's index; ConfigError for a kl_max, eta or
     entropy_weight that is not allowed, whatever `on_error`.

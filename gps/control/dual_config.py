@@ -42,8 +42,8 @@ class DualConfig:
     and `minimise` finds the optimum under the bound. "previous": those of the previous controller,
     where the samples are that a model was fitted to. It helps while the model's predictions for a
     new controller cannot be trusted, and with a bound per step: what one step does to the states
-    does not change the KL of later steps, so that one pass is exact. The price: the new closed loop may leave those states, and
-    what it does elsewhere has no bound."""
+    does not change the KL of later steps, so that one pass is exact. The price: the new closed loop
+    may leave those states, and what it does elsewhere has no bound."""
 
     def __post_init__(self) -> None:
         for name in ("tol", "eta_min", "eta_max", "entropy_weight"):

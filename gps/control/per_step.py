@@ -160,10 +160,11 @@ def minimise_per_step(
     per nat, such as the last result's; by default the first backward pass solves each step at the
     states of `previous`. entropy_weight and `config.kl_under`: as for `minimise`. std_floor:
     least standard deviations, in action units, scalar or (nu,), above 0, so that
-    Sigma_t >= diag(std_floor^2) at every step. The covariance of `backward_per_step` then has its eigenvalues, in units of the floor,
-    raised to 1, which is the optimum under the floor; `previous` counts as raised in the same way,
-    in the KL as well. The floor of eta is 1e-8 of the step's own curvature; neither it nor anything
-    else depends on the unit of the cost, and `config.eta_min` and `eta_max` are not used.
+    Sigma_t >= diag(std_floor^2) at every step. The covariance of `backward_per_step` then has its
+    eigenvalues, in units of the floor, raised to 1, which is the optimum under the floor;
+    `previous` counts as raised in the same way, in the KL as well. The floor of eta is 1e-8 of the
+    step's own curvature; neither it nor anything else depends on the unit of the cost, and
+    `config.eta_min` and `eta_max` are not used.
 
     Always returns a controller with KL_t <= (1 + tol) kl_max_t for every t. Where numbers do not
     suffice (states that grow by twenty orders) or sweeps run out it is the best that was found, or

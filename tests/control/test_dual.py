@@ -184,7 +184,8 @@ def test_explosion_at_a_low_eta_raises_it(rng, search):
     c = np.zeros((1, 6))
     c[0, 4:] = 1e160
     cost = QuadraticCost(np.zeros((1, 6, 6)), c, np.zeros(1))
-    found = search(dynamics, cost, start, previous, 0.1, DualConfig(max_trials=200), eta=1.0)
+    config = DualConfig(max_trials=200, eta_min=1e-170)
+    found = search(dynamics, cost, start, previous, 0.1, config, eta=1.0)
     if search is minimise:
         assert np.isnan(found.trace[0, 1])
     assert found.converged

@@ -48,7 +48,7 @@ def test_eigenvalues_of_special_matrices():
         assert eigh_jacobi(A, np.empty(3), np.empty((3, 3))) == 1
 
 
-def raised(chol, floor):
+def raise_all(chol, floor):
     out = chol.copy()
     assert _kernels.raise_covariance(out, floor) == (_kernels.OK, 0)
     return out
@@ -64,7 +64,7 @@ def factors(rng, n, nu, scale):
 def test_a_raised_covariance_is_above_the_floor_and_nothing_else_changes(rng, nu):
     floor = 10.0 ** rng.uniform(-3, 3, size=nu)
     chol = factors(rng, 40, nu, floor)
-    out = raised(chol, floor)
+    out = raise_all(chol, floor)
     moved = 0
     for a, b in zip(chol, out, strict=True):
         A, B = (L @ L.T / np.outer(floor, floor) for L in (a, b))
@@ -76,8 +76,8 @@ def test_a_raised_covariance_is_above_the_floor_and_nothing_else_changes(rng, nu
         moved += s[0] < 1.0
     assert moved > 0
     assert nu > 3 or moved < 40
-    assert_allclose(raised(out, floor), out, rtol=1e-9, atol=1e-9 * floor.max())
-    high, low = raised(chol, 1e-6 * floor), raised(chol, 1e6 * floor)
+    assert_allclose(raise_all(out, floor), out, rtol=1e-9, atol=1e-9 * floor.max())
+    high, low = raise_all(chol, 1e-6 * floor), raise_all(chol, 1e6 * floor)
     assert_array_equal(high, chol)
     low /= 1e6 * floor[:, None]
     assert_allclose(low @ low.transpose(0, 2, 1), np.tile(np.eye(nu), (40, 1, 1)), atol=1e-10)
@@ -99,7 +99,7 @@ def test_raising_solves_the_problem_under_the_floor(rng):
             (optimize.minimize(value, rng.normal(size=3), tol=1e-14) for _ in range(5)),
             key=lambda found: found.fun,
         )
-        L = raised(np.linalg.cholesky(h * np.linalg.inv(A))[None], floor)[0]
+        L = raise_all(np.linalg.cholesky(h * np.linalg.inv(A))[None], floor)[0]
         mine = np.trace(A @ L @ L.T) - h * np.linalg.slogdet(L @ L.T)[1]
         assert mine <= best.fun + 1e-9
         assert_allclose(mine, best.fun, rtol=1e-6)
@@ -107,7 +107,7 @@ def test_raising_solves_the_problem_under_the_floor(rng):
 
 def test_a_direction_below_the_floor_is_found_beside_a_wide_one():
     chol = np.diag([1e9, 0.1])[None]
-    assert_allclose(raised(chol, np.ones(2))[0], np.diag([1e9, 1.0]), rtol=1e-12)
+    assert_allclose(raise_all(chol, np.ones(2))[0], np.diag([1e9, 1.0]), rtol=1e-12)
 
 
 def test_what_overflows_is_told_with_its_step():
@@ -128,7 +128,7 @@ def smallest_share(controller, floor):
 @pytest.mark.parametrize("share", [0.5, 2.0])  # above and below the noise of `previous`
 @pytest.mark.parametrize("kl_under", ["new", "previous"])
 def test_minimise_keeps_the_floor_and_the_bound(problem, share, kl_under):
-    dynamics, cost, start, previous = problem
+    dynamics, _, start, previous = problem
     floor = share * np.sqrt(np.einsum("tii->ti", previous.Sigma).mean(axis=0))
     config = DualConfig(kl_under=kl_under)
     found = minimise(*problem, 0.3, config, std_floor=floor)
@@ -147,7 +147,7 @@ def test_minimise_keeps_the_floor_and_the_bound(problem, share, kl_under):
 
 def test_the_floor_against_a_general_solver(problem):
     """The Lagrangian of one step, over gains and all covariances above the floor."""
-    dynamics, cost, start, previous = problem
+    _, cost, start, previous = problem
     nu, nx = previous.nu, previous.nx
     floor = np.array([0.7, 1.3])
     one = LinearDynamics(np.empty((0, nx, nx + nu)), np.empty((0, nx)), np.empty((0, nx, nx)))
