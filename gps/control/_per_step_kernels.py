@@ -49,19 +49,21 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
-    """KL of one step by the formula of this module; infinite where eta is too low."""
-    total = 0.0
+    """KL of one step by the formula of this module, and its slope in eta; inf where it has none."""
+    total, slope = 0.0, 0.0
+    if not (eta + s[0] > 0.0 and eta + w > 0.0):
+        return np.inf, -np.inf
     for i in range(len(s)):
-        d = eta + s[i]
-        if not (d > 0.0 and eta + w > 0.0):
-            return np.inf
-        x = (w - s[i]) / d  # r - 1
+        inv = 1.0 / (eta + s[i])
+        x = (w - s[i]) * inv  # r - 1
         if abs(x) < 1e-3:
             total += x * x * (0.5 - x * (1 / 3 - x * (0.25 - x * (0.2 - x / 6))))
         else:
-            total += x - np.log((eta + w) / d)
-        total += g[i] / d / d
-    return 0.5 * total
+            total += x - np.log((eta + w) * inv)
+        pull = g[i] * inv * inv
+        total += pull
+        slope -= x * x / (eta + w) + 2.0 * pull * inv
+    return 0.5 * total, 0.5 * slope
 
 
 @njit(cache=True, nogil=True)
@@ -183,19 +185,32 @@ def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     bottom, rise = _least(s, g, w)
     if not 0.0 < rise < np.inf:
         return np.nan, False
-    # in x = log(eta - bottom)
-    a, b, fb, side, reach = np.log(rise), np.inf, -np.inf, 0, 1.0
-    fa = np.log(_closed_kl(s, g, w, bottom + rise) / bound)
-    if not fa > 0.0:
+    if not _closed_kl(s, g, w, bottom + rise)[0] > bound:
         return bottom + rise, True
+    # Newton's method on log KL as a function of x = log(eta - bottom), inside a bracket
+    a, b, reach = np.log(rise), np.inf, 1.0
     x = np.log(guess - bottom) if guess > bottom + rise else a - np.log(_FLOOR)
-    for _ in range(200):
+    for n in range(200):
         if x > 700.0:
             return np.nan, False
-        fx = np.log(max(_closed_kl(s, g, w, bottom + np.exp(x)), 1e-300) / bound)
-        if abs(fx) < 1e-13:
-            return bottom + np.exp(x), False
-        x, side, a, fa, b, fb, reach = _next(x, fx, side, a, fa, b, fb, reach)
+        above_bottom = np.exp(x)
+        kl, slope = _closed_kl(s, g, w, bottom + above_bottom)
+        if abs(kl - bound) <= 1e-13 * bound:
+            return bottom + above_bottom, False
+        if kl > bound:
+            a = x
+        else:
+            b = x
+        slope *= above_bottom / kl
+        move = np.log(bound / kl) / slope if np.isfinite(slope) and slope < 0.0 else np.nan
+        y = x + move
+        if b == np.inf:  # onwards, further every time
+            x += min(max(move, 0.1 * reach), 10.0 * reach) if np.isfinite(move) else reach
+            reach *= 2.0
+        elif a < y < b and n < 50:
+            x = y
+        else:
+            x = 0.5 * (a + b)
         if b - a <= 4e-16 * max(1.0, min(abs(a), abs(b))):
             break
     return bottom + np.exp(b), False
@@ -391,7 +406,7 @@ def search(  # type: ignore[no-untyped-def]
                     damp[t] = min(_UNDAMP * damp[t], 1.0)
                 last[t] = way
                 moved = moved or abs(way) > 1e-11 or n == 0
-                if damp[t] == 1.0:
+                if damp[t] == 1.0 or way == 0.0:
                     used[t] = asked[t]
                 else:
                     eta_t = (used[t] + near) * np.exp(damp[t] * way) - near
