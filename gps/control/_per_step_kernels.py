@@ -8,7 +8,8 @@ the eigenvalues s of Lbar' Q_uu Lbar, the KL of one step at the states (m, S) is
 with g_i from the eigenvectors' share of Lbar'(Q_ux + Q_uu Kbar) and Lbar'(Q_u + Q_uu kbar). It
 falls from infinity, or its value at eta = 0, to 0 while eta grows, so that a bracketed search finds
 the eta of its bound. All of that is done in units of the step's own Q: no constant has the units of
-a cost. The functions of one step take their inputs and their scratch as tuples of arrays.
+a cost. The functions of one step take their inputs and their scratch as tuples of arrays. Division
+by zero gives infinity or NaN here, as in numpy, and is looked at where the KL is.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _FLOOR = 1e-8  # of eta, by the largest of a step's |s|, w and sqrt(sum g)
 _DAMP, _UNDAMP, _LEAST = 0.6, 1.05, 0.02  # of the moves of log eta, where they turn back
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _copy(source, target):  # type: ignore[no-untyped-def]
     """target <- source, contiguous arrays of one size."""
     a, b = source.reshape(source.size), target.reshape(target.size)
@@ -47,7 +48,7 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
         b[i] = a[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
     """KL of one step by the formula of this module, and its slope in eta; inf where it has none."""
     total, slope = 0.0, 0.0
@@ -66,7 +67,7 @@ def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
     return 0.5 * total, 0.5 * slope
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untyped-def]
     """s, ascending, and g of one step, divided by the size of Q and its square.
 
@@ -138,7 +139,7 @@ def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untype
     return size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _least(s, g, w):  # type: ignore[no-untyped-def]
     """(bottom, rise): eta has to be above the bottom; at bottom + rise is its floor."""
     bottom, size, pull = max(-s[0], 0.0), w, 0.0
@@ -148,7 +149,7 @@ def _least(s, g, w):  # type: ignore[no-untyped-def]
     return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(pull)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     """One step of regula falsi (Illinois) for a falling f: the new (x, side, a, fa, b, fb, reach).
 
@@ -179,7 +180,7 @@ def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     return x, side, a, fa, b, fb, reach
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     """(eta, whether at its floor) for the KL to be at the bound; eta is NaN without one."""
     bottom, rise = _least(s, g, w)
@@ -216,7 +217,7 @@ def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     return bottom + np.exp(b), False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no-untyped-def]
     """One step at eta into `step` = (K, k, chol); whether there is one, and if it was raised."""
     Q_uu, Q_ux, Q_u = Q
@@ -238,7 +239,7 @@ def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no
     return status == OK, raised
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _kl_of(reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """KL of one step from the reference's, as `kl.kl_per_step` computes it."""
     K, k, chol = step
@@ -247,7 +248,7 @@ def _kl_of(reference, half_old, mean, cov, step, scratch):  # type: ignore[no-un
     return divergence_at(K, k, chol, K_old, k_old, inv_old, half_old, mean, cov, D, d, E, ES)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """`_step_at` and its KL, which is NaN where there is no step."""
     good, raised = _step_at(eta, w, std_floor, Q, reference, step, scratch)
@@ -256,7 +257,7 @@ def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch
     return _kl_of(reference, half_old, mean, cov, step, scratch), raised
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(  # type: ignore[no-untyped-def]
     guess, w, bound, tol, std_floor, Q, reference, half_old, mean, cov, step, spectrum, scratch
 ):
@@ -309,7 +310,7 @@ def _solve(  # type: ignore[no-untyped-def]
     return eta, kl, low
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-def]
     """E[cost] - sum w H; each (T,) is scratch."""
     expected_cost(C, c, c0, mean, cov, each)
@@ -325,7 +326,7 @@ def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def search(  # type: ignore[no-untyped-def]
     C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
     w, bound, eta, tol, std_floor, under,
