@@ -59,7 +59,7 @@ class PILQRTrajOptConfig(LocalAlgorithm):
     """KL bound and range of its multipliers, which follow the residual; `rule` is not used. The
     bound holds at every step, and has to leave room for holding what the fitted model lets explode.
     In half_cheetah's first iteration the model's states grow by a third with every step, to 1e14 in
-    the end: half a nat a step is enough to stop this (after 26 sweeps of the search, 12 with 1 nat
+    the end: half a nat a step is enough to stop this (after 26 sweeps of the search, 11 with 1 nat
     and 7 with 2), a quarter of a nat is not, and the guard refuses what is expected of it."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """The least noise of the controllers."""

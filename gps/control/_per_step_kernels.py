@@ -8,7 +8,8 @@ the eigenvalues s of Lbar' Q_uu Lbar, the KL of one step at the states (m, S) is
 with g_i from the eigenvectors' share of Lbar'(Q_ux + Q_uu Kbar) and Lbar'(Q_u + Q_uu kbar). It
 falls from infinity, or its value at eta = 0, to 0 while eta grows, so that a bracketed search finds
 the eta of its bound. All of that is done in units of the step's own Q: no constant has the units of
-a cost. The functions of one step take their inputs and their scratch as tuples of arrays.
+a cost. The functions of one step take their inputs and their scratch as tuples of arrays. Division
+by zero gives infinity or NaN here, as in numpy, and is looked at where the KL is.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _FLOOR = 1e-8  # of eta, by the largest of a step's |s|, w and sqrt(sum g)
 _DAMP, _UNDAMP, _LEAST = 0.6, 1.05, 0.02  # of the moves of log eta, where they turn back
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _copy(source, target):  # type: ignore[no-untyped-def]
     """target <- source, contiguous arrays of one size."""
     a, b = source.reshape(source.size), target.reshape(target.size)
@@ -47,24 +48,26 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
         b[i] = a[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
-    """KL of one step by the formula of this module; infinite where eta is too low."""
-    total = 0.0
+    """KL of one step by the formula of this module, and its slope in eta; inf where it has none."""
+    total, slope = 0.0, 0.0
+    if not (eta + s[0] > 0.0 and eta + w > 0.0):
+        return np.inf, -np.inf
     for i in range(len(s)):
-        d = eta + s[i]
-        if not (d > 0.0 and eta + w > 0.0):
-            return np.inf
-        x = (w - s[i]) / d  # r - 1
+        inv = 1.0 / (eta + s[i])
+        x = (w - s[i]) * inv  # r - 1
         if abs(x) < 1e-3:
             total += x * x * (0.5 - x * (1 / 3 - x * (0.25 - x * (0.2 - x / 6))))
         else:
-            total += x - np.log((eta + w) / d)
-        total += g[i] / d / d
-    return 0.5 * total
+            total += x - np.log((eta + w) * inv)
+        pull = g[i] * inv * inv
+        total += pull
+        slope -= x * x / (eta + w) + 2.0 * pull * inv
+    return 0.5 * total, 0.5 * slope
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untyped-def]
     """s, ascending, and g of one step, divided by the size of Q and its square.
 
@@ -136,7 +139,7 @@ def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untype
     return size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _least(s, g, w):  # type: ignore[no-untyped-def]
     """(bottom, rise): eta has to be above the bottom; at bottom + rise is its floor."""
     bottom, size, pull = max(-s[0], 0.0), w, 0.0
@@ -146,7 +149,7 @@ def _least(s, g, w):  # type: ignore[no-untyped-def]
     return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(pull)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     """One step of regula falsi (Illinois) for a falling f: the new (x, side, a, fa, b, fb, reach).
 
@@ -177,31 +180,44 @@ def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     return x, side, a, fa, b, fb, reach
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     """(eta, whether at its floor) for the KL to be at the bound; eta is NaN without one."""
     bottom, rise = _least(s, g, w)
     if not 0.0 < rise < np.inf:
         return np.nan, False
-    # in x = log(eta - bottom)
-    a, b, fb, side, reach = np.log(rise), np.inf, -np.inf, 0, 1.0
-    fa = np.log(_closed_kl(s, g, w, bottom + rise) / bound)
-    if not fa > 0.0:
+    if not _closed_kl(s, g, w, bottom + rise)[0] > bound:
         return bottom + rise, True
+    # Newton's method on log KL as a function of x = log(eta - bottom), inside a bracket
+    a, b, reach = np.log(rise), np.inf, 1.0
     x = np.log(guess - bottom) if guess > bottom + rise else a - np.log(_FLOOR)
-    for _ in range(200):
+    for n in range(200):
         if x > 700.0:
             return np.nan, False
-        fx = np.log(max(_closed_kl(s, g, w, bottom + np.exp(x)), 1e-300) / bound)
-        if abs(fx) < 1e-13:
-            return bottom + np.exp(x), False
-        x, side, a, fa, b, fb, reach = _next(x, fx, side, a, fa, b, fb, reach)
+        above_bottom = np.exp(x)
+        kl, slope = _closed_kl(s, g, w, bottom + above_bottom)
+        if abs(kl - bound) <= 1e-13 * bound:
+            return bottom + above_bottom, False
+        if kl > bound:
+            a = x
+        else:
+            b = x
+        slope *= above_bottom / kl
+        move = np.log(bound / kl) / slope if np.isfinite(slope) and slope < 0.0 else np.nan
+        y = x + move
+        if b == np.inf:  # onwards, further every time
+            x += min(max(move, 0.1 * reach), 10.0 * reach) if np.isfinite(move) else reach
+            reach *= 2.0
+        elif a < y < b and n < 50:
+            x = y
+        else:
+            x = 0.5 * (a + b)
         if b - a <= 4e-16 * max(1.0, min(abs(a), abs(b))):
             break
     return bottom + np.exp(b), False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no-untyped-def]
     """One step at eta into `step` = (K, k, chol); whether there is one, and if it was raised."""
     Q_uu, Q_ux, Q_u = Q
@@ -223,7 +239,7 @@ def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no
     return status == OK, raised
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _kl_of(reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """KL of one step from the reference's, as `kl.kl_per_step` computes it."""
     K, k, chol = step
@@ -232,7 +248,7 @@ def _kl_of(reference, half_old, mean, cov, step, scratch):  # type: ignore[no-un
     return divergence_at(K, k, chol, K_old, k_old, inv_old, half_old, mean, cov, D, d, E, ES)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """`_step_at` and its KL, which is NaN where there is no step."""
     good, raised = _step_at(eta, w, std_floor, Q, reference, step, scratch)
@@ -241,7 +257,7 @@ def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch
     return _kl_of(reference, half_old, mean, cov, step, scratch), raised
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(  # type: ignore[no-untyped-def]
     guess, w, bound, tol, std_floor, Q, reference, half_old, mean, cov, step, spectrum, scratch
 ):
@@ -294,7 +310,7 @@ def _solve(  # type: ignore[no-untyped-def]
     return eta, kl, low
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-def]
     """E[cost] - sum w H; each (T,) is scratch."""
     expected_cost(C, c, c0, mean, cov, each)
@@ -310,7 +326,7 @@ def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def search(  # type: ignore[no-untyped-def]
     C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
     w, bound, eta, tol, std_floor, under,
@@ -391,7 +407,7 @@ def search(  # type: ignore[no-untyped-def]
                     damp[t] = min(_UNDAMP * damp[t], 1.0)
                 last[t] = way
                 moved = moved or abs(way) > 1e-11 or n == 0
-                if damp[t] == 1.0:
+                if damp[t] == 1.0 or way == 0.0:
                     used[t] = asked[t]
                 else:
                     eta_t = (used[t] + near) * np.exp(damp[t] * way) - near

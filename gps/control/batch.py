@@ -754,7 +754,7 @@ def minimise_per_step(
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise_per_step(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
-            None if eta is None else first[b], w[b], std_floor,
+            None if eta is None else first[b], w[b], floor if len(floor) else None,
         )  # fmt: skip
         row = np.zeros(config.max_trials)
         row[: len(x.trace)] = x.trace
