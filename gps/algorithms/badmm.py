@@ -40,7 +40,7 @@ from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control import dual, kl
 from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import ConfigError, choices
+from gps.errors import ConfigError, DualError, choices
 from gps.execution import Executor, Serial, each
 from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
 from gps.policies.neural import MLPConfig, Network
@@ -273,6 +273,8 @@ def _improve(
             entropy_weight=entropy_weight + weight,
             std_floor=config.exploration.std_floor(condition.action_scale),
         )
+        if not result.converged and not result.kl.any():
+            raise DualError(result.reason, eta=result.eta)
         return Proposal(
             controller=result.controller,
             predicted=stages.total_expected_cost(result.controller, cost, dynamics, entropy_weight),

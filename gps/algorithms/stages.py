@@ -28,7 +28,7 @@ from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import FitError, GPSError, NonFiniteError
+from gps.errors import DualError, FitError, GPSError, NonFiniteError
 from gps.execution import Executor
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.neural import GlobalPolicy
@@ -288,12 +288,11 @@ def improve(
             std_floor=std_floor,
         )
         if not result.converged:
+            if not result.kl.any():
+                raise DualError(result.reason, eta=result.eta)
             log.warning(
-                "condition %d: the update uses %.3g of %.3g nats a step: the search for the dual "
-                "variable ended at eta %.3g after %d trials; raise dual.max_trials, or check the "
-                "scale of the cost",
-                *(checked.condition, result.kl.mean(), result.kl_max),
-                *(result.eta, len(result.trace)),
+                "condition %d: the update uses %.3g of %.3g nats a step: %s",
+                *(checked.condition, result.kl.mean(), result.kl_max, result.reason),
             )
         return Proposal(
             controller=result.controller,
@@ -343,7 +342,7 @@ def decide(
     if checked.rejected:
         rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
-        event = f"sampled cost {what}: back to the controller that it was sampled with"
+        event = f"sampled cost {what}: back to an earlier controller"
         return _fall_back(condition, condition.previous, checked, step_mult, event, bound, own)
     if not checked.trusted:
         event = (

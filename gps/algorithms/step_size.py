@@ -94,4 +94,5 @@ def new_multiplier(mult: float, share: float, config: StepConfig) -> float:
     Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, with these limits; there a miss of
     less than 1e-4, in units of the cost, counts as 1e-4.
     """
-    return min(max(mult * 0.5 / (1.0 - share), config.min_mult), config.max_mult)
+    factor = min(0.5 / (1.0 - share), 5.0)
+    return min(max(mult * factor, config.min_mult), config.max_mult)
