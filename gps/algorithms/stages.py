@@ -154,11 +154,17 @@ def assess(
     astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
     predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
     now, before = expected, condition.expected_cost
+    own, updated = math.nan, math.isfinite(predicted)
     if step.rule == "mc":
         now, before = check.sampled_cost, condition.last_cost
+    elif step.rule == "classic":
+        own = _finite_or_nan(condition.controller, *args)
+        now, before = own, condition.controller_cost
+        predicted = before - condition.predicted_cost
     return replace(
         check,
-        updated=math.isfinite(predicted),
+        updated=updated,
+        expected_controller=own,
         promised=predicted > 0,
         kept=kept_share(predicted, before - now),
         expected_cost=expected,
@@ -217,6 +223,7 @@ def assess_samples(
         cost_error=error,
         expected_cost=mean,
         expected_sampled=mean,
+        expected_controller=math.nan,
         model_gap=0.0,
         step_mult=condition.step_mult,
         updated=False,
@@ -400,7 +407,11 @@ def decide(
 
 def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
     """The condition that knows its last sound rollouts, and goes back to the best controller."""
-    last = replace(condition, last_cost=checked.sampled_cost)
+    last = replace(
+        condition,
+        last_cost=checked.sampled_cost,
+        controller_cost=checked.expected_controller,
+    )
     if not checked.sampled_best:
         return last
     return replace(

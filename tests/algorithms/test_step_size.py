@@ -64,7 +64,7 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
     [
         (StepConfig, {"kl_max": 0.0}, "kl_max must be above 0"),
         (StepConfig, {"kl_max": math.nan}, "kl_max must be above 0"),
-        (StepConfig, {"rule": "exact"}, "rule must be 'laplace' or 'mc'"),
+        (StepConfig, {"rule": "exact"}, "rule 'exact'; known: classic, laplace, mc"),
         (StepConfig, {"min_mult": 0.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": 11.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": math.nan}, "0 < min_mult <= initial_mult <= max_mult"),
