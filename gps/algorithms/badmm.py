@@ -94,7 +94,8 @@ class BADMMConfig(PolicyAlgorithm):
     the KL is more than weight_lower deviations below the mean over the steps, times weight_increase
     where it is weight_upper above."""
     weight_step: float | tuple[float, ...] = 5e-4
-    """One number, or one per iteration, of which the last holds from there on."""
+    """In the unit of the weights, with "gradient" per nat of the step's KL: one number, or one per
+    iteration, of which the last holds from there on."""
     weight_decrease: float = 0.5
     """Factor of weights that are too large, between 0 and 1."""
     weight_increase: float = 2.0
@@ -104,9 +105,10 @@ class BADMMConfig(PolicyAlgorithm):
     weight_upper: float = 2.0
     """See weight_rule "deviation"; not below 0."""
     weight_range: tuple[float, float] = (5e-6, 50.0)
-    """Smallest and largest weight."""
+    """Smallest and largest weight, in the same unit."""
     dual_rate: float = 0.1
-    """Rate of the dual step; not below 0, where 0 leaves the constraint to the weights."""
+    """Rate of the dual step, a share of the weights; not below 0, where 0 leaves the constraint to
+    the weights."""
     network: Network = field(default_factory=MLPConfig)
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -11,6 +11,8 @@ from algorithm_problems import HOLD, sample, unstable
 from gps.agents import Condition, PointMassConfig, pendulum
 from gps.algorithms import (
     BADMMConfig,
+    ConditionState,
+    GuardConfig,
     MDGPSConfig,
     MDGPSPILQRConfig,
     PI2TrajOptConfig,
@@ -18,10 +20,12 @@ from gps.algorithms import (
     PILQRTrajOptConfig,
     StepConfig,
     TrajOptConfig,
+    stages,
 )
 from gps.algorithms.badmm import Duals
 from gps.algorithms.pilqr import PILQRMemory
 from gps.algorithms.planning import ILQRPlanningConfig
+from gps.algorithms.state import Proposal
 from gps.control import HoldConfig, PI2Config
 from gps.control.ilqr import ILQRConfig
 from gps.costs import (
@@ -214,3 +218,36 @@ def test_what_the_guard_takes_back(name, factor):
     expected = course(name, 1.0, spoilt=True)
     assert any("back" in event for event in expected[1])
     compare(expected, course(name, factor, spoilt=True))
+
+
+@pytest.mark.parametrize("factor", [1.0, *FACTORS])
+def test_what_may_rise_by_rounding(factor):
+    """An update whose expected cost is above that of where it starts, by a share of the scale."""
+    agent = WORLD.build()
+    controller = HOLD.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
+    condition = ConditionState(controller=controller, previous=controller, step_mult=1.0)
+    noise = np.random.default_rng(0).standard_normal((5, agent.T, agent.nu))
+    rollouts = agent.rollout(controller, 0, noise)
+    cost = stages.expand_cost(times(factor, SMOOTH), rollouts)
+    checked = stages.assess_samples(condition, rollouts, cost, GuardConfig())
+    assert checked.cost_scale > 2 * factor
+    other = replace(controller, k=controller.k + 1.0)
+    for rise, kept in ((0.5e-6, True), (2e-6, False)):
+        predicted = checked.expected_cost + rise * checked.cost_scale
+        new = stages.decide(
+            *(condition, controller, lambda _, p=predicted: Proposal(other, predicted=p)),
+            *(checked, 1.0, 1.0),
+        )
+        assert (new.controller is other) == kept
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+def test_fitted_derivatives(factor):
+    agent = WORLD.build()
+    controller = HOLD.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
+    noise = np.random.default_rng(0).standard_normal((5, agent.T, agent.nu))
+    rollouts = agent.rollout(controller, 0, noise)
+    one, other = Recorded(1.0).evaluate(rollouts), Recorded(factor).evaluate(rollouts)
+    for part in ("l", "l_x", "l_u", "l_xx", "l_ux", "l_uu"):
+        near(part, getattr(one, part), getattr(other, part) / factor)
+    assert np.abs(one.l_xx).max() > 0.1
