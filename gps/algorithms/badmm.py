@@ -374,7 +374,8 @@ def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) 
         w = np.where(
             less, config.weight_decrease * w, np.where(more, config.weight_increase * w, w)
         )
-    return np.clip(w, *(unit * limit for limit in config.weight_range))
+    least, most = config.weight_range
+    return np.clip(w, unit * least, unit * most)
 
 
 def _remember(condition: ConditionState, duals: Duals) -> ConditionState:
