@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HEADER = (
     f"{'iter':>4}  {'cost':>9}  {'lowest':>9} {'highest':>9}  {'distance':>8} {'success':>7}"
-    f"  {'kl':>6}/{'bound':<6} {'step':>5}  {'peak MB':>9}  {'seconds':>7}  of which"
+    f"  {'kl':>6}/{'bound':<6} {'step':>5} {'noise':>6}  {'peak MB':>9}  {'seconds':>7}  of which"
 )
 
 
@@ -104,7 +104,8 @@ def iteration_line(row: Mapping[str, float], stages: Mapping[str, float]) -> str
         f"  {number(row.get('cost_min'), 9)} {number(row.get('cost_max'), 9)}"
         f"  {number(distance, 8, 4)} {percent(success):>7}"
         f"  {number(row.get('kl_mean'), 6, 3)}/{number(row.get('kl_max'), 0, 3):<6}"
-        f" {number(row.get('step_mult_mean'), 5, 3)}  {_memory(row):>9}  {total:>7.2f}  {parts}"
+        f" {number(row.get('step_mult_mean'), 5, 3)} {percent(row.get('exploration_std')):>6}"
+        f"  {_memory(row):>9}  {total:>7.2f}  {parts}"
     ).rstrip()
 
 

@@ -45,6 +45,6 @@ experiment = Experiment(
         dynamics=DynamicsConfig(ridge=1e-5),
         step=StepConfig(kl_max=0.7, min_mult=0.2, max_mult=1.0),
     ),
-    samples=5,
+    samples=2,
     iterations=12,
 )

@@ -1,7 +1,7 @@
 """Peg insertion by BADMM: duals draw the controllers and one neural policy together."""
 
 from gps.agents import peg_insertion
-from gps.algorithms import BADMMConfig, StepConfig
+from gps.algorithms import BADMMConfig, ExplorationConfig, StepConfig
 from gps.control.initial import HoldConfig
 from gps.costs import (
     ActionCost,
@@ -61,14 +61,14 @@ experiment = Experiment(
     measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=BADMMConfig(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
-        dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
-        step=StepConfig(kl_max=1.0, min_mult=0.2, max_mult=1.0),
-        # As in MDGPS: a network that goes on from its first data, and one that sees the newest
-        # rollouts only, inserts from every second unseen offset.
+        # As in MDGPS, see peg_insertion.py.
+        training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-2),
+        dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=10.0)),
+        step=StepConfig(kl_max=1.5, min_mult=0.2, max_mult=2.0),
+        exploration=ExplorationConfig(floor=0.1),
+        # A network that is trained on from its first data inserts from every second unseen offset.
         restart=True,
-        replay=10,
     ),
-    samples=5,
+    samples=2,
     iterations=12,
 )

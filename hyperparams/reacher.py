@@ -39,6 +39,6 @@ experiment = Experiment(
         dynamics=DynamicsConfig(ridge=1e-6),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
-    samples=8,
+    samples=5,
     iterations=15,
 )

@@ -3,7 +3,8 @@
 The augmented Lagrangian of condition m, with the local controller p, the global policy pi, the dual
 variables lambda_t (cost per action) and the weights w_t (cost per nat)::
 
-    E_p[l] + sum_t lambda_t' (E_pi[u_t] - E_p[u_t]) + w_t KL(p || pi)
+    C-step: E_p[l] + sum_t lambda_t' (E_pi[u_t] - E_p[u_t]) + w_t KL(p || pi)
+    S-step: E_p[l] + sum_t lambda_t' (E_pi[u_t] - E_p[u_t]) + w_t KL(pi || p)
 
 C-step: minimise over p, KL-bounded around the previous controller. S-step: minimise over pi.
 Dual step: lambda_t += rate w_t Sigma_t^-1 (E_pi[u_t] - E_p[u_t]). Some of these per iteration, on
@@ -40,7 +41,7 @@ from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control import dual, kl
 from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import ConfigError, choices
+from gps.errors import ConfigError, DualError, choices
 from gps.execution import Executor, Serial, each
 from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
 from gps.policies.neural import MLPConfig, Network
@@ -85,14 +86,15 @@ class BADMMConfig(PolicyAlgorithm):
     inner: int = 4
     """C-, S- and dual steps per iteration."""
     weight: float = 0.005
-    """Weight w_t of the KL between controller and policy at first. All weights here are per nat and
-    in units of the condition's first rollouts: the mean absolute cost of one of their steps."""
+    """Weight w_t at first: of KL(p || pi), controller from policy, in the C-step, and of
+    KL(pi || p) in the S-step. All weights here are per nat and in units of the condition's first
+    rollouts: the mean absolute cost of one of their steps."""
     weight_rule: WeightRule = "deviation"
-    """How w_t changes at the end of an iteration. "fixed": + weight_step. "gradient": + weight_step
-    times the step's KL. "change": times weight_decrease where the KL fell below 0.8 of what it was,
-    times weight_increase where it did not fall below 0.95. "deviation": times weight_decrease where
-    the KL is more than weight_lower deviations below the mean over the steps, times weight_increase
-    where it is weight_upper above."""
+    """How w_t changes at the end of an iteration, by the step's KL(p || pi). "fixed":
+    + weight_step. "gradient": + weight_step times the KL. "change": times weight_decrease where the
+    KL fell below 0.8 of what it was, times weight_increase where it did not fall below 0.95.
+    "deviation": times weight_decrease where the KL is more than weight_lower standard deviations
+    below the mean over the steps, times weight_increase where it is weight_upper above."""
     weight_step: float | tuple[float, ...] = 5e-4
     """In the unit of the weights, with "gradient" per nat of the step's KL: one number, or one per
     iteration, of which the last holds from there on."""
@@ -275,6 +277,8 @@ def _improve(
             entropy_weight=entropy_weight + weight,
             std_floor=config.exploration.std_floor(condition.action_scale),
         )
+        if not result.converged and not result.kl.any():
+            raise DualError(result.reason, eta=result.eta)
         return Proposal(
             controller=result.controller,
             predicted=stages.total_expected_cost(result.controller, cost, dynamics, entropy_weight),
@@ -295,7 +299,7 @@ def _improve(
 def _targets(
     rollouts: Rollouts, condition: ConditionState, duals: Duals, remembers: bool = False
 ) -> TrainingData:
-    """The S-step's targets: where the policy minimises lambda'u + w KL(p || pi) at each state.
+    """The S-step's targets: where the policy minimises lambda'u + w KL(pi || p) at each state.
 
     u = K x + k - Sigma lambda / w, with precision Sigma^-1 and weight w.
     """

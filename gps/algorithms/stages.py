@@ -28,7 +28,7 @@ from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import FitError, GPSError, NonFiniteError
+from gps.errors import DualError, FitError, GPSError, NonFiniteError
 from gps.execution import Executor
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.neural import GlobalPolicy
@@ -154,11 +154,17 @@ def assess(
     astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
     predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
     now, before = expected, condition.expected_cost
+    own, updated = math.nan, math.isfinite(predicted)
     if step.rule == "mc":
         now, before = check.sampled_cost, condition.last_cost
+    elif step.rule == "classic":
+        own = _finite_or_nan(condition.controller, *args)
+        now, before = own, condition.controller_cost
+        predicted = before - condition.predicted_cost
     return replace(
         check,
-        updated=math.isfinite(predicted),
+        updated=updated,
+        expected_controller=own,
         promised=predicted > 0,
         kept=kept_share(predicted, before - now),
         expected_cost=expected,
@@ -217,6 +223,7 @@ def assess_samples(
         cost_error=error,
         expected_cost=mean,
         expected_sampled=mean,
+        expected_controller=math.nan,
         model_gap=0.0,
         step_mult=condition.step_mult,
         updated=False,
@@ -288,12 +295,11 @@ def improve(
             std_floor=std_floor,
         )
         if not result.converged:
+            if not result.kl.any():
+                raise DualError(result.reason, eta=result.eta)
             log.warning(
-                "condition %d: the update uses %.3g of %.3g nats a step: the search for the dual "
-                "variable ended at eta %.3g after %d trials; raise dual.max_trials, or check the "
-                "scale of the cost",
-                *(checked.condition, result.kl.mean(), result.kl_max),
-                *(result.eta, len(result.trace)),
+                "condition %d: the update uses %.3g of %.3g nats a step: %s",
+                *(checked.condition, result.kl.mean(), result.kl_max, result.reason),
             )
         return Proposal(
             controller=result.controller,
@@ -343,7 +349,7 @@ def decide(
     if checked.rejected:
         rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
-        event = f"sampled cost {what}: back to the controller that it was sampled with"
+        event = f"sampled cost {what}: back to an earlier controller"
         return _fall_back(condition, condition.previous, checked, step_mult, event, bound, own)
     if not checked.trusted:
         event = (
@@ -401,7 +407,11 @@ def decide(
 
 def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
     """The condition that knows its last sound rollouts, and goes back to the best controller."""
-    last = replace(condition, last_cost=checked.sampled_cost)
+    last = replace(
+        condition,
+        last_cost=checked.sampled_cost,
+        controller_cost=checked.expected_controller,
+    )
     if not checked.sampled_best:
         return last
     return replace(

@@ -126,6 +126,9 @@ class ConditionState(Record):
     """Standard error of `sampled_cost`."""
     last_cost: float = float("nan")
     """Mean objective of the last sound rollouts, of whichever controller."""
+    controller_cost: float = float("nan")
+    """Expected cost of the controller before the last update, under the model of that update; of
+    the step rule 'classic' alone."""
     report: ConditionReport | None = None
     dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
     """What the last update found, for inspection; None where there was none."""
@@ -175,6 +178,8 @@ class Assessment:
     """Of the update's starting point under the model fitted now."""
     expected_sampled: float
     """Of the sampled controller under the model fitted now."""
+    expected_controller: float
+    """Of the condition's controller under the model fitted now; NaN unless the step rule asks."""
     model_gap: float
     """Expected minus sampled cost of the sampled controller, as a share of `cost_scale`."""
     step_mult: float

@@ -19,8 +19,12 @@ class StepConfig:
 
     kl_max: float = 1.0
     """KL bound per time step at multiplier 1, in nats; above zero."""
-    rule: Literal["laplace", "mc"] = "laplace"
-    """What counts as the cost now: 'laplace', expected under the fitted model; 'mc', sampled."""
+    rule: Literal["laplace", "mc", "classic"] = "laplace"
+    """What counts as the cost before and after an update. 'laplace': expected under the fitted
+    models, of what the update starts from: with a global policy, of its linear form, so that what
+    the S-step loses shrinks the step (the rule 'global' of the MDGPS paper). 'mc': sampled.
+    'classic': expected under the fitted models, of the local controllers alone, as in the same
+    paper; it does not see what the S-step loses, and is 'laplace' where there is no policy."""
     initial_mult: float = 1.0
     """Step multiplier of the first update."""
     min_mult: float = 0.01
@@ -33,8 +37,8 @@ class StepConfig:
             raise ConfigError(
                 f"StepConfig.kl_max must be above 0 nats and finite, got {self.kl_max}"
             )
-        if self.rule not in ("laplace", "mc"):
-            raise ConfigError(f"StepConfig.rule must be 'laplace' or 'mc', got {self.rule!r}")
+        if self.rule not in (known := ("laplace", "mc", "classic")):
+            raise ConfigError(choices("StepConfig.rule", self.rule, known))
         if not 0 < self.min_mult <= self.initial_mult <= self.max_mult < math.inf:
             raise ConfigError(
                 "StepConfig needs 0 < min_mult <= initial_mult <= max_mult, got "
@@ -94,4 +98,5 @@ def new_multiplier(mult: float, share: float, config: StepConfig) -> float:
     Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, with these limits; there a miss of
     less than 1e-4, in units of the cost, counts as 1e-4.
     """
-    return min(max(mult * 0.5 / (1.0 - share), config.min_mult), config.max_mult)
+    factor = min(0.5 / (1.0 - share), 5.0)
+    return min(max(mult * factor, config.min_mult), config.max_mult)

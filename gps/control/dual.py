@@ -69,6 +69,7 @@ class DualResult(Record):
     active: bool  # False: eta is at its floor and the KL below the bound
     converged: bool  # False: the bound holds, but the KL is not within `tol` of it
     trace: Array  # (n_trials, 2): eta, total KL (NaN: no controller, or no finite trajectory)
+    reason: str = ""  # why it has not converged; `batch.minimise` gives none
 
     def __post_init__(self) -> None:
         n, _ = shape_of(self, "trace", 2)
@@ -256,6 +257,7 @@ def minimise(
         return 0.0 if accepted else math.log(max(max(kl, 1e-300) / bound, 1e-308))
 
     end = _root(excess, math.log(eta), math.log(low), math.log(high), config.max_trials)
+    reason = ""
     if math.isinf(best):
         nothing = (
             f"no other controller within {bound:.3g} nats of the previous one, eta up to "
@@ -265,10 +267,11 @@ def minimise(
         )
         if not p.keep_previous():
             raise why.error(*nothing)
-        best = high
-        log.info("the previous controller stays: %s", why.error(*nothing))
+        best, reason = high, f"the previous controller stays: {why.error(*nothing)}"
     elif not (accepted or end == "floor"):
-        log.info("the KL stays below its bound of %.3g nats: %s", bound, _ENDS[end])
+        reason = f"the KL stays below its bound of {bound:.3g} nats: {_ENDS[end]}"
+    if reason:
+        log.info(reason)
     controller, marginals, kl = p.result()
     return DualResult(
         controller=controller,
@@ -279,6 +282,7 @@ def minimise(
         active=accepted or end != "floor",
         converged=accepted or end == "floor",
         trace=np.array(trace),
+        reason=reason,
     )
 
 

@@ -159,6 +159,8 @@ def progress(runs: Sequence[RunReader]) -> list[Plot]:
         {"KL allowed": "kl_max", "KL used": "kl_mean"}, log=True)  # fmt: skip
     add("step_multiplier", "Multiplier of the step size, mean over the conditions", "multiplier",
         {"multiplier": "step_mult_mean"}, log=True)  # fmt: skip
+    add("exploration_std", "Exploration: standard deviation of the action noise",
+        "share of half the range", {"noise": "exploration_std"}, log=True)  # fmt: skip
     add("eta", "Dual variable of the KL bound (or temperature), mean over conditions",
         "eta (cost per nat)", {"eta": "eta_mean"}, log=True)  # fmt: skip
     add("policy_loss", "Loss of the policy after its training", "loss (nats)",

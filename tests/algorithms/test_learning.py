@@ -36,6 +36,7 @@ from gps.types import LinearGaussianController, Rollouts
 STEP = StepConfig(kl_max=0.5, max_mult=2.0)
 EVEN = replace(STEP, max_mult=1.0)
 MC = replace(STEP, rule="mc")
+CLASSIC = replace(STEP, rule="classic")
 SMALL = MDGPSConfig(
     network=MLPConfig(hidden=(24, 24)),
     training=TrainingConfig(steps=2000, final_rate=0.1),
@@ -49,6 +50,8 @@ CONFIGS = {
     "mdgps": SMALL,
     "mdgps on-policy": replace(SMALL, sample_from="policy"),
     "mdgps on-policy, mc": replace(SMALL, sample_from="policy", step=MC),
+    "mdgps, classic": replace(SMALL, step=CLASSIC),
+    "mdgps on-policy, classic": replace(SMALL, sample_from="policy", step=CLASSIC),
 }
 NOISY = PILQRConfig(dual=DualConfig(entropy_weight=0.01))
 POLICY = {"network": SMALL.network, "training": SMALL.training}
@@ -220,3 +223,32 @@ def test_the_rule_of_sampled_costs_needs_samples_of_the_policy():
         MDGPSConfig(step=StepConfig(rule="mc"))
     with pytest.raises(ConfigError, match="sample_from must be 'controllers' or 'policy'"):
         MDGPSConfig(sample_from="both")
+
+
+@pytest.mark.parametrize("sample_from", ["controllers", "policy"])
+def test_the_classic_rule_compares_the_local_controllers(sample_from):
+    """Costs of the last controller and of the new one, each under the models of its iteration."""
+    step = StepConfig(kl_max=0.5, rule="classic", min_mult=1e-6, max_mult=1e6)
+    config = replace(SMALL, sample_from=sample_from, step=step)
+    agent, state = begin(config)
+    states, reports = [state], []
+    for _ in range(3):
+        state, report, _ = advance(config, agent, state, 1)
+        states.append(state)
+        reports.append(report[0])
+
+    def expected(m, controller, models):
+        fit = models["dynamics"][m].fit
+        marginals = lqr.forward(fit.dynamics, controller, fit.start)
+        return lqr.expected_cost(models["cost"][m].quadratic, marginals).sum()
+
+    shares = []
+    for m in range(2):
+        old, new = (s.conditions[m].controller for s in states[1:3])
+        before = expected(m, old, reports[1].models)
+        predicted = before - expected(m, new, reports[1].models)
+        actual = before - expected(m, new, reports[2].models)
+        shares.append(min(max(actual / predicted, -4.0), 0.9))
+    factor = 0.5 / (1 - np.mean(shares))
+    mult = [s.conditions[0].step_mult for s in states[2:4]]
+    assert mult[1] / mult[0] == pytest.approx(factor, rel=1e-9)

@@ -6,15 +6,19 @@ from algorithm_problems import FIXTURES
 from numpy.testing import assert_allclose
 
 from gps.algorithms import GuardConfig, StepConfig
-from gps.algorithms.step_size import new_multiplier
+from gps.algorithms.step_size import kept_share, new_multiplier
 from gps.errors import ConfigError
+
+
+def multiplier(mult, predicted, actual, config):
+    return new_multiplier(mult, kept_share(predicted, actual), config)
 
 
 def test_the_rule_of_the_reference():
     d = np.load(FIXTURES / "step_multiplier.npz")
     config = StepConfig(min_mult=float(d["min_step_mult"]), max_mult=float(d["max_step_mult"]))
     inputs = (d["step_mult_in"], d["predicted_impr"], d["actual_impr"])
-    new = [new_multiplier(*map(float, row), config) for row in zip(*inputs, strict=True)]
+    new = [multiplier(*map(float, row), config) for row in zip(*inputs, strict=True)]
     assert_allclose(new, d["step_mult_out"], rtol=1e-12)
     inside = (d["step_mult_out"] > 0.5) & (d["step_mult_out"] < 3.0)
     assert inside.sum() >= 5  # the fixture sees more than the bounds
@@ -26,7 +30,7 @@ def test_the_rule_over_conditions(before):
     config = StepConfig(min_mult=0.5, max_mult=3.0)
     last = d["prev_laplace"].mean()
     predicted, actual = last - d["prev_predicted"].mean(), last - d["cur_laplace"].mean()
-    new = new_multiplier(before, float(predicted), float(actual), config)
+    new = multiplier(before, float(predicted), float(actual), config)
     assert_allclose(new, d["step_mult_after"], rtol=1e-12)
 
 
@@ -34,25 +38,25 @@ def test_the_best_step_of_a_quadratic_improvement():
     """improvement(s) = a s - b s^2 has its maximum at a / 2b, whatever step was tried."""
     a, b, wide = 3.0, 0.7, StepConfig(min_mult=1e-6, max_mult=1e6)
     for s in (0.6, 1.0, 2.0, 4.0):
-        assert_allclose(new_multiplier(s, a * s, a * s - b * s * s, wide), a / (2 * b), rtol=1e-12)
+        assert_allclose(multiplier(s, a * s, a * s - b * s * s, wide), a / (2 * b), rtol=1e-12)
 
 
 def test_the_factor_and_the_multiplier_are_clipped():
     wide = StepConfig(min_mult=1e-6, max_mult=1e6)
-    assert new_multiplier(2.0, 10.0, 10.0, wide) == 10.0  # five times, no more
-    assert new_multiplier(2.0, 10.0, -1e9, wide) == pytest.approx(0.2)  # a tenth, no less
-    assert new_multiplier(2.0, -10.0, 5.0, wide) == pytest.approx(0.2)
-    assert new_multiplier(2.9, 10.0, 10.0, StepConfig()) == 3.0
-    assert new_multiplier(0.02, 10.0, -1e9, StepConfig()) == 0.01
+    assert multiplier(2.0, 10.0, 10.0, wide) == 10.0  # five times, no more
+    assert multiplier(2.0, 10.0, -1e9, wide) == pytest.approx(0.2)  # a tenth, no less
+    assert multiplier(2.0, -10.0, 5.0, wide) == pytest.approx(0.2)
+    assert multiplier(2.9, 10.0, 10.0, StepConfig()) == 3.0
+    assert multiplier(0.02, 10.0, -1e9, StepConfig()) == 0.01
 
 
 @pytest.mark.parametrize("predicted", [math.nan, math.inf, -math.inf, 1.0])
 @pytest.mark.parametrize("actual", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_no_progress(predicted, actual):
     config = StepConfig()
-    assert new_multiplier(1.0, predicted, actual, config) == pytest.approx(0.1)
-    assert new_multiplier(1.0, actual, predicted, config) == pytest.approx(0.1)
-    assert new_multiplier(0.05, predicted, actual, config) == config.min_mult
+    assert multiplier(1.0, predicted, actual, config) == pytest.approx(0.1)
+    assert multiplier(1.0, actual, predicted, config) == pytest.approx(0.1)
+    assert multiplier(0.05, predicted, actual, config) == config.min_mult
 
 
 @pytest.mark.parametrize(
@@ -60,13 +64,14 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
     [
         (StepConfig, {"kl_max": 0.0}, "kl_max must be above 0"),
         (StepConfig, {"kl_max": math.nan}, "kl_max must be above 0"),
-        (StepConfig, {"rule": "exact"}, "rule must be 'laplace' or 'mc'"),
+        (StepConfig, {"rule": "exact"}, "rule 'exact'; known: classic, laplace, mc"),
         (StepConfig, {"min_mult": 0.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": 11.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": math.nan}, "0 < min_mult <= initial_mult <= max_mult"),
         (GuardConfig, {"explosion": 0.0}, "explosion must be above 0"),
         (GuardConfig, {"disagreement": math.nan}, "disagreement must be above 0"),
         (GuardConfig, {"astray": -1.0}, "astray must be above 0"),
+        (GuardConfig, {"against": "first"}, "against 'first'; known: best, last"),
         (GuardConfig, {"shrink": 1.0}, "shrink must lie between 0 and 1"),
     ],
 )
