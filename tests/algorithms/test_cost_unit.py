@@ -106,6 +106,7 @@ ALGORITHMS = {
     "mdgps on-policy, mc": MDGPSConfig(
         sample_from="policy", restart=False, step=StepConfig(rule="mc"), **POLICY
     ),
+    "mdgps, classic": MDGPSConfig(step=StepConfig(rule="classic"), **POLICY),
     **{
         f"badmm, {rule}": BADMMConfig(weight_rule=rule, inner=2, **POLICY)
         for rule in ("fixed", "gradient", "change", "deviation")
