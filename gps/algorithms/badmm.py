@@ -96,7 +96,8 @@ class BADMMConfig(PolicyAlgorithm):
     "deviation": times weight_decrease where the KL is more than weight_lower standard deviations
     below the mean over the steps, times weight_increase where it is weight_upper above."""
     weight_step: float | tuple[float, ...] = 5e-4
-    """One number, or one per iteration, of which the last holds from there on."""
+    """In the unit of the weights, with "gradient" per nat of the step's KL: one number, or one per
+    iteration, of which the last holds from there on."""
     weight_decrease: float = 0.5
     """Factor of weights that are too large, between 0 and 1."""
     weight_increase: float = 2.0
@@ -106,9 +107,10 @@ class BADMMConfig(PolicyAlgorithm):
     weight_upper: float = 2.0
     """See weight_rule "deviation"; not below 0."""
     weight_range: tuple[float, float] = (5e-6, 50.0)
-    """Smallest and largest weight."""
+    """Smallest and largest weight, in the same unit."""
     dual_rate: float = 0.1
-    """Rate of the dual step; not below 0, where 0 leaves the constraint to the weights."""
+    """Rate of the dual step, a share of the weights; not below 0, where 0 leaves the constraint to
+    the weights."""
     network: Network = field(default_factory=MLPConfig)
     """The global policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -376,7 +378,8 @@ def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) 
         w = np.where(
             less, config.weight_decrease * w, np.where(more, config.weight_increase * w, w)
         )
-    return np.clip(w, *(unit * limit for limit in config.weight_range))
+    least, most = config.weight_range
+    return np.clip(w, unit * least, unit * most)
 
 
 def _remember(condition: ConditionState, duals: Duals) -> ConditionState:

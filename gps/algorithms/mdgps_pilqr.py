@@ -144,10 +144,10 @@ def _improve(
     config: MDGPSPILQRConfig,
 ) -> ConditionState:
     """The C-step around the linearised policy."""
+    reference = stages.with_noise(linearised.controller, condition, config.exploration)
     return pilqr.improve(
-        *(condition, rollouts, cost, dynamics),
-        stages.with_noise(linearised.controller, condition, config.exploration),
-        *(checked, config.pilqr, config.step, config.guard, config.exploration),
+        *(condition, rollouts, cost, dynamics, reference, checked),
+        *(config.pilqr, config.step, config.guard, config.exploration),
         policy_prior=linearised.prior,
         replay=Replay.extended(condition.replay, rollouts, config.replay),
     )

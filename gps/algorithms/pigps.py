@@ -121,10 +121,10 @@ def _improve(
     checked: Assessment,
     config: PIGPSConfig,
 ) -> ConditionState:
+    reference = stages.with_noise(linearised.controller, condition, config.exploration)
     return pi2.improve(
-        *(condition, rollouts, cost),
-        stages.with_noise(linearised.controller, condition, config.exploration),
-        *(checked, config.pi2, config.guard, config.exploration),
+        *(condition, rollouts, cost, reference, checked),
+        *(config.pi2, config.guard, config.exploration),
         policy_prior=linearised.prior,
         replay=Replay.extended(condition.replay, rollouts, config.replay),
     )

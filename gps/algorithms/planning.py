@@ -246,7 +246,7 @@ def _event(plan: ILQRResult, condition: ConditionState, planner: ILQRConfig) -> 
             f"regularisation {planner.largest:g}"
         )
     lowered = float(plan.costs[0]) - plan.cost
-    news = condition.report is None or lowered >= planner.tol_cost * (1.0 + abs(plan.cost))
+    news = condition.report is None or lowered >= planner.tol_cost * (plan.unit + abs(plan.cost))
     return f"the plan has converged ({plan.reason})" if plan.converged and news else ""
 
 

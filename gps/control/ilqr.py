@@ -158,6 +158,7 @@ class ILQRResult(Record):
     regularisation: Array  # (n,) that each iteration's backward pass succeeded with, in the unit
     step_sizes: Array  # (n,) accepted by the line search; 0 where no step was
     gradients: Array  # (n,) largest change of an action that was asked for, over 1 + |u|
+    unit: float  # of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost
 
     def __post_init__(self) -> None:
         (T, nx), nu = shape_of(self, "X", 2), shape_of(self, "U", 2)[1]
@@ -281,6 +282,7 @@ def minimise(
         regularisation=np.array(mus),
         step_sizes=np.array(sizes),
         gradients=np.array(gradients),
+        unit=problem.unit,
     )
 
 

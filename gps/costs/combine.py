@@ -17,7 +17,9 @@ class WeightedCost:
     """The cost."""
 
     weight: float = 1.0
-    """Its factor; not below zero, and zero switches the term off."""
+    """Its factor; not below zero, and zero switches the term off. All factors of a `SumCost` times
+    one number change nothing that is learned, but for what options in cost units do
+    (`DualConfig.entropy_weight`)."""
 
     def __post_init__(self) -> None:
         set_number(self, "weight", minimum=0.0)
