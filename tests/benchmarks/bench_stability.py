@@ -1,7 +1,7 @@
 """Long runs: whether an experiment keeps what it has reached, and which parts that needs.
 
     python tests/benchmarks/bench_stability.py [NAME ...] [--iterations N] [--samples N]
-        [--seeds 60 61 62] [--ablate [PART ...]]
+        [--seeds 60 61 62] [--ablate [PART ...]] [--only-ablated]
 
 Runs each experiment for many more iterations than it needs, serially and in memory. NAME is that of
 an experiment, a path, or one of this file's own: pole (InvertedPendulum-v5 by MDGPS), hopper and
@@ -12,8 +12,8 @@ A line for each seed, of noise-free rollouts as `gps.pipeline.progress` judges t
 iteration (highest success, then least cost) with its cost, distance and success; of the last ten
 iterations the largest distance, the highest cost and the least success; whether the run `holds`,
 see `holds`; the distance of the last iteration; `exploration_std` of the first and the last
-iteration; how often the guard spoke; processor seconds. Distances are in the unit of the measure. The last
-line is the mean over seeds; of `holds` it is the share.
+iteration; how often the guard spoke; processor seconds. Distances are in the unit of the measure.
+The last line is the mean over seeds; of `holds` it is the share.
 
 --ablate repeats that for variants of the experiment, each with one part taken away or exchanged
 (PARTS; without a name all of them). A variant that an experiment has no field for is passed over.
@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--samples", type=int, help="rollouts per condition and iteration")
     parser.add_argument("--ablate", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--only-ablated", action="store_true", help="not the experiment itself")
+    parser.add_argument("--only-ablated", action="store_true", help="leave the experiment out")
     args = parser.parse_args()
     parts = chosen(args.ablate)
     for name in args.names or LONG:
