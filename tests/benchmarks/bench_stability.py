@@ -16,9 +16,10 @@ iteration; how often the guard spoke; processor seconds. Distances are in the un
 The last line is the mean over seeds; of `holds` it is the share.
 
 --ablate repeats that for variants of the experiment, each with one part taken away or exchanged
-(PARTS; without a name all of them). A variant that an experiment has no field for is passed over.
-What it brings to keep the best iteration stands in every line: `cost` and `distance` are those of
-the best one, `end` is that of the last.
+(PARTS; without a name all of them, `floor+jacobian` for two at once). A variant that an experiment
+has no field for is passed over. What it brings to keep the best iteration stands in every line:
+`cost` and `distance` are those of the best one, `end` is that of the last. --only-ablated leaves
+out the experiment as it is.
 """
 
 from __future__ import annotations
@@ -354,10 +355,23 @@ def table(experiment: Experiment, seeds: Iterable[int]) -> Outcome:
 def chosen(names: list[str] | None) -> list[str]:
     """Parts to take away: none without the option, all for the option alone."""
     wanted = list(PARTS) if names == [] else names or []
-    for name in wanted:
-        if name not in PARTS:
-            raise SystemExit(f"no part {name}; there are: {', '.join(PARTS)}")
+    for name in "+".join(wanted).split("+"):
+        if wanted and name not in PARTS:
+            raise SystemExit(f"no part {name!r}; there are: {', '.join(PARTS)}")
     return wanted
+
+
+def ablated(experiment: Experiment, names: str) -> Experiment:
+    """The experiment without a part, or without several, as in `floor+jacobian`."""
+    for name in names.split("+"):
+        experiment = PARTS[name](experiment)
+    return experiment
+
+
+def in_words(names: str) -> str:
+    """What that means."""
+    words = [PARTS[name].__doc__ or "" for name in names.split("+")]
+    return "; ".join(text.rstrip(".").lower() for text in words)
 
 
 def main() -> None:
@@ -380,9 +394,9 @@ def main() -> None:
         if not args.only_ablated:
             table(experiment, args.seeds)
         for part in parts:
-            words = (PARTS[part].__doc__ or "").rstrip(".").lower()
+            words = in_words(part)
             try:
-                variant = PARTS[part](experiment)
+                variant = ablated(experiment, part)
                 variant.validate()
             except (ConfigError, DoesNotApply) as why:
                 print(f"{name}, {part} ({words}): passed over, {why}", flush=True)

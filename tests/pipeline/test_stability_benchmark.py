@@ -92,8 +92,14 @@ def test_every_part_is_one_change_of_the_algorithm(bench):
     assert (off.setback, off.explosion, off.astray, off.disagreement) == (math.inf,) * 4
     assert bench.chosen(None) == []
     assert bench.chosen([]) == list(bench.PARTS)
-    with pytest.raises(SystemExit, match="no part flor; there are: floor"):
-        bench.chosen(["flor"])
+    with pytest.raises(SystemExit, match="no part 'flor'; there are: floor"):
+        bench.chosen(["floor", "guard+flor"])
+    assert bench.chosen(["guard+floor"]) == ["guard+floor"]
+    both = bench.ablated(experiment, "guard+floor")
+    assert both == bench.PARTS["floor"](bench.PARTS["guard"](experiment))
+    assert bench.in_words("floor+replay") == (
+        "no least noise; the policy is trained at the newest states only"
+    )
 
 
 def test_the_table_of_short_runs(bench, capsys, monkeypatch):
