@@ -475,6 +475,11 @@ class MujocoAgent:
         return self._obs_layout
 
     @property
+    def noisy_entries(self) -> tuple[str, ...]:
+        """Observation entries that differ from the state by noise."""
+        return tuple(name for name, std in self.config.obs_noise if std > 0)
+
+    @property
     def T(self) -> int:
         """Steps of one rollout."""
         return self.config.T

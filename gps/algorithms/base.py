@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from gps.algorithms.exploration import ExplorationConfig, action_scale
@@ -10,6 +11,7 @@ from gps.algorithms.step_size import StepConfig
 from gps.control.kl import raised
 from gps.costs.base import Cost
 from gps.errors import ConfigError
+from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.neural import Network, initial_policy
 from gps.policies.sgd import SGDConfig
 from gps.rng import stream
@@ -86,6 +88,9 @@ class PolicyAlgorithm(LocalAlgorithm):
         check = getattr(self.network, "check", None)
         if check is not None:
             check(agent.layout, image_shape_of(agent))
+        config: LineariseConfig | None = getattr(self, "linearise", None)
+        if config is not None and config.method == "jacobian":
+            check_derivatives(self.network, agent)
         sees = getattr(self.network, "sees", False)
         if sees and hasattr(agent, "check_images"):
             agent.check_images()
@@ -112,7 +117,7 @@ class PolicyAlgorithm(LocalAlgorithm):
             iteration=0,
             seed=seed,
             costs=costs,
-            conditions=state.conditions,
+            conditions=tuple(replace(c, obs_layout=agent.obs_layout) for c in state.conditions),
             policy=PolicyState(policy=policy),
         )
 

@@ -75,7 +75,9 @@ def linearise_policy(
 ) -> Linearised:
     """The global policy as a linear-Gaussian controller around this condition's rollouts."""
     rng = stream(seed, "policy prior", iteration, rollouts.condition)
-    return linearise(policy.policy, rollouts, condition.policy_prior, config, rng)
+    return linearise(
+        policy.policy, rollouts, condition.policy_prior, config, rng, condition.obs_layout
+    )
 
 
 def linearise_sampled(

@@ -17,6 +17,7 @@ from gps.policies.neural import GlobalPolicy
 from gps.types import (
     Array,
     Images,
+    Layout,
     LinearGaussianController,
     QuadraticCost,
     Record,
@@ -136,6 +137,8 @@ class ConditionState(Record):
     """A record of what this algorithm alone remembers, or None."""
     action_scale: Array | None = optional()  # noqa: RUF009 (nu,)
     """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
+    obs_layout: Layout | None = optional()  # noqa: RUF009
+    """Names of the observation's entries, where there is a policy."""
 
     @property
     def actor(self) -> LinearGaussianController:

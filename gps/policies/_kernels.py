@@ -135,6 +135,61 @@ def forward_rows(layers, sizes, activation, mean, std, obs, out):  # type: ignor
             out[r, j] = a[j]
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def jacobian_rows(layers, sizes, activation, mean, std, obs, out):  # type: ignore[no-untyped-def]
+    """d network / d observation at the observations (B, no) into out (B, nu, no).
+
+    The derivative by every entry of the observation goes forward through the layers beside the
+    values. `layers` as in `forward_rows`, and like there no row depends on another.
+    """
+    last = sizes.size - 2
+    no = sizes[0]
+    width = sizes.max()
+    values = np.empty((2, width))
+    slopes = np.empty((2, width, no))
+    factor = np.empty(width)
+    for r in range(obs.shape[0]):
+        a = values[0]
+        z = values[1]
+        D = slopes[0]
+        E = slopes[1]
+        for i in range(no):
+            a[i] = (obs[r, i] - mean[i]) / std[i]
+            for c in range(no):
+                D[i, c] = 0.0
+            D[i, i] = 1.0 / std[i]
+        p = 0
+        for layer in range(last + 1):
+            n = sizes[layer]
+            m = sizes[layer + 1]
+            W = layers[p : p + n * m].reshape(n, m)
+            bias = layers[p + n * m : p + n * m + m]
+            p += n * m + m
+            for j in range(m):
+                z[j] = bias[j]
+                for c in range(no):
+                    E[j, c] = 0.0
+            for i in range(n):
+                for j in range(m):
+                    w = W[i, j]
+                    z[j] += w * a[i]
+                    for c in range(no):
+                        E[j, c] += w * D[i, c]
+            if layer < last:
+                activate(z[:m], activation)
+                for j in range(m):
+                    factor[j] = 1.0
+                through_activation(factor[:m], z[:m], activation)
+                for j in range(m):
+                    for c in range(no):
+                        E[j, c] *= factor[j]
+            a, z = z, a
+            D, E = E, D
+        for j in range(sizes[last + 1]):
+            for c in range(no):
+                out[r, j, c] = D[j, c]
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def gradient(theta, sizes, activation, obs, target, precision, batch, acts, delta, grad):  # type: ignore[no-untyped-def]
     """Loss of one minibatch, its gradient into grad.

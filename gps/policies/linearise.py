@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,11 +13,19 @@ from gps.distributions.regression import (
     fit_linear_gaussian,
     update_prior,
 )
-from gps.errors import ConfigError, NotPositiveDefiniteError, ShapeError
+from gps.errors import (
+    ConfigError,
+    NonFiniteError,
+    NotPositiveDefiniteError,
+    ShapeError,
+    choices,
+)
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
+    Agent,
     Array,
     Images,
+    Layout,
     LinearGaussianController,
     Record,
     Rollouts,
@@ -42,16 +50,27 @@ class LinearisablePolicy(Protocol):
         ...
 
 
+METHODS = ("samples", "jacobian")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineariseConfig:
-    """How the policy is regressed on the state."""
+    """How the policy becomes a linear function of the state."""
 
+    method: Literal["samples", "jacobian"] = "samples"
+    """'samples': the policy's actions are regressed on the states of the samples. 'jacobian': the
+    network's own derivative by the observation at the samples, carried over to the state; then all
+    entries of the observation must be entries of the state, without noise on them."""
     ridge: float = 1e-6
-    """Added to the diagonal of the states' covariance, in their squared units; not below 0."""
+    """'samples': added to the diagonal of the states' covariance, in their squared units; not below
+    0."""
     prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
-    """Mixture over [x; pi(o)] that stands in where samples are few; None for plain regression."""
+    """'samples': mixture over [x; pi(o)] that stands in where samples are few; None for plain
+    regression."""
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"LineariseConfig.method: {choices('method', self.method, METHODS)}")
         if not 0 <= self.ridge < np.inf:
             raise ConfigError(f"LineariseConfig.ridge must be at least 0, got {self.ridge}")
 
@@ -88,26 +107,35 @@ def linearise(
     prior: PolicyPrior | None,
     config: LineariseConfig,
     rng: np.random.Generator,
+    obs_layout: Layout | None = None,
 ) -> Linearised:
-    """Regress pi(o) on x at every step: u ~ N(K x + k, regression covariance + policy covariance).
+    """The policy as u ~ N(K x + k, Sigma) at every step, near the rollouts' states.
 
+    Method 'samples' regresses pi(o) on x; Sigma is the regression's covariance and the policy's.
     `prior` is that of the previous rollouts of the condition, None at first; these rollouts are
     added to it. To linearise a changed policy on the same rollouts, start from the same prior.
-    Raises FitError for a single sample, NonFiniteError, NotPositiveDefiniteError, ShapeError.
-    Source: as in cbfinn/gps policy_prior_gmm.py, which too applies the newest policy to all
-    remembered observations.
+    Method 'jacobian' needs `obs_layout`, the names of the observation's entries, and has no prior;
+    see `_by_derivatives`.
+    Raises FitError for a single sample, NonFiniteError, NotPositiveDefiniteError, ShapeError, and
+    ConfigError where the derivative by the state is not known.
+    Source: 'samples' as in cbfinn/gps policy_prior_gmm.py, which too applies the newest policy to
+    all remembered observations.
     """
     U = mean_actions(policy, rollouts.obs, rollouts.images)
     nu = policy.Sigma.shape[0]
     if U.shape[-1] != nu:
         raise ShapeError(f"the policy's covariance is for {nu} actions, its mean has {U.shape[-1]}")
-    if config.prior is not None:
-        prior = _updated(policy, rollouts, U, prior, config.prior, rng)
-        strength = config.prior.strength
+    new: PolicyPrior | None = None
+    if config.method == "jacobian":
+        K, k, scatter = _by_derivatives(policy, rollouts, U, obs_layout)
     else:
-        prior, strength = None, 1.0
-    fit = fit_linear_gaussian(rollouts.X, U, prior, strength=strength, ridge=config.ridge)
-    cov = fit.cov + policy.Sigma
+        strength = 1.0
+        if config.prior is not None:
+            new = _updated(policy, rollouts, U, prior, config.prior, rng)
+            strength = config.prior.strength
+        fit = fit_linear_gaussian(rollouts.X, U, new, strength=strength, ridge=config.ridge)
+        K, k, scatter = fit.gain, fit.offset, fit.cov
+    cov = scatter + policy.Sigma
     try:
         chol = readonly(np.linalg.cholesky(cov))
     except np.linalg.LinAlgError:
@@ -119,7 +147,64 @@ def linearise(
             hint="the policy's own covariance should be above 0",
             smallest=float(smallest[t]),
         ) from None
-    return Linearised(LinearGaussianController(fit.gain, fit.offset, chol), prior)
+    return Linearised(LinearGaussianController(K, k, chol), new)
+
+
+def check_derivatives(network: object, agent: Agent) -> None:
+    """ConfigError where a policy of this network has no known derivative by the agent's state."""
+    what = "LineariseConfig.method 'jacobian' needs the policy's derivative by the state"
+    if hasattr(network, "initial_policy"):  # it sees, remembers, or is of a kind of its own
+        raise ConfigError(
+            f"{what}, which is not known for a {type(network).__name__}: it depends on more than "
+            "the observation of the step; use 'samples'"
+        )
+    noisy = [name for name in getattr(agent, "noisy_entries", ()) if name in agent.obs_layout.names]
+    unknown = [name for name in agent.obs_layout.names if name not in agent.layout.names]
+    for names, why in ((unknown, "is not part of the state"), (noisy, "has noise (obs_noise)")):
+        if names:
+            raise ConfigError(f"{what}: observation entry {names[0]!r} {why}; use 'samples'")
+
+
+def _by_derivatives(
+    policy: LinearisablePolicy, rollouts: Rollouts, U: Array, obs_layout: Layout | None
+) -> tuple[Array, Array, Array]:
+    """K (T, nu, nx), k (T, nu) and the scatter about them (T, nu, nu), from derivatives.
+
+    K is the mean over samples of d pi/d o times d o/d x. An entry of the observation is that of the
+    state with its name; where `rollouts.jacobians` says how that one follows from others, the
+    derivative goes to those, as the derivatives of costs do. k is the mean of pi(o) - K x, and the
+    scatter the second moment over samples of pi(o) - K x - k.
+    """
+    jacobian = getattr(policy, "jacobian", None)
+    if jacobian is None or obs_layout is None:
+        missing = "names of the observation's entries" if jacobian else "derivative"
+        raise ConfigError(
+            f"LineariseConfig.method 'jacobian': no {missing} for {type(policy).__name__}; use "
+            "'samples'"
+        )
+    slopes = jacobian(rollouts.obs)
+    for name, values in (("action", U), ("derivative", slopes), ("state", rollouts.X)):
+        bad = np.argwhere(~np.isfinite(values).reshape(rollouts.N, rollouts.T, -1).all(axis=2))
+        if len(bad):
+            n, t = bad[0]
+            raise NonFiniteError(f"the policy's {name} is not finite, first in sample {n} at t={t}")
+    K = np.zeros((rollouts.T, U.shape[2], rollouts.nx))
+    for name in obs_layout.names:
+        if name not in rollouts.layout.names:
+            raise ConfigError(
+                "LineariseConfig.method 'jacobian': observation entry "
+                f"{name!r} is not part of the state; use 'samples'"
+            )
+        slope = slopes[..., obs_layout.slice(name)]
+        known = rollouts.jacobians.get(name)
+        if known is None:
+            K[..., rollouts.layout.slice(name)] += slope.mean(axis=0)
+        else:
+            K += np.matmul(slope, known).mean(axis=0)
+    rest = U - np.einsum("tux,ntx->ntu", K, rollouts.X)
+    k = rest.mean(axis=0)
+    rest = rest - k
+    return K, k, np.einsum("ntu,ntv->tuv", rest, rest) / rollouts.N
 
 
 def _updated(

@@ -285,10 +285,7 @@ class NeuralPolicy(NetworkPolicy):
 
     def mean(self, obs: Array) -> Array:
         """Mean actions (..., nu) for observations (..., no), NaN where the observation has NaN."""
-        obs = np.asarray(obs, dtype=np.float64)
-        if obs.ndim == 0 or obs.shape[-1] != self.no:
-            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
-        rows = readonly(obs.reshape(-1, self.no))
+        obs, rows = self._rows(obs)
         fast = self._fast
         if fast is None:
             out = self._mean_torch(rows)
@@ -297,6 +294,47 @@ class NeuralPolicy(NetworkPolicy):
             out = np.empty((rows.shape[0], self.nu))
             _kernels.forward_rows(layers, sizes, activation, self.obs_mean, self.obs_std, rows, out)
         return out.reshape(*obs.shape[:-1], self.nu)
+
+    def jacobian(self, obs: Array) -> Array:
+        """Derivatives of the mean actions by the observation, (..., nu, no), at (..., no).
+
+        Exact; where an activation has a kink, that of one side.
+        """
+        obs, rows = self._rows(obs)
+        fast = self._fast
+        if fast is None:
+            out = self._jacobian_torch(rows)
+        else:
+            layers, sizes, activation = fast
+            out = np.empty((rows.shape[0], self.nu, self.no))
+            _kernels.jacobian_rows(
+                layers, sizes, activation, self.obs_mean, self.obs_std, rows, out
+            )
+        return out.reshape(*obs.shape[:-1], self.nu, self.no)
+
+    def _rows(self, obs: Array) -> tuple[Array, Array]:
+        """The observations (..., no) as an array, and as rows (B, no)."""
+        obs = np.asarray(obs, dtype=np.float64)
+        if obs.ndim == 0 or obs.shape[-1] != self.no:
+            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
+        return obs, readonly(obs.reshape(-1, self.no))
+
+    def _jacobian_torch(self, rows: Array) -> Array:
+        """One pass back for each action; no row depends on another, so their sum will do."""
+        import torch
+
+        from gps.policies import _modules
+
+        out = np.empty((rows.shape[0], self.nu, self.no))
+        with _modules.one_thread():
+            inputs = torch.tensor(rows, requires_grad=True)
+            actions = self._slow(inputs)
+            for j in range(self.nu):
+                (slope,) = torch.autograd.grad(
+                    actions[:, j].sum(), inputs, retain_graph=True, materialize_grads=True
+                )
+                out[:, j] = slope.numpy()
+        return out
 
     def _mean_torch(self, rows: Array) -> Array:
         import torch
