@@ -59,10 +59,9 @@ class LineariseConfig:
 
     'samples' works for every policy, and describes it as wide as the samples lie: kinks and
     saturation within the noise are averaged. 'jacobian' needs no spread of the samples and no
-    prior: it is exact with two samples as with twenty, and takes less time. In the runs of
-    docs/stability.md both end alike on smooth networks, 'jacobian' a little better on a small
-    network of relu. Neither replaces exploration: trained on samples without noise, the network
-    itself has lost its slopes.
+    prior: it is as exact with two samples as with twenty. In the runs of docs/stability.md both
+    end alike, but for the pole, which keeps nearer to its target with 'jacobian'. Neither replaces
+    exploration: trained on samples with little noise, the network itself has lost its slopes.
     """
 
     method: Literal["samples", "jacobian"] = "samples"
