@@ -155,9 +155,6 @@ def jacobian_rows(layers, sizes, activation, mean, std, obs, out):  # type: igno
         E = slopes[1]
         for i in range(no):
             a[i] = (obs[r, i] - mean[i]) / std[i]
-            for c in range(no):
-                D[i, c] = 0.0
-            D[i, i] = 1.0 / std[i]
         p = 0
         for layer in range(last + 1):
             n = sizes[layer]
@@ -173,8 +170,11 @@ def jacobian_rows(layers, sizes, activation, mean, std, obs, out):  # type: igno
                 for j in range(m):
                     w = W[i, j]
                     z[j] += w * a[i]
-                    for c in range(no):
-                        E[j, c] += w * D[i, c]
+                    if layer == 0:  # the input's own derivative is diagonal
+                        E[j, i] = w / std[i]
+                    else:
+                        for c in range(no):
+                            E[j, c] += w * D[i, c]
             if layer < last:
                 activate(z[:m], activation)
                 for j in range(m):

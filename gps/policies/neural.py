@@ -57,7 +57,8 @@ class GlobalPolicy(Protocol):
 
     `mean`, `act` and `predict` take pictures besides where it has a true `needs_images`, and `act`
     takes and gives what it remembers where it has a true `has_memory`; see `gps.types.Policy`. A
-    policy with a method `fit(data, config, rng)` is trained by that.
+    policy with a method `fit(data, config, rng)` is trained by that. One with `jacobian(obs)` can
+    be linearised by its derivative; see `gps.policies.linearise`.
     """
 
     @property

@@ -35,7 +35,7 @@ import numpy as np
 
 import gps
 from gps.agents import GymnasiumConfig, random_starts
-from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
+from gps.algorithms import MDGPSConfig, TrajOptConfig
 from gps.algorithms.exploration import ExplorationConfig
 from gps.control import HoldConfig, OpenLoopConfig
 from gps.costs import (
@@ -97,7 +97,7 @@ def runner(name: str, env: str) -> Experiment:
         ),
         cost=FittedRewardCost(),
         initial=OpenLoopConfig(variance=0.1),
-        algorithm=TrajOptConfig(step=StepConfig()),
+        algorithm=TrajOptConfig(),
         samples=20,
         iterations=40,
     )
