@@ -33,6 +33,6 @@ experiment = Experiment(
         # the next fit of the dynamics needs.
         step=StepConfig(kl_max=0.5, max_mult=1.0),
     ),
-    samples=2,
+    samples=5,
     iterations=8,
 )

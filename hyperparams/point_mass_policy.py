@@ -44,6 +44,6 @@ experiment = Experiment(
         replay=10,
         step=StepConfig(kl_max=0.5, max_mult=1.0),
     ),
-    samples=2,
+    samples=5,
     iterations=8,
 )

@@ -139,7 +139,7 @@ def arrays(record):
         value = getattr(record, f.name)
         if dataclasses.is_dataclass(value):
             out.update({f"{f.name}.{k}": a for k, a in arrays(value).items()})
-        elif f.name != "errors":
+        elif f.name not in ("errors", "reason"):  # a batch gives no reasons
             out[f.name] = np.asarray(value)
     return out
 

@@ -67,9 +67,9 @@ def test_on_policy_the_policy_counts_as_sampled_and_no_setback_is_called(trained
     lucky = replace(state.conditions[0], sampled_cost=-1.0, cost_error=0.01)
     models = (r.report.models["cost"][0], r.report.models["dynamics"][0])
     lin = r.report.models["linearised"][0]
-    guard = experiment.algorithm.guard
-    off = mdgps._assess(lucky, r.rollouts[0], *models, lin, False, guard)
-    on = mdgps._assess(lucky, r.rollouts[0], *models, lin, True, guard)
+    config = experiment.algorithm
+    off = mdgps._assess(lucky, r.rollouts[0], *models, lin, False, config)
+    on = mdgps._assess(lucky, r.rollouts[0], *models, lin, True, config)
     assert on.expected_sampled == on.expected_cost
     assert off.expected_sampled != off.expected_cost
     assert off.rejected
