@@ -552,7 +552,7 @@ def _watch(
         if control.stopping and (asynchronous or total is None or done < total):
             progress.line(f"stopped after {unit} {done}; go on with: gps resume {out}")
         elif done == 0 and args.until_converged and converged:
-            progress.line(f"nothing to do: {out} has converged; go on without --until-converged")
+            progress.line(f"nothing to do: {out} has converged; continue without --until-converged")
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {goal}")
         else:

@@ -525,7 +525,7 @@ def test_a_run_names_its_best_iteration_at_the_end(capsys, slow, tmp_path):
     assert cli.main([*argv, "--until-converged"]) == 0
     *_, best, end = capsys.readouterr().out.splitlines()
     assert best == progress.summary(rows)
-    assert end == f"nothing to do: {out} has converged; go on without --until-converged"
+    assert end == f"nothing to do: {out} has converged; continue without --until-converged"
     assert cli.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = RunFolder.open(out).results()

@@ -38,10 +38,10 @@ from gps.algorithms.state import (
     Report,
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
-from gps.control import dual, kl
+from gps.control import kl
 from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import ConfigError, DualError, choices
+from gps.errors import ConfigError, choices
 from gps.execution import Executor, Serial, each
 from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
 from gps.policies.neural import MLPConfig, Network
@@ -270,15 +270,12 @@ def _improve(
 
     def propose(reference: LinearGaussianController) -> Proposal:
         objective, weight = surrogate(cost.quadratic, linearised.controller, duals)
-        fit = dynamics.fit
-        result = dual.minimise(
-            *(fit.dynamics, objective, fit.start, reference, bound, config.dual),
-            eta=last.eta if last.eta > 0 else None,  # NaN before the first search
+        result = stages.bounded_update(
+            *(condition, objective, dynamics, reference, bound, config.dual, config.exploration),
+            number=checked.condition,
+            eta=last.eta,
             entropy_weight=entropy_weight + weight,
-            std_floor=config.exploration.std_floor(condition.action_scale),
         )
-        if not result.converged and not result.kl.any():
-            raise DualError(result.reason, eta=result.eta)
         return Proposal(
             controller=result.controller,
             predicted=stages.total_expected_cost(result.controller, cost, dynamics, entropy_weight),

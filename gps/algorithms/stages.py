@@ -23,7 +23,7 @@ from gps.algorithms.state import (
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig, kept_share
 from gps.control import dual, kl, lqr
-from gps.control.dual import DualConfig
+from gps.control.dual import DualConfig, DualResult
 from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
@@ -35,7 +35,7 @@ from gps.policies.neural import GlobalPolicy
 from gps.policies.sgd import SGDConfig, fit_pooled, train
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
 from gps.rng import stream
-from gps.types import LinearGaussianController, Rollouts
+from gps.types import Array, LinearGaussianController, QuadraticCost, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -287,22 +287,14 @@ def improve(
 
     `kl_max` is the bound per step at multiplier 1. See `decide`.
     """
-    std_floor = exploration.std_floor(condition.action_scale)
+    bound = kl_max * step_mult
 
     def propose(reference: LinearGaussianController) -> Proposal:
-        fit = dynamics.fit
-        result = dual.minimise(
-            *(fit.dynamics, cost.quadratic, fit.start, reference, kl_max * step_mult, config),
-            eta=condition.eta if condition.eta > 0 else None,  # NaN before the first search
-            std_floor=std_floor,
+        result = bounded_update(
+            *(condition, cost.quadratic, dynamics, reference, bound, config, exploration),
+            number=checked.condition,
+            eta=condition.eta,
         )
-        if not result.converged:
-            if not result.kl.any():
-                raise DualError(result.reason, eta=result.eta)
-            log.warning(
-                "condition %d: the update uses %.3g of %.3g nats a step: %s",
-                *(checked.condition, result.kl.mean(), result.kl_max, result.reason),
-            )
         return Proposal(
             controller=result.controller,
             predicted=total_expected_cost(result.controller, cost, dynamics, config.entropy_weight),
@@ -317,11 +309,47 @@ def improve(
         propose,
         checked,
         step_mult,
-        kl_max * step_mult,
+        bound,
         dynamics_prior=dynamics.prior,
         policy_prior=policy_prior,
         replay=replay,
     )
+
+
+def bounded_update(
+    condition: ConditionState,
+    objective: QuadraticCost,
+    dynamics: DynamicsModel,
+    reference: LinearGaussianController,
+    bound: float,
+    config: DualConfig,
+    exploration: ExplorationConfig,
+    *,
+    number: int,
+    eta: float,
+    entropy_weight: float | Array | None = None,
+) -> DualResult:
+    """`dual.minimise` around `reference`, with the floor under the condition's exploration.
+
+    bound: nats per step. number: of the condition, for the log. eta: where the search begins, NaN
+    before the first one. entropy_weight: by default that of `config`. Raises DualError where
+    nothing but `reference` is within the bound; a bound that holds and is not met is a warning.
+    """
+    fit = dynamics.fit
+    result = dual.minimise(
+        *(fit.dynamics, objective, fit.start, reference, bound, config),
+        eta=None if math.isnan(eta) else eta,
+        entropy_weight=entropy_weight,
+        std_floor=exploration.std_floor(condition.action_scale),
+    )
+    if not result.converged:
+        if not result.kl.any():
+            raise DualError(result.reason, eta=result.eta)
+        log.warning(
+            "condition %d: the update uses %.3g of %.3g nats a step: %s",
+            *(number, result.kl.mean(), result.kl_max, result.reason),
+        )
+    return result
 
 
 def decide(
