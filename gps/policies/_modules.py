@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from gps.policies.neural import Units
 from gps.types import Array
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -30,21 +31,30 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Module:
 
 
 class WhitenedNetwork(nn.Module):
-    """A network of the whitened observation: `network((obs - mean) / std)`."""
+    """A network between its units: raw observations to mean actions."""
 
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
+    action_mean: torch.Tensor
+    action_std: torch.Tensor
 
-    def __init__(self, network: nn.Module, obs_mean: Array, obs_std: Array) -> None:
+    def __init__(self, network: nn.Module, units: Units) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("obs_mean", torch.tensor(obs_mean))
-        self.register_buffer("obs_std", torch.tensor(obs_std))
+        for name, values in units._asdict().items():
+            self.register_buffer(name, torch.tensor(values))
+
+    def whitened(self, obs: torch.Tensor) -> torch.Tensor:
+        """What the network sees of observations (..., no)."""
+        return (obs - self.obs_mean) / self.obs_std
+
+    def action(self, output: torch.Tensor) -> torch.Tensor:
+        """The action that an output of the network (..., nu) means."""
+        return self.action_mean + self.action_std * output
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Mean actions (..., nu) of raw observations (..., no)."""
-        action: torch.Tensor = self.network((obs - self.obs_mean) / self.obs_std)
-        return action
+        return self.action(self.network(self.whitened(obs)))
 
 
 class WindowNetwork(nn.Module):
@@ -72,8 +82,7 @@ class WhitenedSeeing(WhitenedNetwork):
         self, obs: torch.Tensor, images: torch.Tensor
     ) -> torch.Tensor:
         """Mean actions (B, nu) of raw observations (B, no)."""
-        action: torch.Tensor = self.network((obs - self.obs_mean) / self.obs_std, images)
-        return action
+        return self.action(self.network(self.whitened(obs), images))
 
 
 class PoseOf(nn.Module):
@@ -96,9 +105,8 @@ class WhitenedRecurrent(WhitenedNetwork):
         self, obs: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean actions (B, nu) and hidden (B, nh) of raw observations (B, no), hidden (B, nh)."""
-        whitened = (obs - self.obs_mean) / self.obs_std
-        action, after = self.network(whitened, hidden.to(torch.float64))
-        return action, after
+        output, after = self.network(self.whitened(obs), hidden.to(torch.float64))
+        return self.action(output), after
 
 
 def set_parameters(module: nn.Module, weights: Sequence[Array]) -> None:

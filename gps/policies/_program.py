@@ -71,20 +71,17 @@ class SinglePrecisionProgram(PolicyProgram):
     normaliser and action is rounded; observation, mean and covariance stay float64.
     """
 
-    obs_mean: torch.Tensor
-    obs_std: torch.Tensor
-
     def __init__(
         self, whitened: WhitenedNetwork, chol: Array, limits: Limits | None = None
     ) -> None:
-        super().__init__(whitened.network.float(), chol, limits)
-        self.register_buffer("obs_mean", whitened.obs_mean)
-        self.register_buffer("obs_std", whitened.obs_std)
+        super().__init__(whitened, chol, limits)
+        self.whitened = whitened
+        whitened.network.float()  # the normalisers stay float64
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
-        whitened = (obs - self.obs_mean) / self.obs_std
-        mean = self.network(whitened.float()).double()
+        seen = self.whitened.whitened(obs)
+        mean = self.whitened.action(self.whitened.network(seen.float()).double())
         return self.bounded(mean), self.chol @ self.chol.T
 
 

@@ -191,14 +191,30 @@ class AdamState(Record):
         return cls(m=zeros, v=zeros)
 
 
+class Units(NamedTuple):
+    """What a network sees is (obs - obs_mean) / obs_std; its output z means the action
+    action_mean + action_std z."""
+
+    obs_mean: Array  # (no,)
+    obs_std: Array  # (no,)
+    action_mean: Array  # (nu,)
+    action_std: Array  # (nu,)
+
+
 @dataclass(frozen=True, eq=False)
 class NetworkPolicy(Record):
-    """Base of the policies that are one network of the whitened observation, trained as a whole."""
+    """Base of the policies that are one network, trained as a whole.
+
+    It sees whitened observations, and its outputs count in units of the actions' spread, so that
+    neither unit matters to the training.
+    """
 
     network: Network
     weights: tuple[Array, ...]  # in the order of the torch module's parameters
     obs_mean: Array  # (no,) of the first training data, in the units of the observation
     obs_std: Array  # (no,) above zero
+    action_mean: Array  # (nu,) of the first training data, in the units of the action
+    action_std: Array  # (nu,) above zero; what the network's outputs are multiplied by
     chol: Array  # (nu, nu) lower
     optimiser: AdamState
 
@@ -206,6 +222,7 @@ class NetworkPolicy(Record):
         kind = type(self).__name__
         (no,), (nu, _) = shape_of(self, "obs_mean", 1), shape_of(self, "chol", 2)
         freeze(self, obs_mean=(no,), obs_std=(no,), chol=(nu, nu))
+        freeze(self, action_mean=(nu,), action_std=(nu,))
         _freeze_arrays(self, "weights")
         shapes = [w.shape for w in self.weights]
         layout = self.network.plain_layout(no, nu)
@@ -217,8 +234,9 @@ class NetworkPolicy(Record):
                 raise ShapeError(f"{kind}.weights must have shapes {want}, got {shapes}")
         if [a.shape for a in self.optimiser.m] != shapes:
             raise ShapeError(f"{kind}.optimiser must hold arrays of shapes {shapes}")
-        if not np.all(self.obs_std > 0):
-            raise ShapeError(f"{kind}.obs_std must be above 0 everywhere")
+        for name in ("obs_std", "action_std"):
+            if not np.all(getattr(self, name) > 0):
+                raise ShapeError(f"{kind}.{name} must be above 0 everywhere")
 
     @property
     def no(self) -> int:
@@ -236,6 +254,11 @@ class NetworkPolicy(Record):
         return self.chol @ self.chol.T
 
     @property
+    def units(self) -> Units:
+        """What stands between the network and the world: both normalisers."""
+        return Units(self.obs_mean, self.obs_std, self.action_mean, self.action_std)
+
+    @property
     def trained(self) -> bool:
         """Whether `fit` has updated the weights, and so has set the normaliser."""
         return self.optimiser.step > 0
@@ -249,6 +272,8 @@ class NetworkPolicy(Record):
             weights=weights,
             obs_mean=np.zeros(no),
             obs_std=np.ones(no),
+            action_mean=np.zeros(nu),
+            action_std=np.ones(nu),
             chol=np.eye(nu),
             optimiser=AdamState.zero(weights),
         )
@@ -268,7 +293,10 @@ class NetworkPolicy(Record):
 
 @dataclass(frozen=True, eq=False)
 class NeuralPolicy(NetworkPolicy):
-    """u ~ N(network((obs - obs_mean) / obs_std), chol chol'); made by `initial_policy`."""
+    """u ~ N(action_mean + action_std network((obs - obs_mean) / obs_std), chol chol').
+
+    Made by `initial_policy`.
+    """
 
     @cached_property
     def _fast(self) -> tuple[Array, np.ndarray, int] | None:
@@ -294,6 +322,7 @@ class NeuralPolicy(NetworkPolicy):
             layers, sizes, activation = fast
             out = np.empty((rows.shape[0], self.nu))
             _kernels.forward_rows(layers, sizes, activation, self.obs_mean, self.obs_std, rows, out)
+            out = self.action_mean + self.action_std * out
         return out.reshape(*obs.shape[:-1], self.nu)
 
     def jacobian(self, obs: Array) -> Array:
@@ -311,6 +340,7 @@ class NeuralPolicy(NetworkPolicy):
             _kernels.jacobian_rows(
                 layers, sizes, activation, self.obs_mean, self.obs_std, rows, out
             )
+            out *= self.action_std[:, None]
         return out.reshape(*obs.shape[:-1], self.nu, self.no)
 
     def _rows(self, obs: Array) -> tuple[Array, Array]:
@@ -370,7 +400,7 @@ class NeuralPolicy(NetworkPolicy):
         """A torch module of its own, normaliser inside: raw observation to mean action."""
         from gps.policies import _modules
 
-        return _modules.WhitenedNetwork(self.built(), self.obs_mean, self.obs_std).eval()
+        return _modules.WhitenedNetwork(self.built(), self.units).eval()
 
 
 def initial_policy(

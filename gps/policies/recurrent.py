@@ -148,7 +148,10 @@ class RecurrentConfig(UserModule):
 
 @dataclass(frozen=True, eq=False)
 class RecurrentPolicy(Remembering, NetworkPolicy):
-    """u, hidden <- network((obs - obs_mean) / obs_std, hidden); made by `initial_policy`."""
+    """z, hidden <- network((obs - obs_mean) / obs_std, hidden); u = action_mean + action_std z.
+
+    Made by `initial_policy`.
+    """
 
     @property
     def _config(self) -> RecurrentConfig:
@@ -191,7 +194,8 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
         whitened = (obs.reshape(-1, T, self.no) - self.obs_mean) / self.obs_std
         with _modules.one_thread(), torch.no_grad():
             network = cast(Any, self._module).network
-            mean: Array = _along(network, torch.tensor(whitened)).numpy()
+            output: Array = _along(network, torch.tensor(whitened)).numpy()
+        mean = self.action_mean + self.action_std * output
         return mean.reshape(*obs.shape[:-1], self.nu)
 
     def fit(
@@ -210,7 +214,7 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
         """A torch module of its own: raw observation and hidden state to mean action and hidden."""
         from gps.policies import _modules
 
-        return _modules.WhitenedRecurrent(self.built(), self.obs_mean, self.obs_std).eval()
+        return _modules.WhitenedRecurrent(self.built(), self.units).eval()
 
 
 class _ThroughTime(training.TorchGradient):

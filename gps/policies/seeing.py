@@ -131,6 +131,8 @@ class SeeingModuleConfig(UserModule):
             weights=weights,
             obs_mean=np.zeros(no),
             obs_std=np.ones(no),
+            action_mean=np.zeros(nu),
+            action_std=np.ones(nu),
             chol=np.eye(nu),
             optimiser=AdamState.zero(weights),
             image_shape=tuple(image_shape),
@@ -190,7 +192,10 @@ class SeeingModuleConfig(UserModule):
 
 @dataclass(frozen=True, eq=False)
 class SeeingPolicy(NetworkPolicy):
-    """u ~ N(network((obs - obs_mean) / obs_std, images), chol chol'); made by `initial_policy`."""
+    """u ~ N(action_mean + action_std network((obs - obs_mean) / obs_std, images), chol chol').
+
+    Made by `initial_policy`.
+    """
 
     image_shape: tuple[int, ...] = (0, 0, 0)
     """Height, width and channels of a picture."""
@@ -346,7 +351,7 @@ class SeeingPolicy(NetworkPolicy):
         """A torch module of its own: raw observation and pictures to mean action."""
         from gps.policies import _modules
 
-        return _modules.WhitenedSeeing(self.built(), self.obs_mean, self.obs_std).eval()
+        return _modules.WhitenedSeeing(self.built(), self.units).eval()
 
 
 def _entries(data: TrainingData, names: Sequence[str]) -> Array:

@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
 from gps.policies import _kernels
-from gps.policies.neural import AdamState, GlobalPolicy, Network, NetworkPolicy, PlainLayout
+from gps.policies.neural import (
+    AdamState,
+    GlobalPolicy,
+    Network,
+    NetworkPolicy,
+    PlainLayout,
+    Units,
+)
 from gps.types import (
     Array,
     Images,
@@ -60,8 +67,9 @@ class TrainingConfig:
     """Memory of the running mean of the squared gradient, in [0, 1)."""
     eps: float = 1e-8
     """Added to the root of the squared gradient, whose unit is set by precisions of mean 1."""
-    weight_decay: float = 0.0
-    """Factor of 1/2 |weights|^2 in the loss, measured against precisions of mean 1; not below 0."""
+    weight_decay: float = 1e-3
+    """Factor of 1/2 |weights|^2 in the loss, with actions in units of their spread and precisions
+    of mean 1; not below 0."""
     weight_cap: float = 2.0
     """Largest sample weight, as a multiple of the median; at least 1, infinite for no cap."""
     entropy_weight: float = 0.0
@@ -131,17 +139,19 @@ class TrainingData(Record):
 
 @dataclass(frozen=True, eq=False)
 class Problem(Record):
-    """What the optimiser sees: whitened observations, weights and scale inside the precisions.
+    """What the optimiser sees: whitened observations, actions in units of their spread, weights
+    and scale inside the precisions.
 
     The precisions of a run can grow by orders of magnitude. Their weighted mean is divided out
     (`scale`), so that the state of Adam, its eps and the weight decay keep their meaning from one
-    training to the next. Losses times `scale` are in nats.
+    training to the next, and from one robot to another. Losses times `scale` are in nats.
     """
 
     obs: Array  # (n, no) whitened
-    target: Array  # (n, nu)
-    precision: Array  # (n, nu, nu) w_i P_i / scale, symmetric; mean of the diagonals 1
+    target: Array  # (n, nu) (target - action_mean) / action_std
+    precision: Array  # (n, nu, nu) of them, w_i P_i / scale, symmetric; mean of the diagonals 1
     scale: float
+    units: Units
 
     def __post_init__(self) -> None:
         (n, no), (_, nu) = shape_of(self, "obs", 2), shape_of(self, "target", 2)
@@ -149,7 +159,7 @@ class Problem(Record):
 
     def loss(self, action: Array) -> float:
         """Mean loss over all samples in nats; action (n, nu) holds the policy's means there."""
-        d = action - self.target
+        d = (action - self.units.action_mean) / self.units.action_std - self.target
         return float(self.scale * 0.5 * np.einsum("ni,nij,nj->", d, self.precision, d) / len(d))
 
 
@@ -263,10 +273,11 @@ def means_at(policy: Any, data: TrainingData) -> Array:
 
 
 def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, Problem]:
-    """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
+    """The policy with normalisers and covariance for `data`, and the problem for the optimiser.
 
-    The normaliser is taken from the first data set and kept from then on: a later change of it
-    would change what the trained weights compute.
+    The normalisers are taken from the first data set and kept from then on: a later change of them
+    would change what the trained weights compute. The spread of the actions is that of the targets
+    and of the noise around them, so it is above zero where all targets are one.
     """
     if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
         raise ShapeError(
@@ -274,18 +285,30 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
             f"{data.obs.shape[1]} and {data.target.shape[1]}"
         )
     _check_numbers(data)
+    variance = policy_variance(data, config)
     if not policy.trained:
-        std = np.maximum(data.obs.std(axis=0), config.std_floor)
-        policy = replace(policy, obs_mean=data.obs.mean(axis=0), obs_std=std)
-    policy = replace(policy, chol=np.diag(np.sqrt(policy_variance(data, config))))
+        policy = replace(
+            policy,
+            obs_mean=data.obs.mean(axis=0),
+            obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
+            action_mean=data.target.mean(axis=0),
+            action_std=np.sqrt(data.target.var(axis=0) + variance),
+        )
+    policy, units = replace(policy, chol=np.diag(np.sqrt(variance))), policy.units
 
     weight = capped_weights(data.weight, config.weight_cap)
     precision = weight[:, None, None] * (0.5 * (data.precision + data.precision.transpose(0, 2, 1)))
+    precision *= np.outer(units.action_std, units.action_std)
     scale = float(np.einsum("nii->", precision) / (data.n * policy.nu))
     if not 0 < scale < np.inf:
         raise FitError(f"the mean precision of the targets must be above 0, got {scale:.3g}")
-    obs = (data.obs - policy.obs_mean) / policy.obs_std
-    return policy, Problem(obs=obs, target=data.target, precision=precision / scale, scale=scale)
+    return policy, Problem(
+        obs=(data.obs - units.obs_mean) / units.obs_std,
+        target=(data.target - units.action_mean) / units.action_std,
+        precision=precision / scale,
+        scale=scale,
+        units=units,
+    )
 
 
 def capped_weights(weight: Array, cap: float) -> Array:

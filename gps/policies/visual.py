@@ -496,12 +496,15 @@ def _finetuned(
     rng: np.random.Generator,
 ) -> TrainingResult:
     """Head and convolutions after training together on the policy's loss."""
-    from gps.policies import _vision
+    from gps.policies import _modules, _vision
 
     c, head = policy.network, policy.head
     _, problem = training.prepare(head, seen, config)
     device = _vision.training_device_of(c.device)
-    network = _vision.SeeingNetwork(policy.encoder.module(), head.module())
+    # the problem's actions are the outputs of the network
+    units = head.units._replace(action_mean=np.zeros(head.nu), action_std=np.ones(head.nu))
+    whitened = _modules.WhitenedNetwork(head.built(), units)
+    network = _vision.SeeingNetwork(policy.encoder.module(), whitened)
     batches = training.minibatches(data.n, c.finetune_steps, c.batch_size, rng)
     assert data.images is not None
     losses = _vision.train_whole(
