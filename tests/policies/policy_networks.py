@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,12 @@ class GatedNetwork:
 
     def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
         return None
+
+
+def in_other_units(data: TrainingData, unit: Array, offset: Array) -> TrainingData:
+    """The same data where an action counts as offset + unit * action; unit, offset (nu,)."""
+    precision = data.precision / np.outer(unit, unit)
+    return replace(data, target=offset + unit * data.target, precision=precision)
 
 
 def some_data(n: int = 120, no: int = 6, nu: int = 3, seed: int = 0) -> TrainingData:

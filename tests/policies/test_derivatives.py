@@ -84,6 +84,17 @@ def test_the_derivative_is_that_of_finite_differences(network):
         policy.jacobian(obs[..., 1:])
 
 
+@pytest.mark.parametrize("network", NETWORKS, ids=repr)
+def test_the_derivative_is_in_the_units_of_the_actions(network):
+    mean, std = np.array([5.0, -2e4]), np.array([1e-3, 1e3])
+    policy = replace(some_policy(network), action_mean=mean, action_std=std)
+    obs = stream(0, "obs").normal(size=(20, NO)) * 2
+    found = policy.jacobian(obs) / std[:, None]
+    want = differences(policy.mean, obs) / std[:, None]
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+    assert np.abs(found).max(axis=(0, 2)).min() > 0.02
+
+
 def test_kernel_and_torch_agree():
     layers = {"hidden": (7, 5), "activation": "tanh"}
     obs = stream(0, "obs").normal(size=(50, NO))
@@ -191,6 +202,7 @@ def one_layer(no, nu):
 
 def test_a_module_of_the_users_has_one():
     policy = some_policy(ModuleConfig(module=one_layer))
+    policy = replace(policy, action_mean=np.array([1.0, -2.0]), action_std=np.array([0.2, 7.0]))
     obs = stream(0, "obs").normal(size=(9, NO))
     found = policy.jacobian(obs)
     np.testing.assert_allclose(found, differences(policy.mean, obs), rtol=1e-6, atol=1e-8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from memory_networks import ALL, RECURRENT, WINDOW, Cell, Lstm, Whole, name, some_trajectories
+from policy_networks import in_other_units
 from torch import nn
 
 from gps.errors import ConfigError, ShapeError
@@ -36,12 +37,13 @@ FACTS = PolicyFacts(obs_layout=Layout((("x", 2),)), dt=0.1)
 
 
 def a_policy(network, no=2, nu=2):
-    """Untrained, but with a normaliser that does something."""
+    """Untrained, but with normalisers that do something."""
     policy = initial_policy(network, no, nu, stream(0, "net"))
+    units = dict(action_mean=np.array([0.5, -2.0]), action_std=np.array([3.0, 0.2]))
     if network is WINDOW:
         head = replace(policy.head, obs_mean=np.arange(6.0) / 3, obs_std=np.arange(1.0, 7.0) / 2)
-        return replace(policy, head=head)
-    return replace(policy, obs_mean=np.array([1.0, -1.0]), obs_std=np.array([2.0, 0.5]))
+        return replace(policy, head=replace(head, **units))
+    return replace(policy, obs_mean=np.array([1.0, -1.0]), obs_std=np.array([2.0, 0.5]), **units)
 
 
 def trained(network):
@@ -109,6 +111,32 @@ def test_training_learns_what_only_memory_shows(network):
     gap = result.policy.mean(data.trajectories).reshape(-1, 2) - data.target
     per = 0.5 * np.einsum("ni,nij,nj->n", gap, data.precision, gap).mean()
     assert result.loss == pytest.approx(per, rel=1e-9)
+
+
+@networks
+def test_neither_unit_nor_offset_of_the_actions_matters(network):
+    data, config = some_trajectories(), TrainingConfig(steps=20, weight_decay=0.01)
+    unit, offset = np.array([1e-3, 1e3]), np.array([51.1, -2e5 / 3])
+    other = in_other_units(data, unit, offset)
+    a, b = (fit(a_policy(network), d, config, stream(0, "fit")) for d in (data, other))
+    have, want = (r.policy.mean(data.trajectories) for r in (b, a))
+    np.testing.assert_allclose((have - offset) / unit, want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("network", RECURRENT, ids=name)
+def test_normalisers_are_those_of_the_first_data(network):
+    first, second = some_trajectories(), some_trajectories(seed=1)
+    second = in_other_units(second, np.array([10.0, 0.1]), np.array([3.0, 50.0]))
+    config = TrainingConfig(steps=3)
+    policy = fit(a_policy(network), first, config, stream(0, "fit")).policy
+    np.testing.assert_allclose(policy.action_mean, first.target.mean(axis=0), rtol=1e-12)
+    variance = first.target.var(axis=0) + policy.Sigma.diagonal()
+    np.testing.assert_allclose(policy.action_std**2, variance, rtol=1e-12)
+    again = fit(policy, second, config, stream(1, "fit")).policy
+    for kept, before in zip(again.units, policy.units, strict=True):
+        np.testing.assert_array_equal(kept, before)
+    assert again.optimiser.step == 6
 
 
 def test_the_gradient_goes_back_through_time():

@@ -24,7 +24,7 @@ networks = pytest.mark.parametrize("network", NETWORKS, ids=repr)
 
 
 def make_policy(network, no=6, nu=3) -> NeuralPolicy:
-    """A policy with a normaliser, a full covariance and biases that are not zero."""
+    """A policy with normalisers, a full covariance and biases that are not zero."""
     rng = stream(1, "policy")
     policy = initial_policy(network, no, nu, rng)
     return replace(
@@ -33,6 +33,8 @@ def make_policy(network, no=6, nu=3) -> NeuralPolicy:
         obs_mean=rng.normal(size=no),
         obs_std=rng.uniform(0.5, 20, size=no),
         chol=np.tril(rng.normal(size=(nu, nu))) + 3 * np.eye(nu),
+        action_mean=rng.normal(size=nu),
+        action_std=rng.uniform(0.5, 3, size=nu),
     )
 
 
@@ -44,6 +46,22 @@ def test_mean_is_the_forward_pass_of_the_module(network):
         want = policy.module()(torch.tensor(obs)).numpy()
     assert np.abs(want).max() > 0.05
     np.testing.assert_allclose(policy.mean(obs), want, rtol=1e-12, atol=1e-12)
+
+
+@networks
+def test_actions_count_in_the_policys_units(network):
+    """In units far from one, also in those of a module of its own."""
+    mean, std = np.array([51.1, -2e5 / 3, 0.0]), np.array([1e-3, 1e3, 1.0])
+    policy = make_policy(network)
+    plain = replace(policy, action_mean=np.zeros(3), action_std=np.ones(3))
+    far = replace(policy, action_mean=mean, action_std=std)
+    obs = 10 * stream(0, "obs").normal(size=(50, 6))
+    want = plain.mean(obs)
+    assert np.ptp(want, axis=0).min() > 0.05
+    with torch.no_grad():
+        by_torch = far.module()(torch.tensor(obs)).numpy()
+    for have in (far.mean(obs), by_torch):
+        np.testing.assert_allclose((have - mean) / std, want, rtol=1e-9, atol=1e-9)
 
 
 @networks
@@ -140,7 +158,7 @@ def test_module_round_trip(network):
         for p in module.network.parameters():
             p.add_(1.0)
     np.testing.assert_array_equal(again.weights[0], policy.weights[0])
-    assert set(module.state_dict()) >= {"obs_mean", "obs_std"}
+    assert set(module.state_dict()) >= {"obs_mean", "obs_std", "action_mean", "action_std"}
 
 
 @networks
@@ -153,7 +171,7 @@ def test_pickled_policy_is_the_same_and_read_only(network):
         assert again.network == network
         assert hash(again.network) == hash(network)
         state = again.optimiser
-        for array in (again.obs_mean, again.chol, *again.weights, *state.m, *state.v):
+        for array in (*again.units, again.chol, *again.weights, *state.m, *state.v):
             assert not array.flags.writeable
             assert array.dtype == np.float64
 
@@ -210,5 +228,9 @@ def test_wrong_shapes_are_refused():
         AdamState(m=policy.weights, v=policy.weights[:2])
     with pytest.raises(ShapeError, match="obs_std"):
         replace(policy, obs_std=np.zeros(6))
+    with pytest.raises(ShapeError, match="action_std must be above 0"):
+        replace(policy, action_std=np.array([1.0, 0.0, 1.0]))
+    with pytest.raises(ShapeError, match="action_mean"):
+        replace(policy, action_mean=np.zeros(2))
     with pytest.raises(ShapeError, match="chol"):
         replace(policy, chol=np.eye(3)[:2])

@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -116,6 +116,20 @@ def test_onnxruntime_alone_computes_the_policy(exported):
         assert facts["precision"] == ("float32" if single else "float64")
         assert facts["obs_layout"] == [["joint_pos", 4], ["ee_pos", 2]]
         assert (facts["dt"], facts["experiment"], facts["seed"]) == (0.05, "arm", 2**40)
+
+
+@pytest.mark.parametrize("network", [GeluNetwork(), MLPConfig(hidden=(5,))], ids=repr)
+def test_units_far_from_one_are_not_rounded(network, tmp_path):
+    """Where the network is float32, its error counts in units of the actions' spread."""
+    mean, std = np.array([51.1, -2e5 / 3, 0.0]), np.array([1e-3, 1e3, 1.0])
+    plain = replace(make_policy(network), action_mean=np.zeros(3), action_std=np.ones(3))
+    policy, path = replace(plain, action_mean=mean, action_std=std), tmp_path / "policy.onnx"
+    path.write_bytes(gps_onnx.export_onnx(policy, FACTS))
+    obs = observations(policy)
+    want = plain.mean(obs)
+    assert np.ptp(want, axis=0).min() > 0.05
+    error = np.abs((load(path).mean(obs) - mean) / std - want).max() / np.abs(want).max()
+    assert 1e-9 < error < 1e-5 if isinstance(network, GeluNetwork) else error < 1e-9
 
 
 def test_a_loaded_policy_acts_like_the_exported_one(exported):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from memory_networks import RECURRENT, WINDOW
 from test_seeing import PLAIN
 from torch import nn
 
@@ -25,6 +26,7 @@ from gps.policies import (
     load,
 )
 from gps.policies._program import without_convolutions
+from gps.policies.export import memory_of
 from gps.rng import stream
 from gps.types import Layout
 
@@ -94,6 +96,63 @@ def test_a_precision_that_is_not_used_is_not_stored():
         assert config_io.from_json(config_io.to_json(config)) == config
     with pytest.raises(ConfigError, match=r"VisionConfig\.precision: .*'half'.*float64"):
         VisionConfig(precision="half")
+
+
+UNITS = dict(action_mean=np.array([51.1, -2e5 / 3]), action_std=np.array([1e-3, 1e3]))
+
+
+def in_far_units(policy):
+    """The same policy where an action a counts as action_mean + action_std a."""
+    if hasattr(policy, "head"):
+        return replace(policy, head=replace(policy.head, **UNITS))
+    return replace(policy, **UNITS)
+
+
+def net(network):
+    return initial_policy(network, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+
+
+PLAIN_POLICIES = {
+    "mlp": lambda: mlp(),
+    "window": lambda: net(WINDOW),
+    "recurrent": lambda: net(RECURRENT[0]),
+    "seeing": lambda: net(PLAIN),
+    "vision": lambda: visual(),
+}
+
+
+@pytest.mark.parametrize("end", ["pt2", "onnx"])
+@pytest.mark.parametrize("kind", PLAIN_POLICIES)
+def test_the_program_acts_in_the_policys_units(kind, end, tmp_path):
+    """Every error counts in units of the actions' spread, however far they are from zero."""
+    if end == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    plain, rng = PLAIN_POLICIES[kind](), np.random.default_rng(0)
+    policy, facts = in_far_units(plain), replace(FACTS, memory0=memory_of(plain))
+    inputs = [rng.normal(size=(20, 4, 2) if facts.memory0 else (20, 2))]
+    if kind in ("seeing", "vision"):
+        facts = replace(facts, image_shape=SHAPE)
+        inputs.append(rng.integers(0, 256, (20, *SHAPE), dtype=np.uint8))
+    path = tmp_path / f"p.{end}"
+    path.write_bytes((export_onnx if end == "onnx" else export_program)(policy, facts))
+    want, again = plain.mean(*inputs), load(path)
+    assert np.ptp(want.reshape(-1, 2), axis=0).min() > 0.01
+    tolerance = {"vision": 1e-5, "recurrent": 1e-6}.get(kind, 1e-9) * np.abs(want).max()
+
+    def error(mean):
+        return np.abs((mean - UNITS["action_mean"]) / UNITS["action_std"] - want).max()
+
+    assert error(policy.mean(*inputs)) < 1e-9
+    assert error(again.mean(*inputs)) < tolerance
+    if kind == "mlp":  # an observation in float32 is rounded, and nothing else
+        if end == "onnx":
+            path.write_bytes(export_onnx(policy, replace(facts, single_obs=True)))
+            mean = load(path).mean(inputs[0])
+        else:
+            mean = again.module()(torch.tensor(inputs[0]).float())[0].detach().numpy()
+        want = plain.mean(inputs[0].astype(np.float32))
+        assert error(mean) < 1e-9
 
 
 def mlp():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from policy_networks import in_other_units
 from torch import nn
 
 from gps.errors import ConfigError, GPSError, ShapeError
@@ -84,6 +85,19 @@ def test_the_whole_network_is_trained_on_the_policys_loss():
     moved = [np.abs(a - b).max() for a, b in zip(start.weights, policy.weights, strict=True)]
     assert moved[0] > 1e-2  # the convolution too
     assert result.trace[-1] < 0.1 * result.trace[0]
+
+
+def test_neither_unit_nor_offset_of_the_actions_matters():
+    data, config = some_data(), TrainingConfig(steps=20, weight_decay=0.01)
+    unit, offset = np.array([1e-3, 1e3]), np.array([51.1, -2e5 / 3])
+    other = in_other_units(data, unit, offset)
+    a, b = (fit(fresh(PLAIN), d, config, stream(0, "fit")) for d in (data, other))
+    have, want = (r.policy.mean(data.obs, data.images) for r in (b, a))
+    np.testing.assert_allclose((have - offset) / unit, want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
+    again = fit(b.policy, data, config, stream(1, "fit")).policy
+    for kept, before in zip(again.units, b.policy.units, strict=True):
+        np.testing.assert_array_equal(kept, before)
 
 
 def test_the_gradient_is_that_of_the_loss():

@@ -57,7 +57,10 @@ def vectors(policy):
 def assert_same_bytes(a, b):
     for x, y in zip(vectors(a.policy), vectors(b.policy), strict=True):
         np.testing.assert_array_equal(x, y)
-    np.testing.assert_array_equal(a.policy.chol, b.policy.chol)
+    for x, y in zip(
+        (*a.policy.units, a.policy.chol), (*b.policy.units, b.policy.chol), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(a.trace, b.trace)
     assert a.loss == b.loss
     assert a.policy.optimiser.step == b.policy.optimiser.step

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from policy_networks import GatedNetwork, TorchMLP, some_data
+from policy_networks import GatedNetwork, TorchMLP, in_other_units, some_data
 
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
 from gps.policies import (
@@ -45,20 +45,30 @@ def start(network, data, seed=0):
 
 def assert_same_bytes(a, b):
     arrays_a, arrays_b = (
-        (p.obs_mean, p.obs_std, p.chol, *p.weights, *p.optimiser.m, *p.optimiser.v) for p in (a, b)
+        (*p.units, p.chol, *p.weights, *p.optimiser.m, *p.optimiser.v) for p in (a, b)
     )
     for x, y in zip(arrays_a, arrays_b, strict=True):
         np.testing.assert_array_equal(x, y)
     assert a.optimiser.step == b.optimiser.step
 
 
+def action_units(data, config):
+    """Mean and spread of the actions: of the targets, and of the noise around them."""
+    w = capped_weights(data.weight, config.weight_cap)
+    P = np.mean([w[i] * np.diag(data.precision[i]) for i in range(data.n)], axis=0) / w.mean()
+    mean = data.target.sum(axis=0) / data.n
+    return mean, np.sqrt(((data.target - mean) ** 2).sum(axis=0) / data.n + 1 / P)
+
+
 def torch_training(policy, data, config, rng):
     """The same training with torch.optim: (weights, running means of gradient, square, losses)."""
     obs = (data.obs - data.obs.mean(axis=0)) / np.maximum(data.obs.std(axis=0), config.std_floor)
     w = capped_weights(data.weight, config.weight_cap)
-    P = w[:, None, None] * data.precision
+    mean, std = action_units(data, config)
+    P = w[:, None, None] * data.precision * std[:, None] * std
     scale = np.trace(P.sum(axis=0)) / (data.n * data.target.shape[1])
-    obs, target, P = torch.tensor(obs), torch.tensor(data.target), torch.tensor(P / scale)
+    target = (data.target - mean) / std
+    obs, target, P = torch.tensor(obs), torch.tensor(target), torch.tensor(P / scale)
     network = policy.module().network
     optimiser = torch.optim.Adam(
         network.parameters(),
@@ -189,14 +199,21 @@ def test_arguments_are_not_changed():
 
 def test_loss_falls_and_is_the_formula():
     data = some_data(n=400)
-    config = TrainingConfig(steps=1500, trace_points=30)
+    config = TrainingConfig(
+        steps=2500, trace_points=30
+    )  # it begins at the mean action, not at zero
     result = fit(start(MLPConfig(), data), data, config, stream(0, "batches"))
     assert result.trace.shape == (30,)
     assert result.trace[-1] < 0.05 * result.trace[0]
     w = capped_weights(data.weight, 2.0)
-    d = result.policy.mean(data.obs) - data.target
-    loss = sum(0.5 * w[i] * d[i] @ data.precision[i] @ d[i] for i in range(data.n)) / data.n
-    np.testing.assert_allclose(result.loss, loss, rtol=1e-10)
+
+    def loss_of(action):
+        d = action - data.target
+        return sum(0.5 * w[i] * d[i] @ data.precision[i] @ d[i] for i in range(data.n)) / data.n
+
+    np.testing.assert_allclose(result.loss, loss_of(result.policy.mean(data.obs)), rtol=1e-10)
+    at_the_mean = loss_of(data.target.mean(axis=0))
+    assert 0.1 * at_the_mean < result.trace[0] < at_the_mean < 0.5 * loss_of(0.0)
 
 
 def test_learns_a_linear_law():
@@ -210,9 +227,10 @@ def test_learns_a_linear_law():
         weight=np.ones(500),
     )
     policy = start(MLPConfig(hidden=()), data)
-    config = TrainingConfig(steps=4000, learning_rate=0.3)
+    config = TrainingConfig(steps=4000, learning_rate=0.3, weight_decay=0.0)
     policy = fit(policy, data, config, stream(0, "batches")).policy
     (W, b), new = policy.weights, rng.normal(size=(50, 5)) * 100
+    W, b = policy.action_std[:, None] * W, policy.action_mean + policy.action_std * b
     np.testing.assert_allclose(W / policy.obs_std, K, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(b - W @ (policy.obs_mean / policy.obs_std), k, rtol=1e-5)
     np.testing.assert_allclose(policy.mean(new), new @ K.T + k, rtol=1e-4, atol=1e-4)
@@ -227,7 +245,7 @@ def test_learns_a_nonlinear_law(activation):
         obs=obs[:2000], target=target[:2000], precision=np.tile(np.eye(2), (2000, 1, 1)),
         weight=np.ones(2000),
     )  # fmt: skip
-    config = TrainingConfig(steps=12000, learning_rate=5e-3)
+    config = TrainingConfig(steps=12000, learning_rate=5e-3, weight_decay=0.0)
     policy = start(MLPConfig(activation=activation), data)
     policy = fit(policy, data, config, stream(0, "batches")).policy
     error = policy.mean(obs[2000:]) - target[2000:]
@@ -240,19 +258,73 @@ def test_precisions_decide_between_contradicting_targets():
     precision = np.where(np.arange(n) % 2, 3.0, 1.0)[:, None, None]
     weight = np.where(np.arange(n) % 2, 1.0, 2.0)
     data = TrainingData(obs=np.ones((n, 1)), target=target, precision=precision, weight=weight)
-    config = TrainingConfig(steps=3000, batch_size=n, learning_rate=0.05)
+    config = TrainingConfig(steps=3000, batch_size=n, learning_rate=0.05, weight_decay=0.0)
     policy = fit(start(MLPConfig(hidden=()), data), data, config, stream(0, "b")).policy
     np.testing.assert_allclose(policy.mean(np.ones(1)), (3 * 1 - 1 * 2) / (3 + 2), atol=1e-6)
 
 
-def test_scale_of_the_precisions_changes_the_loss_only():
+def test_scale_of_the_precisions_changes_the_loss_and_the_share_of_the_noise_only():
+    """The noise counts in the spread of the actions; once it is small, its size has no part."""
     data, config = some_data(), TrainingConfig(steps=100)
-    big = replace(data, precision=data.precision * 2.0**20)
-    a, b = (fit(start(MLPConfig(), data), d, config, stream(0, "b")) for d in (data, big))
+    mean, std = action_units(data, config)
+    factors = [1.0, 2.0**-4, 2.0**30, 2.0**50]
+    given = [replace(data, precision=data.precision * f) for f in factors]
+    a, b, c, d = (fit(start(MLPConfig(), data), g, config, stream(0, "b")) for g in given)
+    for factor, result in zip(factors, (a, b, c, d), strict=True):
+        np.testing.assert_allclose(result.policy.Sigma, a.policy.Sigma / factor, rtol=1e-12)
+        want = np.sqrt(std**2 + (1 / factor - 1) * a.policy.Sigma.diagonal())
+        np.testing.assert_allclose(result.policy.action_std, want, rtol=1e-12)
+        np.testing.assert_allclose(result.policy.action_mean, mean, rtol=1e-12)
+    assert not np.allclose(a.policy.weights[0], b.policy.weights[0], rtol=0, atol=1e-4)
+    for x, y in zip(c.policy.weights, d.policy.weights, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(d.loss, c.loss * 2**20, rtol=1e-6)
+
+
+def test_a_unit_that_is_a_power_of_two_changes_no_byte_of_the_weights():
+    data, config = some_data(), TrainingConfig(steps=100)
+    unit = np.array([2.0**-10, 2.0**10, 2.0**3])
+    other = in_other_units(data, unit, np.zeros(3))
+    a, b = (fit(start(MLPConfig(), data), d, config, stream(0, "b")) for d in (data, other))
     for x, y in zip(a.policy.weights, b.policy.weights, strict=True):
         np.testing.assert_array_equal(x, y)
-    np.testing.assert_allclose(b.loss, a.loss * 2**20, rtol=1e-12)
-    np.testing.assert_allclose(b.policy.Sigma, a.policy.Sigma / 2**20, rtol=1e-12)
+    np.testing.assert_array_equal(b.policy.mean(data.obs), unit * a.policy.mean(data.obs))
+    np.testing.assert_array_equal(b.policy.Sigma, np.outer(unit, unit) * a.policy.Sigma)
+    assert a.loss == b.loss
+
+
+@pytest.mark.parametrize("kind", [MLPConfig, TorchMLP])
+def test_neither_unit_nor_offset_of_the_actions_matters(kind):
+    data = some_data()
+    config = TrainingConfig(steps=200, learning_rate=1e-2, weight_decay=1e-2)
+    unit, offset = np.array([1e-3, 1e3, 1.0]), np.array([5.0, -4e6, 7e3])
+    other = in_other_units(data, unit, offset)
+    network = kind(activation="tanh", output_init_scale=1.0)
+    policy = start(network, data)
+    a, b = (fit(policy, d, config, stream(0, "batches")) for d in (data, other))
+    want = a.policy.mean(data.obs)
+    np.testing.assert_allclose(
+        (b.policy.mean(data.obs) - offset) / unit, want, rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
+    np.testing.assert_allclose(b.trace, a.trace, rtol=1e-6)
+    np.testing.assert_allclose(b.policy.Sigma, np.outer(unit, unit) * a.policy.Sigma, rtol=1e-9)
+    for x, y in zip(a.policy.weights, b.policy.weights, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+    free = fit(policy, data, replace(config, weight_decay=0.0), stream(0, "batches"))
+    assert np.abs(free.policy.mean(data.obs) - want).max() > 1e-3  # the decay has its part
+
+
+def test_targets_that_are_all_one_constant():
+    data, constant = some_data(), np.array([3e-5, -8e4, 0.0])
+    data = replace(data, target=np.tile(constant, (data.n, 1)))
+    config = TrainingConfig(steps=1500, learning_rate=1e-2)
+    policy = fit(start(MLPConfig(hidden=(8,)), data), data, config, stream(0, "b")).policy
+    noise = np.sqrt(policy_variance(data, config))
+    assert noise.min() > 0
+    np.testing.assert_allclose(policy.action_std, noise, rtol=1e-9)
+    np.testing.assert_allclose(policy.action_mean, constant, rtol=1e-12)
+    np.testing.assert_allclose((policy.mean(data.obs) - constant) / noise, 0.0, atol=1e-3)
 
 
 def test_an_asymmetric_precision_counts_by_its_symmetric_part():
@@ -265,19 +337,24 @@ def test_an_asymmetric_precision_counts_by_its_symmetric_part():
     np.testing.assert_allclose(a.policy.weights[0], b.policy.weights[0], rtol=1e-9, atol=1e-12)
 
 
-def test_normaliser_is_that_of_the_first_data():
+@pytest.mark.parametrize("kind", [MLPConfig, TorchMLP])
+def test_normalisers_are_those_of_the_first_data(kind):
     first, second = some_data(seed=0), some_data(seed=1)
     flat = first.obs.copy()
     flat[:, 1] = 4.0
     first, config = replace(first, obs=flat), TrainingConfig(steps=5, std_floor=0.02)
-    policy = fit(start(MLPConfig(), first), first, config, stream(0, "b")).policy
+    policy = fit(start(kind(), first), first, config, stream(0, "b")).policy
     np.testing.assert_allclose(policy.obs_mean, flat.mean(axis=0), rtol=1e-14)
     want = flat.std(axis=0)
     want[1] = 0.02
     np.testing.assert_allclose(policy.obs_std, want, rtol=1e-14)
+    mean, std = action_units(first, config)
+    np.testing.assert_allclose(policy.action_mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(policy.action_std, std, rtol=1e-12)
+    second = in_other_units(second, np.array([10.0, 0.1, 3.0]), np.full(3, 100.0))
     again = fit(policy, second, config, stream(1, "b")).policy
-    np.testing.assert_array_equal(again.obs_mean, policy.obs_mean)
-    np.testing.assert_array_equal(again.obs_std, policy.obs_std)
+    for kept, before in zip(again.units, policy.units, strict=True):
+        np.testing.assert_array_equal(kept, before)
     assert again.optimiser.step == 10
     assert not np.array_equal(again.chol, policy.chol)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from policy_networks import in_other_units
 
 from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
@@ -104,13 +105,21 @@ def test_feature_point_is_the_mean_of_the_softmax():
     np.testing.assert_allclose(points, np.array(want_x + want_y), atol=1e-5)
 
 
-def test_finetuning_lowers_the_policys_loss(trained):
-    data = some_data()
+@pytest.mark.parametrize(("unit", "offset"), [(1.0, 0.0), (1e-3, 0.7)])
+def test_finetuning_lowers_the_policys_loss(trained, unit, offset):
+    """Whatever unit and offset the actions have: losses are in nats."""
+    data = in_other_units(some_data(), np.full(2, unit), np.full(2, offset))
     config = replace(trained.policy.network, finetune_steps=300, finetune_rate=2e-3)
     start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     tuned = fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
     assert tuned.loss < 0.8 * trained.loss
-    assert len(tuned.trace) > len(trained.trace)
+    before = len(trained.trace)
+    np.testing.assert_allclose(tuned.trace[:before], trained.trace, rtol=1e-3)
+    assert len(tuned.trace) > before
+    assert tuned.trace[before] < 2.0 * trained.loss  # it goes on from where the head was
+    fresh = some_data(n=100, seed=2)
+    action = (tuned.policy.mean(fresh.obs, fresh.images) - offset) / unit
+    assert np.sqrt(((action - fresh.target) ** 2).mean()) < 0.1
 
 
 @pytest.mark.parametrize("finetune_steps", [0, 30])
