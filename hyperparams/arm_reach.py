@@ -38,9 +38,8 @@ experiment = Experiment(
         sample_from="policy",
         # Then the policy that acts next must be near to the one that acted last, and a network
         # trained from scratch is not.
-        restart=False,
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
-        training=TrainingConfig(steps=2000, batch_size=25, weight_decay=1e-3),
+        training=TrainingConfig(steps=2000, batch_size=25),
         replay=10,
         dynamics=DynamicsConfig(ridge=1e-5),
         step=StepConfig(kl_max=0.7, min_mult=0.2, max_mult=1.0),

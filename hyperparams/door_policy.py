@@ -84,9 +84,8 @@ experiment = Experiment(
         # With rollouts of the local controllers the bar slips off the hook now and then: at 1 nat a
         # step the policy opened the door from three of the four trained places in the end.
         sample_from="policy",
-        restart=False,
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
+        training=TrainingConfig(steps=4000, batch_size=25),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
         # Short steps: with 1 nat a step success comes and goes from one iteration to the next.
         step=StepConfig(kl_max=0.5, min_mult=0.1, max_mult=1.0),

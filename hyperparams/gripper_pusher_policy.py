@@ -70,9 +70,8 @@ experiment = Experiment(
         # Rollouts of the local controllers do not show what the policy's own small errors lead to:
         # with them, at 1 nat a step, it succeeded from three of the four trained starts in the end.
         sample_from="policy",
-        restart=False,
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
+        training=TrainingConfig(steps=4000, batch_size=25),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=0.5, min_mult=0.1, max_mult=1.0),
         replay=20,

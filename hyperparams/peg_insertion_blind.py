@@ -64,9 +64,8 @@ experiment = Experiment(
         # the peg then shows in rollouts of the policy only. With those of the controllers, which
         # see the peg, success comes and goes from one iteration to the next.
         sample_from="policy",
-        restart=False,
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-3),
+        training=TrainingConfig(steps=4000, batch_size=25),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,

@@ -35,7 +35,7 @@ experiment = Experiment(
     algorithm=PIGPSConfig(
         pi2=PI2Config(kl_max=1.0),
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
-        training=TrainingConfig(steps=2000, batch_size=25, weight_decay=1e-3),
+        training=TrainingConfig(steps=2000, batch_size=25),
     ),
     samples=20,
     iterations=15,

@@ -117,8 +117,8 @@ class BADMMConfig(PolicyAlgorithm):
     """Its training in every S-step."""
     sgd: SGDConfig = field(default_factory=SGDConfig)
     """How processes share the training."""
-    restart: bool = False
-    """Train a fresh network in every S-step; False continues from the last weights."""
+    restart: bool | None = None
+    """Train a fresh network in every S-step, or continue; as `MDGPSConfig.restart`."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""

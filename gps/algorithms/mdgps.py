@@ -53,13 +53,12 @@ class MDGPSConfig(PolicyAlgorithm):
     """Its training in every iteration."""
     sgd: SGDConfig = field(default_factory=SGDConfig)
     """How processes share the training."""
-    restart: bool = True
-    """Train a fresh network in every iteration. A network that is trained on keeps the normaliser
-    of its first data, hold-still rollouts that say little of later ones, and generalises worse to
-    unseen start conditions: ten times as far off in peg_insertion. False continues from the last
-    weights, as the paper does. It was the better choice where the plant is unstable and stays near
-    its target (a balanced pole); sampling the policy is no reason for it: arm_reach, which does,
-    ends nearer its target with fresh networks (docs/stability.md)."""
+    restart: bool | None = None
+    """Train a fresh network in every iteration (True), or continue from the last weights (False),
+    as the paper does. None continues where the network can be rewritten for the units of new data,
+    as perceptrons can (`NetworkPolicy.in_units`); any other would keep those of its first data,
+    hold-still rollouts that say little of later ones, and is trained afresh. What both are worth:
+    docs/stability.md."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""
@@ -102,7 +101,7 @@ class MDGPSConfig(PolicyAlgorithm):
     @property
     def keeps_training(self) -> bool:
         """Whether to train once more on the same data changes the policy for the better."""
-        return not self.restart
+        return self.restart is False
 
     @property
     def trainers(self) -> int:

@@ -54,9 +54,9 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
     """Its training in every iteration."""
     sgd: SGDConfig = field(default_factory=SGDConfig)
     """How processes share the training."""
-    restart: bool = False
-    """Train a fresh network in every iteration; False continues from the last weights, so that the
-    policy that acts next stays near to the one that acted last."""
+    restart: bool | None = None
+    """Train a fresh network in every iteration, or continue, so that the policy that acts next stays
+    near to the one that acted last; as `MDGPSConfig.restart`."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""

@@ -533,7 +533,7 @@ def train_policy(
     policy: PolicyState,
     data: list[TrainingData],
     config: TrainingConfig,
-    restart: bool,
+    restart: bool | None,
     seed: int,
     iteration: int,
     call: int,
@@ -549,7 +549,7 @@ def train_policy_on(
     data: Sequence[Any],
     config: TrainingConfig,
     sgd: SGDConfig,
-    restart: bool,
+    restart: bool | None,
     seed: int,
     iteration: int,
     call: int,
@@ -567,11 +567,15 @@ def train_policy_on(
 
 
 def _to_train(
-    policy: PolicyState, restart: bool, seed: int, iteration: int, call: int
+    policy: PolicyState, restart: bool | None, seed: int, iteration: int, call: int
 ) -> GlobalPolicy:
-    """The policy that a training starts from: the last one, or a fresh one."""
+    """The policy that a training starts from: the last one, or a fresh one.
+
+    restart: None for a fresh one where the last cannot follow the units of new data.
+    """
     start = policy.policy
-    return start.restarted(stream(seed, "restarted policy", iteration, call)) if restart else start
+    fresh = not start.follows_units if restart is None else restart
+    return start.restarted(stream(seed, "restarted policy", iteration, call)) if fresh else start
 
 
 def _trained(result: TrainingResult) -> PolicyState:

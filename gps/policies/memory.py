@@ -250,6 +250,11 @@ class WindowPolicy(Remembering, Record):
         """Whether `fit` has updated the weights."""
         return self.head.trained
 
+    @property
+    def follows_units(self) -> bool:
+        """Whether a further training takes up the units of its data."""
+        return self.head.follows_units
+
     @cached_property
     def memory0(self) -> Array:
         """NaN: nothing has been seen, and the first observation stands in for it."""

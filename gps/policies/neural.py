@@ -7,7 +7,7 @@ that a rollout can call thousands of times; every other network takes the slower
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -99,6 +99,12 @@ class GlobalPolicy(Protocol):
     @property
     def trained(self) -> bool:
         """Whether its weights come of a training."""
+        ...
+
+    @property
+    def follows_units(self) -> bool:
+        """Whether a further training takes up the units of its data: see
+        `NetworkPolicy.in_units`."""
         ...
 
     def restarted(self, rng: np.random.Generator) -> GlobalPolicy:
@@ -277,6 +283,30 @@ class NetworkPolicy(Record):
             chol=np.eye(nu),
             optimiser=AdamState.zero(weights),
         )
+
+    @property
+    def follows_units(self) -> bool:
+        """Whether `in_units` can rewrite the network."""
+        return self.network.plain_layout(self.no, self.nu) is not None
+
+    def in_units(self, units: Units) -> Self:
+        """The same function of raw observations, by a network that counts in other units.
+
+        For a network of plain layers (`plain_layout`), which can be rewritten: the first layer takes
+        up the change of the observations, the last one that of the actions. The optimiser begins
+        anew. Any other network keeps its units.
+        """
+        if not self.follows_units or all(map(np.array_equal, units, self.units)):
+            return self
+        old, weights = self.units, [np.array(w) for w in self.weights]
+        weights[1] += weights[0] @ ((units.obs_mean - old.obs_mean) / old.obs_std)
+        weights[0] *= units.obs_std / old.obs_std
+        weights[-2] *= (old.action_std / units.action_std)[:, None]
+        weights[-1] *= old.action_std
+        weights[-1] += old.action_mean - units.action_mean
+        weights[-1] /= units.action_std
+        optimiser = AdamState.zero(weights)
+        return replace(self, weights=tuple(weights), optimiser=optimiser, **units._asdict())
 
     def restarted(self, rng: np.random.Generator) -> Self:
         """An untrained policy of the same network and sizes."""

@@ -275,9 +275,9 @@ def means_at(policy: Any, data: TrainingData) -> Array:
 def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, Problem]:
     """The policy with normalisers and covariance for `data`, and the problem for the optimiser.
 
-    The normalisers are taken from the first data set and kept from then on: a later change of them
-    would change what the trained weights compute. The spread of the actions is that of the targets
-    and of the noise around them, so it is above zero where all targets are one.
+    The normalisers are those of the data; a policy that was trained before is rewritten in them
+    (`NetworkPolicy.in_units`), and computes what it did. The spread of the actions is that of the
+    targets and of the noise around them, so it is above zero where all targets are one.
     """
     if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
         raise ShapeError(
@@ -286,14 +286,16 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
         )
     _check_numbers(data)
     variance = policy_variance(data, config)
-    if not policy.trained:
-        policy = replace(
-            policy,
-            obs_mean=data.obs.mean(axis=0),
-            obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
-            action_mean=data.target.mean(axis=0),
-            action_std=np.sqrt(data.target.var(axis=0) + variance),
-        )
+    units = Units(
+        obs_mean=data.obs.mean(axis=0),
+        obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
+        action_mean=data.target.mean(axis=0),
+        action_std=np.sqrt(data.target.var(axis=0) + variance),
+    )
+    if policy.trained:
+        policy = policy.in_units(units)
+    else:
+        policy = replace(policy, **units._asdict())
     policy, units = replace(policy, chol=np.diag(np.sqrt(variance))), policy.units
 
     weight = capped_weights(data.weight, config.weight_cap)

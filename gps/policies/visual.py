@@ -399,6 +399,11 @@ class VisualPolicy(Record):
         """Whether `fit` has updated the weights."""
         return self.head.trained
 
+    @property
+    def follows_units(self) -> bool:
+        """Whether a further training takes up the units of its data."""
+        return self.head.follows_units
+
     def restarted(self, rng: np.random.Generator) -> VisualPolicy:
         """With a fresh head; what the convolutions have learned about pictures stays."""
         return replace(self, head=self.head.restarted(rng))

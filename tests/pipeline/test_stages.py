@@ -140,7 +140,7 @@ def test_values_that_cannot_work_are_refused():
         replace(gps.load("point_mass"), seed=10**20)
     with pytest.raises(ConfigError, match=r"gps\.load"):
         list(gps.run("point_mass"))
-    assert MDGPSConfig().restart
+    assert MDGPSConfig().restart is None
 
 
 def test_a_file_that_exits_is_an_error_with_its_line(tmp_path):

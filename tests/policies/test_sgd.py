@@ -45,6 +45,7 @@ networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.ke
 
 def start(network, data=DATA):
     policy = initial_policy(network, data.obs.shape[1], data.target.shape[1], stream(0, "policy"))
+    policy, _ = prepare(policy, data, CONFIG)  # in the units of the data, which a training keeps
     # Adam's state is not that of a first training
     m, v = ([rng.random(w.shape) * 1e-2 for w in policy.weights] for rng in (stream(1, "m"),) * 2)
     return replace(policy, optimiser=replace(policy.optimiser, m=tuple(m), v=tuple(v), step=5))
@@ -595,7 +596,7 @@ def test_serial_training_is_one_call_and_the_same_as_ever(restart):
 @pytest.mark.parametrize("restart", [True, False])
 @pytest.mark.parametrize("mode", ["synchronous", "local", "asynchronous"])
 def test_the_other_modes_keep_the_meaning_of_restart(mode, restart):
-    policy = start(NETWORKS["kernel"])
+    policy = start(NETWORKS["kernel"], sgd.pooled(PARTS))
     config = SGDConfig(mode=mode)
     args = (CONFIG, config, restart, 0, 4, 1)
     after = stages.train_policy_on(Serial(), PolicyState(policy=policy), PARTS, *args)
