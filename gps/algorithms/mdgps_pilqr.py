@@ -55,8 +55,8 @@ class MDGPSPILQRConfig(PolicyAlgorithm):
     sgd: SGDConfig = field(default_factory=SGDConfig)
     """How processes share the training."""
     restart: bool | None = None
-    """Train a fresh network in every iteration, or continue, so that the policy that acts next stays
-    near to the one that acted last; as `MDGPSConfig.restart`."""
+    """Train a fresh network in every iteration, or continue, so that the policy that acts next
+    stays near to the one that acted last; as `MDGPSConfig.restart`."""
     replay: int = 0
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
     the newest controllers' actions; never fewer than the newest ones."""

@@ -49,7 +49,7 @@ SCHEMA, SCHEMA_VERSION = "gps policy", 1
 FACTS_FILE = "gps_policy.json"
 """Name of the extra file with the facts."""
 SINGLE_TOLERANCE = 1e-5
-"""Agreement of actions where a part of the network is float32, relative to the largest."""
+"""Agreement of actions where a part of the network is float32, relative to their spread."""
 TOLERANCE = 1e-9
 """Of a check in float64; what torch rounds differently is far below."""
 

@@ -292,9 +292,9 @@ class NetworkPolicy(Record):
     def in_units(self, units: Units) -> Self:
         """The same function of raw observations, by a network that counts in other units.
 
-        For a network of plain layers (`plain_layout`), which can be rewritten: the first layer takes
-        up the change of the observations, the last one that of the actions. The optimiser begins
-        anew. Any other network keeps its units.
+        For a network of plain layers (`plain_layout`), which can be rewritten: the first layer
+        takes up the change of the observations, the last one that of the actions. The optimiser
+        begins anew. Any other network keeps its units.
         """
         if not self.follows_units or all(map(np.array_equal, units, self.units)):
             return self

@@ -292,10 +292,7 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
         action_mean=data.target.mean(axis=0),
         action_std=np.sqrt(data.target.var(axis=0) + variance),
     )
-    if policy.trained:
-        policy = policy.in_units(units)
-    else:
-        policy = replace(policy, **units._asdict())
+    policy = policy.in_units(units) if policy.trained else replace(policy, **units._asdict())
     policy, units = replace(policy, chol=np.diag(np.sqrt(variance))), policy.units
 
     weight = capped_weights(data.weight, config.weight_cap)

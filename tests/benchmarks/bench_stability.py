@@ -166,6 +166,11 @@ def other_restart(experiment: Experiment) -> Experiment:
     return changed(experiment, "restart", lambda restart: not restart)
 
 
+def without_decay(experiment: Experiment) -> Experiment:
+    """The policy is trained without weight decay."""
+    return changed(experiment, "training", lambda config: replace(config, weight_decay=0.0))
+
+
 def without_replay(experiment: Experiment) -> Experiment:
     """The policy is trained at the newest states only."""
     return changed(experiment, "replay", lambda _: 0)
@@ -188,6 +193,7 @@ PARTS: dict[str, Callable[[Experiment], Experiment]] = {
     "guard": without_guard,
     "last": guarded_by_last,
     "restart": other_restart,
+    "decay": without_decay,
     "replay": without_replay,
     "jacobian": by_jacobian,
     "entropy": entropy_for_floor,

@@ -77,6 +77,7 @@ def test_every_part_is_one_change_of_the_algorithm(bench):
         "guard",
         "last",
         "restart",
+        "decay",
         "replay",
         "jacobian",
         "entropy",
