@@ -44,6 +44,6 @@ experiment = Experiment(
         dynamics=DynamicsConfig(ridge=1e-5),
         step=StepConfig(kl_max=0.7, min_mult=0.2, max_mult=1.0),
     ),
-    samples=5,
-    iterations=12,
+    samples=3,
+    iterations=16,
 )

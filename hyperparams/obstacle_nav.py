@@ -62,6 +62,6 @@ experiment = Experiment(
         replay=10,
         step=StepConfig(kl_max=0.7, max_mult=1.0),
     ),
-    samples=5,
-    iterations=18,
+    samples=3,
+    iterations=20,
 )

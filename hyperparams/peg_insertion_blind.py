@@ -70,6 +70,6 @@ experiment = Experiment(
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),
-    samples=5,
-    iterations=12,
+    samples=3,
+    iterations=16,
 )

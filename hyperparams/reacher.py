@@ -42,6 +42,6 @@ experiment = Experiment(
         dynamics=DynamicsConfig(ridge=1e-6),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
-    samples=8,
-    iterations=15,
+    samples=4,
+    iterations=20,
 )
