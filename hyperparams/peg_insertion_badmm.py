@@ -61,8 +61,7 @@ experiment = Experiment(
     measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=BADMMConfig(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        # As in MDGPS, see peg_insertion.py; trained on, the network also wanders by a millimetre
-        # more in long runs.
+        # Trained on, the network wanders by a millimetre more in long runs.
         restart=True,
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-2),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=10.0)),

@@ -16,7 +16,7 @@ import numpy as np
 
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
 from gps.policies import _kernels
-from gps.types import Array, Layout, Record, freeze, readonly, shape_of
+from gps.types import Array, Layout, Record, freeze, optional, readonly, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -217,17 +217,22 @@ class NetworkPolicy(Record):
 
     network: Network
     weights: tuple[Array, ...]  # in the order of the torch module's parameters
-    obs_mean: Array  # (no,) of the first training data, in the units of the observation
+    obs_mean: Array  # (no,) of the training data, in the units of the observation
     obs_std: Array  # (no,) above zero
-    action_mean: Array  # (nu,) of the first training data, in the units of the action
-    action_std: Array  # (nu,) above zero; what the network's outputs are multiplied by
     chol: Array  # (nu, nu) lower
     optimiser: AdamState
+    action_mean: Array = optional()
+    """(nu,) of the training data, in the units of the action; zero unless given."""
+    action_std: Array = optional()
+    """(nu,) above zero, what the network's outputs are multiplied by; one unless given."""
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
         (no,), (nu, _) = shape_of(self, "obs_mean", 1), shape_of(self, "chol", 2)
         freeze(self, obs_mean=(no,), obs_std=(no,), chol=(nu, nu))
+        for name, value in (("action_mean", 0.0), ("action_std", 1.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(nu, value))
         freeze(self, action_mean=(nu,), action_std=(nu,))
         _freeze_arrays(self, "weights")
         shapes = [w.shape for w in self.weights]
@@ -278,8 +283,6 @@ class NetworkPolicy(Record):
             weights=weights,
             obs_mean=np.zeros(no),
             obs_std=np.ones(no),
-            action_mean=np.zeros(nu),
-            action_std=np.ones(nu),
             chol=np.eye(nu),
             optimiser=AdamState.zero(weights),
         )

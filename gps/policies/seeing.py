@@ -131,8 +131,6 @@ class SeeingModuleConfig(UserModule):
             weights=weights,
             obs_mean=np.zeros(no),
             obs_std=np.ones(no),
-            action_mean=np.zeros(nu),
-            action_std=np.ones(nu),
             chol=np.eye(nu),
             optimiser=AdamState.zero(weights),
             image_shape=tuple(image_shape),
