@@ -36,8 +36,6 @@ experiment = Experiment(
         # it does there. Those of the local controllers do not, and in the first iterations the
         # guard has to step in again and again.
         sample_from="policy",
-        # Then the policy that acts next must be near to the one that acted last, and a network
-        # trained from scratch is not.
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
         training=TrainingConfig(steps=2000, batch_size=25),
         replay=10,

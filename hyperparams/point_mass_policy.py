@@ -38,7 +38,6 @@ experiment = Experiment(
         # Smooth units: the policy is linearised in every iteration, and kinks hurt there.
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
         training=TrainingConfig(steps=2000, batch_size=25),
-        # Go on from the last weights: the world is simple, and the policy settles sooner.
         # Train at the states of the last two iterations: twice the states, no further rollouts.
         replay=10,
         step=StepConfig(kl_max=0.5, max_mult=1.0),

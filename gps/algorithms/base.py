@@ -72,6 +72,8 @@ class PolicyAlgorithm(LocalAlgorithm):
     trains_policy: ClassVar[bool] = True
     network: Network
     sgd: SGDConfig
+    restart: bool | None
+    replay: int
 
     @property
     def remembers(self) -> bool:
@@ -79,7 +81,17 @@ class PolicyAlgorithm(LocalAlgorithm):
         return bool(getattr(self.network, "remembers", False))
 
     def check(self, agent: Agent) -> None:
-        """ConfigError where the network depends on more than sizes, and this world lacks it."""
+        """ConfigError for options that cannot be, and where the network depends on more than sizes
+        and this world lacks it."""
+        if self.restart is not None and type(self.restart) is not bool:
+            raise ConfigError(
+                f"{type(self).__name__}.restart must be True, False or None, got {self.restart!r}"
+            )
+        if type(self.replay) is not int or self.replay < 0:
+            raise ConfigError(
+                f"{type(self).__name__}.replay must be a whole number of rollouts, 0 or more, got "
+                f"{self.replay!r}"
+            )
         if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
             raise ConfigError(
                 f"{type(self).__name__}.network must be a configuration like MLPConfig(), "

@@ -23,8 +23,10 @@ class ExplorationConfig:
     """The least noise of the controllers that are sampled."""
 
     floor: float = 0.05
-    """Least standard deviation of every action, as a share of half of its actuator's range (of
-    `action_scale`, where there is no range); 0 for no floor, below 1."""
+    """Least standard deviation of every action, as a share of half of its actuator's range, or of
+    20 standard deviations of the initial controller where that is less, or 10 where there is no
+    range (`action_scale`): by default never more noise than a run begins with. 0 for no floor,
+    below 1."""
 
     def __post_init__(self) -> None:
         number = isinstance(self.floor, int | float) and not isinstance(self.floor, bool)
@@ -45,16 +47,23 @@ UNLIMITED = 10.0
 initial controller: a floor of 5 % is half of the noise that a run begins with."""
 
 
+GENEROUS = 20.0
+"""Half of an actuator's range counts as no more than so many of them: limits far beyond what the
+task takes must not make a run noisier than its initial controller, at a floor of 5 %."""
+
+
 def action_scale(agent: Agent, initial: LinearGaussianController) -> Array:
     """Half of each actuator's range, (nu,), in the unit of the action.
 
-    Where a range has no end, UNLIMITED times the largest standard deviation over time that the
-    initial controller gives the action: what the user thought a large action.
+    The largest standard deviation over time that the initial controller gives the action says what
+    the user thought a large action: the range counts up to GENEROUS times that, and as UNLIMITED
+    times that where it has no end.
     """
     std = np.sqrt(np.einsum("tij,tij->ti", initial.chol, initial.chol)).max(axis=0)
     limits = control_range_of(agent)
     half = np.full(agent.nu, np.inf) if limits is None else 0.5 * (limits[1] - limits[0])
-    return readonly(np.where(np.isfinite(half) & (half > 0), half, UNLIMITED * std))
+    limited = np.isfinite(half) & (half > 0)
+    return readonly(np.where(limited, np.minimum(half, GENEROUS * std), UNLIMITED * std))
 
 
 def exploration_std(controller: LinearGaussianController, action_scale: Array | None) -> float:

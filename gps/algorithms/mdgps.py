@@ -100,7 +100,7 @@ class MDGPSConfig(PolicyAlgorithm):
 
     @property
     def keeps_training(self) -> bool:
-        """Whether to train once more on the same data changes the policy for the better."""
+        """Whether an asynchronous run repeats the training while no new rollouts come."""
         return self.restart is False
 
     @property

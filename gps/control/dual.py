@@ -66,7 +66,7 @@ class DualResult(Record):
     eta: float  # cost units per nat, that the controller was computed with
     kl: Array  # (T,) nats, under the marginals, or those of `DualConfig.kl_under`
     kl_max: float  # nats per step; the bound is kl_max * T
-    active: bool  # False: eta is at its floor and the KL below the bound
+    active: bool  # False: eta is at its floor, and the KL below the bound and constant there
     converged: bool  # False: the bound holds, but the KL is not within `tol` of it
     trace: Array  # (n_trials, 2): eta, total KL (NaN: no controller, or no finite trajectory)
     reason: str = ""  # why it has not converged; `batch.minimise` gives none
@@ -195,8 +195,8 @@ def minimise(
     For a given dual variable eta the minimiser is `lqr.backward` of `cost + eta * (-log previous)`
     with temperature `eta + entropy_weight`; its KL falls as eta grows. The search brackets the
     bound in log eta from the given start and closes in by safeguarded regula falsi, until the KL
-    is within `config.tol` of the bound, or eta is at its floor with the KL below the bound (the
-    constraint is inactive). A trial whose Q_uu has no Cholesky factor, or whose trajectory
+    is within `config.tol` of the bound, or eta is at its floor with the KL below the bound and no
+    longer growing (the constraint is inactive). A trial whose Q_uu has no Cholesky factor, or whose trajectory
     overflows, counts as a KL that is too large.
 
     kl_max: nats per step, above 0. eta: start of the search, in cost units per nat; the last
@@ -257,6 +257,8 @@ def minimise(
         return 0.0 if accepted else math.log(max(max(kl, 1e-300) / bound, 1e-308))
 
     end = _root(excess, math.log(eta), math.log(low), math.log(high), config.max_trials)
+    if end == "floor" and len(trace) == 1:  # it began there: does the KL still depend on eta?
+        excess(min(math.log(low) + 7.0, math.log(high)))
     reason = ""
     if math.isinf(best):
         nothing = (
@@ -268,7 +270,9 @@ def minimise(
         if not p.keep_previous():
             raise why.error(*nothing)
         best, reason = high, f"the previous controller stays: {why.error(*nothing)}"
-    elif not (accepted or end == "floor"):
+    elif end == "floor" and _still_grows(trace, config.tol * bound):
+        end = "low"
+    if not (reason or accepted or end == "floor"):
         reason = f"the KL stays below its bound of {bound:.3g} nats: {_ENDS[end]}"
     if reason:
         log.info(reason)
@@ -286,7 +290,13 @@ def minimise(
     )
 
 
+def _still_grows(trace: list[tuple[float, float]], slack: float) -> bool:
+    """Whether the KL has changed by more than `slack` from the last trial but one to the last."""
+    return len(trace) > 1 and not abs(trace[-1][1] - trace[-2][1]) <= slack
+
+
 _ENDS = {
+    "low": "eta is at its floor, and it still grows; lower DualConfig.eta_min",
     "trials": "the search has used up its trials; raise DualConfig.max_trials, or start from the "
     "last result's eta",
     "interval": "its KL jumps there, by rounding; bring states and cost to the order of 1",

@@ -20,9 +20,9 @@ class DualConfig:
     tol: float = 0.01
     """Accepted distance of the KL from its bound, as a fraction of the bound; above 0, below 1."""
 
-    eta_min: float = 1e-8
+    eta_min: float = 1e-16
     """Floor of eta per nat, as a multiple of the cost's largest coefficient (entries of C and c);
-    below it the constraint counts as inactive."""
+    where the KL is below its bound there, and has stopped to grow, the constraint is inactive."""
 
     eta_max: float = 1e16
     """Ceiling of eta per nat, as a multiple of the cost's largest coefficient; where it is reached

@@ -75,7 +75,7 @@ class AsynchronousAlgorithm(Protocol):
 
     @property
     def keeps_training(self) -> bool:
-        """Whether to train once more on the same data changes the policy for the better."""
+        """Whether the training is repeated while no new rollouts come: MDGPS with restart=False."""
         ...
 
     @property

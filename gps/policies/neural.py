@@ -178,7 +178,7 @@ class MLPConfig:
 
 @dataclass(frozen=True, eq=False)
 class AdamState(Record):
-    """State of the Adam optimiser, continued from one training to the next."""
+    """State of the Adam optimiser, continued in the next training on the same data."""
 
     m: tuple[Array, ...]  # running mean of the gradient, shaped like the weights
     v: tuple[Array, ...]  # running mean of its square

@@ -186,9 +186,10 @@ def fit(
 ) -> TrainingResult:
     """Train `policy` further on `data`; minibatches are drawn from `rng`.
 
-    A policy with a method `fit` of its own is trained as that says. The first training sets the
-    normaliser, every training the covariance (`policy_variance`). The optimiser's state
-    continues. Raises ShapeError, NonFiniteError, FitError.
+    A policy with a method `fit` of its own is trained as that says. The training sets the units
+    (see `prepare`) and the covariance (`policy_variance`). The optimiser's state continues where
+    the units stay the same, and begins anew where they change. Raises ShapeError, NonFiniteError,
+    FitError.
     """
     own = getattr(policy, "fit", None)
     if own is not None:

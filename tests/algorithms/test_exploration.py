@@ -78,6 +78,14 @@ def test_the_scale_is_half_the_range_or_the_initial_noise():
     assert np.isnan(exploration_std(initial, None))
 
 
+def test_generous_limits_do_not_make_a_run_noisier_than_its_first_controller():
+    agent = replace(WORLD, force_limit=1e4).build()
+    K, k = np.zeros((3, 2, 4)), np.zeros((3, 2))
+    initial = LinearGaussianController(K, k, np.tile(np.diag([1.5, 0.2]), (3, 1, 1)))
+    scale = action_scale(agent, initial)
+    np.testing.assert_allclose(ExplorationConfig().std_floor(scale), [1.5, 0.2])
+
+
 @pytest.mark.parametrize("floor", [-0.1, 1.0, np.nan, True, "5 %"])
 def test_floors_are_checked(floor):
     with pytest.raises(ConfigError, match=r"ExplorationConfig.floor must be 0 or above"):

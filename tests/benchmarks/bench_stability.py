@@ -162,8 +162,8 @@ def guarded_by_last(experiment: Experiment) -> Experiment:
 
 
 def other_restart(experiment: Experiment) -> Experiment:
-    """The network is trained on where it was restarted, and restarted where it was trained on."""
-    return changed(experiment, "restart", lambda restart: not restart)
+    """The network is trained on where it was fresh every time, and fresh where it was trained on."""
+    return changed(experiment, "restart", lambda restart: restart is not True)
 
 
 def without_decay(experiment: Experiment) -> Experiment:

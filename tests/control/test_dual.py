@@ -86,12 +86,40 @@ def test_inactive_constraint_ends_at_the_floor(problem):
     assert found.converged
     assert not found.active
     unit = max(np.abs(cost.C).max(), np.abs(cost.c).max())
-    assert found.eta == pytest.approx(1e-8 * unit)
+    assert found.eta == pytest.approx(1e-16 * unit)
     assert len(found.trace) < 15
     assert_allclose(found.controller.K, optimum.K, rtol=1e-6, atol=1e-9)
     assert_allclose(found.controller.chol, optimum.chol, rtol=1e-6)
     loose = minimise(*problem, 1e6)
     assert not loose.active
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e-6])
+def test_the_unit_of_the_actions_does_not_end_the_search(problem, unit):
+    """Tiny actions have coefficients that are many orders above those of the states."""
+    dynamics, cost, start, previous = problem
+    nx, nu = dynamics.nx, dynamics.nu
+    S = np.concatenate([np.ones(nx), np.full(nu, 1 / unit)])
+    other = (
+        dataclasses.replace(dynamics, F=dynamics.F * S),
+        QuadraticCost(cost.C * np.outer(S, S), cost.c * S, cost.c0),
+        start,
+        dataclasses.replace(
+            previous, K=previous.K * unit, k=previous.k * unit, chol=previous.chol * unit
+        ),
+    )
+    want, found = minimise(*problem, 0.3), minimise(*other, 0.3)
+    assert found.converged
+    assert found.active
+    assert_allclose(found.controller.k, unit * want.controller.k, rtol=0.05, atol=0.02 * unit)
+
+
+def test_a_floor_that_stops_the_search_is_no_inactive_constraint(problem):
+    found = minimise(*problem, 0.5, DualConfig(eta_min=10.0))
+    assert found.kl.sum() < 0.98 * 0.5 * problem[0].T
+    assert found.active
+    assert not found.converged
+    assert "lower DualConfig.eta_min" in found.reason
 
 
 def test_scaling_the_cost_scales_eta(problem):
