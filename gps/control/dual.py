@@ -196,8 +196,8 @@ def minimise(
     with temperature `eta + entropy_weight`; its KL falls as eta grows. The search brackets the
     bound in log eta from the given start and closes in by safeguarded regula falsi, until the KL
     is within `config.tol` of the bound, or eta is at its floor with the KL below the bound and no
-    longer growing (the constraint is inactive). A trial whose Q_uu has no Cholesky factor, or whose trajectory
-    overflows, counts as a KL that is too large.
+    longer growing (the constraint is inactive). A trial whose Q_uu has no Cholesky factor, or
+    whose trajectory overflows, counts as a KL that is too large.
 
     kl_max: nats per step, above 0. eta: start of the search, in cost units per nat; the last
     result's eta saves trials, None begins at the cost's largest coefficient. entropy_weight: cost

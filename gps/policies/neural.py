@@ -221,9 +221,9 @@ class NetworkPolicy(Record):
     obs_std: Array  # (no,) above zero
     chol: Array  # (nu, nu) lower
     optimiser: AdamState
-    action_mean: Array = optional()
+    action_mean: Array = optional()  # noqa: RUF009
     """(nu,) of the training data, in the units of the action; zero unless given."""
-    action_std: Array = optional()
+    action_std: Array = optional()  # noqa: RUF009
     """(nu,) above zero, what the network's outputs are multiplied by; one unless given."""
 
     def __post_init__(self) -> None:

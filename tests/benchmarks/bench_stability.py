@@ -162,7 +162,7 @@ def guarded_by_last(experiment: Experiment) -> Experiment:
 
 
 def other_restart(experiment: Experiment) -> Experiment:
-    """The network is trained on where it was fresh every time, and fresh where it was trained on."""
+    """The network is trained on where it was always fresh, and fresh where it was trained on."""
     return changed(experiment, "restart", lambda restart: restart is not True)
 
 
