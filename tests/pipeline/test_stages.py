@@ -143,6 +143,16 @@ def test_values_that_cannot_work_are_refused():
     assert MDGPSConfig().restart is None
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("restart", "yes"), ("restart", 1), ("replay", -3), ("replay", 2.5)]
+)
+def test_options_of_the_policys_training_are_checked(option, value):
+    experiment = gps.load("point_mass_policy")
+    algorithm = replace(experiment.algorithm, **{option: value})
+    with pytest.raises(ConfigError, match=rf"MDGPSConfig\.{option} must be .*{value}"):
+        list(gps.run(replace(experiment, algorithm=algorithm)))
+
+
 def test_a_file_that_exits_is_an_error_with_its_line(tmp_path):
     file = tmp_path / "leaves.py"
     file.write_text("import sys\n\nsys.exit(3)\n")
