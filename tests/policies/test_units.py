@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from policy_networks import GatedNetwork, TorchMLP, some_data
 
+from gps.algorithms import stages
+from gps.algorithms.state import PolicyState
 from gps.policies import MLPConfig, TrainingConfig, WindowConfig, fit, initial_policy, prepare
 from gps.policies.neural import Units
 from gps.rng import stream
@@ -100,3 +102,19 @@ def test_windows_follow_by_their_network():
     assert not initial_policy(
         WindowConfig(network=GatedNetwork(), steps=2), 3, 2, stream(0, "policy")
     ).follows_units
+
+
+@pytest.mark.parametrize(
+    ("network", "goes_on"), [(PLAIN[0], True), (GatedNetwork(), False)], ids=["plain", "module"]
+)
+def test_without_a_word_a_training_goes_on_where_units_can_follow(network, goes_on):
+    data = moved(some_data())
+    state = PolicyState(policy=trained(network))
+    args = ([data], replace(CONFIG, steps=1, learning_rate=1e-9))
+    unsaid, on, afresh = (
+        stages.train_policy(state, *args, restart, 0, 4, 1).policy for restart in (None, False, True)
+    )
+    want = on if goes_on else afresh
+    for got, weights in zip(unsaid.weights, want.weights, strict=True):
+        np.testing.assert_array_equal(got, weights)
+    assert not np.array_equal(on.weights[0], afresh.weights[0])
