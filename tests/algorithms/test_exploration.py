@@ -95,7 +95,7 @@ def test_floors_are_checked(floor):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "iterations"), [("arm_reach", 150), ("peg_insertion", 60)])
 def test_long_runs_do_not_get_worse(name, iterations):
-    """The last ten iterations are as good as the best one; without noise they are not."""
+    """The last ten iterations are as good as the best one."""
     rows = [report.row for report in gps.run(gps.load(name), seed=7, iterations=iterations)]
     distance = np.array([row["policy_distance_mean"] for row in rows])
     success = np.array([row["policy_success"] for row in rows])
