@@ -33,6 +33,7 @@ algorithm = replace(
     start.algorithm,
     network=ModuleConfig(module=Gains, arguments=(("hidden", 16),)),
     training=replace(start.algorithm.training, steps=500),
+    restart=False,  # so few steps go on from the last weights
 )
 experiment = replace(start, name="own_network", algorithm=algorithm, iterations=5)
 
