@@ -58,6 +58,7 @@ experiment = Experiment(
     ),
     algorithm=MDGPSConfig(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
+        # The usual decay, 1e-3, is too much for a way that bends round posts.
         training=TrainingConfig(steps=3000, batch_size=25, weight_decay=1e-4),
         replay=10,
         step=StepConfig(kl_max=0.7, max_mult=1.0),

@@ -88,6 +88,7 @@ experiment = Experiment(
             first_steps=1500,
             steps=500,
         ),
+        # Fresh heads: what they are given changes with the convolutions.
         restart=True,
         training=TrainingConfig(steps=4000, batch_size=25),
         dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),

@@ -34,8 +34,8 @@ experiment = Experiment(
     measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02),
     algorithm=MDGPSConfig(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
-        # Twenty targets lie between the eight of the training: fresh networks find the way to them
-        # more often than one that is trained on.
+        # Fresh networks reach the targets between the eight trained ones more often than one that
+        # is trained on.
         restart=True,
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
         replay=16,

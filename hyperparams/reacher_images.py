@@ -55,7 +55,7 @@ experiment = Experiment(
             first_steps=2000,
             steps=600,
         ),
-        restart=True,
+        restart=True,  # as in reacher.py
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
         replay=16,
         dynamics=DynamicsConfig(ridge=1e-6),

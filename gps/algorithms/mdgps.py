@@ -56,7 +56,7 @@ class MDGPSConfig(PolicyAlgorithm):
     restart: bool | None = None
     """Train a fresh network in every iteration (True), or continue from the last weights (False),
     as the paper does. None continues where the network can be rewritten for the units of new data,
-    as perceptrons can (`NetworkPolicy.in_units`); any other would keep those of its first data,
+    as perceptrons can (`NetworkPolicy.renormalised`); any other would keep those of its first data,
     hold-still rollouts that say little of later ones, and is trained afresh. What both are worth:
     docs/stability.md."""
     replay: int = 0

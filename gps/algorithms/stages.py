@@ -574,7 +574,7 @@ def _to_train(
     restart: None for a fresh one where the last cannot follow the units of new data.
     """
     start = policy.policy
-    fresh = not start.follows_units if restart is None else restart
+    fresh = not start.renormalises if restart is None else restart
     return start.restarted(stream(seed, "restarted policy", iteration, call)) if fresh else start
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from gps.policies.neural import Units
+from gps.policies.neural import Normaliser
 from gps.types import Array
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -31,17 +31,17 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Module:
 
 
 class WhitenedNetwork(nn.Module):
-    """A network between its units: raw observations to mean actions."""
+    """A network with its normaliser: raw observations to mean actions."""
 
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
     action_mean: torch.Tensor
     action_std: torch.Tensor
 
-    def __init__(self, network: nn.Module, units: Units) -> None:
+    def __init__(self, network: nn.Module, normaliser: Normaliser) -> None:
         super().__init__()
         self.network = network
-        for name, values in units._asdict().items():
+        for name, values in normaliser._asdict().items():
             self.register_buffer(name, torch.tensor(values))
 
     def whitened(self, obs: torch.Tensor) -> torch.Tensor:

@@ -71,17 +71,18 @@ class SinglePrecisionProgram(PolicyProgram):
     normaliser and action is rounded; observation, mean and covariance stay float64.
     """
 
+    network: WhitenedNetwork
+
     def __init__(
         self, whitened: WhitenedNetwork, chol: Array, limits: Limits | None = None
     ) -> None:
         super().__init__(whitened, chol, limits)
-        self.whitened = whitened
-        whitened.network.float()  # the normalisers stay float64
+        whitened.network.float()  # the normaliser stays float64
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the action."""
-        seen = self.whitened.whitened(obs)
-        mean = self.whitened.action(self.whitened.network(seen.float()).double())
+        seen = self.network.whitened(obs).float()
+        mean = self.network.action(self.network.network(seen).double())
         return self.bounded(mean), self.chol @ self.chol.T
 
 

@@ -403,7 +403,7 @@ def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
 def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float = TOLERANCE) -> None:
     """Compare mean actions of a policy and of its export, for 1 and for 5 observations.
 
-    tolerance: relative to the spread of the actions, whatever their unit and offset. A policy that
+    tolerance: relative to the spread of each action, whatever its unit and offset. A policy that
     computes its pictures in float32 is compared as it is in float64, which is what was exported,
     and its own actions to 1e-5. Raises ConfigError.
     """
@@ -412,16 +412,14 @@ def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float =
     if again.has_memory:  # along trajectories of some steps
         obs, images = stream(0, "export", 1).normal(size=(5, 4, policy.no)), []
     obs = policy.obs_mean + policy.obs_std * obs
-    spread = np.nan
     for n in (5, 1):
         rows = [a[:n] for a in (obs, *images)]
         want = _within(policy.mean(*rows), again.facts)
         if n > 1:
-            spread = np.ptp(want.reshape(-1, policy.nu), axis=0).max(initial=0.0)
-        rounding = 1e-12 * np.abs(want).max(initial=0.0)
+            scale, rounding = _scales(want, policy)
         if getattr(policy.network, "single", False):
             rounded, want = want, _exact_mean(policy, again.facts, rows)
-            if not np.allclose(rounded, want, rtol=0.0, atol=SINGLE_TOLERANCE * spread + rounding):
+            if not np.allclose(rounded, want, rtol=0.0, atol=SINGLE_TOLERANCE * scale + rounding):
                 raise ConfigError(f"the network {kind} is not itself in float64")
         try:
             have = again.mean(*rows)
@@ -430,14 +428,23 @@ def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float =
             raise ConfigError(
                 f"the exported network {kind} does not take {n} rows: {reason}"
             ) from error
-        atol = np.nan_to_num(tolerance * spread + rounding)
         # a NaN in both is the policy's own affair
-        if not np.allclose(have, want, rtol=0.0, atol=atol, equal_nan=True):
+        near = np.isclose(have, want, rtol=0.0, atol=tolerance * scale + rounding, equal_nan=True)
+        if not near.all():
             raise ConfigError(
                 f"the exported network {kind} does not compute what the policy does (off by "
                 f"{np.abs(have - want).max():.3g} for {n} observations); all that its "
                 "module depends on must be in its parameters and the network's configuration"
             )
+
+
+def _scales(mean: Array, policy: GlobalPolicy) -> tuple[Array, Array]:
+    """What errors of each action are measured by, (nu,): its spread over the means (..., nu), its
+    noise where it is one constant; and what float64 rounds of it, (nu,)."""
+    rows = np.nan_to_num(mean.reshape(-1, policy.nu))
+    spread = np.ptp(rows, axis=0)
+    scale = np.where(spread > 0, spread, np.sqrt(policy.Sigma.diagonal()))
+    return scale, 1e-12 * np.abs(rows).max(axis=0)
 
 
 def _within(mean: Array, facts: PolicyFacts) -> Array:

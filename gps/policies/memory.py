@@ -251,9 +251,9 @@ class WindowPolicy(Remembering, Record):
         return self.head.trained
 
     @property
-    def follows_units(self) -> bool:
-        """Whether a further training takes up the units of its data."""
-        return self.head.follows_units
+    def renormalises(self) -> bool:
+        """Whether a further training takes the normaliser of its data."""
+        return self.head.renormalises
 
     @cached_property
     def memory0(self) -> Array:

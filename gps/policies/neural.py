@@ -102,9 +102,9 @@ class GlobalPolicy(Protocol):
         ...
 
     @property
-    def follows_units(self) -> bool:
-        """Whether a further training takes up the units of its data: see
-        `NetworkPolicy.in_units`."""
+    def renormalises(self) -> bool:
+        """Whether a further training takes the normaliser of its data: see
+        `NetworkPolicy.renormalised`."""
         ...
 
     def restarted(self, rng: np.random.Generator) -> GlobalPolicy:
@@ -197,9 +197,9 @@ class AdamState(Record):
         return cls(m=zeros, v=zeros)
 
 
-class Units(NamedTuple):
-    """What a network sees is (obs - obs_mean) / obs_std; its output z means the action
-    action_mean + action_std z."""
+class Normaliser(NamedTuple):
+    """Of inputs and outputs: a network sees (obs - obs_mean) / obs_std, and its output z means the
+    action action_mean + action_std z."""
 
     obs_mean: Array  # (no,)
     obs_std: Array  # (no,)
@@ -265,9 +265,9 @@ class NetworkPolicy(Record):
         return self.chol @ self.chol.T
 
     @property
-    def units(self) -> Units:
-        """What stands between the network and the world: both normalisers."""
-        return Units(self.obs_mean, self.obs_std, self.action_mean, self.action_std)
+    def normaliser(self) -> Normaliser:
+        """Means and deviations of observations and actions."""
+        return Normaliser(self.obs_mean, self.obs_std, self.action_mean, self.action_std)
 
     @property
     def trained(self) -> bool:
@@ -288,28 +288,28 @@ class NetworkPolicy(Record):
         )
 
     @property
-    def follows_units(self) -> bool:
-        """Whether `in_units` can rewrite the network."""
+    def renormalises(self) -> bool:
+        """Whether `renormalised` can rewrite the network."""
         return self.network.plain_layout(self.no, self.nu) is not None
 
-    def in_units(self, units: Units) -> Self:
-        """The same function of raw observations, by a network that counts in other units.
+    def renormalised(self, normaliser: Normaliser) -> Self:
+        """The same function of raw observations with another normaliser.
 
-        For a network of plain layers (`plain_layout`), which can be rewritten: the first layer
-        takes up the change of the observations, the last one that of the actions. The optimiser
-        begins anew. Any other network keeps its units.
+        For a perceptron (`plain_layout`), whose weights can be rewritten: the first layer takes up
+        the change of the observations, the last one that of the actions. The optimiser's state is
+        reset. Any other network keeps its normaliser.
         """
-        if not self.follows_units or all(map(np.array_equal, units, self.units)):
+        if not self.renormalises or all(map(np.array_equal, normaliser, self.normaliser)):
             return self
-        old, weights = self.units, [np.array(w) for w in self.weights]
-        weights[1] += weights[0] @ ((units.obs_mean - old.obs_mean) / old.obs_std)
-        weights[0] *= units.obs_std / old.obs_std
-        weights[-2] *= (old.action_std / units.action_std)[:, None]
+        old, weights = self.normaliser, [np.array(w) for w in self.weights]
+        weights[1] += weights[0] @ ((normaliser.obs_mean - old.obs_mean) / old.obs_std)
+        weights[0] *= normaliser.obs_std / old.obs_std
+        weights[-2] *= (old.action_std / normaliser.action_std)[:, None]
         weights[-1] *= old.action_std
-        weights[-1] += old.action_mean - units.action_mean
-        weights[-1] /= units.action_std
+        weights[-1] += old.action_mean - normaliser.action_mean
+        weights[-1] /= normaliser.action_std
         optimiser = AdamState.zero(weights)
-        return replace(self, weights=tuple(weights), optimiser=optimiser, **units._asdict())
+        return replace(self, weights=tuple(weights), optimiser=optimiser, **normaliser._asdict())
 
     def restarted(self, rng: np.random.Generator) -> Self:
         """An untrained policy of the same network and sizes."""
@@ -433,7 +433,7 @@ class NeuralPolicy(NetworkPolicy):
         """A torch module of its own, normaliser inside: raw observation to mean action."""
         from gps.policies import _modules
 
-        return _modules.WhitenedNetwork(self.built(), self.units).eval()
+        return _modules.WhitenedNetwork(self.built(), self.normaliser).eval()
 
 
 def initial_policy(

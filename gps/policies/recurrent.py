@@ -190,12 +190,11 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
         obs = along_time(obs)
         if obs.shape[-1] != self.no:
             raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
-        T = obs.shape[-2]
-        whitened = (obs.reshape(-1, T, self.no) - self.obs_mean) / self.obs_std
+        rows = torch.tensor(obs.reshape(-1, obs.shape[-2], self.no))
         with _modules.one_thread(), torch.no_grad():
-            network = cast(Any, self._module).network
-            output: Array = _along(network, torch.tensor(whitened)).numpy()
-        mean = self.action_mean + self.action_std * output
+            module = cast(_modules.WhitenedRecurrent, self._module)
+            output = _along(module.network, module.whitened(rows))
+            mean: Array = module.action(output).numpy()
         return mean.reshape(*obs.shape[:-1], self.nu)
 
     def fit(
@@ -214,7 +213,7 @@ class RecurrentPolicy(Remembering, NetworkPolicy):
         """A torch module of its own: raw observation and hidden state to mean action and hidden."""
         from gps.policies import _modules
 
-        return _modules.WhitenedRecurrent(self.built(), self.units).eval()
+        return _modules.WhitenedRecurrent(self.built(), self.normaliser).eval()
 
 
 class _ThroughTime(training.TorchGradient):

@@ -349,7 +349,7 @@ class SeeingPolicy(NetworkPolicy):
         """A torch module of its own: raw observation and pictures to mean action."""
         from gps.policies import _modules
 
-        return _modules.WhitenedSeeing(self.built(), self.units).eval()
+        return _modules.WhitenedSeeing(self.built(), self.normaliser).eval()
 
 
 def _entries(data: TrainingData, names: Sequence[str]) -> Array:

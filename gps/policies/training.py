@@ -22,8 +22,8 @@ from gps.policies.neural import (
     GlobalPolicy,
     Network,
     NetworkPolicy,
+    Normaliser,
     PlainLayout,
-    Units,
 )
 from gps.types import (
     Array,
@@ -151,7 +151,7 @@ class Problem(Record):
     target: Array  # (n, nu) (target - action_mean) / action_std
     precision: Array  # (n, nu, nu) of them, w_i P_i / scale, symmetric; mean of the diagonals 1
     scale: float
-    units: Units
+    normaliser: Normaliser
 
     def __post_init__(self) -> None:
         (n, no), (_, nu) = shape_of(self, "obs", 2), shape_of(self, "target", 2)
@@ -159,7 +159,7 @@ class Problem(Record):
 
     def loss(self, action: Array) -> float:
         """Mean loss over all samples in nats; action (n, nu) holds the policy's means there."""
-        d = (action - self.units.action_mean) / self.units.action_std - self.target
+        d = (action - self.normaliser.action_mean) / self.normaliser.action_std - self.target
         return float(self.scale * 0.5 * np.einsum("ni,nij,nj->", d, self.precision, d) / len(d))
 
 
@@ -186,10 +186,10 @@ def fit(
 ) -> TrainingResult:
     """Train `policy` further on `data`; minibatches are drawn from `rng`.
 
-    A policy with a method `fit` of its own is trained as that says. The training sets the units
-    (see `prepare`) and the covariance (`policy_variance`). The optimiser's state continues where
-    the units stay the same, and begins anew where they change. Raises ShapeError, NonFiniteError,
-    FitError.
+    A policy with a method `fit` of its own is trained as that says. The training sets the
+    normaliser (see `prepare`) and the covariance (`policy_variance`). The optimiser's state
+    continues where the normaliser stays the same, and is reset where it changes. Raises ShapeError,
+    NonFiniteError, FitError.
     """
     own = getattr(policy, "fit", None)
     if own is not None:
@@ -274,11 +274,11 @@ def means_at(policy: Any, data: TrainingData) -> Array:
 
 
 def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, Problem]:
-    """The policy with normalisers and covariance for `data`, and the problem for the optimiser.
+    """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
 
-    The normalisers are those of the data; a policy that was trained before is rewritten in them
-    (`NetworkPolicy.in_units`), and computes what it did. The spread of the actions is that of the
-    targets and of the noise around them, so it is above zero where all targets are one.
+    The normaliser is that of the data; a policy that was trained before is rewritten for it
+    (`NetworkPolicy.renormalised`), and computes what it did. The spread of the actions is that of
+    the targets and of the noise around them, so it is above zero where all targets are one.
     """
     if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
         raise ShapeError(
@@ -287,27 +287,28 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
         )
     _check_numbers(data)
     variance = policy_variance(data, config)
-    units = Units(
+    normaliser = Normaliser(
         obs_mean=data.obs.mean(axis=0),
         obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
         action_mean=data.target.mean(axis=0),
         action_std=np.sqrt(data.target.var(axis=0) + variance),
     )
-    policy = policy.in_units(units) if policy.trained else replace(policy, **units._asdict())
-    policy, units = replace(policy, chol=np.diag(np.sqrt(variance))), policy.units
+    given = normaliser._asdict()
+    policy = policy.renormalised(normaliser) if policy.trained else replace(policy, **given)
+    policy, normaliser = replace(policy, chol=np.diag(np.sqrt(variance))), policy.normaliser
 
     weight = capped_weights(data.weight, config.weight_cap)
     precision = weight[:, None, None] * (0.5 * (data.precision + data.precision.transpose(0, 2, 1)))
-    precision *= np.outer(units.action_std, units.action_std)
+    precision *= np.outer(normaliser.action_std, normaliser.action_std)
     scale = float(np.einsum("nii->", precision) / (data.n * policy.nu))
     if not 0 < scale < np.inf:
         raise FitError(f"the mean precision of the targets must be above 0, got {scale:.3g}")
     return policy, Problem(
-        obs=(data.obs - units.obs_mean) / units.obs_std,
-        target=(data.target - units.action_mean) / units.action_std,
+        obs=(data.obs - normaliser.obs_mean) / normaliser.obs_std,
+        target=(data.target - normaliser.action_mean) / normaliser.action_std,
         precision=precision / scale,
         scale=scale,
-        units=units,
+        normaliser=normaliser,
     )
 
 

@@ -400,9 +400,9 @@ class VisualPolicy(Record):
         return self.head.trained
 
     @property
-    def follows_units(self) -> bool:
-        """Whether a further training takes up the units of its data."""
-        return self.head.follows_units
+    def renormalises(self) -> bool:
+        """Whether a further training takes the normaliser of its data."""
+        return self.head.renormalises
 
     def restarted(self, rng: np.random.Generator) -> VisualPolicy:
         """With a fresh head; what the convolutions have learned about pictures stays."""
@@ -507,8 +507,10 @@ def _finetuned(
     _, problem = training.prepare(head, seen, config)
     device = _vision.training_device_of(c.device)
     # the problem's actions are the outputs of the network
-    units = head.units._replace(action_mean=np.zeros(head.nu), action_std=np.ones(head.nu))
-    whitened = _modules.WhitenedNetwork(head.built(), units)
+    normaliser = head.normaliser._replace(
+        action_mean=np.zeros(head.nu), action_std=np.ones(head.nu)
+    )
+    whitened = _modules.WhitenedNetwork(head.built(), normaliser)
     network = _vision.SeeingNetwork(policy.encoder.module(), whitened)
     batches = training.minibatches(data.n, c.finetune_steps, c.batch_size, rng)
     assert data.images is not None

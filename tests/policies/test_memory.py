@@ -134,7 +134,7 @@ def test_normalisers_are_those_of_the_first_data(network):
     variance = first.target.var(axis=0) + policy.Sigma.diagonal()
     np.testing.assert_allclose(policy.action_std**2, variance, rtol=1e-12)
     again = fit(policy, second, config, stream(1, "fit")).policy
-    for kept, before in zip(again.units, policy.units, strict=True):
+    for kept, before in zip(again.normaliser, policy.normaliser, strict=True):
         np.testing.assert_array_equal(kept, before)
     assert again.optimiser.step == 6
 

@@ -171,7 +171,7 @@ def test_pickled_policy_is_the_same_and_read_only(network):
         assert again.network == network
         assert hash(again.network) == hash(network)
         state = again.optimiser
-        for array in (*again.units, again.chol, *again.weights, *state.m, *state.v):
+        for array in (*again.normaliser, again.chol, *again.weights, *state.m, *state.v):
             assert not array.flags.writeable
             assert array.dtype == np.float64
 

@@ -96,7 +96,7 @@ def test_neither_unit_nor_offset_of_the_actions_matters():
     np.testing.assert_allclose((have - offset) / unit, want, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
     again = fit(b.policy, data, config, stream(1, "fit")).policy
-    for kept, before in zip(again.units, b.policy.units, strict=True):
+    for kept, before in zip(again.normaliser, b.policy.normaliser, strict=True):
         np.testing.assert_array_equal(kept, before)
 
 

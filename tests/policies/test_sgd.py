@@ -59,7 +59,7 @@ def assert_same_bytes(a, b):
     for x, y in zip(vectors(a.policy), vectors(b.policy), strict=True):
         np.testing.assert_array_equal(x, y)
     for x, y in zip(
-        (*a.policy.units, a.policy.chol), (*b.policy.units, b.policy.chol), strict=True
+        (*a.policy.normaliser, a.policy.chol), (*b.policy.normaliser, b.policy.chol), strict=True
     ):
         np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(a.trace, b.trace)

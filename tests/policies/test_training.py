@@ -45,7 +45,7 @@ def start(network, data, seed=0):
 
 def assert_same_bytes(a, b):
     arrays_a, arrays_b = (
-        (*p.units, p.chol, *p.weights, *p.optimiser.m, *p.optimiser.v) for p in (a, b)
+        (*p.normaliser, p.chol, *p.weights, *p.optimiser.m, *p.optimiser.v) for p in (a, b)
     )
     for x, y in zip(arrays_a, arrays_b, strict=True):
         np.testing.assert_array_equal(x, y)
@@ -354,7 +354,7 @@ def test_normalisers_are_those_of_the_data_or_of_the_first(kind):
     second = in_other_units(second, np.array([10.0, 0.1, 3.0]), np.full(3, 100.0))
     again = fit(policy, second, config, stream(1, "b")).policy
     follows = kind is MLPConfig  # it can be rewritten, and its optimiser begins anew
-    for now, before in zip(again.units, policy.units, strict=True):
+    for now, before in zip(again.normaliser, policy.normaliser, strict=True):
         assert np.array_equal(now, before) is not follows
     if follows:
         np.testing.assert_allclose(again.action_mean, action_units(second, config)[0], rtol=1e-12)

@@ -9,7 +9,7 @@ from policy_networks import GatedNetwork, TorchMLP, some_data
 from gps.algorithms import stages
 from gps.algorithms.state import PolicyState
 from gps.policies import MLPConfig, TrainingConfig, WindowConfig, fit, initial_policy, prepare
-from gps.policies.neural import Units
+from gps.policies.neural import Normaliser
 from gps.rng import stream
 
 CONFIG = TrainingConfig(steps=40)
@@ -28,9 +28,9 @@ def trained(network, data=None, config=CONFIG):
     return fit(start, data, config, stream(0, "batches")).policy
 
 
-def other_units(no, nu):
+def other_normaliser(no, nu):
     rng = stream(0, "units")
-    return Units(
+    return Normaliser(
         rng.normal(size=no),
         rng.uniform(0.1, 9, no),
         50 * rng.normal(size=nu),
@@ -46,10 +46,10 @@ def moved(data):
 @pytest.mark.parametrize("network", PLAIN, ids=repr)
 def test_a_rewritten_network_is_the_same_function(network):
     data, old = some_data(), trained(network)
-    assert old.follows_units
-    units = other_units(old.no, old.nu)
-    new = old.in_units(units)
-    assert all(map(np.array_equal, new.units, units))
+    assert old.renormalises
+    normaliser = other_normaliser(old.no, old.nu)
+    new = old.renormalised(normaliser)
+    assert all(map(np.array_equal, new.normaliser, normaliser))
     assert np.abs(new.weights[0] - old.weights[0]).max() > 1e-2
     np.testing.assert_allclose(new.mean(data.obs), old.mean(data.obs), rtol=1e-9, atol=1e-9)
     assert new.optimiser.step == 0
@@ -58,16 +58,16 @@ def test_a_rewritten_network_is_the_same_function(network):
 
 def test_the_same_units_change_nothing():
     old = trained(PLAIN[0])
-    assert old.in_units(old.units) is old
+    assert old.renormalised(old.normaliser) is old
 
 
 def test_a_network_that_is_no_perceptron_keeps_its_units():
     old = trained(GatedNetwork())
-    assert not old.follows_units
-    assert old.in_units(other_units(old.no, old.nu)) is old
+    assert not old.renormalises
+    assert old.renormalised(other_normaliser(old.no, old.nu)) is old
     again, problem = prepare(old, moved(some_data()), CONFIG)
-    assert all(map(np.array_equal, again.units, old.units))
-    assert all(map(np.array_equal, problem.units, old.units))
+    assert all(map(np.array_equal, again.normaliser, old.normaliser))
+    assert all(map(np.array_equal, problem.normaliser, old.normaliser))
 
 
 def test_preparing_computes_what_the_policy_did_in_the_units_of_the_data():
@@ -97,10 +97,10 @@ def test_training_on_where_states_have_drawn_together_needs_the_new_units():
 def test_windows_follow_by_their_network():
     assert initial_policy(
         WindowConfig(network=MLPConfig(), steps=2), 3, 2, stream(0, "policy")
-    ).follows_units
+    ).renormalises
     assert not initial_policy(
         WindowConfig(network=GatedNetwork(), steps=2), 3, 2, stream(0, "policy")
-    ).follows_units
+    ).renormalises
 
 
 @pytest.mark.parametrize(
