@@ -21,6 +21,7 @@ from gps import cli
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import RunFolder
 from gps.policies import ExportedPolicy, MLPConfig, PolicyFacts, export_program, load
+from gps.policies.export import check_export
 from gps.rng import stream
 from gps.types import Layout, Policy
 
@@ -434,3 +435,17 @@ def test_a_run_with_a_damaged_iteration(run, tmp_path, capsys):
     message = error_of(capsys, "export", copy, tmp_path / "a.pt2", "--iteration", "2")
     assert "0002.h5 is damaged" in message
     assert gps.load_policy(gps.export_policy(copy, tmp_path / "b.pt2")).iteration == 1
+
+
+@pytest.mark.parametrize("unit", [(1.0, 1e-6, 1.0), (1e6, 1e-6, 1e3), (1e-9, 1e9, 1.0)])
+@pytest.mark.parametrize("entry", [0, 1])
+def test_a_wrong_program_is_found_in_every_action_whatever_its_unit(unit, entry):
+    start = make_policy(MLPConfig(hidden=(7,), activation="tanh"))
+    offset = np.array([3.0, -2.0, 0.0]) * unit
+    policy = replace(start, action_std=np.array(unit), action_mean=offset)
+    check_export(policy, ExportedPolicy.of(policy, FACTS))
+    std = np.array(unit)
+    std[entry] *= 1 + 1e-6
+    wrong = ExportedPolicy.of(replace(policy, action_std=std), FACTS)
+    with pytest.raises(ConfigError, match="does not compute what the policy does"):
+        check_export(policy, wrong)
