@@ -37,7 +37,7 @@ for n in (3, 5, 10, 20):
     )
     errors = []
     for p in (None, prior):
-        model = fit(seen, p, DynamicsConfig(ridge=1e-5))
+        model = fit(seen, p, DynamicsConfig())
         errors.append(np.sqrt((prediction_error(model.dynamics, unseen)[:, which] ** 2).mean()))
     print(f"{n:>3} rollouts     {errors[0]:11.4f} {errors[1]:11.4f}")
 print(f"{'no model':>16} {np.sqrt((still[which] ** 2).mean()):11.4f}")

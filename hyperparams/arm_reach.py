@@ -4,7 +4,6 @@ from gps.agents import arm_reach
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointCost, EndpointMeasure, StateCost, SumCost, WeightedCost
-from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -39,7 +38,6 @@ experiment = Experiment(
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
         training=TrainingConfig(steps=2000, batch_size=25),
         replay=10,
-        dynamics=DynamicsConfig(ridge=1e-5),
         step=StepConfig(kl_max=0.7, min_mult=0.2, max_mult=1.0),
     ),
     samples=3,

@@ -91,7 +91,7 @@ experiment = Experiment(
     # The handle's distance from where it is on the open door decides; 40 mm are 0.11 rad.
     measure=EndpointMeasure(target=(*HANDLE, *HANDLE), success_point=1, threshold=0.04),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig(strength=5.0)),
+        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=1.0, min_mult=0.1, max_mult=1.0),
     ),
     samples=20,

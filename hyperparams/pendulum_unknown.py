@@ -6,8 +6,6 @@ from gps.agents import pendulum
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
-from gps.distributions import MixturePriorConfig
-from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
 
 experiment = Experiment(
@@ -36,7 +34,6 @@ experiment = Experiment(
     algorithm=TrajOptConfig(
         # Three values of z and five samples leave little to fit a step's dynamics with: what other
         # steps say about them is the prior.
-        dynamics=DynamicsConfig(ridge=1e-5, prior=MixturePriorConfig()),
         # Short steps: the way up bends the dynamics, from pulling back to falling over. The step
         # may not grow, so that there is noise to fit from until the end.
         step=StepConfig(kl_max=0.3, max_mult=1.0),

@@ -405,8 +405,9 @@ def regress(  # type: ignore[no-untyped-def]
 ):
     """Conditioning of each step's posterior joint Gaussian on its first n_in coordinates.
 
-    Y (N, S, D). The prior of step t is the mixture (means, scales) under weights[t], times psi.
-    Returns 0, or 1 + the first step whose input block has no Cholesky factor.
+    Y (N, S, D). ridge (n_in,) is added to the variances of the input block. The prior of step t is
+    the mixture (means, scales) under weights[t], times psi. Returns 0, or 1 + the first step whose
+    input block has no Cholesky factor.
     """
     N, S, D = Y.shape
     n_out = D - n_in
@@ -442,7 +443,7 @@ def regress(  # type: ignore[no-untyped-def]
                 row[k] = (own[k] + psi * row[k] + d * there[k]) * inv
         mirror(P)
         for i in range(n_in):
-            P[i, i] += ridge
+            P[i, i] += ridge[i]
         if cholesky_upper(P[:n_in, :n_in], U) != 0:
             return t + 1
         for i in range(n_in):

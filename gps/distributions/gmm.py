@@ -1,14 +1,15 @@
 """Gaussian mixtures fitted by expectation maximisation (EM), made for nearly collinear points.
 
-The covariance floor eps is part of what is maximised. A covariance is never estimated as the
-weighted scatter S alone but as S + eps I, and adding eps I by itself can lower the likelihood. So
-the fit maximises, per point,
+The covariance floor is part of what is maximised. A covariance is never estimated as the weighted
+scatter S alone but as S + E, and adding E by itself can lower the likelihood. E is diagonal: a share
+eps of the variance of each coordinate over all points, so that no unit matters. The fit
+maximises, per point,
 
-    log sum_j w_j N(x; mean_j, cov_j) exp(-eps/2 tr(cov_j^-1)),
+    log sum_j w_j N(x; mean_j, cov_j) exp(-1/2 tr(E cov_j^-1)),
 
-each component's density being the geometric mean of N over points known up to noise of variance
-eps. For it S + eps I is the exact M-step and the E-step uses the same factor; hence each EM
-iteration raises it or leaves it. Where every variance is far above eps it is the log-likelihood.
+each component's density being the geometric mean of N over points known up to noise of covariance
+E. For it S + E is the exact M-step and the E-step uses the same factor; hence each EM
+iteration raises it or leaves it. Where every variance is far above E it is the log-likelihood.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class GMMConfig:
     fit of a prior goes on from the last one, so that little is gained by less; on held-out rollouts
     of a simulated arm 1e-3 predicted better than 1e-5, which fits small clusters too closely."""
     covariance_floor: float = 1e-6
-    """Added to every variance, in the points' units squared; above zero."""
+    """Added to every variance, as a share of that of all points; above zero."""
     dead_mass: float = 0.5
     """A component that explains fewer points than this is re-seeded; 0 never does."""
 
@@ -95,13 +96,15 @@ class GMMFit(Record):
 
 
 class _EM:
-    """Points, parameters and workspace of one mixture; the points are centred for accuracy."""
+    """Points, parameters and workspace of one mixture; the points are centred for accuracy, and in
+    units of `scale` (D,)."""
 
-    def __init__(self, points: Array, J: int, floor: float) -> None:
+    def __init__(self, points: Array, J: int, floor: float, scale: Array | None = None) -> None:
         n, D = points.shape
         self.n, self.D, self.J, self.floor = n, D, J, floor
         self.centre = points.mean(axis=0)
-        self.points = points - self.centre
+        self.scale = np.ones(D) if scale is None else scale
+        self.points = (points - self.centre) / self.scale
         b = D if D <= 2 * _kernels.LEAD else _kernels.LEAD
         self.lead = np.ascontiguousarray(self.points[:, :b])
         self.mean, self.cov = np.zeros((J, D)), np.zeros((J, D, D))
@@ -118,20 +121,20 @@ class _EM:
     def load(self, mixture: Mixture) -> None:
         """Take a mixture's parameters; its components fill the first columns."""
         J = mixture.J
-        self.mean[:J] = mixture.mean - self.centre
-        self.cov[:J] = mixture.cov
+        self.mean[:J] = (mixture.mean - self.centre) / self.scale
+        self.cov[:J] = mixture.cov / np.outer(self.scale, self.scale)
         self.log_weight[:J] = mixture.log_weight
         self.log_weight[J:] = -np.inf
 
     def expect(self) -> float:
-        """E-step into `resp`; returns the mean objective per point."""
+        """E-step into `resp`; returns the mean objective per point, in units of `scale`."""
         status = _kernels.whitening(
             self.cov, self.floor, self.log_weight, self.square, self.inv_t, self.const
         )
         if status:
             raise FitError(
                 f"covariance of mixture component {status - 1} of {self.J} has no Cholesky factor;"
-                " raise GMMConfig.covariance_floor or scale the points to similar units"
+                " raise GMMConfig.covariance_floor"
             )
         work = (self.diff, self.white, self.lead_diff, self.lead_white, self.rows, self.low)
         _kernels.log_joint(
@@ -145,14 +148,13 @@ class _EM:
         _kernels.maximise(self.points, self.resp, self.floor, work, self.mean, self.cov, self.mass)
         self.log_weight[:] = np.log(np.maximum(self.mass, 1e-300) / self.n)
 
-    def split_heaviest(self, empty: int, scale: Array) -> None:
+    def split_heaviest(self, empty: int) -> None:
         """Give the empty component half of the heaviest one's points, cut across its long axis."""
         mass = self.resp.sum(axis=0)
         heavy = int(np.argmax(mass))
         own = np.flatnonzero(self.resp[:, heavy])
         w = self.resp[own, heavy]
-        Z = self.points[own] / scale
-        Z -= (w @ Z) / mass[heavy]
+        Z = self.points[own] - (w @ self.points[own]) / mass[heavy]
         axis = np.linalg.eigh((Z * w[:, None]).T @ Z)[1][:, -1]
         along = Z @ axis
         side = along > 0
@@ -162,7 +164,7 @@ class _EM:
         self.resp[own[side], empty] = w[side]
         self.resp[own[side], heavy] = 0.0
 
-    def reseed(self, dead: npt.NDArray[np.int64], scale: Array) -> None:
+    def reseed(self, dead: npt.NDArray[np.int64]) -> None:
         """Empty the dead components, then fill each with half of the heaviest other one."""
         self.resp[:, dead] = 0.0
         total = self.resp.sum(axis=1)
@@ -171,13 +173,15 @@ class _EM:
         self.resp[lost, int(np.argmax(self.resp.sum(axis=0)))] = 1.0
         self.resp /= self.resp.sum(axis=1)[:, None]
         for j in dead:
-            self.split_heaviest(int(j), scale)
+            self.split_heaviest(int(j))
 
     def mixture(self) -> Mixture:
         """The parameters as a record, which takes over the covariances: the end of a fit."""
         w = self.log_weight - np.log(np.exp(self.log_weight).sum())
-        self.cov.setflags(write=False)
-        return Mixture(self.mean + self.centre, self.cov, w)
+        cov = self.cov
+        cov *= np.outer(self.scale, self.scale)
+        cov.setflags(write=False)
+        return Mixture(self.mean * self.scale + self.centre, cov, w)
 
 
 def fit(
@@ -189,8 +193,8 @@ def fit(
 ) -> GMMFit:
     """Fit a mixture to points (n, D) by EM on the objective in this module's docstring.
 
-    A cold start draws centres by k-means++ on standardised points and gives all components the
-    common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
+    EM works on standardised points. A cold start draws centres by k-means++ and gives all components
+    the common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
     components than asked, the heaviest ones are split in two until there are enough; with more,
     the lightest are dropped. A component that dies is re-seeded by splitting the heaviest one; if
     that lowers the objective it is undone, and no other is tried in this fit.
@@ -206,12 +210,12 @@ def fit(
     if warm is not None and warm.D != D:
         raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
     scale = Y.std(axis=0)
-    scale[scale == 0] = 1.0
-    em = _EM(Y, n_components, config.covariance_floor)
+    scale[scale <= 1e-13 * np.abs(Y).max(axis=0)] = 1.0  # constant to rounding
+    em = _EM(Y, n_components, config.covariance_floor, scale)
     if warm is None:
-        _seed(em, scale, rng)
+        _seed(em, rng)
     else:
-        _resume(em, scale, warm)
+        _resume(em, warm)
     trace = [em.expect()]
     reseeded, may_reseed = 0, config.dead_mass > 0
     for _ in range(config.max_iterations):
@@ -219,7 +223,7 @@ def fit(
         dead = np.flatnonzero(em.resp.sum(axis=0) < config.dead_mass) if may_reseed else None
         if dead is not None and 0 < dead.size < em.J:
             saved = em.mean.copy(), em.cov.copy(), em.log_weight.copy(), em.resp.copy()
-            em.reseed(dead, scale)
+            em.reseed(dead)
         em.maximise()
         value = em.expect()
         if saved is not None and dead is not None:
@@ -243,7 +247,7 @@ def fit(
         len(trace) - 1,
         trace[-1],
     )
-    return GMMFit(em.mixture(), np.array(trace), int(reseeded))
+    return GMMFit(em.mixture(), np.array(trace) - np.log(scale).sum(), int(reseeded))
 
 
 def m_step(points: npt.ArrayLike, responsibilities: npt.ArrayLike, floor: float) -> Mixture:
@@ -298,9 +302,9 @@ def _points(points: npt.ArrayLike) -> Array:
     return Y
 
 
-def _seed(em: _EM, scale: Array, rng: np.random.Generator) -> None:
+def _seed(em: _EM, rng: np.random.Generator) -> None:
     """Cold start: k-means++ centres, nearest-centre means, one common covariance."""
-    Z = em.points / scale
+    Z = em.points
     nearest = np.zeros(em.n, dtype=np.int64)
     distance = ((Z - Z[rng.integers(em.n)]) ** 2).sum(axis=1)
     for j in range(1, em.J):
@@ -317,13 +321,13 @@ def _seed(em: _EM, scale: Array, rng: np.random.Generator) -> None:
     em.resp[np.arange(em.n), nearest] = 1.0
     for j in range(em.J):  # copies of one point leave centres without points
         if not em.resp[:, j].any():
-            em.split_heaviest(j, scale)
+            em.split_heaviest(j)
     em.maximise()
     common = np.einsum("j,jab->ab", em.mass / em.n, em.cov)
     em.cov[:] = (common + common.T) / 2
 
 
-def _resume(em: _EM, scale: Array, warm: Mixture) -> None:
+def _resume(em: _EM, warm: Mixture) -> None:
     """Warm start; see `fit`."""
     if warm.J > em.J:
         keep = np.sort(np.argsort(-warm.log_weight, kind="stable")[: em.J])
@@ -335,6 +339,6 @@ def _resume(em: _EM, scale: Array, warm: Mixture) -> None:
     em.cov[warm.J :] = np.eye(em.D)
     em.expect()
     for j in range(warm.J, em.J):
-        em.split_heaviest(j, scale)
+        em.split_heaviest(j)
     em.maximise()
     log.debug("mixture grown from %d to %d components by splitting", warm.J, em.J)

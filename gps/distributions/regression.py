@@ -136,17 +136,18 @@ def fit_linear_gaussian(
     prior: MixturePrior | NIW | None,
     *,
     strength: float = 1.0,
-    ridge: float = 1e-6,
+    ridge: float | Array = 1e-4,
 ) -> LinearGaussianFit:
     """Regress outputs (N, Tp, no) on inputs (N, Tp, ni), each step on its own.
 
     With y = [input; output], posterior covariance of a step
-    P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus the ridge on
-    the diagonal of the input block; gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample
+    P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus a ridge on
+    the diagonal of the input block: a share `ridge` of the input's variance over all samples and
+    steps, or, as an array (ni,), these variances themselves; gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample
     mean, not the posterior's, so that the model passes through the data),
     cov = P_oo - gain P_io. A mixture prior is worth `strength` samples: moments under the step's
     averaged responsibilities; an NIW prior is used as it is at every step; without prior P = S,
-    that is, ridge regression with penalty N * ridge.
+    that is, ridge regression.
     Raises FitError for N = 1, NonFiniteError, NotPositiveDefiniteError, ShapeError.
     """
     X, Z = np.asarray(inputs, dtype=np.float64), np.asarray(outputs, dtype=np.float64)
@@ -154,7 +155,7 @@ def fit_linear_gaussian(
         raise ShapeError(
             f"inputs and outputs must be (N, Tp, ni) and (N, Tp, no), got {X.shape}, {Z.shape}"
         )
-    if not (0 <= ridge < np.inf and 0 < strength < np.inf):
+    if not (np.all(np.asarray(ridge) >= 0) and np.all(np.isfinite(ridge)) and 0 < strength < np.inf):
         raise ConfigError(
             f"ridge must be at least 0 and strength above 0, got {ridge} and {strength}"
         )
@@ -167,10 +168,11 @@ def fit_linear_gaussian(
     D = Y.shape[2]
     means, scales, weights, psi, kappa0, nu0 = _prior_arrays(prior, Y, strength)
     no = D - n_in
+    added = _ridge_of(X, ridge)
     mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
     gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
     status = _kernels.regress(
-        Y, n_in, weights, means, scales, psi, kappa0, nu0, ridge, mean, gain, offset, W, joint
+        Y, n_in, weights, means, scales, psi, kappa0, nu0, added, mean, gain, offset, W, joint
     )
     if status:
         raise NotPositiveDefiniteError(
@@ -185,6 +187,22 @@ def fit_linear_gaussian(
     for array in (gain, offset, W, mean, joint):
         array.setflags(write=False)  # the record takes them without a copy
     return LinearGaussianFit(gain, offset, W, mean, joint)
+
+
+def _ridge_of(X: Array, ridge: float | Array) -> Array:
+    """The variance (ni,) that is added to each input of X (N, Tp, ni); see `fit_linear_gaussian`.
+
+    An input without any variance, whose slopes are 0 with any ridge, gets 1.
+    """
+    n_in = X.shape[2]
+    if np.ndim(ridge):
+        added = np.array(ridge, dtype=np.float64)
+        if added.shape != (n_in,):
+            raise ShapeError(f"ridge must be a number or ({n_in},), got shape {added.shape}")
+        return added
+    variance = X.var(axis=(0, 1))
+    variance[variance <= (1e-13 * np.abs(X).max(axis=(0, 1))) ** 2] = 1.0
+    return np.asarray(ridge * variance)
 
 
 def _prior_arrays(

@@ -19,8 +19,9 @@ from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts
 class DynamicsConfig:
     """How dynamics are fitted."""
 
-    ridge: float = 1e-6
-    """Added to the variance of every state and action in the regression; 0 or more."""
+    ridge: float = 1e-4
+    """Added to the variance of every state and action in the regression, as a share of its variance
+    over the rollouts; 0 or more. Less is closer to the samples, more is steadier with few."""
     x0_variance_floor: float = 1e-6
     """Least variance of each entry of the start state; above zero."""
     x0_strength: float = 1.0

@@ -68,9 +68,9 @@ class LineariseConfig:
     """'samples': the policy's actions are regressed on the states of the samples. 'jacobian': the
     network's own derivative by the observation at the samples, carried over to the state; then all
     entries of the observation must be entries of the state, without noise on them."""
-    ridge: float = 1e-6
-    """'samples': added to the diagonal of the states' covariance, in their squared units; not below
-    0."""
+    ridge: float = 1e-4
+    """'samples': added to the variance of every entry of the state, as a share of its variance over
+    the rollouts; not below 0."""
     prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
     """'samples': mixture over [x; pi(o)] that stands in where samples are few; None for plain
     regression."""
