@@ -83,11 +83,43 @@ def test_likelihood_never_falls(seed, n, D, J, kind, floor):
 
 def test_objective_is_what_the_docstring_says(rng):
     points, floor = blobs(rng), 1e-2
+    points[:, 0] *= 30
     result = fit(points, 3, GMMConfig(covariance_floor=floor), rng)
     logs = plain_log_joint(result.mixture, points)
-    logs -= 0.5 * floor * np.trace(np.linalg.inv(result.mixture.cov), axis1=1, axis2=2)
+    inverse = np.linalg.inv(result.mixture.cov)
+    logs -= 0.5 * floor * np.einsum("jdd,d->j", inverse, points.var(axis=0))
     assert result.log_likelihood[-1] == pytest.approx(logsumexp(logs, axis=1).mean(), rel=1e-12)
     assert result.log_likelihood[-1] < log_likelihood(result.mixture, points)
+
+
+def test_units_do_not_matter(rng):
+    """Each coordinate in another unit: the same components, in that unit, cold and warm."""
+    points = make_points(3, 200, 5, "blobs")
+    units = 10.0 ** np.array([-9, -3, 0, 4, 8])
+    plain = fit(points, 4, GMMConfig(), np.random.default_rng(1))
+    other = fit(points * units, 4, GMMConfig(), np.random.default_rng(1))
+    for _ in range(2):
+        np.testing.assert_allclose(other.mixture.mean, plain.mixture.mean * units, rtol=1e-6)
+        cov = plain.mixture.cov * np.outer(units, units)
+        size = np.sqrt(np.einsum("jaa,jbb->jab", cov, cov))
+        assert np.abs((other.mixture.cov - cov) / size).max() < 1e-6
+        np.testing.assert_allclose(other.mixture.log_weight, plain.mixture.log_weight, atol=1e-6)
+        shifted = plain.log_likelihood - np.log(units).sum()
+        np.testing.assert_allclose(other.log_likelihood, shifted, atol=1e-6)
+        more = points + rng.normal(size=points.shape) * 0.1
+        plain = fit(more, 5, GMMConfig(), rng, warm=plain.mixture)
+        other = fit(more * units, 5, GMMConfig(), rng, warm=other.mixture)
+
+
+def test_a_coordinate_that_is_constant_to_rounding(rng):
+    """What rounding leaves of it is no spread, and means nothing."""
+    points = blobs(rng)
+    steady = np.full(len(points), 0.3)
+    steady[::2] += 5e-17
+    with_it = fit(np.c_[points, steady], 3, GMMConfig(), np.random.default_rng(1))
+    without = fit(points, 3, GMMConfig(), np.random.default_rng(1))
+    np.testing.assert_allclose(with_it.mixture.mean[:, :-1], without.mixture.mean, rtol=1e-8)
+    np.testing.assert_allclose(with_it.mixture.mean[:, -1], 0.3)
 
 
 @pytest.mark.parametrize("D", [3, 59])

@@ -94,7 +94,7 @@ def test_the_heaviest_component_is_cut_across_its_long_axis(rng):
     em.resp[:120, 0], em.resp[120:, 1] = 1.0, 1.0
     em.resp[:40, 0], em.resp[:40, 1] = 0.75, 0.25
     before = em.resp.copy()
-    em.split_heaviest(2, np.ones(3))
+    em.split_heaviest(2)
     np.testing.assert_array_equal(em.resp[:, 1], before[:, 1])
     np.testing.assert_array_equal(em.resp[:, 0] + em.resp[:, 2], before[:, 0])
     moved = em.resp[:120, 2] > 0

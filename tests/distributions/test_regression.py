@@ -42,9 +42,10 @@ def test_without_prior_it_is_ridge_regression(rng, N):
     X, Z, _ = linear_data(rng, N)
     ridge = 1e-3
     fit = fit_linear_gaussian(X, Z, None, ridge=ridge)
+    spread = X.reshape(-1, NI).std(axis=0)
     for t in range(TP):
         A, B = X[:, t] - X[:, t].mean(axis=0), Z[:, t] - Z[:, t].mean(axis=0)
-        A_all = np.vstack([A, np.sqrt(N * ridge) * np.eye(NI)])
+        A_all = np.vstack([A, np.sqrt(N * ridge) * np.diag(spread)])
         B_all = np.vstack([B, np.zeros((NI, NO))])
         gain = np.linalg.lstsq(A_all, B_all, rcond=None)[0].T
         np.testing.assert_allclose(fit.gain[t], gain, rtol=1e-8, atol=1e-9)
@@ -59,18 +60,60 @@ def test_kernel_is_niw_posterior_then_conditioning(rng):
     Y = joint(X, Z)
     prior = update_prior(None, joint(*linear_data(rng, 6)[:2]), CONFIG, rng)
     ridge, strength = 1e-4, 2.5
+    added = ridge * X.reshape(-1, NI).var(axis=0)
     fit = fit_linear_gaussian(X, Z, prior, strength=strength, ridge=ridge)
     for t in range(TP):
         niw = mixture_prior(prior.mixture, Y[:, t], prior.n_points, strength)
         cov = posterior_covariance(niw, Y[:, t])
-        cov[:NI, :NI] += ridge * np.eye(NI)
+        cov[:NI, :NI] += np.diag(added)
         G, offset, W = condition(Gaussian(Y[:, t].mean(axis=0), cov), NI)
         np.testing.assert_allclose(fit.gain[t], G, rtol=1e-8, atol=1e-9)
         np.testing.assert_allclose(fit.offset[t], offset, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(fit.cov[t], W, rtol=1e-6, atol=1e-10)
         np.testing.assert_allclose(fit.joint_cov[t], cov, rtol=1e-9, atol=1e-10)
-        one = fit_linear_gaussian(X[:, t : t + 1], Z[:, t : t + 1], niw, ridge=ridge)
+        one = fit_linear_gaussian(X[:, t : t + 1], Z[:, t : t + 1], niw, ridge=added)
         np.testing.assert_allclose(one.gain[0], G, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("strength", [None, 1.0])
+def test_units_do_not_matter(rng, strength):
+    """Every input and output in another unit: the same model, in that unit."""
+    X, Z, _ = linear_data(rng, 4)
+    old = joint(*linear_data(rng, 6)[:2])
+    to_in, to_out = 10.0 ** np.array([-6, -2, 3, 6]), 10.0 ** np.array([5, 0, -7])
+
+    def fitted(a, b):
+        prior = None
+        if strength is not None:
+            prior = update_prior(None, old * np.r_[a, b], CONFIG, np.random.default_rng(2))
+        return fit_linear_gaussian(X * a, Z * b, prior, strength=strength or 1.0)
+
+    plain, other = fitted(np.ones(NI), np.ones(NO)), fitted(to_in, to_out)
+    np.testing.assert_allclose(other.gain * to_in / to_out[:, None], plain.gain, rtol=1e-6)
+    np.testing.assert_allclose(other.offset / to_out, plain.offset, rtol=1e-6)
+    noise = other.cov / np.outer(to_out, to_out)
+    np.testing.assert_allclose(noise, plain.cov, rtol=1e-6, atol=1e-9 * plain.cov.max())
+
+
+def test_an_input_that_never_changes(rng):
+    """Constant, also up to rounding: no slope, and the others' as without it."""
+    X, Z, _ = linear_data(rng, 20)
+    for still in (np.zeros(X.shape[:2]), 0.3 + 5e-17 * (rng.random(X.shape[:2]) > 0.5)):
+        with_it = fit_linear_gaussian(np.concatenate([X, still[..., None]], axis=2), Z, None)
+        without = fit_linear_gaussian(X, Z, None)
+        np.testing.assert_allclose(with_it.gain[..., :-1], without.gain, rtol=1e-9)
+        np.testing.assert_allclose(with_it.gain[..., -1], 0, atol=1e-9)
+
+
+def test_a_ridge_for_each_input(rng):
+    X, Z, _ = linear_data(rng, 5)
+    whole = fit_linear_gaussian(X, Z, None, ridge=1e-3)
+    each = fit_linear_gaussian(X, Z, None, ridge=1e-3 * X.reshape(-1, NI).var(axis=0))
+    np.testing.assert_allclose(each.gain, whole.gain, rtol=1e-12)
+    with pytest.raises(ShapeError, match=r"ridge must be a number or \(4,\)"):
+        fit_linear_gaussian(X, Z, None, ridge=np.ones(3))
+    with pytest.raises(ConfigError, match="ridge"):
+        fit_linear_gaussian(X, Z, None, ridge=np.array([1.0, 1, -1, 1]))
 
 
 def test_posterior_covariance_of_conjugate_theory(rng):
