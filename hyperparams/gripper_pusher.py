@@ -77,7 +77,7 @@ experiment = Experiment(
     # Half the block's width. The grip's distance from the goal is part of `distance`.
     measure=EndpointMeasure(target=(*GOAL, *GOAL), success_point=1, threshold=0.03),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=5.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0),
     ),
     samples=20,

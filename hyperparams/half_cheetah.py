@@ -59,7 +59,7 @@ experiment = Experiment(
     algorithm=TrajOptConfig(
         # A foot that touches down at another step in every sample makes a fit of one step alone
         # useless: the prior, what all steps together say, counts as much as the samples do.
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=20.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=20.0)),
         # Long steps: with half of this, as many rollouts led a seventh less far.
         step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0),
     ),

@@ -6,6 +6,7 @@ from gps.agents.worlds import obstacle_nav
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, TorchCost, WeightedCost
+from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -61,6 +62,7 @@ experiment = Experiment(
         # The usual decay, 1e-3, is too much for a way that bends round posts.
         training=TrainingConfig(steps=3000, batch_size=25, weight_decay=1e-4),
         replay=10,
+        dynamics=DynamicsConfig(ridge=1e-6),  # linear but for the posts
         step=StepConfig(kl_max=0.7, max_mult=1.0),
     ),
     samples=3,

@@ -65,7 +65,7 @@ experiment = Experiment(
         # far from the target there.
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-2),
         # Two rollouts per offset say little by themselves: the prior counts as much as ten.
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=10.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=10.0)),
         step=StepConfig(kl_max=1.5, min_mult=0.2, max_mult=2.0),
         # Twice the usual floor: with 5 % the unseen offsets take an iteration more.
         exploration=ExplorationConfig(floor=0.1),

@@ -64,7 +64,7 @@ experiment = Experiment(
         # Trained on, the network wanders by a millimetre more in long runs.
         restart=True,
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-2),
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=10.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=10.0)),
         step=StepConfig(kl_max=1.5, min_mult=0.2, max_mult=2.0),
         exploration=ExplorationConfig(floor=0.1),
     ),

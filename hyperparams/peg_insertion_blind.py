@@ -66,7 +66,7 @@ experiment = Experiment(
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=5.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),

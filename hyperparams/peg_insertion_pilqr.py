@@ -59,7 +59,7 @@ experiment = Experiment(
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
     measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DynamicsConfig(prior=MixturePriorConfig(strength=5.0)),
+        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=1.0, min_mult=0.2, max_mult=1.0),
     ),
     # PI2 weighs samples: with 5 it still works, and ends three times as far from the target.

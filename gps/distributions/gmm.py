@@ -62,6 +62,10 @@ class GMMConfig:
     of a simulated arm 1e-3 predicted better than 1e-5, which fits small clusters too closely."""
     covariance_floor: float = 1e-6
     """Added to every variance, as a share of that of all points; above zero."""
+    standardise: bool = True
+    """Work in units of each coordinate's spread over all points, so that no unit matters. False: in
+    the points' own units, in which the floor then counts; for coordinates whose spread so far says
+    little of what is to come, as of a door that has hardly been moved."""
     dead_mass: float = 0.5
     """A component that explains fewer points than this is re-seeded; 0 never does."""
 
@@ -211,6 +215,8 @@ def fit(
         raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
     scale = Y.std(axis=0)
     scale[scale <= 1e-13 * np.abs(Y).max(axis=0)] = 1.0  # constant to rounding
+    if not config.standardise:
+        scale[:] = 1.0
     em = _EM(Y, n_components, config.covariance_floor, scale)
     if warm is None:
         _seed(em, rng)

@@ -136,7 +136,7 @@ def fit_linear_gaussian(
     prior: MixturePrior | NIW | None,
     *,
     strength: float = 1.0,
-    ridge: float | Array = 1e-4,
+    ridge: float | Array = 1e-5,
 ) -> LinearGaussianFit:
     """Regress outputs (N, Tp, no) on inputs (N, Tp, ni), each step on its own.
 
@@ -155,7 +155,9 @@ def fit_linear_gaussian(
         raise ShapeError(
             f"inputs and outputs must be (N, Tp, ni) and (N, Tp, no), got {X.shape}, {Z.shape}"
         )
-    if not (np.all(np.asarray(ridge) >= 0) and np.all(np.isfinite(ridge)) and 0 < strength < np.inf):
+    if not (
+        np.all(np.asarray(ridge) >= 0) and np.all(np.isfinite(ridge)) and 0 < strength < np.inf
+    ):
         raise ConfigError(
             f"ridge must be at least 0 and strength above 0, got {ridge} and {strength}"
         )

@@ -19,9 +19,13 @@ from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts
 class DynamicsConfig:
     """How dynamics are fitted."""
 
-    ridge: float = 1e-4
+    ridge: float = 1e-5
     """Added to the variance of every state and action in the regression, as a share of its variance
-    over the rollouts; 0 or more. Less is closer to the samples, more is steadier with few."""
+    over the rollouts; 0 or more. Less is closer to the samples, more is steadier with few, and
+    where contacts come and go."""
+    standardise: bool = True
+    """Count `ridge` in these shares. False: in the squared units of states and actions, for entries
+    whose spread so far says little of what is to come; see also `prior.gmm.standardise`."""
     x0_variance_floor: float = 1e-6
     """Least variance of each entry of the start state; above zero."""
     x0_strength: float = 1.0
@@ -80,7 +84,8 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
             )
     strength = 1.0 if config.prior is None else config.prior.strength
     inputs = np.concatenate([X[:, :-1], U[:, :-1]], axis=2)
-    model = fit_linear_gaussian(inputs, X[:, 1:], prior, strength=strength, ridge=config.ridge)
+    ridge = config.ridge if config.standardise else np.full(inputs.shape[2], config.ridge)
+    model = fit_linear_gaussian(inputs, X[:, 1:], prior, strength=strength, ridge=ridge)
     earlier = None if prior is None else prior.history[:, 0, :nx]
     x0_cov = start_covariance(X[:, 0], earlier, config)
     return DynamicsFit(

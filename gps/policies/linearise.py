@@ -68,9 +68,12 @@ class LineariseConfig:
     """'samples': the policy's actions are regressed on the states of the samples. 'jacobian': the
     network's own derivative by the observation at the samples, carried over to the state; then all
     entries of the observation must be entries of the state, without noise on them."""
-    ridge: float = 1e-4
+    ridge: float = 1e-3
     """'samples': added to the variance of every entry of the state, as a share of its variance over
     the rollouts; not below 0."""
+    standardise: bool = True
+    """'samples': count `ridge` in these shares. False: in the squared units of the state; see also
+    `prior.gmm.standardise`."""
     prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
     """'samples': mixture over [x; pi(o)] that stands in where samples are few; None for plain
     regression."""
@@ -140,7 +143,8 @@ def linearise(
         if config.prior is not None:
             new = _updated(policy, rollouts, U, prior, config.prior, rng)
             strength = config.prior.strength
-        fit = fit_linear_gaussian(rollouts.X, U, new, strength=strength, ridge=config.ridge)
+        ridge = config.ridge if config.standardise else np.full(rollouts.nx, config.ridge)
+        fit = fit_linear_gaussian(rollouts.X, U, new, strength=strength, ridge=ridge)
         K, k, scatter = fit.gain, fit.offset, fit.cov
     cov = scatter + policy.Sigma
     try:

@@ -51,7 +51,6 @@ from gps.errors import ConfigError, GPSError
 from gps.pipeline import Experiment
 from gps.pipeline.progress import Row, best, results
 from gps.policies import TrainingConfig
-from gps.policies.linearise import LineariseConfig
 
 LAST = 10
 """Iterations at the end that are looked at."""
@@ -85,7 +84,6 @@ def pole() -> Experiment:
         algorithm=MDGPSConfig(
             # a plant so nearly linear that its samples can be trusted to the last digits
             dynamics=DynamicsConfig(ridge=1e-6),
-            linearise=LineariseConfig(ridge=1e-6),
             training=TrainingConfig(weight_decay=1e-2),
         ),
         samples=5,
