@@ -1,15 +1,15 @@
 """Gaussian mixtures fitted by expectation maximisation (EM), made for nearly collinear points.
 
 The covariance floor is part of what is maximised. A covariance is never estimated as the weighted
-scatter S alone but as S + E, and adding E by itself can lower the likelihood. E is diagonal: a share
-eps of the variance of each coordinate over all points, so that no unit matters. The fit
-maximises, per point,
+scatter S alone but as S + E, and adding E by itself can lower the likelihood. E is diagonal: a
+share eps of the variance of each coordinate over all points (eps itself, in the points' own units,
+where they are not standardised). The fit maximises, per point,
 
     log sum_j w_j N(x; mean_j, cov_j) exp(-1/2 tr(E cov_j^-1)),
 
 each component's density being the geometric mean of N over points known up to noise of covariance
-E. For it S + E is the exact M-step and the E-step uses the same factor; hence each EM
-iteration raises it or leaves it. Where every variance is far above E it is the log-likelihood.
+E. For it S + E is the exact M-step and the E-step uses the same factor; hence each EM iteration
+raises it or leaves it. Where every variance is far above E it is the log-likelihood.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def fit(
 ) -> GMMFit:
     """Fit a mixture to points (n, D) by EM on the objective in this module's docstring.
 
-    EM works on standardised points. A cold start draws centres by k-means++ and gives all components
-    the common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
+    A cold start draws centres by k-means++ on standardised points and gives all components the
+    common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
     components than asked, the heaviest ones are split in two until there are enough; with more,
     the lightest are dropped. A component that dies is re-seeded by splitting the heaviest one; if
     that lowers the objective it is undone, and no other is tried in this fit.

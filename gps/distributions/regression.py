@@ -142,12 +142,12 @@ def fit_linear_gaussian(
 
     With y = [input; output], posterior covariance of a step
     P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus a ridge on
-    the diagonal of the input block: a share `ridge` of the input's variance over all samples and
-    steps, or, as an array (ni,), these variances themselves; gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample
-    mean, not the posterior's, so that the model passes through the data),
-    cov = P_oo - gain P_io. A mixture prior is worth `strength` samples: moments under the step's
-    averaged responsibilities; an NIW prior is used as it is at every step; without prior P = S,
-    that is, ridge regression.
+    the diagonal of the input block: a share `ridge` of each input's variance over all samples and
+    steps, so that no unit matters, or, as an array (ni,), the variances to add themselves.
+    gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample mean, not the posterior's, so
+    that the model passes through the data), cov = P_oo - gain P_io. A mixture prior is worth
+    `strength` samples: moments under the step's averaged responsibilities; an NIW prior is used as
+    it is at every step; without prior P = S, that is, ridge regression.
     Raises FitError for N = 1, NonFiniteError, NotPositiveDefiniteError, ShapeError.
     """
     X, Z = np.asarray(inputs, dtype=np.float64), np.asarray(outputs, dtype=np.float64)

@@ -111,6 +111,15 @@ def test_units_do_not_matter(rng):
         other = fit(more * units, 5, GMMConfig(), rng, warm=other.mixture)
 
 
+def test_in_the_points_own_units_the_floor_is_a_variance(rng):
+    points, floor = blobs(rng) * 3.0, 1e-2
+    config = GMMConfig(covariance_floor=floor, standardise=False)
+    result = fit(points, 3, config, rng)
+    logs = plain_log_joint(result.mixture, points)
+    logs -= 0.5 * floor * np.trace(np.linalg.inv(result.mixture.cov), axis1=1, axis2=2)
+    assert result.log_likelihood[-1] == pytest.approx(logsumexp(logs, axis=1).mean(), rel=1e-12)
+
+
 def test_a_coordinate_that_is_constant_to_rounding(rng):
     """What rounding leaves of it is no spread, and means nothing."""
     points = blobs(rng)

@@ -92,6 +92,19 @@ def test_strength_of_the_prior_reaches_the_fit(rng):
     assert np.abs(fits[2] - fits[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_ridge_is_a_share_or_a_variance(rng, standardise):
+    r = simulate(truth(), rng, 6)
+    config = dynamics.DynamicsConfig(prior=None, ridge=1e-2, standardise=standardise)
+    got = dynamics.fit(r, None, config).dynamics.F
+    Z = np.concatenate([r.X, r.U], axis=2)[:, :-1]
+    added = 1e-2 * (Z.reshape(-1, NX + NU).var(axis=0) if standardise else np.ones(NX + NU))
+    for t in range(T - 1):
+        z, y = (a[:, t] - a[:, t].mean(axis=0) for a in (Z, r.X[:, 1:]))
+        want = np.linalg.solve(z.T @ z / 6 + np.diag(added), z.T @ y / 6).T
+        np.testing.assert_allclose(got[t], want, rtol=1e-8, atol=1e-10)
+
+
 def test_start_covariance(rng):
     x0 = rng.normal(size=(4, 3)) * [1.0, 1e-5, 0]
     config = dynamics.DynamicsConfig(x0_variance_floor=1e-4)

@@ -71,6 +71,20 @@ def test_a_nonlinear_policy_is_regressed_step_by_step(network):
         assert np.abs(rest).max() > 1e-3
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_ridge_is_a_share_or_a_variance(standardise):
+    policy, rollouts = some_policy(MLPConfig()), rollouts_of(6)
+    config = LineariseConfig(prior=None, ridge=1e-2, standardise=standardise)
+    got = linearise(policy, rollouts, None, config, stream(0, "em")).controller.K
+    X = rollouts.X
+    added = 1e-2 * (X.reshape(-1, NX).var(axis=0) if standardise else np.ones(NX))
+    for t in range(T):
+        u = policy.mean(rollouts.obs[:, t])
+        x, u = X[:, t] - X[:, t].mean(axis=0), u - u.mean(axis=0)
+        want = np.linalg.solve(x.T @ x / 6 + np.diag(added), x.T @ u / 6).T
+        np.testing.assert_allclose(got[t], want, rtol=1e-8, atol=1e-10)
+
+
 def test_the_prior_settles_what_few_samples_leave_open():
     policy, few = some_policy(MLPConfig(hidden=())), rollouts_of(3)
     prior = linearise(policy, rollouts_of(9, seed=1), None, MIXTURE, stream(0, "em")).prior
