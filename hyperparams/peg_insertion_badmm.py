@@ -14,7 +14,7 @@ from gps.costs import (
 from gps.distributions import MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline.experiment import Experiment
-from gps.policies import MLPConfig, TrainingConfig
+from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
 # Where the peg's tip and top shall be at the end: at the bottom of the hole, upright, in metres.
 TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
@@ -65,6 +65,7 @@ experiment = Experiment(
         restart=True,
         training=TrainingConfig(steps=4000, batch_size=25, weight_decay=1e-2),
         dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=10.0)),
+        linearise=LineariseConfig(ridge=1e-4),
         step=StepConfig(kl_max=1.5, min_mult=0.2, max_mult=2.0),
         exploration=ExplorationConfig(floor=0.1),
     ),

@@ -6,6 +6,7 @@ from gps.agents.worlds import reacher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -38,6 +39,7 @@ experiment = Experiment(
         restart=True,
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
         replay=16,
+        dynamics=DynamicsConfig(ridge=1e-4),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=4,
