@@ -109,6 +109,7 @@ class _EM:
         self.centre = points.mean(axis=0)
         self.scale = np.ones(D) if scale is None else scale
         self.points = (points - self.centre) / self.scale
+        self.spread = spread(points) / self.scale  # what distances between points are counted in
         b = D if D <= 2 * _kernels.LEAD else _kernels.LEAD
         self.lead = np.ascontiguousarray(self.points[:, :b])
         self.mean, self.cov = np.zeros((J, D)), np.zeros((J, D, D))
@@ -158,7 +159,8 @@ class _EM:
         heavy = int(np.argmax(mass))
         own = np.flatnonzero(self.resp[:, heavy])
         w = self.resp[own, heavy]
-        Z = self.points[own] - (w @ self.points[own]) / mass[heavy]
+        Z = self.points[own] / self.spread
+        Z -= (w @ Z) / mass[heavy]
         axis = np.linalg.eigh((Z * w[:, None]).T @ Z)[1][:, -1]
         along = Z @ axis
         side = along > 0
@@ -213,10 +215,7 @@ def fit(
         )
     if warm is not None and warm.D != D:
         raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
-    scale = Y.std(axis=0)
-    scale[scale <= 1e-13 * np.abs(Y).max(axis=0)] = 1.0  # constant to rounding
-    if not config.standardise:
-        scale[:] = 1.0
+    scale = spread(Y) if config.standardise else np.ones(D)
     em = _EM(Y, n_components, config.covariance_floor, scale)
     if warm is None:
         _seed(em, rng)
@@ -254,6 +253,13 @@ def fit(
         trace[-1],
     )
     return GMMFit(em.mixture(), np.array(trace) - np.log(scale).sum(), int(reseeded))
+
+
+def spread(points: Array) -> Array:
+    """Standard deviation (D,) of points (n, D); 1 for a coordinate that is constant to rounding."""
+    std: Array = points.std(axis=0)
+    std[std <= 1e-13 * np.abs(points).max(axis=0)] = 1.0
+    return std
 
 
 def m_step(points: npt.ArrayLike, responsibilities: npt.ArrayLike, floor: float) -> Mixture:
@@ -310,7 +316,7 @@ def _points(points: npt.ArrayLike) -> Array:
 
 def _seed(em: _EM, rng: np.random.Generator) -> None:
     """Cold start: k-means++ centres, nearest-centre means, one common covariance."""
-    Z = em.points
+    Z = em.points / em.spread
     nearest = np.zeros(em.n, dtype=np.int64)
     distance = ((Z - Z[rng.integers(em.n)]) ** 2).sum(axis=1)
     for j in range(1, em.J):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.distributions import _kernels
-from gps.distributions.gmm import GMMConfig, Mixture, fit, responsibilities
+from gps.distributions.gmm import GMMConfig, Mixture, fit, responsibilities, spread
 from gps.distributions.niw import NIW, prior_counts
 from gps.errors import ConfigError, FitError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.types import Array, Record, freeze, shape_of
@@ -202,9 +202,7 @@ def _ridge_of(X: Array, ridge: float | Array) -> Array:
         if added.shape != (n_in,):
             raise ShapeError(f"ridge must be a number or ({n_in},), got shape {added.shape}")
         return added
-    variance = X.var(axis=(0, 1))
-    variance[variance <= (1e-13 * np.abs(X).max(axis=(0, 1))) ** 2] = 1.0
-    return np.asarray(ridge * variance)
+    return np.asarray(ridge * spread(X.reshape(-1, n_in)) ** 2)
 
 
 def _prior_arrays(
