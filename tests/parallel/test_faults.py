@@ -260,8 +260,12 @@ def forever(*args):
     hang()
 
 
-def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog):
-    """Three restarts, all for the call that hangs, which is not the oldest one."""
+def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog, serial_hashes):
+    """Three restarts, all for the call that hangs, which is not the oldest one.
+
+    By then the serial run has compiled whatever a stage needs, which may take longer than HANGS.
+    """
+    assert serial_hashes
     both(two)
     monkeypatch.setattr(two, "_task_timeout", HANGS)
     call = two.call
