@@ -84,7 +84,7 @@ def pole() -> Experiment:
         algorithm=MDGPSConfig(
             # a plant so nearly linear that its samples can be trusted to the last digits
             dynamics=DynamicsConfig(ridge=1e-6),
-            training=TrainingConfig(weight_decay=2e-2),
+            training=TrainingConfig(weight_decay=1e-2),
         ),
         samples=5,
         iterations=60,
