@@ -11,10 +11,10 @@ from gps.costs import (
     SumCost,
     WeightedCost,
 )
-from gps.distributions import MixturePriorConfig
+from gps.distributions import GMMConfig, MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline.experiment import Experiment
-from gps.policies import MLPConfig, TrainingConfig
+from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
 # Where the peg's tip and top shall be at the end: at the bottom of the hole, upright, in metres.
 TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
@@ -66,7 +66,17 @@ experiment = Experiment(
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
+        # In the state's own units, with which the policy of few rollouts learns faster here.
+        dynamics=DynamicsConfig(
+            standardise=False,
+            ridge=1e-5,
+            prior=MixturePriorConfig(strength=5.0, gmm=GMMConfig(standardise=False)),
+        ),
+        linearise=LineariseConfig(
+            standardise=False,
+            ridge=1e-6,
+            prior=MixturePriorConfig(gmm=GMMConfig(standardise=False)),
+        ),
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),

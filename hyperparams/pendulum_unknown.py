@@ -32,8 +32,6 @@ experiment = Experiment(
     initial=HoldConfig(variance=1.0, stiffness=0.01),
     measure=EndpointMeasure(entry="joint_pos", target=(pi,), point_size=1, threshold=0.1),  # rad
     algorithm=TrajOptConfig(
-        # Three values of z and five samples leave little to fit a step's dynamics with: what other
-        # steps say about them is the prior.
         # Short steps: the way up bends the dynamics, from pulling back to falling over. The step
         # may not grow, so that there is noise to fit from until the end.
         step=StepConfig(kl_max=0.3, max_mult=1.0),

@@ -39,7 +39,7 @@ experiment = Experiment(
         restart=True,
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
         replay=16,
-        dynamics=DynamicsConfig(ridge=1e-4),
+        dynamics=DynamicsConfig(ridge=1e-3),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=4,

@@ -101,15 +101,22 @@ class GMMFit(Record):
 
 class _EM:
     """Points, parameters and workspace of one mixture; the points are centred for accuracy, and in
-    units of `scale` (D,)."""
+    units of `scale` (D,). Distances between them are counted in `spread` (D,) of these units."""
 
-    def __init__(self, points: Array, J: int, floor: float, scale: Array | None = None) -> None:
+    def __init__(
+        self,
+        points: Array,
+        J: int,
+        floor: float,
+        scale: Array | float = 1.0,
+        spread: Array | float = 1.0,
+    ) -> None:
         n, D = points.shape
         self.n, self.D, self.J, self.floor = n, D, J, floor
         self.centre = points.mean(axis=0)
-        self.scale = np.ones(D) if scale is None else scale
-        self.points = (points - self.centre) / self.scale
-        self.spread = spread(points) / self.scale  # what distances between points are counted in
+        self.scale, self.spread = np.broadcast_to(scale, (D,)), spread
+        self.points = points - self.centre
+        self.points /= self.scale
         b = D if D <= 2 * _kernels.LEAD else _kernels.LEAD
         self.lead = np.ascontiguousarray(self.points[:, :b])
         self.mean, self.cov = np.zeros((J, D)), np.zeros((J, D, D))
@@ -184,10 +191,9 @@ class _EM:
     def mixture(self) -> Mixture:
         """The parameters as a record, which takes over the covariances: the end of a fit."""
         w = self.log_weight - np.log(np.exp(self.log_weight).sum())
-        cov = self.cov
-        cov *= np.outer(self.scale, self.scale)
-        cov.setflags(write=False)
-        return Mixture(self.mean * self.scale + self.centre, cov, w)
+        self.cov *= np.outer(self.scale, self.scale)
+        self.cov.setflags(write=False)
+        return Mixture(self.mean * self.scale + self.centre, self.cov, w)
 
 
 def fit(
@@ -215,8 +221,9 @@ def fit(
         )
     if warm is not None and warm.D != D:
         raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
-    scale = spread(Y) if config.standardise else np.ones(D)
-    em = _EM(Y, n_components, config.covariance_floor, scale)
+    size = spread(Y)
+    scale = size if config.standardise else np.ones(D)
+    em = _EM(Y, n_components, config.covariance_floor, scale, size / scale)
     if warm is None:
         _seed(em, rng)
     else:

@@ -136,14 +136,15 @@ def fit_linear_gaussian(
     prior: MixturePrior | NIW | None,
     *,
     strength: float = 1.0,
-    ridge: float | Array = 1e-5,
+    ridge: float = 1e-5,
+    standardise: bool = True,
 ) -> LinearGaussianFit:
     """Regress outputs (N, Tp, no) on inputs (N, Tp, ni), each step on its own.
 
     With y = [input; output], posterior covariance of a step
     P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus a ridge on
     the diagonal of the input block: a share `ridge` of each input's variance over all samples and
-    steps, so that no unit matters, or, as an array (ni,), the variances to add themselves.
+    steps, so that no unit matters, or, without `standardise`, `ridge` in each input's unit squared.
     gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample mean, not the posterior's, so
     that the model passes through the data), cov = P_oo - gain P_io. A mixture prior is worth
     `strength` samples: moments under the step's averaged responsibilities; an NIW prior is used as
@@ -155,9 +156,7 @@ def fit_linear_gaussian(
         raise ShapeError(
             f"inputs and outputs must be (N, Tp, ni) and (N, Tp, no), got {X.shape}, {Z.shape}"
         )
-    if not (
-        np.all(np.asarray(ridge) >= 0) and np.all(np.isfinite(ridge)) and 0 < strength < np.inf
-    ):
+    if not (0 <= ridge < np.inf and 0 < strength < np.inf):
         raise ConfigError(
             f"ridge must be at least 0 and strength above 0, got {ridge} and {strength}"
         )
@@ -170,7 +169,7 @@ def fit_linear_gaussian(
     D = Y.shape[2]
     means, scales, weights, psi, kappa0, nu0 = _prior_arrays(prior, Y, strength)
     no = D - n_in
-    added = _ridge_of(X, ridge)
+    added = ridge * (spread(X.reshape(-1, n_in)) ** 2 if standardise else np.ones(n_in))
     mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
     gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
     status = _kernels.regress(
@@ -189,20 +188,6 @@ def fit_linear_gaussian(
     for array in (gain, offset, W, mean, joint):
         array.setflags(write=False)  # the record takes them without a copy
     return LinearGaussianFit(gain, offset, W, mean, joint)
-
-
-def _ridge_of(X: Array, ridge: float | Array) -> Array:
-    """The variance (ni,) that is added to each input of X (N, Tp, ni); see `fit_linear_gaussian`.
-
-    An input without any variance, whose slopes are 0 with any ridge, gets 1.
-    """
-    n_in = X.shape[2]
-    if np.ndim(ridge):
-        added = np.array(ridge, dtype=np.float64)
-        if added.shape != (n_in,):
-            raise ShapeError(f"ridge must be a number or ({n_in},), got shape {added.shape}")
-        return added
-    return np.asarray(ridge * spread(X.reshape(-1, n_in)) ** 2)
 
 
 def _prior_arrays(

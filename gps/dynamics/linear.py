@@ -84,8 +84,12 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
             )
     strength = 1.0 if config.prior is None else config.prior.strength
     inputs = np.concatenate([X[:, :-1], U[:, :-1]], axis=2)
-    ridge = config.ridge if config.standardise else np.full(inputs.shape[2], config.ridge)
-    model = fit_linear_gaussian(inputs, X[:, 1:], prior, strength=strength, ridge=ridge)
+    model = fit_linear_gaussian(
+        *(inputs, X[:, 1:], prior),
+        strength=strength,
+        ridge=config.ridge,
+        standardise=config.standardise,
+    )
     earlier = None if prior is None else prior.history[:, 0, :nx]
     x0_cov = start_covariance(X[:, 0], earlier, config)
     return DynamicsFit(

@@ -143,8 +143,12 @@ def linearise(
         if config.prior is not None:
             new = _updated(policy, rollouts, U, prior, config.prior, rng)
             strength = config.prior.strength
-        ridge = config.ridge if config.standardise else np.full(rollouts.nx, config.ridge)
-        fit = fit_linear_gaussian(rollouts.X, U, new, strength=strength, ridge=ridge)
+        fit = fit_linear_gaussian(
+            *(rollouts.X, U, new),
+            strength=strength,
+            ridge=config.ridge,
+            standardise=config.standardise,
+        )
         K, k, scatter = fit.gain, fit.offset, fit.cov
     cov = scatter + policy.Sigma
     try:

@@ -108,7 +108,8 @@ def test_dynamics(dyn):
         X[:, 1:],
         as_prior(dyn),
         strength=float(dyn["strength"]),
-        ridge=np.full(inputs.shape[2], float(dyn["regularization"])),  # absolute
+        ridge=float(dyn["regularization"]),
+        standardise=False,
     )
     for got, key, atol in (
         (fit.gain, "Fm", 1e-8),
@@ -122,9 +123,9 @@ def test_dynamics(dyn):
 
 @pytest.mark.parametrize(("ridge", "steps"), [(0.0, slice(1, None)), (1e-8, slice(0, 1))])
 def test_policy_linearisation(pol, ridge, steps):
-    absolute = np.full(pol["X"].shape[2], ridge)
+    strength = float(pol["strength"])
     fit = fit_linear_gaussian(
-        pol["X"], pol["pol_mu"], as_prior(pol), strength=float(pol["strength"]), ridge=absolute
+        *(pol["X"], pol["pol_mu"], as_prior(pol)), strength=strength, ridge=ridge, standardise=False
     )
     for got, key in (
         (fit.gain, "pol_K"),

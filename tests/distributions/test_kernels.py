@@ -90,7 +90,6 @@ def test_moments_of_a_mixture_under_other_weights(rng):
 def test_the_heaviest_component_is_cut_across_its_long_axis(rng):
     points = rng.normal(size=(200, 3)) * [1.0, 9.0, 1.0]
     em = _EM(points, 3, 1e-6)
-    em.spread = np.ones(3)
     em.resp[:] = 0.0
     em.resp[:120, 0], em.resp[120:, 1] = 1.0, 1.0
     em.resp[:40, 0], em.resp[:40, 1] = 0.75, 0.25

@@ -130,9 +130,9 @@ def test_the_blind_policy_cannot_know_where_the_base_stands():
 @pytest.mark.parametrize(
     ("name", "trained", "iterations", "seed", "nearer"),
     [
-        ("reacher", (0, 3, 4, 7), 7, 1, 0.4),
+        ("reacher", (0, 3, 4, 7), 5, 3, 0.4),
         ("obstacle_nav", (0, 5), 6, 1, 0.1),
-        ("peg_insertion_blind", (0, 3), 8, 1, 0.2),
+        ("peg_insertion_blind", (0, 3), 4, 1, 0.2),
     ],
 )
 def test_a_short_run_learns(name, trained, iterations, seed, nearer):
