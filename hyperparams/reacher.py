@@ -6,9 +6,10 @@ from gps.agents.worlds import reacher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.distributions import GMMConfig, MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
-from gps.policies import MLPConfig, TrainingConfig
+from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
 TIP = "sensor:target_to_tip"  # zero at the target, wherever that stands
 
@@ -39,7 +40,13 @@ experiment = Experiment(
         restart=True,
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
         replay=16,
-        dynamics=DynamicsConfig(ridge=1e-3),
+        dynamics=DynamicsConfig(ridge=1e-4),
+        # In the state's own units, with which few iterations from few targets learn faster.
+        linearise=LineariseConfig(
+            standardise=False,
+            ridge=1e-6,
+            prior=MixturePriorConfig(gmm=GMMConfig(standardise=False)),
+        ),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=4,
