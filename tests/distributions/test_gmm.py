@@ -120,6 +120,19 @@ def test_in_the_points_own_units_the_floor_is_a_variance(rng):
     assert result.log_likelihood[-1] == pytest.approx(logsumexp(logs, axis=1).mean(), rel=1e-12)
 
 
+def test_a_cold_start_measures_distances_by_the_spread(rng):
+    """Also in the points' own units: without a floor to speak of both ways are one fit."""
+    points = blobs(rng) * np.array([1e4, 1.0, 1e-2])
+    shares, own = (
+        fit(points, 3, GMMConfig(max_iterations=2, covariance_floor=floor, standardise=flag), r)
+        for floor, flag, r in (
+            (1e-12, True, np.random.default_rng(4)),
+            (1e-20, False, np.random.default_rng(4)),
+        )
+    )
+    np.testing.assert_allclose(own.mixture.mean, shares.mixture.mean, rtol=1e-6)
+
+
 def test_a_coordinate_that_is_constant_to_rounding(rng):
     """What rounding leaves of it is no spread, and means nothing."""
     points = blobs(rng)
