@@ -20,6 +20,7 @@ from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
+    ControllerOrPolicy,
     CostModel,
     DynamicsModel,
     GPSState,
@@ -89,8 +90,11 @@ class MDGPSConfig(PolicyAlgorithm):
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
         """The local controllers, or the policy once it has been trained."""
-        on_policy = self.sample_from == "policy"
-        return self.unseen(sample_policy(state) if on_policy else state.conditions)
+        if self.sample_from == "policy":
+            return self.unseen(sample_policy(state))
+        if state.iteration == 0:
+            return self.unseen(state.conditions)
+        return self.unseen(tuple(ControllerOrPolicy(c, state.policy) for c in state.conditions))
 
     def iterate(
         self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
@@ -173,7 +177,7 @@ def iterate(
     rule = (adjust_steps, checks, config.step, config.guard, it)
     mults = ex.call("set_steps", stages.set_steps, *rule)
     steps = ((mults,) * len(cond), range(len(cond)))
-    new = each(ex, "improve", _improve, (*models_of, checks, *steps), config)
+    new = each(ex, "improve", _improve, (*models_of, checks, *steps), config, True)
     data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     policy = stages.train_policy_on(ex, policy, data, *train, 1)
     report = Report(
@@ -223,7 +227,7 @@ def renew(
     models = (condition, rollouts, expanded, dynamics, linearised)
     checked = call("assess", _assess, *models, False, config)
     mults = call("set_steps", adjust_steps, (checked,), config.step, config.guard)
-    new = call("improve", _improve, *models, checked, mults, 0, replace(config, replay=0))
+    new = call("improve", _improve, *models, checked, mults, 0, replace(config, replay=0), False)
     return Renewed(
         state=new,
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
@@ -241,14 +245,11 @@ def _assess(
     config: MDGPSConfig,
 ) -> Assessment:
     """The assessment with the linearised policy as reference."""
-    guard, weight = config.guard, config.dual.entropy_weight
     reference = stages.with_noise(linearised.controller, condition, config.exploration)
-    sampled = reference if on_policy else condition.controller
-    if on_policy:  # going back to a controller would not take back the policy that was sampled
-        guard = stages.without_setbacks(guard)
+    sampled = reference if on_policy or condition.tries_policy else condition.controller
     return stages.assess(
         *(condition, rollouts, cost, dynamics, sampled, reference),
-        *(guard, config.step, weight),
+        *(config.guard, config.step, config.dual.entropy_weight, on_policy),
     )
 
 
@@ -262,10 +263,14 @@ def _improve(
     mults: Sequence[float],
     m: int,
     config: MDGPSConfig,
+    tries: bool,
 ) -> ConditionState:
-    """The C-step around the linearised policy."""
+    """The C-step around the linearised policy.
+
+    tries: the policy may be sampled next where it has been left aside for long.
+    """
     replay = Replay.extended(condition.replay, rollouts, config.replay)
-    return stages.improve(
+    new = stages.improve(
         condition,
         cost,
         dynamics,
@@ -278,12 +283,18 @@ def _improve(
         config.dual,
         config.exploration,
     )
+    if condition.tries_policy or not (checked.policy_astray or checked.rejected):
+        return replace(new, astray=None, trial=None)
+    if checked.rejected or not tries:
+        return new
+    astray = (condition.astray or 0) + 1
+    return replace(new, astray=astray, trial=True if astray >= config.guard.trial else None)
 
 
 def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
     """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
     mult = float(np.mean([c.step_mult for c in checks]))
-    known = [c for c in checks if c.updated and not c.rejected]
+    known = [c for c in checks if c.updated and not c.rejected and not c.policy_astray]
     new = mult
     if known:
         new = new_multiplier(mult, float(np.mean([c.kept for c in known])), step)

@@ -98,10 +98,8 @@ def iterate(
         *(ex, "linearise_policy", stages.linearise_sampled, (policies, rollouts, cond)),
         *(config.linearise, seed, it),
     )
-    # a controller to go back to would not take back the policy that was sampled
-    guard = stages.without_setbacks(config.guard) if it > 0 else config.guard
     models_of = (cond, rollouts, costs, models, linearised)
-    checks = each(ex, "assess", _assess, models_of, guard, config)
+    checks = each(ex, "assess", _assess, models_of, it > 0, config)
     new = each(ex, "improve", _improve, (*models_of, checks), config)
     data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     train = (config.training, config.sgd, config.restart, seed, it, 0)
@@ -125,13 +123,16 @@ def _assess(
     cost: CostModel,
     dynamics: DynamicsModel,
     linearised: Linearised,
-    guard: GuardConfig,
+    on_policy: bool,
     config: MDGPSPILQRConfig,
 ) -> Assessment:
     """The assessment with the linearised policy, which was sampled, as reference."""
     c = stages.with_noise(linearised.controller, condition, config.exploration)
     weight = config.pilqr.dual.entropy_weight
-    return stages.assess(condition, rollouts, cost, dynamics, c, c, guard, config.step, weight)
+    return stages.assess(
+        *(condition, rollouts, cost, dynamics, c, c),
+        *(config.guard, config.step, weight, on_policy),
+    )
 
 
 def _improve(

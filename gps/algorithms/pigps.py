@@ -97,9 +97,8 @@ def iterate(
         *(ex, "linearise_policy", stages.linearise_sampled, (policies, rollouts, cond)),
         *(config.linearise, seed, it),
     )
-    # a controller to go back to would not take back the policy that was sampled
-    guard = stages.without_setbacks(config.guard) if on_policy else config.guard
-    checks = each(ex, "assess", stages.assess_samples, (cond, rollouts, costs), guard)
+    samples = (cond, rollouts, costs)
+    checks = each(ex, "assess", stages.assess_samples, samples, config.guard, 0.0, on_policy)
     new = each(ex, "improve", _improve, (cond, rollouts, costs, linearised, checks), config)
     data = each(ex, "targets", stages.targets, (rollouts, new), config.remembers)
     train = (config.training, config.sgd, config.restart, seed, it, 0)

@@ -95,11 +95,6 @@ def linearise_sampled(
     return linearise_policy(policy, rollouts, condition, config, seed, iteration)
 
 
-def without_setbacks(guard: GuardConfig) -> GuardConfig:
-    """The guard where the policy is sampled: there is no controller to go back to."""
-    return replace(guard, setback=math.inf)
-
-
 def with_noise(
     controller: LinearGaussianController, condition: ConditionState, config: ExplorationConfig
 ) -> LinearGaussianController:
@@ -140,21 +135,24 @@ def assess(
     guard: GuardConfig,
     step: StepConfig,
     entropy_weight: float = 0.0,
+    on_policy: bool = False,
 ) -> Assessment:
     """Compare what was sampled with what the fitted model expects.
 
     `sampled` is (the linear form of) what acted in the rollouts; `reference` is where the update
     starts from, so that KL is measured against it. What is compared is the objective: the cost,
-    less entropy_weight times the entropy.
+    less entropy_weight times the entropy. on_policy: see `assess_samples`.
     """
     args = cost, dynamics, entropy_weight
     expected = _finite_or_nan(reference, *args)
     expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, *args)
     bonus = entropy_bonus(sampled, entropy_weight)
-    check = assess_samples(condition, rollouts, cost, guard, bonus)
+    check = assess_samples(condition, rollouts, cost, guard, bonus, on_policy)
     gap = (expected_sampled - check.sampled_cost) / check.cost_scale
     astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
     predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
+    if condition.tries_policy:  # not what the last update was about
+        predicted = math.nan
     now, before = expected, condition.expected_cost
     own, updated = math.nan, math.isfinite(predicted)
     if step.rule == "mc":
@@ -197,10 +195,13 @@ def assess_samples(
     cost: CostModel,
     guard: GuardConfig,
     bonus: float = 0.0,
+    on_policy: bool = False,
 ) -> Assessment:
     """What the samples alone say, for algorithms without a model: it expects what was sampled.
 
-    bonus: what the objective has less than the cost; see `entropy_bonus`.
+    bonus: what the objective has less than the cost; see `entropy_bonus`. on_policy: the policy is
+    sampled in every iteration, which no controller to go back to would take back; only explosions
+    are.
     """
     totals = cost.l.sum(axis=1)
     mean, spread = float(totals.mean()) - bonus, float(totals.std())
@@ -208,12 +209,13 @@ def assess_samples(
     error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else scale
     jump = mean - condition.sampled_cost
     noise = math.hypot(error, condition.cost_error)
-    # after a fall-back there is no update to take back, only one lucky sample to compare with
-    updated = condition.dual is not None
-    rejected = (
-        not math.isfinite(mean)
-        or jump > guard.explosion * condition.cost_scale
-        or (updated and jump > guard.setback * noise + 0.02 * condition.cost_scale)
+    # After a fall-back there is no update to take back: the same controller has been sampled again,
+    # and only the luck of its first samples can be above. The policy is another one every time.
+    updated = condition.dual is not None or condition.tries_policy
+    exploded = jump > guard.explosion * condition.cost_scale
+    set_back = jump > guard.setback * noise + 0.02 * condition.cost_scale
+    rejected = not math.isfinite(mean) or (
+        exploded if on_policy else updated and (exploded or set_back)
     )
     return Assessment(
         condition=rollouts.condition,
@@ -375,7 +377,7 @@ def decide(
     record if there is no update. Never raises for a model that cannot be used: the condition keeps
     a controller that has been seen to work, and shrinks its step.
     """
-    event = ""
+    event = "the policy was sampled: update from it" if condition.tries_policy else ""
     if checked.rejected:
         rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
@@ -416,7 +418,7 @@ def decide(
         found.eta,
     )
     return replace(
-        _remembered(condition, checked),
+        _remembered(condition, checked, reference if condition.tries_policy else None),
         controller=found.controller,
         step_mult=step_mult,
         eta=found.eta,
@@ -435,8 +437,15 @@ def decide(
     )
 
 
-def _remembered(condition: ConditionState, checked: Assessment) -> ConditionState:
-    """The condition that knows its last sound rollouts, and goes back to the best controller."""
+def _remembered(
+    condition: ConditionState,
+    checked: Assessment,
+    sampled: LinearGaussianController | None = None,
+) -> ConditionState:
+    """The condition that knows its last sound rollouts, and goes back to the best controller.
+
+    sampled: what acted, where that was not the condition's own controller.
+    """
     last = replace(
         condition,
         last_cost=checked.sampled_cost,
@@ -446,7 +455,7 @@ def _remembered(condition: ConditionState, checked: Assessment) -> ConditionStat
         return last
     return replace(
         last,
-        previous=condition.controller,
+        previous=condition.controller if sampled is None else sampled,
         sampled_cost=checked.sampled_cost,
         cost_scale=checked.cost_scale,
         cost_error=checked.cost_error,
@@ -464,7 +473,7 @@ def _fall_back(
 ) -> ConditionState:
     """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
     log.info("condition %d: %s", checked.condition, event)
-    if not checked.rejected:
+    if not (checked.rejected or condition.tries_policy):
         condition = _remembered(condition, checked)
     return replace(
         condition,

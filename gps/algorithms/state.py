@@ -139,6 +139,16 @@ class ConditionState(Record):
     """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
     obs_layout: Layout | None = optional()  # noqa: RUF009
     """Names of the observation's entries, where there is a policy."""
+    astray: int | None = optional()
+    """Updates in a row that left the policy aside, since its linear form was far worse than the
+    controller; None for none. See GuardConfig.trial."""
+    trial: bool | None = optional()
+    """Whether the policy is sampled next in place of the controller; None for no."""
+
+    @property
+    def tries_policy(self) -> bool:
+        """Whether the next rollouts are the policy's."""
+        return self.trial is True
 
     @property
     def actor(self) -> LinearGaussianController:
@@ -221,6 +231,21 @@ class PolicyState(Record):
     def actor(self) -> GlobalPolicy:
         """What acts in rollouts of the global policy."""
         return self.policy
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerOrPolicy(Record):
+    """What MDGPS rolls out of a condition: its controller, or the policy where that is tried."""
+
+    condition: Any
+    """A ConditionState, or a handle of one."""
+    policy: Any
+    """A PolicyState, or a handle of one."""
+
+    @property
+    def actor(self) -> Any:
+        """What acts."""
+        return self.policy.actor if self.condition.tries_policy else self.condition.actor
 
 
 @dataclass(frozen=True, eq=False)

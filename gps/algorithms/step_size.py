@@ -31,6 +31,10 @@ class StepConfig:
     """Smallest step multiplier."""
     max_mult: float = 3.0
     """Largest step multiplier."""
+    growth: float = 2.0
+    """Most by which a multiplier grows at once; at least 1. Near the optimum an update promises
+    less than the noise of what it brings, and that it kept its promise is luck: at a growth of 5
+    one lucky update undoes many small steps, whose mean is what makes a controller exact."""
 
     def __post_init__(self) -> None:
         if not 0 < self.kl_max < math.inf:
@@ -44,6 +48,8 @@ class StepConfig:
                 "StepConfig needs 0 < min_mult <= initial_mult <= max_mult, got "
                 f"{self.min_mult}, {self.initial_mult}, {self.max_mult}"
             )
+        if not 1 <= self.growth < math.inf:
+            raise ConfigError(f"StepConfig.growth must be at least 1 and finite, got {self.growth}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,10 @@ class GuardConfig:
     astray: float = 0.5
     """MDGPS: where the linearised policy's expected cost exceeds that of the sampled controller by
     more than this share of the scale, the update starts from the sampled controller instead."""
+    trial: int = 3
+    """MDGPS: after so many updates in a row that start from the controller for that reason the
+    policy itself is sampled once: its linear form may be wrong only where the controller goes. What
+    it does decides like any other update's outcome: it is kept, or taken back. At least 1."""
     shrink: float = 0.5
     """Factor on the step multiplier after each of these events."""
 
@@ -74,6 +84,10 @@ class GuardConfig:
         for name in ("disagreement", "explosion", "setback", "astray"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"GuardConfig.{name} must be above 0, got {getattr(self, name)}")
+        if type(self.trial) is not int or self.trial < 1:
+            raise ConfigError(
+                f"GuardConfig.trial must be a whole number of at least 1, got {self.trial!r}"
+            )
         if self.against not in ("best", "last"):
             raise ConfigError(choices("GuardConfig.against", self.against, ("best", "last")))
         if not 0 < self.shrink < 1:
@@ -92,11 +106,11 @@ def kept_share(predicted: float, actual: float) -> float:
 def new_multiplier(mult: float, share: float, config: StepConfig) -> float:
     """The step multiplier after updates that kept a `share` of what they promised.
 
-    `mult / (2 (1 - share))`, where the model of the improvement has its best step: the factor lies
-    between 0.1 and 5 for shares as `kept_share` gives them. Clipped to the range of `config`. No
-    unit of the cost matters.
-    Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, with these limits; there a miss of
-    less than 1e-4, in units of the cost, counts as 1e-4.
+    `mult / (2 (1 - share))`, where the model of the improvement has its best step, but at most
+    `config.growth` times `mult`: the factor lies between 0.1 and the smaller of that and 5 for
+    shares as `kept_share` gives them. Clipped to the range of `config`. No unit of the cost
+    matters. Source: the rule of cbfinn/gps algorithm.py `_set_new_mult`, with these limits; there
+    the growth is 5, and a miss of less than 1e-4, in units of the cost, counts as 1e-4.
     """
-    factor = min(0.5 / (1.0 - share), 5.0)
+    factor = min(0.5 / (1.0 - share), config.growth)
     return min(max(mult * factor, config.min_mult), config.max_mult)

@@ -19,8 +19,18 @@ from algorithm_problems import (
 )
 
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
-from gps.algorithms import GuardConfig, MDGPSConfig, PolicyState, StepConfig, TrajOptConfig, stages
+from gps.algorithms import (
+    GuardConfig,
+    MDGPSConfig,
+    MDGPSPILQRConfig,
+    PIGPSConfig,
+    PolicyState,
+    StepConfig,
+    TrajOptConfig,
+    stages,
+)
 from gps.control import DualConfig, dual, kl_per_step, lqr
+from gps.execution import Serial
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.runner import run
 from gps.policies import MLPConfig, TrainingConfig
@@ -107,9 +117,10 @@ def test_the_step_never_leaves_its_range():
     config = TrajOptConfig(step=StepConfig(kl_max=1.0, min_mult=0.3))
     agent, state = begin(config)
     state, _, _ = advance(config, agent, state, 2)
-    good = state.conditions[0].controller
+    good, updated = state.conditions[0].controller, state.conditions[0].dual
     for _ in range(7):
-        broken = with_condition(state, 0, controller=unstable(good), previous=good)
+        wrong = {"controller": unstable(good), "previous": good, "dual": updated}
+        broken = with_condition(state, 0, **wrong)
         state, report = config.iterate(broken, sample(agent, broken.conditions, 2))
         assert report.conditions[0].event
     assert state.conditions[0].step_mult == 0.3
@@ -226,20 +237,81 @@ def test_after_a_fall_back_a_setback_is_not_called_again():
     assert "back to an earlier controller" not in reports[0].conditions[0].event
 
 
-def test_an_update_leaves_a_policy_that_went_astray_alone():
-    agent, start = begin(MDGPS)
-    before, _, _ = advance(MDGPS, agent, start, 2)
-    rollouts = sample(agent, before.conditions, 2)
-    # a policy that has learned to push the mass away
+@pytest.mark.parametrize("config", [TRAJOPT, MDGPS], ids=["trajopt", "mdgps"])
+def test_a_controller_is_not_taken_back_for_the_luck_of_its_first_samples(config):
+    """What goes back is sampled again: no update has made that worse, however it compares."""
+    agent, start = begin(config)
+    before, _, _ = advance(config, agent, start, 2)
+    good = before.conditions[0].controller
+    broken = with_condition(before, 0, controller=unstable(good), previous=good)
+    lucky = {"sampled_cost": 1e-3, "cost_scale": 1e-3, "cost_error": 1e-4}
+    back, report = config.iterate(broken, sample(agent, broken.conditions, 2))
+    assert "back to an earlier controller" in report.conditions[0].event
+    assert same(back.conditions[0].controller, good)
+    back = with_condition(back, 0, **lucky)
+    rollouts = sample(agent, back.conditions, 3)
+    after, report = config.iterate(back, rollouts)
+    seen, new = report.conditions[0], after.conditions[0]
+    assert seen.cost_mean > 100 * lucky["sampled_cost"]  # far beyond GuardConfig.explosion
+    assert seen.event == ""
+    assert not same(new.controller, good)
+    # and it is known from now on by what it costs
+    assert new.sampled_cost == pytest.approx(seen.cost_mean)
+    assert same(new.previous, good)
+
+
+SAMPLED_BY = {
+    "trajopt": (TRAJOPT, True),
+    "mdgps": (MDGPS, True),
+    "mdgps on-policy": (replace(MDGPS, sample_from="policy"), False),
+    "pigps": (PIGPSConfig(network=MDGPS.network, training=MDGPS.training), False),
+    "mdgps-pilqr": (MDGPSPILQRConfig(network=MDGPS.network, training=MDGPS.training), False),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED_BY)
+def test_what_can_be_taken_back(name):
+    """Of controllers every setback; of a policy that is sampled in every iteration explosions, and
+    those after a fall-back as well, since it is trained anew."""
+    config, controllers = SAMPLED_BY[name]
+    agent, start = begin(config)
+    before, _, _ = advance(config, agent, start, 2)
+    rollouts = sample(agent, config.sampling(before), 2)
+    cost = COST.evaluate(rollouts[0]).l.sum(axis=1).mean()
+
+    def taken_back(best, **changes):
+        known = {"sampled_cost": best, "cost_scale": best, "cost_error": 1e-6 * best}
+        _, report = config.iterate(with_condition(before, 0, **known, **changes), rollouts)
+        return "back to an earlier controller" in report.conditions[0].event
+
+    assert taken_back(0.7 * cost) == controllers
+    assert taken_back(0.01 * cost)
+    assert taken_back(0.01 * cost, dual=None) != controllers
+    assert not taken_back(1.5 * cost)
+
+
+# --- a policy that has gone astray
+
+
+def pushing_away(rollouts, gain=6.0):
+    """A policy that has learned to push the mass away where it was."""
     X = np.concatenate([r.X.reshape(-1, 4) for r in rollouts])
     data = TrainingData(
         obs=X,
-        target=6.0 * X[:, :2],
+        target=gain * X[:, :2],
         precision=np.tile(np.eye(2), (len(X), 1, 1)),
         weight=X[:, 0] ** 0,
     )
     policy = initial_policy(MLPConfig(hidden=(16,)), 4, 2, stream(0, "astray"))
-    policy = fit(policy, data, TrainingConfig(steps=1500), stream(0, "fit")).policy
+    return fit(policy, data, TrainingConfig(steps=1500), stream(0, "fit")).policy
+
+
+def test_an_update_leaves_a_policy_that_went_astray_alone():
+    agent, start = begin(MDGPS)
+    before, _, _ = advance(MDGPS, agent, start, 2)
+    before = with_condition(with_condition(before, 0, astray=None), 1, astray=None)
+    rollouts = sample(agent, before.conditions, 2)
+    policy = pushing_away(rollouts)
     for m in range(2):
         limit = 3 * noise_free_cost(agent, before.conditions[m].controller, m)
         assert noise_free_cost(agent, policy, m) > limit
@@ -249,6 +321,8 @@ def test_an_update_leaves_a_policy_that_went_astray_alone():
         old, new, seen = before.conditions[m], after.conditions[m], report.conditions[m]
         assert "linearised policy" in seen.event
         assert "update from the controller" in seen.event
+        assert (new.astray, new.trial) == (1, None)
+        assert new.step_mult == old.step_mult  # what the policy has lost is not held against it
         # the bound holds around the sampled controller, under the fitted model
         model = report.models["dynamics"][m].fit
         where = lqr.forward(model.dynamics, new.controller, model.start)
@@ -261,6 +335,111 @@ def test_an_update_leaves_a_policy_that_went_astray_alone():
     final, _, _ = advance(MDGPS, agent, after, 2)
     for m in range(2):
         assert noise_free_cost(agent, final.policy.policy, m) < limit
+
+
+def test_the_policy_is_sampled_after_so_many_updates_without_it():
+    """Counted in a row: an update that starts from the policy begins again."""
+    agent, start = begin(MDGPS)
+    state, _, _ = advance(MDGPS, agent, start, 2)
+    state = with_condition(with_condition(state, 0, astray=None), 1, astray=None)
+    policy = PolicyState(policy=pushing_away(sample(agent, state.conditions, 2)))
+    expected = [(1, None), (2, None), (None, None), (1, None), (2, None), (3, True)]
+    for it, (counted, trial) in enumerate(expected):
+        astray = counted is not None
+        before = replace(state, policy=policy) if astray else state
+        sources = MDGPS.sampling(before)
+        for m, source in enumerate(sources):
+            assert source.actor is before.conditions[m].controller
+        state, report = MDGPS.iterate(before, sample(agent, sources, 2 + it))
+        for c in report.conditions:
+            assert ("linearised policy" in c.event) == astray
+        assert [(c.astray, c.trial) for c in state.conditions] == [(counted, trial)] * 2
+    assert [s.actor for s in MDGPS.sampling(state)] == [state.policy.policy] * 2
+
+
+def with_trial(state, **policy):
+    """As if the policy were to be sampled next from the first condition."""
+    return with_condition(replace(state, **policy), 0, astray=3, trial=True)
+
+
+def test_a_policy_that_does_better_than_the_controller_takes_its_place():
+    agent, start = begin(MDGPS)
+    before, _, _ = advance(MDGPS, agent, start, 4)
+    # the condition is stuck: its best so far is the controller that a run begins with
+    stuck = start.conditions[0].controller
+    cost = noise_free_cost(agent, stuck, 0)
+    known = {"sampled_cost": cost, "cost_scale": cost, "cost_error": 0.1}
+    before = with_condition(with_trial(before), 0, controller=stuck, previous=stuck, **known)
+    sources = MDGPS.sampling(before)
+    assert sources[0].actor is before.policy.policy
+    assert sources[1].actor is before.conditions[1].controller
+    after, report = MDGPS.iterate(before, sample(agent, sources, 4))
+    new, seen = after.conditions[0], report.conditions[0]
+    assert seen.event == "the policy was sampled: update from it"
+    assert (new.astray, new.trial) == (None, None)
+    # how the policy does says nothing of the last update
+    alone = with_condition(before, 1, expected_cost=math.nan)
+    alone, _ = MDGPS.iterate(alone, sample(agent, sources, 4))
+    assert [c.step_mult for c in alone.conditions] == [c.step_mult for c in before.conditions]
+    assert seen.cost_mean < 0.8 * cost
+    # the policy's linear form is what the guard goes back to, and what the bound is around
+    linear = report.models["linearised"][0].controller
+    assert same(new.previous, linear)
+    assert new.sampled_cost == pytest.approx(seen.cost_mean)
+    model = report.models["dynamics"][0].fit
+    where = lqr.forward(model.dynamics, new.controller, model.start)
+    kl = kl_per_step(new.controller, linear, where.mean, where.cov).mean()
+    assert 0 < kl <= 1.02 * seen.kl_max
+    assert noise_free_cost(agent, new.controller, 0) < 0.8 * cost
+    assert report.conditions[1].event == ""
+
+
+def test_a_policy_that_does_worse_is_taken_back():
+    agent, start = begin(MDGPS)
+    before, _, _ = advance(MDGPS, agent, start, 3)
+    policy = PolicyState(policy=pushing_away(sample(agent, before.conditions, 2)))
+    before = with_condition(with_trial(before, policy=policy), 0, dual=None)  # back already once
+    after, report = MDGPS.iterate(before, sample(agent, MDGPS.sampling(before), 3))
+    old, new, seen = before.conditions[0], after.conditions[0], report.conditions[0]
+    assert "back to an earlier controller" in seen.event
+    assert same(new.controller, old.previous)
+    assert same(new.previous, old.previous)
+    assert new.sampled_cost == old.sampled_cost
+    assert (new.astray, new.trial) == (None, None)  # and it is not sampled at once again
+
+
+def test_what_the_policy_cost_is_not_put_down_to_the_controller():
+    """A trial from which no update comes leaves what is known of the controllers as it was."""
+    agent, start = begin(MDGPS)
+    before, _, _ = advance(MDGPS, agent, start, 4)
+    before = with_trial(with_condition(before, 0, sampled_cost=1e6, cost_scale=1e6, cost_error=1.0))
+    rollouts = sample(agent, MDGPS.sampling(before), 4)
+    edge = float(rollouts[0].X[:, :, 0].mean())  # beyond it, the cost has no gradient
+    before = replace(before, costs=(Unusable(edge, False), COST))
+    after, report = MDGPS.iterate(before, rollouts)
+    old, new = before.conditions[0], after.conditions[0]
+    assert report.conditions[0].event.startswith("no update")
+    assert same(new.controller, old.controller)
+    assert same(new.previous, old.previous)
+    assert new.sampled_cost == 1e6
+    assert (new.astray, new.trial) == (None, None)
+
+
+def test_an_asynchronous_update_does_not_ask_for_a_trial():
+    """Its conditions are sampled by their own controllers, whatever they are told."""
+    agent, start = begin(MDGPS)
+    state, _, _ = advance(MDGPS, agent, start, 2)
+    rollouts = sample(agent, state.conditions, 2)
+    policy = PolicyState(policy=pushing_away(rollouts))
+    condition = replace(state.conditions[0], astray=None)
+    for it in range(4):
+        renewed = MDGPS.renew(
+            condition, rollouts[0], state.costs[0], policy, (0, 2 + it, 0), Serial()
+        )
+        condition = renewed.state
+        assert "linearised policy" in condition.report.event
+        assert condition.trial is None
+        rollouts = sample(agent, (condition, state.conditions[1]), 3 + it)
 
 
 # --- whole runs

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ def multiplier(mult, predicted, actual, config):
 
 def test_the_rule_of_the_reference():
     d = np.load(FIXTURES / "step_multiplier.npz")
-    config = StepConfig(min_mult=float(d["min_step_mult"]), max_mult=float(d["max_step_mult"]))
+    config = StepConfig(
+        min_mult=float(d["min_step_mult"]), max_mult=float(d["max_step_mult"]), growth=5.0
+    )
     inputs = (d["step_mult_in"], d["predicted_impr"], d["actual_impr"])
     new = [multiplier(*map(float, row), config) for row in zip(*inputs, strict=True)]
     assert_allclose(new, d["step_mult_out"], rtol=1e-12)
@@ -27,7 +30,7 @@ def test_the_rule_of_the_reference():
 @pytest.mark.parametrize("before", [1.383, 2.4, 3.0])
 def test_the_rule_over_conditions(before):
     d = np.load(FIXTURES / "step_rule_mdgps.npz")
-    config = StepConfig(min_mult=0.5, max_mult=3.0)
+    config = StepConfig(min_mult=0.5, max_mult=3.0, growth=5.0)
     last = d["prev_laplace"].mean()
     predicted, actual = last - d["prev_predicted"].mean(), last - d["cur_laplace"].mean()
     new = multiplier(before, float(predicted), float(actual), config)
@@ -36,14 +39,16 @@ def test_the_rule_over_conditions(before):
 
 def test_the_best_step_of_a_quadratic_improvement():
     """improvement(s) = a s - b s^2 has its maximum at a / 2b, whatever step was tried."""
-    a, b, wide = 3.0, 0.7, StepConfig(min_mult=1e-6, max_mult=1e6)
+    a, b, wide = 3.0, 0.7, StepConfig(min_mult=1e-6, max_mult=1e6, growth=5.0)
     for s in (0.6, 1.0, 2.0, 4.0):
         assert_allclose(multiplier(s, a * s, a * s - b * s * s, wide), a / (2 * b), rtol=1e-12)
 
 
 def test_the_factor_and_the_multiplier_are_clipped():
     wide = StepConfig(min_mult=1e-6, max_mult=1e6)
-    assert multiplier(2.0, 10.0, 10.0, wide) == 10.0  # five times, no more
+    assert multiplier(2.0, 10.0, 10.0, wide) == 4.0  # twice, no more
+    assert multiplier(2.0, 10.0, 10.0, replace(wide, growth=7.0)) == pytest.approx(10.0)
+    assert multiplier(2.0, 10.0, 10.0, replace(wide, growth=1.0)) == 2.0
     assert multiplier(2.0, 10.0, -1e9, wide) == pytest.approx(0.2)  # a tenth, no less
     assert multiplier(2.0, -10.0, 5.0, wide) == pytest.approx(0.2)
     assert multiplier(2.9, 10.0, 10.0, StepConfig()) == 3.0
@@ -68,6 +73,10 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
         (StepConfig, {"min_mult": 0.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": 11.0}, "0 < min_mult <= initial_mult <= max_mult"),
         (StepConfig, {"initial_mult": math.nan}, "0 < min_mult <= initial_mult <= max_mult"),
+        (StepConfig, {"growth": 0.9}, "growth must be at least 1 and finite, got 0.9"),
+        (StepConfig, {"growth": math.inf}, "growth must be at least 1 and finite"),
+        (GuardConfig, {"trial": 0}, "trial must be a whole number of at least 1, got 0"),
+        (GuardConfig, {"trial": 2.5}, "trial must be a whole number of at least 1, got 2.5"),
         (GuardConfig, {"explosion": 0.0}, "explosion must be above 0"),
         (GuardConfig, {"disagreement": math.nan}, "disagreement must be above 0"),
         (GuardConfig, {"astray": -1.0}, "astray must be above 0"),
