@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -46,7 +47,6 @@ from gps.costs import (
     SumCost,
     WeightedCost,
 )
-from gps.dynamics import DynamicsConfig
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import Experiment
 from gps.pipeline.progress import Row, best, results
@@ -81,11 +81,7 @@ def pole() -> Experiment:
         initial=HoldConfig(joints=(1,), gains=(-10.0,), stiffness=10.0, variance=0.1),
         # metres of the cart and radians of the pole in one distance, both to be 0
         measure=EndpointMeasure(entry="joint_pos", target=(0.0, 0.0), point_size=2, threshold=0.05),
-        algorithm=MDGPSConfig(
-            # a plant so nearly linear that its samples can be trusted to the last digits
-            dynamics=DynamicsConfig(ridge=1e-6),
-            training=TrainingConfig(weight_decay=1e-2),
-        ),
+        algorithm=MDGPSConfig(training=TrainingConfig(weight_decay=1e-2)),
         samples=5,
         iterations=60,
     )
@@ -167,6 +163,16 @@ def guarded_by_last(experiment: Experiment) -> Experiment:
     return changed(experiment, "guard", lambda guard: replace(guard, against="last"))
 
 
+def without_trials(experiment: Experiment) -> Experiment:
+    """The policy is never sampled in place of a controller that leaves it aside."""
+    return changed(experiment, "guard", lambda guard: replace(guard, trial=sys.maxsize))
+
+
+def with_leaps(experiment: Experiment) -> Experiment:
+    """A step grows up to fivefold at once."""
+    return changed(experiment, "step", lambda step: replace(step, growth=5.0))
+
+
 def other_restart(experiment: Experiment) -> Experiment:
     """The network is trained on where it was always fresh, and fresh where it was trained on."""
     return changed(experiment, "restart", lambda restart: restart is not True)
@@ -198,6 +204,8 @@ PARTS: dict[str, Callable[[Experiment], Experiment]] = {
     "floor": without_floor,
     "guard": without_guard,
     "last": guarded_by_last,
+    "trial": without_trials,
+    "growth": with_leaps,
     "restart": other_restart,
     "decay": without_decay,
     "replay": without_replay,

@@ -76,6 +76,8 @@ def test_every_part_is_one_change_of_the_algorithm(bench):
         "floor",
         "guard",
         "last",
+        "trial",
+        "growth",
         "restart",
         "decay",
         "replay",
