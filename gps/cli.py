@@ -757,17 +757,20 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plot(args: argparse.Namespace, options: list[str]) -> int:
     from gps.gui.figures import plot_run
+    from gps.gui.records import RunReader
     from gps.pipeline.progress import choice
 
+    chosen = RunReader(args.run).choose(choice(args.iteration))
     written = plot_run(
         Path(args.run),
         Path(args.out),
-        iteration=choice(args.iteration),
+        iteration="best" if chosen is None else chosen,
         condition=args.condition,
         compare=[Path(path) for path in args.compare],
         log=args.log,
     )
-    print(f"wrote {len(written)} plots to {args.out}, each as PNG and its numbers as CSV")
+    of = "" if chosen is None else f"; the inspector's are of iteration {chosen}"
+    print(f"wrote {len(written)} plots to {args.out}, each as PNG and its numbers as CSV{of}")
     return 0
 
 

@@ -61,8 +61,9 @@ class GuardConfig:
     mean absolute cost of a rollout, at least the spread over samples); a larger one shrinks the
     step."""
     explosion: float = 3.0
-    """A sampled cost that rises by more than this many times the scale of the last one is an
-    explosion: the condition goes back to its previous controller."""
+    """A sampled cost that rises above what it is compared with (`against`) by more than this many
+    times the scale of that is an explosion: the condition goes back to that controller. Of a policy
+    that is sampled in every iteration nothing else is taken back."""
     setback: float = 2.0
     """A sampled cost that lies by more than this many standard errors (of the difference of the two
     means over samples), and a fiftieth of the scale, above what it is compared with takes the last
@@ -78,7 +79,7 @@ class GuardConfig:
     policy itself is sampled once: its linear form may be wrong only where the controller goes. What
     it does decides like any other update's outcome: it is kept, or taken back. At least 1."""
     shrink: float = 0.5
-    """Factor on the step multiplier after each of these events."""
+    """Factor on the step multiplier after a disagreement, an explosion or a setback."""
 
     def __post_init__(self) -> None:
         for name in ("disagreement", "explosion", "setback", "astray"):

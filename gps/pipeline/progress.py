@@ -18,9 +18,11 @@ from typing import Literal
 from gps.errors import ConfigError
 
 Row = Mapping[str, float]
-Verdict = Literal["improving", "converged", "stalled"]
+Verdict = Literal["improving", "converged", "noise", "stalled"]
 """improving: or too early to say; converged: nothing improves any more, and the last iterations are
-about as good as the best; stalled: nothing improves any more, and they are far worse."""
+about as good as the best; noise: nothing improves any more, and one iteration differs from the next
+by as much as the whole run has improved; stalled: nothing improves any more, and the last
+iterations are far worse than the best."""
 Choice = Literal["best", "last"]
 CHOICES: tuple[Choice, ...] = ("best", "last")
 """How an iteration of a stored run can be named, beside its number."""
@@ -120,8 +122,9 @@ def verdict(rows: Iterable[Row], patience: int = PATIENCE, tolerance: float = TO
     of the first rollouts or of the first iteration's result, whichever is lower: one of the two may
     explode. Then it has converged if the median of those last iterations is near the best:
     success within 0.1, and cost within a tenth of the improvement on the first rollouts, or five
-    times the noise, by which the cost differs from one iteration to the next. Otherwise it has
-    stalled. Iterations without a finite cost are worse than all others.
+    times the noise, by which the cost differs from one iteration to the next. Where it is near by
+    the noise only, and five times that is all of the improvement, nothing is known but noise.
+    Otherwise it has stalled. Iterations without a finite cost are worse than all others.
     """
     if patience < 1:
         raise ConfigError(f"patience must be at least 1, got {patience}")
@@ -144,8 +147,14 @@ def _verdict(reached: Sequence[Result], patience: int, tolerance: float) -> Verd
     if min(r.cost for r in before) - lowest > tolerance * whole:
         return "improving"
     costs = [r.cost if r.counts else math.inf for r in recent]
-    near = median(costs) - lowest <= max(_NEAR * (begin - lowest), _NOISE * _noise(costs))
-    return "converged" if near and median(map(_share, recent)) >= highest - _NEAR else "stalled"
+    if median(map(_share, recent)) < highest - _NEAR:
+        return "stalled"
+    gap, gained, noise = median(costs) - lowest, begin - lowest, _NOISE * _noise(costs)
+    if gap <= _NEAR * gained:
+        return "converged"
+    if gap <= noise:
+        return "converged" if noise < gained else "noise"
+    return "stalled"
 
 
 def _noise(costs: Sequence[float]) -> float:
@@ -193,9 +202,20 @@ def _words(reached: Sequence[Result], now: Verdict, patience: int, tolerance: fl
     if now == "converged":
         return (
             f"converged: the last {patience} iterations brought less than {100 * tolerance:g} % of "
-            f"the improvement; the best is iteration {found.iteration}"
+            f"the improvement; the best is iteration {found.iteration}{_succeeds(found)}"
+        )
+    if now == "noise":
+        return (
+            f"no improvement since iteration {found.iteration}{_succeeds(found)}, and from one to "
+            "the next the costs differ by as much as the whole run has brought"
         )
     return f"no improvement since iteration {found.iteration}, and the last ones are far worse"
+
+
+def _succeeds(found: Result) -> str:
+    """How many conditions do, where not all of them."""
+    few = not math.isnan(found.success) and found.success < 1
+    return f", in which {100 * found.success:.0f} % succeed" if few else ""
 
 
 def summary(rows: Iterable[Row]) -> str:

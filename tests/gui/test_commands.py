@@ -145,6 +145,8 @@ def test_plot_writes_figures_and_numbers(run_path, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figures"
     assert cli.main(["plot", str(run_path), "--out", str(out), "--condition", "1"]) == 0
-    assert "wrote" in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert words.startswith("wrote ")
+    assert words.endswith("; the inspector's are of iteration 3\n")
     assert list((out / "progress").glob("*.png"))
     assert list((out / "iteration_0003" / "condition_1").glob("*.csv"))

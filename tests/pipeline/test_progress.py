@@ -172,13 +172,38 @@ def test_noise_is_neither_improvement_nor_loss():
 
 
 def test_the_luckiest_of_equals_is_no_loss():
-    """Without any improvement the best lies some deviations below the others."""
+    """Without any improvement the best lies some deviations below the others: that is no loss, and
+    nothing that a run has converged to either."""
     found = []
     for seed in range(20):
         rng = random.Random(seed)
         level = rows_of([5 + rng.gauss(0, 1) for _ in range(60)], sampled=6.0)
         found += [v for n in range(61) if (v := progress.verdict(level[:n])) != "improving"]
-    assert found.count("converged") > 5 * found.count("stalled")
+    assert found.count("noise") > 5 * found.count("stalled")
+    assert found.count("noise") > 3 * found.count("converged")
+
+
+def test_a_run_that_loses_all_again_in_jumps_has_not_converged():
+    """The more it jumps about, the less can be told; what it had reached is lost."""
+    costs = [4.6, 3.4, 2.2, 1.34, 5.3, 3.1, 6.2, 3.6, 5.9, 3.9, 4.67, 3.2, 5.6, 5.4]
+    rows = rows_of(costs, [0.0] * 14, sampled=4.81)
+    assert progress.verdict(rows) == "noise"
+    assert not progress.converged(rows)
+    assert progress.standing(rows) == (
+        "no improvement since iteration 4, in which 0 % succeed, and from one to the next the "
+        "costs differ by as much as the whole run has brought"
+    )
+    # the same jumps at the foot of a long way down are noise about a level
+    rows = rows_of([100.0, 50.0, 20.0, *costs], sampled=200.0)
+    assert progress.verdict(rows) == "converged"
+
+
+def test_how_many_succeed_is_said_where_not_all_do():
+    costs = [*decay(12), *[0.1] * 12]
+    for share, words in ((0.25, ", in which 25 % succeed"), (1.0, "")):
+        standing = progress.standing(rows_of(costs, [share] * 24))
+        assert standing.endswith(f"the best is iteration 13{words}"), standing
+    assert progress.standing(rows_of(costs)).endswith("the best is iteration 13")
 
 
 def test_a_cost_that_explodes_at_first_does_not_hide_what_follows():
