@@ -49,7 +49,7 @@ experiment = gps.Experiment(
         )
     ),
     initial=HoldConfig(),
-    measure=EndpointMeasure(entry=AWAY, target=(0.0, 0.0, 0.0), threshold=0.05),
+    measure=EndpointMeasure(entry=AWAY, target=(0.0, 0.0, 0.0), threshold=0.05, unit="m"),
     algorithm=TrajOptConfig(step=StepConfig(kl_max=2.0)),
     iterations=6,
 )

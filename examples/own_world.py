@@ -49,7 +49,9 @@ experiment = gps.Experiment(
     world=Pendulum(),
     cost=SumCost(terms=(*terms, WeightedCost(cost=ActionCost(weights=1e-4)))),
     initial=HoldConfig(position="angle", velocity="velocity", variance=4.0),
-    measure=EndpointMeasure(entry="angle", target=(LEVEL,), point_size=1, threshold=0.05),
+    measure=EndpointMeasure(
+        entry="angle", target=(LEVEL,), point_size=1, threshold=0.05, unit="rad"
+    ),
     algorithm=TrajOptConfig(step=StepConfig(kl_max=2.0, max_mult=1.0)),
 )
 

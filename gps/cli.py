@@ -853,8 +853,9 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
         }
     first = next(iter(judged.values()))  # the policy's where there is one
     columns = ["condition"]
+    label = "distance" if experiment.measure is None else experiment.measure.distance_label
     for who in judged:
-        columns += [f"{who} cost", "distance", "success"]
+        columns += [f"{who} cost", label, "success"]
     rows = [
         [str(m), *(cell for result in judged.values() for cell in _cells(result[m]))]
         for m in range(count)

@@ -36,7 +36,7 @@ experiment = Experiment(
     initial=HoldConfig(joints=(1,)),  # only the elbow has a motor
     # The farther of the two angles decides about the distance, the upper link's about success:
     # 0.1 rad is 6 degrees.
-    measure=EndpointMeasure(entry="joint_pos", target=UP, point_size=1, threshold=0.1),
+    measure=EndpointMeasure(entry="joint_pos", target=UP, point_size=1, threshold=0.1, unit="rad"),
     # Plans succeed after 40 steps; later ones find better ways to swing and have not converged by
     # the end. Noise of 0.01 N m: upright, the elbow's gains turn every disturbance into torque.
     algorithm=ILQRPlanningConfig(model=world, steps_per_iteration=10, exploration=0.01),

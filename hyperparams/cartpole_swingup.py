@@ -38,7 +38,7 @@ experiment = Experiment(
     # The pole's angle decides about success; 0.1 rad is 6 degrees. The distance is the larger one:
     # the pole's, in rad, or the cart's, in m. That both are still at the end is up to the cost.
     measure=EndpointMeasure(
-        entry="joint_pos", target=UP, point_size=1, success_point=1, threshold=0.1
+        entry="joint_pos", target=UP, point_size=1, success_point=1, threshold=0.1, unit="m or rad"
     ),
     # The plans succeed after 20 steps and have converged after about 120.
     algorithm=ILQRPlanningConfig(model=world, steps_per_iteration=10, exploration=0.1),

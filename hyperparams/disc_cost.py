@@ -31,7 +31,7 @@ experiment = Experiment(
         )
     ),
     initial=HoldConfig(position="position", velocity="velocity", variance=20.0),
-    measure=EndpointMeasure(entry="position", target=REGION, point_size=2, threshold=0.3),
+    measure=EndpointMeasure(entry="position", target=REGION, point_size=2, threshold=0.3, unit="m"),
     # The smooth cost alone leads straight to its target, and a longer step of the LQR gets there
     # before samples have met the region: with 0.3 nats a step none of three seeds ended in it.
     algorithm=PILQRTrajOptConfig(

@@ -55,6 +55,7 @@ experiment = Experiment(
         target=(MARK, *(0.0,) * (JOINTS - 1)),
         point_size=1,
         threshold=MARK - ENOUGH,
+        unit="m or rad",
     ),
     algorithm=TrajOptConfig(
         # A foot that touches down at another step in every sample makes a fit of one step alone

@@ -55,6 +55,7 @@ experiment = Experiment(
         target=GOAL,
         point_size=2,
         threshold=0.05,
+        unit="m",
         avoid=tuple((x, y, radius + PUCK) for x, y, radius in POSTS),
     ),
     algorithm=MDGPSConfig(

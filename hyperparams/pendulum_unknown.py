@@ -30,7 +30,9 @@ experiment = Experiment(
     ),
     # Almost free, with a noise of 1 N m: the first rollouts swing widely about the hanging place.
     initial=HoldConfig(variance=1.0, stiffness=0.01),
-    measure=EndpointMeasure(entry="joint_pos", target=(pi,), point_size=1, threshold=0.1),  # rad
+    measure=EndpointMeasure(
+        entry="joint_pos", target=(pi,), point_size=1, threshold=0.1, unit="rad"
+    ),
     algorithm=TrajOptConfig(
         # Short steps: the way up bends the dynamics, from pulling back to falling over. The step
         # may not grow, so that there is noise to fit from until the end.

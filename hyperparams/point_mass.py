@@ -27,7 +27,9 @@ experiment = Experiment(
     ),
     # Soft and noisy: the first rollouts should wander over the space that later ones cross.
     initial=HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=0.1),
-    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.02),
+    measure=EndpointMeasure(
+        entry="position", target=TARGET, point_size=2, threshold=0.02, unit="m"
+    ),
     algorithm=TrajOptConfig(
         # max_mult: the step may shrink, but never grow. A long step also takes away the noise that
         # the next fit of the dynamics needs.

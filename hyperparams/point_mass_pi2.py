@@ -25,7 +25,7 @@ experiment = Experiment(
     # PI2 never changes the gains of the first controllers. Soft ones let the noise of 80 steps add
     # up, and what is left of it at the end hides what an update brought.
     initial=HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=1.0),
-    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.1),
+    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.1, unit="m"),
     # More KL learns faster at first, but takes the exploration away before the end is reached.
     algorithm=PI2TrajOptConfig(pi2=PI2Config(kl_max=1.0)),
     samples=20,

@@ -31,7 +31,7 @@ experiment = Experiment(
         )
     ),
     initial=HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=1.0),
-    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.1),
+    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.1, unit="m"),
     algorithm=PIGPSConfig(
         pi2=PI2Config(kl_max=1.0),
         network=MLPConfig(hidden=(32, 32), activation="tanh"),

@@ -33,7 +33,9 @@ experiment = Experiment(
     # Here the wide first rollouts matter more: they are where the policy is first trained, and
     # outside of them it says anything.
     initial=HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=0.1),
-    measure=EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.05),
+    measure=EndpointMeasure(
+        entry="position", target=TARGET, point_size=2, threshold=0.05, unit="m"
+    ),
     algorithm=MDGPSConfig(
         # Smooth units: the policy is linearised in every iteration, and kinks hurt there.
         network=MLPConfig(hidden=(32, 32), activation="tanh"),

@@ -32,7 +32,7 @@ experiment = Experiment(
     # gains: acceleration of each joint per unit of control, in rad/s^2, somewhat low. variance:
     # wide, but few controls are clipped; where they are, a regression learns nothing of them.
     initial=HoldConfig(gains=(60.0, 75.0), variance=0.3),
-    measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02),
+    measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02, unit="m"),
     algorithm=MDGPSConfig(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         # Fresh networks reach the targets between the eight trained ones more often than one that

@@ -45,7 +45,7 @@ experiment = Experiment(
     # gains: acceleration of each joint per unit of control, in rad/s^2. variance: wide, but few
     # controls are clipped; where they are, a regression learns nothing of what they do.
     initial=HoldConfig(gains=(60.0, 75.0), variance=0.3),
-    measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02),
+    measure=EndpointMeasure(entry=TIP, target=(0.0, 0.0, 0.0), threshold=0.02, unit="m"),
     algorithm=MDGPSConfig(
         network=VisionConfig(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),

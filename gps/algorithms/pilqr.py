@@ -154,6 +154,10 @@ def improve(
             fit.dynamics, cost.quadratic, fit.start, reference, rollouts.X, rollouts.U, cost.l,
             bound, config, eta, std_floor=exploration.std_floor(condition.action_scale),
         )  # fmt: skip
+        if not result.lqr.converged:
+            stages.warn_short(
+                checked.condition, result.lqr.kl, result.lqr.kl_max, result.lqr.reason
+            )
         return Proposal(
             controller=result.controller,
             predicted=stages.total_expected_cost(

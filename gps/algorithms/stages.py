@@ -347,11 +347,19 @@ def bounded_update(
     if not result.converged:
         if not result.kl.any():
             raise DualError(result.reason, eta=result.eta)
-        log.warning(
-            "condition %d: the update uses %.3g of %.3g nats a step: %s",
-            *(number, result.kl.mean(), result.kl_max, result.reason),
-        )
+        warn_short(number, result.kl, result.kl_max, result.reason)
     return result
+
+
+def warn_short(number: int, kl: Array, kl_max: float | Array, reason: str) -> None:
+    """Say in the log that the update of a condition uses less of its bound than it could.
+
+    kl (T,), kl_max (T,) or one for all: nats a step.
+    """
+    log.warning(
+        "condition %d: the update uses %.3g of %.3g nats a step: %s",
+        *(number, np.mean(kl), np.mean(kl_max), reason),
+    )
 
 
 def decide(

@@ -67,6 +67,7 @@ class PerStepResult(Record):
     active: npt.NDArray[np.bool_]  # (T,) False: eta is at its floor and the KL below the bound
     converged: bool  # False: every bound holds, but the controller need not be the optimum
     trace: Array  # (n_sweeps,) largest KL / bound of the backward pass (NaN: no finite trajectory)
+    reason: str = ""  # why it has not converged; `batch.minimise_per_step` gives none
 
     def __post_init__(self) -> None:
         T = self.controller.T
@@ -223,6 +224,7 @@ def minimise_per_step(
         active=active,
         converged=end == kernels.DONE,
         trace=trace[:n],
+        reason=ENDS.get(end, ""),
     )
 
 

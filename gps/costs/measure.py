@@ -39,7 +39,13 @@ class EndpointMeasure:
     """Balls, each (centre, radius) in the entry's coordinates, that this point must not enter on
     the straight lines between its places at successive steps, or else there is no success."""
 
+    unit: str | None = None
+    """Unit of the distance, for axes and tables: `m`, `rad`, `m or rad`. By default that of the end
+    points, m, and none for any other entry."""
+
     def __post_init__(self) -> None:
+        if self.unit is not None and not isinstance(self.unit, str):
+            raise ConfigError(f"EndpointMeasure.unit must be text or None, got {self.unit!r}")
         set_numbers(self, "target")
         set_number(self, "threshold", above=0.0)
         if not isinstance(self.target, tuple):
@@ -75,6 +81,12 @@ class EndpointMeasure:
             if not (fits and ball[-1] > 0):
                 raise ConfigError(f"{wanted}, got {ball!r}")
         object.__setattr__(self, "avoid", balls)
+
+    @property
+    def distance_label(self) -> str:
+        """`distance`, with the unit where there is one."""
+        unit = "m" if self.unit is None and self.entry == "end_points" else self.unit
+        return f"distance ({unit})" if unit else "distance"
 
     def check(self, layout: Layout) -> None:
         """Raise ConfigError unless the entry exists and has as many values as the target."""

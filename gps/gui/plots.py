@@ -106,6 +106,13 @@ def axis_of(plot: Plot) -> str:
     return next((name for name in ("time step", "iteration") if label.startswith(name)), "")
 
 
+def _distance_label(runs: Sequence[RunReader]) -> str:
+    """What the runs' measures call their distance; without a unit where they differ."""
+    measures = (run.experiment.measure for run in runs)
+    labels = {"distance" if measure is None else measure.distance_label for measure in measures}
+    return labels.pop() if len(labels) == 1 else "distance"
+
+
 def names_of(layout: Layout) -> tuple[str, ...]:
     """A name for every value of a vector: `position 0`, `position 1`, ..., `height`."""
     return tuple(
@@ -153,8 +160,8 @@ def progress(runs: Sequence[RunReader]) -> list[Plot]:
         for who, column in (("local controllers", "local"), ("policy", "policy"))
         for of in (("mean", "max") if one else ("mean",))
     }
-    add("distance", "Distance from the target at the end, over the conditions", "distance (m)",
-        distance, log=True)  # fmt: skip
+    add("distance", "Distance from the target at the end, over the conditions",
+        _distance_label(runs), distance, log=True)  # fmt: skip
     add("kl", "KL of the update, used and allowed", "KL per time step (nats)",
         {"KL allowed": "kl_max", "KL used": "kl_mean"}, log=True)  # fmt: skip
     add("step_multiplier", "Multiplier of the step size, mean over the conditions", "multiplier",

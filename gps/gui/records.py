@@ -351,7 +351,7 @@ class RunReader:
         return self._get(n, f"entry {m} {name}", read)
 
     def endpoints(self, n: int, m: int) -> Array | None:
-        """The entry that the measure of success looks at, of all samples: (N, T, size), in metres
+        """The entry that the measure of success looks at, of all samples: (N, T, size), in its unit
         where the world's lengths are."""
         measure = self.experiment.measure
         return self.entry(n, m, getattr(measure, "entry", "end_points"))

@@ -777,7 +777,7 @@ class _Driver:
             models={name: tuple(n.models[name] for n in moment.newest) for name in names},
         )
         local, policy = scores[: self.M], scores[self.M :]
-        row = metrics_row(report, local, policy, moment.state, self.agent, self.experiment)
+        row = metrics_row(report, local, policy, moment.state)
         row |= moment.numbers
         row |= memory_row(self.ex)
         row["seconds"] = moment.seconds

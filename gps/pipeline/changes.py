@@ -72,6 +72,11 @@ class Changes:
                 held.update(change.options)
         return held
 
+    def rollouts(self, experiment: Experiment, iterations: int) -> int:
+        """Rollouts per condition in the first so many iterations together."""
+        held = (self.options(n).get("samples") for n in range(1, iterations + 1))
+        return sum(experiment.samples if text is None else int(text) for text in held)
+
     def seed(self, iteration: int) -> int | None:
         """The seed that is new in this very iteration; None if it stays what it was."""
         return dict(self.at).get(iteration, Change()).seed

@@ -113,7 +113,7 @@ class AsynchronousAlgorithm(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that defines a run but its seed and its machine."""
+    """Everything that defines a run but the machine that makes it."""
 
     name: str = ""
     """Name of the experiment; the loader fills in the file's name when it is empty."""

@@ -326,7 +326,9 @@ def _loop(
                 error.add_note(f"in iteration {it + 1}")
                 raise
             stage_seconds = ex.seconds()
-            row = metrics_row(report, local, policy, done, agent, experiment)
+            row = metrics_row(report, local, policy, done)
+            sampled = run.changes.rollouts(run.base, done.iteration)
+            row["env_steps"] = float(sampled * len(M) * agent.T)
             rows.append(dict(row))
             row |= memory_row(ex)
             row["seconds"] = time.perf_counter() - begin
@@ -433,11 +435,10 @@ def metrics_row(
     local: Sequence[stages.Score],
     policy: Sequence[stages.Score],
     state: GPSState,
-    agent: Agent,
-    experiment: Experiment,
 ) -> dict[str, float]:
-    """One line of metrics.csv. Costs are sums over a rollout, distances in metres, KL in nats per
-    step; `local_*` and `policy_*` are noise-free rollouts of what the iteration produced."""
+    """What an iteration says of itself in metrics.csv. Costs are sums over a rollout, distances as
+    the experiment's measure gives them, KL in nats per step; `local_*` and `policy_*` are
+    noise-free rollouts of what the iteration produced."""
     c = report.conditions
     row: dict[str, float] = {
         "iteration": float(state.iteration),
@@ -458,6 +459,4 @@ def metrics_row(
     row["eta_mean"] = float(np.mean([x.eta for x in c]))
     std = [math.nan if x.exploration_std is None else x.exploration_std for x in c]
     row["exploration_std"] = float(np.mean(std))
-    per_iteration = len(c) * experiment.samples * agent.T
-    row["env_steps"] = float(state.iteration * per_iteration)
     return row

@@ -87,7 +87,11 @@ UNITS: Mapping[str, Mapping[str, str]] = {
     },
     "gps.types:Rollouts": {"noise": "1 (unit variance)"},
     "metrics": {
-        **{f"{who}_distance_{of}": "m" for who in ("local", "policy") for of in ("mean", "max")},
+        **{
+            f"{who}_distance_{of}": "as the experiment's measure"
+            for who in ("local", "policy")
+            for of in ("mean", "max")
+        },
         "eta_mean": "cost per nat",
         "kl_mean": "nat per step",
         "kl_max": "nat per step",

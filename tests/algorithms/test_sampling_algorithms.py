@@ -13,7 +13,7 @@ from gps.algorithms import (
     PILQRTrajOptConfig,
     StepConfig,
 )
-from gps.control import PI2Config, kl_per_step, pilqr
+from gps.control import DualConfig, PI2Config, kl_per_step, pilqr
 from gps.control.pilqr import PILQRConfig
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -49,6 +49,19 @@ def test_pi2_takes_shorter_steps_after_a_setback_and_recovers():
     for expected in (0.4, 0.8, 0.8):
         twice, reports, _ = advance(config, agent, twice, 1, samples=20)
         assert [c.kl_max for c in reports[0].conditions] == pytest.approx([expected] * 2)
+
+
+def test_a_search_of_pilqr_that_falls_short_is_said(caplog):
+    """With the condition, as of every other algorithm."""
+    few = PILQRConfig(dual=DualConfig(max_trials=1, kl_under="new"))
+    config = PILQRTrajOptConfig(step=WIDE, pilqr=few)
+    agent, state = begin(config)
+    with caplog.at_level("WARNING", "gps"):
+        advance(config, agent, state, 1, samples=20)
+    said = [r.getMessage() for r in caplog.records if "nats a step" in r.getMessage()]
+    assert len(said) == 2
+    assert said[1].startswith("condition 1: the update uses ")
+    assert "raise DualConfig.max_trials" in said[1]
 
 
 def test_pilqr_has_a_step_for_every_time_step():

@@ -103,3 +103,13 @@ def test_balls_are_kept_as_tuples_of_floats():
     measure = replace(PLANE, avoid=[[1, 2, 3]])
     assert measure.avoid == ((1.0, 2.0, 3.0),)
     assert hash(measure) == hash(replace(PLANE, avoid=((1.0, 2.0, 3.0),)))
+
+
+def test_a_distance_has_the_unit_of_what_is_measured():
+    tip = EndpointMeasure(target=(0.0, 0.0, 0.0))
+    assert tip.distance_label == "distance (m)"  # end points are places
+    assert PLANE.distance_label == "distance"  # joints may be anything
+    assert replace(PLANE, unit="rad").distance_label == "distance (rad)"
+    assert replace(tip, unit="").distance_label == "distance"
+    with pytest.raises(ConfigError, match="unit must be text or None, got 3"):
+        EndpointMeasure(target=(0.0, 0.0, 0.0), unit=3)

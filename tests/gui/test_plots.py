@@ -13,7 +13,7 @@ from gps.algorithms.state import ConditionReport
 from gps.control import kl, lqr
 from gps.control.dual import DualConfig, minimise, minimise_per_step
 from gps.control.pi2 import PI2Result
-from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError
 from gps.gui import plots
 from gps.gui.plots import HeatMap, LinePlot, Table, inspect, progress, topic
@@ -45,8 +45,11 @@ def line(plot, label):
     return found
 
 
-def fake_run(rows=(), reports=None, seed=0, kind="a", name="task", label=None, updates=()):
+def fake_run(
+    rows=(), reports=None, seed=0, kind="a", name="task", label=None, updates=(), measure=None
+):
     return SimpleNamespace(
+        experiment=SimpleNamespace(measure=measure),
         rows=rows,
         seed=seed,
         kind=kind,
@@ -170,6 +173,19 @@ def test_updates_of_an_asynchronous_run():
 def test_memory_where_it_is_measured():
     found = progress([fake_run(rows_of("memory_driver", [100e6, 120e6]))])
     close(named(found, "memory").lines[0].y, [100, 120])
+
+
+def test_a_distance_has_the_unit_of_the_measure():
+    def label(*measures):
+        rows = rows_of("policy_distance_mean", [0.3, 0.1])
+        runs = [fake_run(rows, seed=i, measure=m) for i, m in enumerate(measures)]
+        return named(progress(runs), "distance").y_label
+
+    tip = EndpointMeasure(target=(0.0, 0.0, 0.0))
+    angle = EndpointMeasure(entry="angle", target=(0.0,), point_size=1, unit="rad")
+    assert label(tip) == label(tip, tip) == "distance (m)"
+    assert label(angle) == "distance (rad)"
+    assert label(tip, angle) == label(None) == "distance"
 
 
 def test_progress_of_stored_runs(run, other_path):

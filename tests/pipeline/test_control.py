@@ -131,6 +131,8 @@ def test_a_changed_option_is_stored_and_the_run_can_be_made_again(experiment, tm
     run.end()
     folder = RunFolder.open(tmp_path / "run")
     assert [folder.read(n).rollouts[0].N for n in (1, 2, 3, 4)] == [3, 5, 5, 5]
+    size = len(folder.read(1).rollouts) * folder.read(1).rollouts[0].T
+    assert [row["env_steps"] / size for row in folder.metrics()] == [3, 8, 13, 18]
     made = folder.changes()
     assert made.options(2) == {"samples": "5", "algorithm.step.kl-max": "0.125"}
     assert made.options(1) == {}
@@ -139,6 +141,8 @@ def test_a_changed_option_is_stored_and_the_run_can_be_made_again(experiment, tm
     for _ in gps.resume(tmp_path / "again", start=1):
         pass
     assert hashes(tmp_path / "run") == hashes(tmp_path / "again")
+    rows = RunFolder.open(tmp_path / "again").metrics()
+    assert [row["env_steps"] / size for row in rows] == [3, 8, 13, 18]
     for _ in gps.run(experiment, out=tmp_path / "plain"):
         pass
     assert hashes(tmp_path / "run")["0002.h5"] != hashes(tmp_path / "plain")["0002.h5"]
