@@ -13,20 +13,14 @@ from gps.types import Gaussian, LinearDynamics, LinearGaussianController, Quadra
 T, dt = 40, 0.1
 nx, nu = 2, 1  # position and velocity; force
 
-# x[t+1] ~ N(F [x; u] + f, W): a pendulum-like mass whose spring softens over time.
-stiffness = np.linspace(2.0, 0.5, T - 1)
-F = np.zeros((T - 1, nx, nx + nu))
-F[:, 0] = [1.0, dt, 0.0]
-F[:, 1, 0], F[:, 1, 1], F[:, 1, 2] = -dt * stiffness, 1.0, dt
-dynamics = LinearDynamics(F=F, f=np.zeros((T - 1, nx)), W=np.tile(1e-4 * np.eye(nx), (T - 1, 1, 1)))
+# x[t+1] ~ N(A x + B u, noise): a pendulum-like mass whose spring softens over time, so that A is
+# stacked over the T - 1 transitions, and what does not change is not.
+A = np.tile([[1.0, dt], [0.0, 1.0]], (T - 1, 1, 1))
+A[:, 1, 0] = -dt * np.linspace(2.0, 0.5, T - 1)
+dynamics = LinearDynamics.from_matrices(A, B=[[0.0], [dt]], noise=1e-4 * np.eye(nx))
 
-# 1/2 (x - 1)^2 + 1/2 0.1 v^2 + 1/2 0.01 u^2, expanded about zero: C, c and the constant c0.
-weights, target = np.array([1.0, 0.1, 0.01]), np.array([1.0, 0.0, 0.0])
-cost = QuadraticCost(
-    C=np.tile(np.diag(weights), (T, 1, 1)),
-    c=np.tile(-weights * target, (T, 1)),
-    c0=np.full(T, 0.5 * weights @ target**2),
-)
+# 1/2 (x - 1)^2 + 1/2 0.1 v^2 + 1/2 0.01 u^2 at each of T steps, the last one included
+cost = QuadraticCost.from_matrices(Q=np.diag([1.0, 0.1]), R=[[0.01]], reference=[1.0, 0.0], T=T)
 start = Gaussian(np.zeros(nx), 1e-3 * np.eye(nx))
 
 # Before: do nothing but try out forces of about 1 N.

@@ -6,6 +6,7 @@ to change a record, use `dataclasses.replace`. The letters are those of CONTRIBU
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -45,6 +46,48 @@ def freeze(record: object, **shapes: Sequence[int]) -> None:
                 f"{type(record).__name__}.{name} must have shape {tuple(shape)}, got {array.shape}"
             )
         object.__setattr__(record, name, array)
+
+
+def _steps_of(what: str, parts: Mapping[str, tuple[Array, int]], steps: int | None) -> int:
+    """How many steps stacked parts have; what: for errors. A part is an array and its axes at one
+    step. steps: said by the caller. ShapeError where they differ, or nothing says."""
+    said = {} if steps is None else {"T": steps}
+    for name, (array, ndim) in parts.items():
+        if array.ndim not in (ndim, ndim + 1):
+            raise ShapeError(
+                f"{what}: {name} must have {ndim} axes, or {ndim + 1} with a step in front, got "
+                f"shape {array.shape}"
+            )
+        if array.ndim > ndim:
+            said[name] = array.shape[0]
+    if not said:
+        raise ShapeError(f"{what}: T must be given where no matrix is stacked over the steps")
+    if len(set(said.values())) > 1:
+        counts = ", ".join(f"{name}: {count}" for name, count in said.items())
+        raise ShapeError(f"{what}: the parts have different numbers of steps ({counts})")
+    return next(iter(said.values()))
+
+
+def _at_every_step(what: str, name: str, array: Array, steps: int, shape: tuple[int, ...]) -> Array:
+    """A part that may be stacked, at every step: (steps, *shape); ShapeError."""
+    if array.shape not in (shape, (steps, *shape)):
+        raise ShapeError(
+            f"{what}: {name} must have shape {shape} or {(steps, *shape)}, got {array.shape}"
+        )
+    return np.broadcast_to(array, (steps, *shape))
+
+
+def _number_of_steps(what: str, T: int | None, least: int) -> int | None:
+    """T as a whole number; ShapeError."""
+    if T is None:
+        return None
+    try:
+        steps = operator.index(T)
+    except TypeError:
+        raise ShapeError(f"{what}: T must be a whole number, got {T!r}") from None
+    if steps < least:
+        raise ShapeError(f"{what}: T must be at least {least}, got {steps}")
+    return steps
 
 
 def freeze_images(record: object, name: str, lead: Sequence[int]) -> None:
@@ -225,6 +268,9 @@ class LinearDynamics(Record):
     """x[t+1] ~ N(F[t] @ [x[t]; u[t]] + f[t], W[t]) for t = 0 .. T-2.
 
     F: (T-1, nx, nx+nu). f: (T-1, nx). W: (T-1, nx, nx), symmetric positive semi-definite.
+
+    A trajectory has T states and T actions: the last action, u[T-1], leads to no state, and costs
+    what the cost of its own step says. `from_matrices` takes A and B.
     """
 
     F: Array  # (T-1, nx, nx+nu)
@@ -234,6 +280,42 @@ class LinearDynamics(Record):
     def __post_init__(self) -> None:
         S, nx, nz = shape_of(self, "F", 3)
         freeze(self, F=(S, nx, nz), f=(S, nx), W=(S, nx, nx))
+
+    @classmethod
+    def from_matrices(
+        cls,
+        A: npt.ArrayLike,
+        B: npt.ArrayLike,
+        offset: npt.ArrayLike | None = None,
+        noise: npt.ArrayLike | None = None,
+        T: int | None = None,
+    ) -> LinearDynamics:
+        """x[t+1] = A x[t] + B u[t] + offset, with Gaussian noise of covariance `noise`.
+
+        A (nx, nx), B (nx, nu), offset (nx,) and noise (nx, nx), the last two 0 by default, each the
+        same at every step or stacked over the T-1 transitions, as (T-1, nx, nx). T: states, and
+        actions, of the trajectory; needed where nothing is stacked. Raises ShapeError.
+        """
+        what, steps = "LinearDynamics.from_matrices", None
+        parts = {"A": (readonly(A), 2), "B": (readonly(B), 2)}
+        if offset is not None:
+            parts["offset"] = readonly(offset), 1
+        if noise is not None:
+            parts["noise"] = readonly(noise), 2
+        if (number := _number_of_steps(what, T, 2)) is not None:
+            steps = number - 1
+        S = _steps_of(what, parts, steps)
+        nx, nu = parts["A"][0].shape[-1], parts["B"][0].shape[-1]
+        shapes = {"A": (nx, nx), "B": (nx, nu), "offset": (nx,), "noise": (nx, nx)}
+        full = {
+            name: _at_every_step(what, name, array, S, shapes[name])
+            for name, (array, _) in parts.items()
+        }
+        return cls(
+            F=np.concatenate([full["A"], full["B"]], axis=2),
+            f=full.get("offset", np.zeros((S, nx))),
+            W=full.get("noise", np.zeros((S, nx, nx))),
+        )
 
     @property
     def nx(self) -> int:
@@ -265,7 +347,8 @@ class LinearDynamics(Record):
 class QuadraticCost(Record):
     """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0.
 
-    C: (T, nz, nz), symmetric. c: (T, nz). c0: (T,).
+    C: (T, nz, nz), symmetric. c: (T, nz). c0: (T,). Every step is charged, the last one with its
+    action. `from_matrices` takes Q, R and their relatives.
     """
 
     C: Array  # (T, nz, nz) symmetric
@@ -275,6 +358,62 @@ class QuadraticCost(Record):
     def __post_init__(self) -> None:
         T, nz, _ = shape_of(self, "C", 3)
         freeze(self, C=(T, nz, nz), c=(T, nz), c0=(T,))
+
+    @classmethod
+    def from_matrices(
+        cls,
+        Q: npt.ArrayLike,
+        R: npt.ArrayLike,
+        q: npt.ArrayLike | None = None,
+        r: npt.ArrayLike | None = None,
+        N: npt.ArrayLike | None = None,
+        reference: npt.ArrayLike | None = None,
+        final: npt.ArrayLike | None = None,
+        T: int | None = None,
+    ) -> QuadraticCost:
+        """1/2 e'Q e + 1/2 u'R u + e'N u + q'e + r'u at every step, with e = x - reference.
+
+        Q (nx, nx), R (nu, nu), N (nx, nu), q (nx,), r (nu,) and reference (nx,), 0 where they are
+        not given, each the same at every step or stacked over the T steps, as (T, nx, nx).
+
+        final (nx, nx): the weight of the last state, in place of Q. The last step then has no q, r
+        and N: its action leads to no state, costs R alone, and the best is none. T: states, and
+        actions, of the trajectory; needed where nothing is stacked. Raises ShapeError.
+        """
+        what = "QuadraticCost.from_matrices"
+        given = {"Q": (Q, 2), "R": (R, 2), "q": (q, 1), "r": (r, 1), "N": (N, 2)}
+        given["reference"] = reference, 1
+        parts = {n: (readonly(v), d) for n, (v, d) in given.items() if v is not None}
+        T = _steps_of(what, parts, _number_of_steps(what, T, 1))
+        nx, nu = parts["Q"][0].shape[-1], parts["R"][0].shape[-1]
+        shapes = {"Q": (nx, nx), "R": (nu, nu), "q": (nx,), "r": (nu,), "N": (nx, nu)}
+        shapes["reference"] = (nx,)
+        full = {
+            name: _at_every_step(what, name, parts[name][0], T, shape).copy()
+            if name in parts
+            else np.zeros((T, *shape))
+            for name, shape in shapes.items()
+        }
+        if final is not None:
+            last = readonly(final)
+            if last.shape != (nx, nx):
+                raise ShapeError(f"{what}: final must have shape {(nx, nx)}, got {last.shape}")
+            full["Q"][-1] = last
+            for name in ("q", "r", "N"):
+                full[name][-1] = 0.0
+        Q_, R_, N_, q_, r_, e = (full[name] for name in ("Q", "R", "N", "q", "r", "reference"))
+        Qe = np.einsum("tij,tj->ti", Q_, e)
+        return cls(
+            C=np.concatenate(
+                [
+                    np.concatenate([Q_, N_], axis=2),
+                    np.concatenate([N_.transpose(0, 2, 1), R_], axis=2),
+                ],
+                axis=1,
+            ),
+            c=np.concatenate([q_ - Qe, r_ - np.einsum("tij,ti->tj", N_, e)], axis=1),
+            c0=0.5 * np.einsum("ti,ti->t", e, Qe) - np.einsum("ti,ti->t", q_, e),
+        )
 
 
 @dataclass(frozen=True, eq=False)

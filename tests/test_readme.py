@@ -31,6 +31,7 @@ F = np.tile(np.array([[1.0, 0.1, 0.0], [0.0, 1.0, 0.1]]), (T - 1, 1, 1))
 f, W = np.zeros((T - 1, nx)), np.tile(1e-4 * np.eye(nx), (T - 1, 1, 1))
 C, c, c0 = np.tile(np.eye(nx + nu), (T, 1, 1)), np.zeros((T, nx + nu)), np.zeros(T)
 x0, S0 = np.ones(nx), 0.01 * np.eye(nx)
+A, B, Q, R = F[0, :, :nx], F[0, :, nx:], np.eye(nx), np.eye(nu)
 zero = np.zeros((T, nu, nx)), np.zeros((T, nu)), np.tile(np.eye(nu), (T, 1, 1))
 previous = controller = LinearGaussianController(*zero)
 dynamics, cost, start = LinearDynamics(F, f, W), QuadraticCost(C, c, c0), x0
@@ -46,6 +47,7 @@ models, costs = [dynamics] * 3, [cost] * 3
 """
 CHECKS = """
 assert result.kl.sum() <= 1.01 * T
+assert plain.T == T and not regulator.K[-1].any() and regulator.K[0].any()
 assert plan.converged and abs(plan.U).max() <= 5
 assert better.K.shape == (T, nu, nx)
 assert loop.X.shape == (100, T, nx)

@@ -15,6 +15,7 @@ from gps.types import (
     Gaussian,
     LinearDynamics,
     LinearGaussianController,
+    Marginals,
     QuadraticCost,
     readonly,
 )
@@ -28,6 +29,24 @@ DEFINITE_TOLERANCE = 1e-8
 # Covariances found good, while they live. A factorisation of every W is a tenth of a backward and
 # forward pass, and the same model is asked about many times. By identity: the arrays are read-only.
 _good: dict[int, weakref.ref[Array]] = {}
+
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "dynamics": (LinearDynamics, "LinearDynamics.from_matrices(A, B, T=T) makes one"),
+    "cost": (QuadraticCost, "QuadraticCost.from_matrices(Q, R, T=T) makes one"),
+    "start": (Gaussian, "a known state x0 is Gaussian(x0, np.zeros((nx, nx)))"),
+    "marginals": (Marginals, "gps.control.lqr.forward gives them"),
+}
+_CONTROLLER = LinearGaussianController, "gains K (T, nu, nx), k (T, nu) and chol (T, nu, nu)"
+
+
+def kinds(**given: object) -> None:
+    """ShapeError where an argument is not the record that its name asks for; what is none of
+    `_KINDS` is a controller."""
+    for name, value in given.items():
+        kind, how = _KINDS.get(name, _CONTROLLER)
+        if not isinstance(value, kind):
+            raise ShapeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {how}")
 
 
 def numbers(name: str, value: npt.ArrayLike) -> Array:
@@ -82,12 +101,20 @@ def smallest(matrix: Array) -> float:
         return size * smallest_eigenvalue(matrix / size)
 
 
-def advice(hessians: Array, otherwise: str) -> str:
-    """What to try against an indefinite Q_uu of a cost with these Hessians (T, nz, nz)."""
+def advice(hessians: Array, t: int, nu: int, otherwise: str) -> str:
+    """What to try against an indefinite Q_uu at step t; hessians: of the cost, (T, nz, nz)."""
     with np.errstate(all="ignore"):
         least = np.array([smallest(H) for H in hessians])
         size = np.abs(hessians).max(axis=(1, 2))
     if np.all(least >= -1e-10 * size):
+        if smallest(hessians[t][-nu:, -nu:]) <= 1e-10 * size[t]:
+            last = t == len(hessians) - 1
+            return (
+                "the action has no cost of its own in some direction"
+                + (", and the last action leads to no state: " if last else ": ")
+                + "add action cost"
+                + (" (with QuadraticCost.from_matrices: final=)" if last else "")
+            )
         return (
             "the cost is convex, so that this is an effect of rounding: the dynamics may be "
             "unstable or badly scaled"
@@ -124,6 +151,7 @@ def covariance(name: str, array: Array) -> Array:
 
 def dynamics(value: LinearDynamics) -> None:
     """Finite transitions of states and actions."""
+    kinds(dynamics=value)
     if value.nx < 1 or value.nu < 1:
         raise ShapeError(f"dynamics.F must have more columns than rows, got {value.F.shape[1:]}")
     for name in ("F", "f", "W"):
@@ -137,6 +165,7 @@ def noise(value: LinearDynamics) -> Array:
 
 def cost(value: QuadraticCost, T: int, nz: int) -> Array:
     """Finite cost of the right size; returns its symmetric Hessian."""
+    kinds(cost=value)
     if value.C.shape != (T, nz, nz):
         raise ShapeError(f"cost.C must have shape {(T, nz, nz)} (T, nz, nz), got {value.C.shape}")
     for name in ("C", "c", "c0"):
@@ -166,6 +195,7 @@ def controller(name: str, value: LinearGaussianController, T: int, nu: int, nx: 
 
 def start(value: Gaussian, nx: int) -> Array:
     """Finite start distribution of the right size; returns its symmetric covariance."""
+    kinds(start=value)
     if value.mean.shape != (nx,):
         raise ShapeError(f"start.mean must have shape {(nx,)} (nx,), got {value.mean.shape}")
     finite("start.mean", value.mean[None])

@@ -103,6 +103,7 @@ class _Problem:
         previous: LinearGaussianController,
         std_floor: npt.ArrayLike | None = None,
     ) -> None:
+        _checks.kinds(dynamics=dynamics, cost=cost, start=start, previous=previous)
         T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
         _checks.dynamics(dynamics)
         self.C, self.c = _checks.cost(cost, T, nx + nu), cost.c

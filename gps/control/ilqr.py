@@ -473,7 +473,8 @@ class _Problem:
                 t=t,
                 smallest=_checks.smallest(self.Q_uu),
                 hint=_checks.advice(
-                    self.l_zz, "add action cost, or regularise the action (ILQRConfig.regularise)"
+                    *(self.l_zz, t, self.Q_uu.shape[0]),
+                    "add action cost, or regularise the action (ILQRConfig.regularise)",
                 ),
             )
         return NonFiniteError(

@@ -32,6 +32,7 @@ def kl_per_step(
     NotPositiveDefiniteError.
     Source: as in cbfinn/gps traj_opt_utils.py, which clips at 0.
     """
+    _checks.kinds(new=new, old=old)
     T, nu, nx = new.K.shape
     _checks.controller("new", new, T, nu, nx)
     _checks.controller("old", old, T, nu, nx)
@@ -70,6 +71,7 @@ def penalised(
 
     Raises ConfigError (eta, entropy_weight), ShapeError, NonFiniteError, NotPositiveDefiniteError.
     """
+    _checks.kinds(cost=cost, previous=previous)
     T, nu, nx = previous.K.shape
     _checks.controller("previous", previous, T, nu, nx)
     C = _checks.cost(cost, T, nx + nu)
@@ -106,6 +108,7 @@ def factors(controller: LinearGaussianController, name: str = "previous") -> tup
 
 def penalty(controller: LinearGaussianController, inv: Array) -> tuple[Array, Array]:
     """Hessian (T, nz, nz) and gradient (T, nz) at z = 0 of -log controller(u | x), read-only."""
+    _checks.kinds(controller=controller)
     T, nu, nx = controller.K.shape
     R, r = np.empty((T, nx + nu, nx + nu)), np.empty((T, nx + nu))
     _kernels.relative_penalty(controller.K, controller.k, inv, R, r)

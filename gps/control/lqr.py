@@ -43,6 +43,7 @@ def backward(
     Source: the recursion of cbfinn/gps traj_opt_lqr_python.py (which normalises the cost by the
     temperature instead of scaling Sigma).
     """
+    _checks.kinds(dynamics=dynamics, cost=cost)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)
@@ -59,7 +60,10 @@ def backward(
             t=t,
             smallest=_checks.smallest(Q_uu),
             hint=_checks.advice(
-                C, "add action cost, or bound the KL to a previous controller (gps.control.dual)"
+                C,
+                t,
+                nu,
+                "add action cost, or bound the KL to a previous controller (gps.control.dual)",
             ),
         )
     check_overflow(status, t, K, chol)
@@ -80,6 +84,7 @@ def forward(
     eigenvalue: they may be singular, but no eigenvalue below -1e-8 times the largest variance; a
     controller's Sigma needs a factor.
     """
+    _checks.kinds(dynamics=dynamics, controller=controller, start=start)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     _checks.controller("controller", controller, T, nu, nx)
@@ -108,6 +113,7 @@ def expected_cost(cost: QuadraticCost, marginals: Marginals) -> Array:
     Equal to 1/2 tr(C cov) + 1/2 m'C m + c'm + c0. Raises ShapeError, NonFiniteError (also when the
     sum overflows, with the step).
     """
+    _checks.kinds(cost=cost, marginals=marginals)
     T, nz = marginals.mean.shape
     C = _checks.cost(cost, T, nz)
     _checks.finite("marginals.mean", marginals.mean)

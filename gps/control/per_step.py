@@ -110,6 +110,7 @@ def backward_per_step(
     al. 2017; without the KL of later steps as in cbfinn/gps traj_opt_lqr_python.py with
     `cons_per_step`, which has no entropy term.
     """
+    _checks.kinds(dynamics=dynamics, cost=cost, previous=previous)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     if kl_under not in ("new", "previous"):
         raise ConfigError(f"kl_under must be 'new' or 'previous', got {kl_under!r}")
@@ -178,6 +179,7 @@ def minimise_per_step(
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
+    _checks.kinds(dynamics=dynamics, cost=cost, start=start, previous=previous)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)

@@ -98,6 +98,7 @@ def update(
     ConfigError, NotPositiveDefiniteError with the step.
     """
     config = config or PI2Config()
+    _checks.kinds(controller=controller)
     T, nu, nx = controller.T, controller.nu, controller.nx
     _checks.controller("controller", controller, T, nu, nx)
     states, actions = _checks.numbers("X", X), _checks.numbers("U", U)

@@ -157,6 +157,7 @@ def replay(
     x0 (N, nx): where each sample starts. noise (N, T, nu): the unit-variance noise of its actions,
     u = K x + k + chol noise. Raises ShapeError, NonFiniteError (also when a sample overflows).
     """
+    _checks.kinds(dynamics=dynamics, cost=cost, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)
@@ -193,6 +194,7 @@ def explain(
     controller and the model (`replay`). X (N, T, nx), U (N, T, nu), costs (N, T), N >= 1. Raises
     ShapeError, NonFiniteError.
     """
+    _checks.kinds(dynamics=dynamics, cost=cost, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.controller("controller", controller, T, nu, nx)
     states, actions, values = readonly(X), readonly(U), readonly(costs)

@@ -494,6 +494,7 @@ def simulate(
     Raises ConfigError (neither or both of rng and noise), ShapeError, NonFiniteError (also where
     the loop overflows, with the step) and NotPositiveDefiniteError as `kalman_filter`.
     """
+    _checks.kinds(dynamics=dynamics)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     if feedback not in ("estimate", "state"):
         raise ConfigError(f"feedback must be 'estimate' or 'state', got {feedback!r}")
