@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gps.control import _ilqr_kernels as kernels
-from gps.errors import ConfigError, NonFiniteError, ShapeError
+from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -87,6 +87,31 @@ def rollout_steps(
     return states, actions
 
 
+def _guarded(what: str, function: Callable[..., Any], called: Callable[..., Any]) -> Any:
+    """`called`, which calls a user's function, with an error of ours that names the function.
+
+    what: such as NumpyModel.step.
+    """
+
+    def call(*args: Any) -> Any:
+        try:
+            return called(*args)
+        except GPSError:
+            raise
+        except Exception as error:
+            raise _failure(what, function, error) from error
+
+    return call
+
+
+def _failure(what: str, function: Callable[..., Any], error: Exception) -> ConfigError:
+    """The error that says in one line which function of the user's has failed, and how."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 200 else text[:197] + "..."
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    return ConfigError(f"{what} {name} failed: {type(error).__name__}: {text}")
+
+
 class NumpyModel:
     """A step function on batches: step(x (B, nx), u (B, nu), t) -> (B, nx).
 
@@ -102,19 +127,22 @@ class NumpyModel:
         jacobian: Callable[[Array, Array, int], Array] | None = None,
     ) -> None:
         self.nx, self.nu = _sizes(nx, nu)
-        self._step, self._jacobian = step, jacobian
+        self._step = _guarded("NumpyModel.step", step, step)
+        self._jacobian = None
         x, u = np.zeros((3, nx)), np.zeros((3, nu))
-        shape = np.shape(step(x, u, 0))
+        shape = np.shape(self._step(x, u, 0))
         if shape != (3, nx):
             raise ShapeError(
                 f"NumpyModel.step must map (B, {nx}) and (B, {nu}) to (B, {nx}); for B=3 it gave "
                 f"{shape}"
             )
-        if jacobian is not None and np.shape(jacobian(x, u, 0)) != (3, nx, nx + nu):
-            raise ShapeError(
-                f"NumpyModel.jacobian must give (B, {nx}, {nx + nu}); for B=3 it gave "
-                f"{np.shape(jacobian(x, u, 0))}"
-            )
+        if jacobian is not None:
+            self._jacobian = _guarded("NumpyModel.jacobian", jacobian, jacobian)
+            shape = np.shape(self._jacobian(x, u, 0))
+            if shape != (3, nx, nx + nu):
+                raise ShapeError(
+                    f"NumpyModel.jacobian must give (B, {nx}, {nx + nu}); for B=3 it gave {shape}"
+                )
 
     def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
@@ -221,9 +249,12 @@ class NumbaModel:
 
 
 class TorchModel:
-    """A step function in torch: step(x (nx,), u (nu,), t) -> (nx,), float64 tensors.
+    """A step function in torch: step(x (nx,), u (nu,), t) -> (nx,), of float64 tensors, or of
+    float32 ones where it takes no others, as a network with float32 weights does.
 
-    It is batched with torch.func.vmap, and its Jacobians come from torch.func.jacfwd.
+    It is batched with torch.func.vmap, and its Jacobians come from torch.func.jacfwd: good to
+    rounding in the precision of the function. Weights that require gradients, as after a training,
+    may stay so.
     """
 
     def __init__(self, step: Callable[[Any, Any, int], Any], nx: int, nu: int) -> None:
@@ -231,14 +262,35 @@ class TorchModel:
 
         self.nx, self.nu = _sizes(nx, nu)
         self._torch = torch
-        shape = tuple(step(torch.zeros(nx).double(), torch.zeros(nu).double(), 0).shape)
+        x, u = torch.zeros(nx).double(), torch.zeros(nu).double()
+
+        def single(x: Any, u: Any, t: int) -> Any:
+            return step(x.float(), u.float(), t).double()
+
+        def double(x: Any, u: Any, t: int) -> Any:
+            return step(x, u, t).double()
+
+        with torch.no_grad():
+            try:
+                taken, shape = double, tuple(step(x, u, 0).shape)
+            except RuntimeError as error:  # of the wrong precision, or the function's own
+                try:
+                    taken, shape = single, tuple(step(x.float(), u.float(), 0).shape)
+                except Exception:
+                    raise _failure("TorchModel.step", step, error) from error
+            except Exception as error:
+                raise _failure("TorchModel.step", step, error) from error
         if shape != (nx,):
             raise ShapeError(
                 f"TorchModel.step must map ({nx},) and ({nu},) to ({nx},), got {shape}"
             )
-        self._batched = torch.func.vmap(step, in_dims=(0, 0, None))
-        both = torch.func.jacfwd(step, argnums=(0, 1))
-        self._derivatives = torch.func.vmap(both, in_dims=(0, 0, None))
+        both = torch.func.jacfwd(taken, argnums=(0, 1))
+        self._batched = _guarded(
+            "TorchModel.step", step, torch.func.vmap(taken, in_dims=(0, 0, None))
+        )
+        self._derivatives = _guarded(
+            "TorchModel.step", step, torch.func.vmap(both, in_dims=(0, 0, None))
+        )
         self._along = torch.func.vmap(both, in_dims=(0, 0, 0))
 
     def rollout(
@@ -263,7 +315,7 @@ class TorchModel:
         except (RuntimeError, TypeError, IndexError):
             rows = [self._derivatives(x[t : t + 1], u[t : t + 1], t) for t in range(len(x))]
             A, B = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        F: Array = torch.cat((A, B), dim=2).numpy()
+        F: Array = torch.cat((A, B), dim=2).detach().numpy()
         return F
 
 

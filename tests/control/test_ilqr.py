@@ -707,3 +707,59 @@ class Short:
 
     def derivatives(self, X, U):
         return np.zeros((4, 2)), np.zeros((4, 2, 2))
+
+
+# --- models that fail, and networks as they come out of a training
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_trained_network_is_a_model(dtype):
+    """Its weights require gradients, and may be of single precision."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.copy_(torch.randn(weights.shape, generator=generator))
+    net = net.to(getattr(torch, dtype))
+    assert all(weights.requires_grad for weights in net.parameters())
+    model = TorchModel(lambda x, u, t: x + 0.05 * net(torch.cat([x, u])), 2, 1)
+    rng = np.random.default_rng(0)
+    X, U = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
+    F = model.jacobians(X, U)
+    W = [w.detach().double().numpy() for w in net.parameters()]
+
+    def by_hand(x, u):
+        z = np.concatenate([x, u], axis=1)
+        return x + 0.05 * (np.tanh(z @ W[0].T + W[1]) @ W[2].T + W[3])
+
+    want = NumpyModel(lambda x, u, t: by_hand(x, u), 2, 1)
+    assert F.dtype == np.float64
+    np.testing.assert_allclose(F, want.jacobians(X, U), atol=1e-6 if dtype == "float32" else 1e-9)
+    cost = QuadraticCost.from_matrices(np.eye(2), np.eye(1), T=20)
+    plans = [ilqr.minimise(m, cost, [1.0, 0.0], np.zeros((20, 1))) for m in (model, want)]
+    assert plans[0].cost == pytest.approx(plans[1].cost, rel=1e-5)
+
+
+def lost(x, u, t):
+    raise KeyError("mass")
+
+
+def lost_later(x, u, t):
+    if t > 2:
+        raise KeyError("mass")
+    return x
+
+
+@pytest.mark.parametrize("kind", [NumpyModel, TorchModel])
+def test_a_function_of_the_users_that_fails_is_named(kind):
+    with pytest.raises(ConfigError, match=f"{kind.__name__}.step lost failed: KeyError: 'mass'"):
+        kind(lost, 2, 1)
+    cost = QuadraticCost.from_matrices(np.eye(2), np.eye(1), T=6)
+    model = kind(lost_later, 2, 1)
+    with pytest.raises(ConfigError, match="step lost_later failed: KeyError: 'mass'") as caught:
+        ilqr.minimise(model, cost, [1.0, 0.0], np.zeros((6, 1)))
+    assert isinstance(caught.value.__cause__, KeyError)  # a bug keeps its traceback
+    if kind is NumpyModel:
+        with pytest.raises(ConfigError, match=r"NumpyModel\.jacobian lost failed: KeyError"):
+            kind(lambda x, u, t: x, 2, 1, jacobian=lost)
