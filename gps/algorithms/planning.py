@@ -279,7 +279,7 @@ class _Known:
     start: Array  # (ns,)
     own: np.ndarray  # (ns,) where the model's state lies in the world's
     layout: Layout  # of the world's state
-    limits: tuple[Array, Array] | None
+    limits: tuple[Array, Array]
 
     @classmethod
     def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Known:
@@ -294,14 +294,15 @@ class _Known:
                 f"{name}.known_model: states and actions must have the sizes "
                 f"{len(own)} and {agent.nu}, got {model.nx} and {model.nu}"
             )
-        limits = None
+        limits = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
         if config.limits:
-            limits = control_range_of(agent)
-            if limits is None:
+            found = control_range_of(agent)
+            if found is None:
                 raise ConfigError(
                     f"ILQRPlanningConfig.limits: {name} has no control_range; give it one, or plan "
                     "with limits=False"
                 )
+            limits = found
         plain = np.array_equal(own, np.arange(agent.layout.size))
         return cls(
             model=model,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from gps.control import _checks, _kernels
 from gps.control import _ilqr_kernels as kernels
 from gps.control.lqr import controller_of, per_step
-from gps.control.models import Model
+from gps.control.models import Limited, Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.types import (
     Array,
@@ -192,9 +192,10 @@ def minimise(
 
     start: the state x[0] (nx,). actions: where the search begins, (T, nu); an earlier result's U
     warm-starts it. limits: lowest and highest actions, numbers, (nu,) or (T, nu), infinite where
-    there are none; an action that a limit holds has zero gains. controller: its mean actions begin
-    the search instead, rolled out in closed loop from the start (`actions` is then ignored beyond
-    its shape); for models that fly apart in open loop. temperature: Sigma = temperature times the
+    there are none; by default those of the model, if it clips its actions (`models.Limited`, as a
+    `MujocoModel` does). An action that a limit holds has zero gains. controller: its mean actions
+    begin the search instead, rolled out in closed loop from the start (`actions` is then ignored
+    beyond its shape); for models that fly apart in open loop. temperature: Sigma = temperature times the
     inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
 
     The model is deterministic; the controller's noise is for those who sample around it. Raises
@@ -361,14 +362,16 @@ class _Problem:
             self.cost = _Quadratic(cost)
         else:
             self.cost = cost
-        self.boxed = limits is not None
+        if limits is None:
+            limits = model.control_range if isinstance(model, Limited) else (-np.inf, np.inf)
         try:
-            low, high = (-np.inf, np.inf) if limits is None else limits
+            low, high = limits
         except (TypeError, ValueError):
             raise ShapeError(
                 f"limits must be a pair of lowest and highest actions, got {limits!r}"
             ) from None
         self.low, self.high = self._limit("lower", low), self._limit("upper", high)
+        self.boxed = bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
         if not (self.low <= self.high).all():
             t, i = np.argwhere(~(self.low <= self.high))[0]
             raise ConfigError(

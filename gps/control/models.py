@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from gps.types import Array
 if TYPE_CHECKING:
     import mujoco
 
-__all__ = ["Model", "MujocoModel", "NumbaModel", "NumpyModel", "TorchModel"]
+__all__ = ["Limited", "Model", "MujocoModel", "NumbaModel", "NumpyModel", "TorchModel"]
 
 _WIDTH = 6e-6  # of a central difference, relative: about the cube root of the rounding error
 
@@ -51,6 +51,16 @@ class Model(Protocol):
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """d x[t+1] / d [x[t]; u[t]] along a trajectory (T, nx), (T, nu): (T-1, nx, nx+nu)."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A model that clips the actions that it is given."""
+
+    @property
+    def control_range(self) -> tuple[Array, Array]:
+        """Lowest and highest action, (nu,) each; infinite where there is no limit."""
         ...
 
 

@@ -763,3 +763,27 @@ def test_a_function_of_the_users_that_fails_is_named(kind):
     if kind is NumpyModel:
         with pytest.raises(ConfigError, match=r"NumpyModel\.jacobian lost failed: KeyError"):
             kind(lambda x, u, t: x, 2, 1, jacobian=lost)
+
+
+def test_a_model_that_clips_its_actions_limits_the_plan():
+    """Else the plan would be one that the simulator does not carry out."""
+    xml = """<mujoco><option timestep="0.02"/><worldbody><body><joint name="x" type="slide"
+      axis="1 0 0"/><geom type="sphere" size="0.1" mass="1"/></body></worldbody>
+      <actuator><motor joint="x" ctrlrange="-2 3" ctrllimited="true"/></actuator></mujoco>"""
+    model = MujocoModel(mujoco.MjModel.from_xml_string(xml))
+    T = 40
+    cost = QuadraticCost.from_matrices(np.diag([10.0, 0.1]), [[1e-3]], reference=[1.0, 0.0], T=T)
+    args = (model, cost, [0.0, 0.0], np.zeros((T, 1)))
+    plan = ilqr.minimise(*args)
+    assert plan.U.min() == -2
+    assert plan.U.max() == 3
+    asked = ilqr.minimise(*args, limits=model.control_range)
+    np.testing.assert_array_equal(plan.U, asked.U)
+    free = ilqr.minimise(*args, limits=(-np.inf, np.inf))
+    assert abs(free.U).max() > 3
+    # one without limits is planned for without them
+    plain = xml.replace('ctrlrange="-2 3" ctrllimited="true"', "")
+    model = MujocoModel(mujoco.MjModel.from_xml_string(plain))
+    found = [ilqr.minimise(model, *args[1:], **limits) for limits in ({}, {"limits": (-1e9, 1e9)})]
+    np.testing.assert_allclose(found[0].U, found[1].U, atol=1e-6)
+    assert abs(found[0].U).max() > 3
