@@ -195,8 +195,8 @@ def minimise(
     there are none; by default those of the model, if it clips its actions (`models.Limited`, as a
     `MujocoModel` does). An action that a limit holds has zero gains. controller: its mean actions
     begin the search instead, rolled out in closed loop from the start (`actions` is then ignored
-    beyond its shape); for models that fly apart in open loop. temperature: Sigma = temperature times the
-    inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
+    beyond its shape); for models that fly apart in open loop. temperature: Sigma = temperature
+    times the inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
 
     The model is deterministic; the controller's noise is for those who sample around it. Raises
     ShapeError, ConfigError, NonFiniteError (start, limits, a first trajectory or derivatives that
