@@ -6,8 +6,20 @@ from typing import Any
 
 import pytest
 
-_ALONE = ("parallel", "gui", "pipeline", "test_cli.py")
-"""Tests that start processes and look at clocks: one at a time, in one process."""
+_ALONE = (
+    "parallel",
+    "gui",
+    "test_cli.py",
+    *(
+        f"pipeline/test_{name}.py"
+        for name in (
+            *("asynchronous", "control", "disk", "memory_run"),
+            *("runner", "siblings", "stages", "vision_run"),
+        )
+    ),
+)
+"""Tests that start processes and look at clocks: one at a time, in one process. Folders and files
+below tests/; a new one that starts processes belongs here."""
 
 
 def pytest_configure() -> None:
@@ -41,4 +53,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _group(nodeid: str) -> str:
     """`processes`, or the file of a test."""
     file = nodeid.partition("::")[0]
-    return "processes" if Path(file).parts[1] in _ALONE else file
+    place = Path(*Path(file).parts[1:]).as_posix()
+    alone = any(place == name or place.startswith(f"{name}/") for name in _ALONE)
+    return "processes" if alone else file

@@ -258,10 +258,10 @@ def lines_until(process, start):
 @pytest.mark.parametrize(
     ("executor", "number", "signals"),
     [
-        ("serial", signal.SIGINT, 2),
+        pytest.param("serial", signal.SIGINT, 2, marks=pytest.mark.slow),
         ("dask", signal.SIGINT, 1),
-        ("dask", signal.SIGHUP, 1),
-        ("serial", signal.SIGTERM, 1),
+        pytest.param("dask", signal.SIGHUP, 1, marks=pytest.mark.slow),
+        pytest.param("serial", signal.SIGTERM, 1, marks=pytest.mark.slow),
     ],
 )
 def test_interrupts(slow, tmp_path, executor, number, signals):
@@ -389,6 +389,7 @@ def test_wrong_asynchronous_options(capsys, slow, finished):
         assert "for asynchronous runs" in error_of(capsys, "resume", finished, option, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_interrupts_of_an_asynchronous_run(slow_policy, tmp_path, signals):
     """One Ctrl-C stores what is finished first; nothing stored is damaged by two."""

@@ -88,6 +88,7 @@ def test_own_cost(tmp_path):
     assert off[-1] < 0.1 < 0.5 < off[0]
 
 
+@pytest.mark.slow
 def test_a_file_with_a_world_or_a_cost_is_an_experiment(tmp_path):
     gps = [sys.executable, "-m", "gps.cli"]
     for name, option in (
@@ -110,6 +111,7 @@ def test_store_with_h5py(tmp_path):
     assert stored in numbers(r"'cost_mean': '#'", text)
 
 
+@pytest.mark.slow
 def test_asynchronous_robots(tmp_path):
     text = example("asynchronous_robots", tmp_path)
     assert numbers(r"rollouts in all: #", text) == [60]
@@ -120,6 +122,7 @@ def test_asynchronous_robots(tmp_path):
     assert numbers(r"and +# of the policy", text)[-1] > 2
 
 
+@pytest.mark.slow
 def test_ilqr_swing_up(tmp_path):
     text = example("ilqr_swing_up", tmp_path)
     rows = numbers(r"(?m)^ *(?:inf|10|6) +# +cost +# +# +# +# +#$", text)
@@ -143,6 +146,7 @@ def test_pi2_region(tmp_path):
     assert spread[-1] < 0.5 * spread[0]
 
 
+@pytest.mark.slow
 def test_the_algorithm_of_contributing(tmp_path):
     """A file of 40 lines at most that runs, learns, and resumes to the same bytes."""
     text = (EXAMPLES.parent / "CONTRIBUTING.md").read_text()
@@ -223,6 +227,7 @@ def test_gymnasium_environment(tmp_path):
     assert rollout == pytest.approx(ours, abs=0.006)
 
 
+@pytest.mark.slow
 def test_export_policy(tmp_path):
     text = example("export_policy", tmp_path)
     assert "learned in point_mass_policy iteration 4 seed 3" in text
@@ -277,6 +282,7 @@ def test_own_network(tmp_path):
     assert gain > 1
 
 
+@pytest.mark.slow
 def test_recurrent_network(tmp_path):
     text = example("recurrent_network", tmp_path)
     rows = numbers(r": cost #, ends # m off; new start # m", text)

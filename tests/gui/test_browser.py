@@ -207,6 +207,7 @@ def test_what_a_page_asks_for_counts_and_what_the_browser_does_not(driver, tmp_p
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_RUN)
     out = tmp_path / "run"
@@ -261,6 +262,7 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
     assert [row["iteration"] for row in folder.metrics()] == list(range(1, folder.last() + 1))
 
 
+@pytest.mark.slow
 def test_an_error_stays_on_the_page(driver, tmp_path):
     text = SLOW_RUN.replace("time.sleep(0.15)", "assert time.sleep(0.15) or self.fine()").replace(
         "def rollout", FAILS + "    def rollout"
@@ -347,6 +349,7 @@ def test_a_stored_run_is_looked_at(driver, run_path, downloads):
             browser.screenshot(driver, Path(shots) / "stored.png")
 
 
+@pytest.mark.slow
 def test_a_stored_run_opens_at_its_best(driver, best_run):
     with command("gui", best_run, "--port", 0) as process:
         page = Page(driver, url_of(process))
@@ -385,6 +388,7 @@ def clicked(page, selector, share, k=0, drag=0):
     return y
 
 
+@pytest.mark.slow
 def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:
         page = Page(driver, url_of(process))
@@ -433,6 +437,7 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
         clean(driver)
 
 
+@pytest.mark.slow
 def test_several_browsers_agree(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:
         url = url_of(process)
@@ -454,6 +459,7 @@ def children_of(pid):
     return found
 
 
+@pytest.mark.slow
 def test_a_page_that_dies_does_not_touch_the_run(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_RUN)
     out = tmp_path / "run"

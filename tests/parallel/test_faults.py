@@ -211,6 +211,7 @@ def freeze():
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_process_is_stopped_is_restarted(two, serial_hashes, monkeypatch, tmp_path):
     monkeypatch.setattr(two, "_task_timeout", HANGS)
     assert run_with_fault(monkeypatch, two, "improve", freeze, tmp_path) == serial_hashes
@@ -220,6 +221,7 @@ def pause():
     time.sleep(2 * HANGS + 8)
 
 
+@pytest.mark.slow
 def test_a_thread_that_hangs_is_given_up(serial_hashes, monkeypatch, tmp_path, caplog):
     """Workers that are threads of the driver cannot be ended."""
     with (
@@ -260,6 +262,7 @@ def forever(*args):
     hang()
 
 
+@pytest.mark.slow
 def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog, serial_hashes):
     """Three restarts, all for the call that hangs, which is not the oldest one.
 
@@ -286,6 +289,7 @@ def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog, serial_hash
     assert all(text.startswith("improve of condition 3 has not") for text in named)
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_fetched_is_no_hang(two, monkeypatch, caplog):
     """A worker that has done its part is left alone while another works on."""
     both(two)
@@ -312,6 +316,7 @@ def test_a_shared_object_goes_to_a_worker_that_is_there(two):
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 def test_all_workers_gone_waits_and_goes_on(serial_hashes, tmp_path, caplog):
     """A cluster without nannies: nothing brings its only worker back."""
     with Cluster(tmp_path) as cluster:
@@ -392,6 +397,7 @@ class Cluster:
 # --- the scheduler, and tasks that raise
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_lost_ends_the_run_and_it_can_be_resumed(tmp_path, serial_hashes):
     with Cluster(tmp_path) as cluster:
         cluster.worker()

@@ -293,6 +293,7 @@ experiment = replace(start, name="own", algorithm=algorithm, samples=4, iteratio
 '''
 
 
+@pytest.mark.slow
 def test_a_network_of_the_hyperparams_file_is_trained_by_workers(tmp_path):
     """The same numbers with two processes as with one, and read again by name."""
     file = tmp_path / "own.py"
