@@ -519,9 +519,14 @@ def worker_of(executor, shared):
 
 
 def both(executor):
-    """Wait for the worker that an earlier test has killed."""
+    """Wait for the worker that an earlier test has killed; a dead one is known for a while yet."""
     deadline = time.monotonic() + 60
-    while len(executor._look()) < 2:
+
+    def alive():
+        there = executor._look()
+        return there & set(executor.client.run(os.getpid, on_error="ignore"))
+
+    while len(alive()) < 2:
         assert time.monotonic() < deadline, "the second worker does not come back"
         time.sleep(0.1)
 
