@@ -89,7 +89,8 @@ class MDGPSConfig(PolicyAlgorithm):
             )
 
     def sampling(self, state: GPSState) -> tuple[Any, ...]:
-        """The local controllers, or the policy once it has been trained."""
+        """The local controllers, or the policy once it has been trained: in place of all of them
+        by `sample_from`, or of one that has left it aside for long by `guard.trial`."""
         if self.sample_from == "policy":
             return self.unseen(sample_policy(state))
         if state.iteration == 0:
@@ -292,7 +293,11 @@ def _improve(
 
 
 def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
-    """The step multiplier of every condition: one rule over all, shrunk where the guard spoke."""
+    """The step multiplier of every condition: one rule over all, shrunk where the guard spoke.
+
+    A condition whose policy has gone astray says nothing of the common step: its update does not
+    start from the policy.
+    """
     mult = float(np.mean([c.step_mult for c in checks]))
     known = [c for c in checks if c.updated and not c.rejected and not c.policy_astray]
     new = mult

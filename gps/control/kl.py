@@ -108,7 +108,6 @@ def factors(controller: LinearGaussianController, name: str = "previous") -> tup
 
 def penalty(controller: LinearGaussianController, inv: Array) -> tuple[Array, Array]:
     """Hessian (T, nz, nz) and gradient (T, nz) at z = 0 of -log controller(u | x), read-only."""
-    _checks.kinds(controller=controller)
     T, nu, nx = controller.K.shape
     R, r = np.empty((T, nx + nu, nx + nu)), np.empty((T, nx + nu))
     _kernels.relative_penalty(controller.K, controller.k, inv, R, r)

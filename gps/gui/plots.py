@@ -16,7 +16,7 @@ import numpy as np
 
 from gps.control import lqr
 from gps.control.kl import penalised
-from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, choices
+from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, StoreError, choices
 from gps.types import (
     Array,
     Layout,
@@ -107,8 +107,12 @@ def axis_of(plot: Plot) -> str:
 
 
 def _distance_label(runs: Sequence[RunReader]) -> str:
-    """What the runs' measures call their distance; without a unit where they differ."""
-    measures = (run.experiment.measure for run in runs)
+    """What the runs' measures call their distance; without a unit where they differ, or where an
+    experiment cannot be read here: its rows can be shown all the same."""
+    try:
+        measures = [run.experiment.measure for run in runs]
+    except StoreError:
+        return "distance"
     labels = {"distance" if measure is None else measure.distance_label for measure in measures}
     return labels.pop() if len(labels) == 1 else "distance"
 

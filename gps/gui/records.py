@@ -351,8 +351,8 @@ class RunReader:
         return self._get(n, f"entry {m} {name}", read)
 
     def endpoints(self, n: int, m: int) -> Array | None:
-        """The entry that the measure of success looks at, of all samples: (N, T, size), in its unit
-        where the world's lengths are."""
+        """The entry that the measure of success looks at, of all samples: (N, T, size), in the
+        entry's own unit."""
         measure = self.experiment.measure
         return self.entry(n, m, getattr(measure, "entry", "end_points"))
 

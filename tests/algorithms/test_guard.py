@@ -379,6 +379,7 @@ def test_a_policy_that_does_better_than_the_controller_takes_its_place():
     assert (new.astray, new.trial) == (None, None)
     # how the policy does says nothing of the last update
     alone = with_condition(before, 1, expected_cost=math.nan)
+    alone = with_condition(alone, 0, expected_cost=0.0, predicted_cost=-1.0)  # it kept nothing
     alone, _ = MDGPS.iterate(alone, sample(agent, sources, 4))
     assert [c.step_mult for c in alone.conditions] == [c.step_mult for c in before.conditions]
     assert seen.cost_mean < 0.8 * cost

@@ -14,7 +14,7 @@ from gps.control import kl, lqr
 from gps.control.dual import DualConfig, minimise, minimise_per_step
 from gps.control.pi2 import PI2Result
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
-from gps.errors import ConfigError
+from gps.errors import ConfigError, StoreError
 from gps.gui import plots
 from gps.gui.plots import HeatMap, LinePlot, Table, inspect, progress, topic
 from gps.gui.records import RunReader
@@ -186,6 +186,19 @@ def test_a_distance_has_the_unit_of_the_measure():
     assert label(tip) == label(tip, tip) == "distance (m)"
     assert label(angle) == "distance (rad)"
     assert label(tip, angle) == label(None) == "distance"
+
+
+def test_distances_are_shown_where_the_experiment_cannot_be_read():
+    """Of a run whose own modules are not on this machine."""
+
+    class Foreign(SimpleNamespace):
+        @property
+        def experiment(self):
+            raise StoreError("no module named robot")
+
+    facts = vars(fake_run(rows_of("policy_distance_mean", [0.3, 0.1])))
+    run = Foreign(**{name: value for name, value in facts.items() if name != "experiment"})
+    assert named(progress([run]), "distance").y_label == "distance"
 
 
 def test_progress_of_stored_runs(run, other_path):
