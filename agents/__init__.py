@@ -1,6 +1,6 @@
 """Worlds that a controller can act in.
 
-Each world is a frozen configuration with `build()`, which gives an agent as `gps.types.Agent`
+Each world is a frozen configuration with `build()`, which gives an agent as `gps.protocols.Agent`
 describes it. Nothing here knows costs, controllers or algorithms.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gps.errors import ConfigError
-from gps.types import image_shape_of
+from gps.protocols import image_shape_of
 
 if TYPE_CHECKING:
     from gps.agents.gymnasium import Measure, StepCost, WorldEnv

@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from gps.agents.base import Simulation, check_condition
 from gps.errors import ConfigError, GPSError, NonFiniteError, SimulationError, choices
-from gps.types import Agent, Array, CostTerms, Layout, Rollouts, control_range_of
+from gps.protocols import Agent, control_range_of
+from gps.types import Array, CostTerms, Layout, Rollouts
 
 _OPTIONS = ("condition", "test", "start_noise")
 

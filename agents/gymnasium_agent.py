@@ -26,8 +26,10 @@ from gps.agents.base import (
 from gps.agents.display import Display
 from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
+from gps.fields import readonly
+from gps.protocols import Policy, acting
 from gps.rng import stream
-from gps.types import Array, Layout, Policy, Rollouts, acting, readonly
+from gps.types import Array, Layout, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
 Termination = Literal["ignore", "failure"]
@@ -395,7 +397,7 @@ class GymnasiumAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.types.Agent`.
+        """See `gps.protocols.Agent`.
 
         Actions are clipped to the action space and rounded to its dtype, mostly float32, before
         they are recorded and applied.

@@ -49,18 +49,9 @@ from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
+from gps.protocols import Policy, acting, needs_images, wants_images
 from gps.rng import stream
-from gps.types import (
-    Array,
-    Images,
-    Layout,
-    LinearGaussianController,
-    Policy,
-    Rollouts,
-    acting,
-    needs_images,
-    wants_images,
-)
+from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
 
 _KEPT_BATCHES = 4
 Vector3 = tuple[float, float, float]
@@ -644,7 +635,7 @@ class MujocoAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.types.Agent`.
+        """See `gps.protocols.Agent`.
 
         Every step's end points, their velocities and their Jacobians belong to that step's joint
         positions and velocities. `Rollouts.jacobians` holds end_points (if joint_pos is in the

@@ -21,7 +21,9 @@ from gps.agents.base import (
     smooth_noise,
 )
 from gps.errors import ConfigError, choices
-from gps.types import Array, Layout, LinearDynamics, Policy, Rollouts, acting, readonly
+from gps.fields import readonly
+from gps.protocols import Policy, acting
+from gps.types import Array, Layout, LinearDynamics, Rollouts
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
 Point = tuple[float, float]
@@ -197,7 +199,7 @@ class PointMassAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.types.Agent`; the state is checked against `limit` and for NaN every step."""
+        """See `gps.protocols.Agent`; the state is checked for NaN and against `limit`."""
         self.start_state(condition, test=test)  # a wrong condition is told before wrong noise
         noise = smooth_noise(check_noise(noise, self.T, 2), self.config.noise_sigma)
         N = noise.shape[0]

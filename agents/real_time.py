@@ -12,8 +12,9 @@ import numpy as np
 
 from gps.agents.base import require
 from gps.errors import ConfigError
+from gps.protocols import Agent, Policy
 from gps.rng import stream
-from gps.types import Agent, Array, Policy, Rollouts
+from gps.types import Array, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class RealTime:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.types.Agent`; the bytes of the agent inside, after the robot's time.
+        """See `gps.protocols.Agent`; the bytes of the agent inside, after the robot's time.
 
         Wrong inputs and failed simulations are told at once.
         """

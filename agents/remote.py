@@ -47,18 +47,9 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.types import (
-    Agent,
-    Array,
-    Layout,
-    LinearGaussianController,
-    Policy,
-    Rollouts,
-    acting,
-    control_range_of,
-    image_shape_of,
-    readonly,
-)
+from gps.fields import readonly
+from gps.protocols import Agent, Policy, acting, control_range_of, image_shape_of
+from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +209,7 @@ class _Progress:
 
 
 class RemoteAgent:
-    """See `gps.types.Agent`. Safe to use from several threads, which stand in line like anyone.
+    """See `gps.protocols.Agent`. Safe to use from several threads, which stand in line like anyone.
 
     Whatever goes wrong between the two sides is a RemoteError, after which the next rollout
     connects anew. It is not a SimulationError: drawing the samples again would not help.
@@ -290,7 +281,7 @@ class RemoteAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.types.Agent`. Raises RemoteError as well, which says how far the rollout was.
+        """See `gps.protocols.Agent`. Raises RemoteError as well, which says how far it came.
 
         When it ends early, for whatever reason, the connection closes, and the robot's side stops.
         """
@@ -985,7 +976,7 @@ class _Gains:
         self._controller = LinearGaussianController(K=K, k=k, chol=chol)
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """See `gps.types.Policy`."""
+        """See `gps.protocols.Policy`."""
         self._session.check()
         self._session.note(t, len(x))
         return self._controller.act(x, obs, t, noise)
@@ -998,7 +989,7 @@ class _Asking:
         self._session = session
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """See `gps.types.Policy`."""
+        """See `gps.protocols.Policy`."""
         return self._session.ask(x, obs, int(t), noise)
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.runner import IterationReport
     from gps.pipeline.store import RunFolder
-    from gps.types import Agent, Policy
+    from gps.protocols import Agent, Policy
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 

@@ -10,31 +10,17 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ShapeError, choices
+from gps.fields import Shape, check_shapes, readonly
 
 Array = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 """Pictures (..., height, width, channels): red, green, blue of each camera, one after another."""
-
-
-def readonly(value: npt.ArrayLike) -> Array:
-    """A float64, C-ordered, aligned, read-only array; copies unless `value` is one already."""
-    if (
-        type(value) is np.ndarray
-        and value.dtype == np.float64
-        and value.flags.c_contiguous
-        and value.flags.aligned
-        and not value.flags.writeable
-    ):
-        return value
-    array = np.array(value, dtype=np.float64, order="C", copy=True)
-    array.setflags(write=False)
-    return array
 
 
 def freeze(record: object, **shapes: Sequence[int]) -> None:
@@ -129,8 +115,13 @@ def optional() -> Any:
 class Record:
     """Base of the records: one that travelled to another process is checked and frozen again.
 
-    Printed, a record shows the shapes of its arrays, not their numbers.
+    Shapes stand in the annotations of its fields (`gps.fields.Shape`); further checks go into a
+    `__post_init__` that calls this one first. Printed, a record shows the shapes of its arrays, not
+    their numbers.
     """
+
+    def __post_init__(self) -> None:
+        check_shapes(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -208,26 +199,25 @@ class Layout:
 class Rollouts(Record):
     """N samples of T steps from one condition. Action U[:, T-1] is recorded and charged only.
 
-    X: (N, T, nx) states, named by `layout`. U: (N, T, nu) actions as applied, after clipping.
-    obs: (N, T, no). noise: (N, T, nu), unit variance. jacobians: name -> (N, T, size, nx).
-    images: (N, T, height, width, channels) uint8, what the world's cameras see, or None.
+    States X are named by `layout`.
     """
 
-    X: Array  # (N, T, nx)
-    U: Array  # (N, T, nu) as applied, after clipping to the control range
-    obs: Array  # (N, T, no)
-    noise: Array  # (N, T, nu) the unit-variance noise that the controller was given
+    X: Annotated[Array, Shape("N T nx")]
+    U: Annotated[Array, Shape("N T nu")]
+    """As applied, after clipping to the control range."""
+    obs: Annotated[Array, Shape("N T no")]
+    noise: Annotated[Array, Shape("N T nu")]
+    """The unit-variance noise that the controller was given."""
     layout: Layout  # of the state
     condition: int = 0
     jacobians: Mapping[str, Array] = field(default_factory=dict)
     """Of state entries that are functions of others, d entry / d x: name -> (N, T, size, nx)."""
-    images: Images | None = None
-    """The pictures that belong to the observations; None in a world without cameras."""
+    images: Annotated[Images, Shape("N T height width channels")] | None = None
+    """The images that belong to the observations; None in a world without cameras."""
 
     def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "X", 3)
-        nu, no = shape_of(self, "U", 3)[-1], shape_of(self, "obs", 3)[-1]
-        freeze(self, X=(N, T, nx), U=(N, T, nu), obs=(N, T, no), noise=(N, T, nu))
+        super().__post_init__()
+        N, T, nx = self.X.shape
         if self.layout.size != nx:
             raise ShapeError(f"Rollouts.layout describes {self.layout.size} values, X has {nx}")
         jac = {name: readonly(J) for name, J in self.jacobians.items()}
@@ -236,7 +226,6 @@ class Rollouts(Record):
             if J.shape != want:
                 raise ShapeError(f"Rollouts.jacobians[{name!r}] must be {want}, got {J.shape}")
         object.__setattr__(self, "jacobians", MappingProxyType(jac))
-        freeze_images(self, "images", (N, T))
 
     @property
     def N(self) -> int:
@@ -267,19 +256,14 @@ class Rollouts(Record):
 class LinearDynamics(Record):
     """x[t+1] ~ N(F[t] @ [x[t]; u[t]] + f[t], W[t]) for t = 0 .. T-2.
 
-    F: (T-1, nx, nx+nu). f: (T-1, nx). W: (T-1, nx, nx), symmetric positive semi-definite.
-
     A trajectory has T states and T actions: the last action, u[T-1], leads to no state, and costs
     what the cost of its own step says. `from_matrices` takes A and B.
     """
 
-    F: Array  # (T-1, nx, nx+nu)
-    f: Array  # (T-1, nx)
-    W: Array  # (T-1, nx, nx) symmetric positive semi-definite
-
-    def __post_init__(self) -> None:
-        S, nx, nz = shape_of(self, "F", 3)
-        freeze(self, F=(S, nx, nz), f=(S, nx), W=(S, nx, nx))
+    F: Annotated[Array, Shape("T-1 nx nx+nu")]
+    f: Annotated[Array, Shape("T-1 nx")]
+    W: Annotated[Array, Shape("T-1 nx nx")]
+    """Symmetric positive semi-definite."""
 
     @classmethod
     def from_matrices(
@@ -347,17 +331,14 @@ class LinearDynamics(Record):
 class QuadraticCost(Record):
     """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0.
 
-    C: (T, nz, nz), symmetric. c: (T, nz). c0: (T,). Every step is charged, the last one with its
+    Every step is charged, the last one with its
     action. `from_matrices` takes Q, R and their relatives.
     """
 
-    C: Array  # (T, nz, nz) symmetric
-    c: Array  # (T, nz)
-    c0: Array  # (T,)
-
-    def __post_init__(self) -> None:
-        T, nz, _ = shape_of(self, "C", 3)
-        freeze(self, C=(T, nz, nz), c=(T, nz), c0=(T,))
+    C: Annotated[Array, Shape("T nz nz")]
+    """Symmetric."""
+    c: Annotated[Array, Shape("T nz")]
+    c0: Annotated[Array, Shape("T")]
 
     @classmethod
     def from_matrices(
@@ -418,64 +399,41 @@ class QuadraticCost(Record):
 
 @dataclass(frozen=True, eq=False)
 class CostTerms(Record):
-    """Cost and derivatives at every sample and step.
+    """Cost and derivatives at every sample and step."""
 
-    l: (N, T). l_x, l_u: (N, T, nx), (N, T, nu). l_xx, l_ux, l_uu: (N, T, nx, nx),
-    (N, T, nu, nx), (N, T, nu, nu).
-    """
-
-    l: Array  # noqa: E741 (N, T)
-    l_x: Array  # (N, T, nx)
-    l_u: Array  # (N, T, nu)
-    l_xx: Array  # (N, T, nx, nx)
-    l_ux: Array  # (N, T, nu, nx)
-    l_uu: Array  # (N, T, nu, nu)
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "l_x", 3)
-        nu = shape_of(self, "l_u", 3)[-1]
-        freeze(self, l=(N, T), l_x=(N, T, nx), l_u=(N, T, nu), l_xx=(N, T, nx, nx))
-        freeze(self, l_ux=(N, T, nu, nx), l_uu=(N, T, nu, nu))
+    l: Annotated[Array, Shape("N T")]  # noqa: E741
+    l_x: Annotated[Array, Shape("N T nx")]
+    l_u: Annotated[Array, Shape("N T nu")]
+    l_xx: Annotated[Array, Shape("N T nx nx")]
+    l_ux: Annotated[Array, Shape("N T nu nx")]
+    l_uu: Annotated[Array, Shape("N T nu nu")]
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Record):
-    """A Gaussian: mean (n,) and covariance cov (n, n), symmetric positive semi-definite."""
+    """A Gaussian distribution."""
 
-    mean: Array  # (n,)
-    cov: Array  # (n, n)
-
-    def __post_init__(self) -> None:
-        (n,) = shape_of(self, "mean", 1)
-        freeze(self, mean=(n,), cov=(n, n))
+    mean: Annotated[Array, Shape("n")]
+    cov: Annotated[Array, Shape("n n")]
+    """Symmetric positive semi-definite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Marginals(Record):
-    """Gaussian marginals of z = [x; u] along a trajectory: mean (T, nz) and cov (T, nz, nz)."""
+    """Gaussian marginals of z = [x; u] along a trajectory."""
 
-    mean: Array  # (T, nz)
-    cov: Array  # (T, nz, nz)
-
-    def __post_init__(self) -> None:
-        T, nz = shape_of(self, "mean", 2)
-        freeze(self, mean=(T, nz), cov=(T, nz, nz))
+    mean: Annotated[Array, Shape("T nz")]
+    cov: Annotated[Array, Shape("T nz nz")]
 
 
 @dataclass(frozen=True, eq=False)
 class LinearGaussianController(Record):
-    """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]'.
+    """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]'."""
 
-    K: (T, nu, nx). k: (T, nu). chol: (T, nu, nu), lower triangular with a positive diagonal.
-    """
-
-    K: Array  # (T, nu, nx)
-    k: Array  # (T, nu)
-    chol: Array  # (T, nu, nu) lower triangular, positive diagonal
-
-    def __post_init__(self) -> None:
-        T, nu, nx = shape_of(self, "K", 3)
-        freeze(self, K=(T, nu, nx), k=(T, nu), chol=(T, nu, nu))
+    K: Annotated[Array, Shape("T nu nx")]
+    k: Annotated[Array, Shape("T nu")]
+    chol: Annotated[Array, Shape("T nu nu")]
+    """Lower triangular with a positive diagonal."""
 
     @property
     def T(self) -> int:
@@ -510,163 +468,6 @@ class LinearGaussianController(Record):
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
         """Actions (N, nu) at step t for states (N, nx) and unit-variance noise (N, nu)."""
         return x @ self.K[t].T + self.k[t] + noise @ self.chol[t].T
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Whatever chooses actions in a rollout: a local controller or the global policy.
-
-    A policy with an attribute `needs_images` that is true is given the pictures of this step as
-    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
-    attribute `wants_images` that is false, a world with cameras may leave `Rollouts.images` out.
-
-    A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
-    gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
-    the first step that is its `memory0` (size,) in every row. A world need not know: `acting` makes
-    a Policy like any other of it.
-    """
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """Actions (N, nu) for states (N, nx), observations (N, no), unit-variance noise (N, nu)."""
-        ...
-
-
-@runtime_checkable
-class Agent(Protocol):
-    """A world that a controller can act in, with a fixed list of start conditions.
-
-    A world with cameras has besides `image_shape`, (height, width, channels) of an observation's
-    pictures; see `image_shape_of`. One whose actuators have limits has `control_range`, a pair of
-    lowest and highest actions; see `control_range_of`.
-    """
-
-    @property
-    def layout(self) -> Layout:
-        """Named entries of the state."""
-        ...
-
-    @property
-    def obs_layout(self) -> Layout:
-        """Named entries of the observation."""
-        ...
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        ...
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds."""
-        ...
-
-    @property
-    def nu(self) -> int:
-        """Action size."""
-        ...
-
-    @property
-    def n_start(self) -> int:
-        """Numbers of unit variance that a sample takes besides its actions' noise: they disturb its
-        start, and its model and observations where the world does that; 0 for none."""
-        ...
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        ...
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        ...
-
-    def start_state(self, condition: int, *, test: bool = False) -> Array:
-        """The undisturbed state (nx,) at which rollouts of `condition` start."""
-        ...
-
-    def rollout(
-        self,
-        policy: Policy,
-        condition: int,
-        noise: Array,
-        start_noise: Array | None = None,
-        *,
-        test: bool = False,
-    ) -> Rollouts:
-        """Run one sample per row of `noise` (N, T, nu); `start_noise` is (N, n_start).
-
-        `test` counts `condition` in the test conditions. Samples do not influence each other.
-        Raises SimulationError with every failed sample (simulator warning, NaN, infinity).
-        """
-        ...
-
-
-def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
-    """Height, width and channels of the agent's pictures; None for a world without cameras."""
-    shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
-    return shape
-
-
-def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
-    """Lowest and highest action, (nu,) each and infinite where there is no limit; None where the
-    agent does not say."""
-    limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = getattr(agent, "control_range", None)
-    if limits is None:
-        return None
-    low, high = (np.array(np.broadcast_to(np.asarray(v, float), (agent.nu,))) for v in limits)
-    return low, high
-
-
-def needs_images(policy: object) -> bool:
-    """Whether a policy's actions depend on pictures; see `Policy`."""
-    return bool(getattr(policy, "needs_images", False))
-
-
-def wants_images(policy: object) -> bool:
-    """Whether somebody will look at the pictures of a policy's rollouts; see `Policy`."""
-    return needs_images(policy) or bool(getattr(policy, "wants_images", True))
-
-
-@dataclass(frozen=True)
-class WithoutImages:
-    """A policy that does not see, acting in rollouts whose pictures nobody will look at."""
-
-    policy: Policy
-    wants_images: ClassVar[bool] = False
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """What the policy does."""
-        return self.policy.act(x, obs, t, noise)
-
-
-def has_memory(policy: object) -> bool:
-    """Whether a policy's actions depend on earlier observations; see `Policy`."""
-    return bool(getattr(policy, "has_memory", False))
-
-
-def acting(policy: Any) -> Policy:
-    """The policy as it acts in the rollouts of one call: one with memory carries it from step to
-    step, a row for each sample, and begins anew at step 0; any other is given back as it is."""
-    actor: Policy = _Remembering(policy) if has_memory(policy) else policy
-    return actor
-
-
-class _Remembering:
-    """A policy and what it remembers of the rollouts under way."""
-
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
-        self._memory: Array | None = None
-        self.needs_images = needs_images(policy)
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array, **images: Any) -> Array:
-        """See `Policy`."""
-        if t == 0 or self._memory is None:
-            self._memory = np.tile(self._policy.memory0, (len(obs), 1))
-        u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
-        actions: Array = u
-        return actions
 
 
 def iter_fields(record: object) -> Iterator[tuple[str, Any]]:

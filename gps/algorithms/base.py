@@ -14,8 +14,9 @@ from gps.errors import ConfigError
 from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.neural import Network, initial_policy
 from gps.policies.sgd import SGDConfig
+from gps.protocols import Agent, image_shape_of
 from gps.rng import stream
-from gps.types import Agent, LinearGaussianController, image_shape_of
+from gps.types import LinearGaussianController
 
 
 class LocalAlgorithm:

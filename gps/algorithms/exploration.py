@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gps.errors import ConfigError
-from gps.types import Agent, Array, LinearGaussianController, control_range_of, readonly
+from gps.fields import readonly
+from gps.protocols import Agent, control_range_of
+from gps.types import Array, LinearGaussianController
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,14 +33,8 @@ from gps.costs import CostOf
 from gps.costs.base import Cost
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Executor, Serial, each
-from gps.types import (
-    Agent,
-    Array,
-    Layout,
-    LinearGaussianController,
-    Rollouts,
-    control_range_of,
-)
+from gps.protocols import Agent, control_range_of
+from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 __all__ = ["ILQRPlanningConfig", "iterate"]
 

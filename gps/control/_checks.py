@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gps.control import _kernels
 from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -17,7 +18,6 @@ from gps.types import (
     LinearGaussianController,
     Marginals,
     QuadraticCost,
-    readonly,
 )
 
 SYMMETRY_TOLERANCE = 1e-6

@@ -49,6 +49,7 @@ from gps.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
+from gps.fields import readonly
 from gps.types import (
     Array,
     Gaussian,
@@ -58,7 +59,6 @@ from gps.types import (
     QuadraticCost,
     Record,
     freeze,
-    readonly,
     shape_of,
 )
 

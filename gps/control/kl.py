@@ -10,7 +10,8 @@ import numpy.typing as npt
 from gps.control import _checks, _kernels
 from gps.control.lqr import per_step
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.types import Array, LinearGaussianController, QuadraticCost, readonly
+from gps.fields import readonly
+from gps.types import Array, LinearGaussianController, QuadraticCost
 
 __all__ = ["kl_per_step", "penalised", "raised"]
 

@@ -23,6 +23,7 @@ from gps.control.dual import DualConfig, PerStepResult
 from gps.control.lqr import per_step
 from gps.control.pi2 import PI2Config, PI2Result
 from gps.errors import ConfigError, NonFiniteError, ShapeError
+from gps.fields import readonly
 from gps.linalg import solve_lower
 from gps.types import (
     Array,
@@ -32,7 +33,6 @@ from gps.types import (
     QuadraticCost,
     Record,
     freeze,
-    readonly,
     shape_of,
 )
 

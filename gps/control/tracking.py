@@ -30,6 +30,7 @@ from gps.control import _tracking_kernels as kernels
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK
 from gps.control.models import Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -39,7 +40,6 @@ from gps.types import (
     QuadraticCost,
     Record,
     freeze,
-    readonly,
     shape_of,
 )
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from gps.distributions import _kernels
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
-from gps.types import Array, Record, freeze, readonly, shape_of
+from gps.fields import readonly
+from gps.types import Array, Record, freeze, shape_of
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import numpy as np
 from gps.control import lqr
 from gps.control.kl import penalised
 from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, StoreError, choices
+from gps.protocols import needs_images
 from gps.types import (
     Array,
     Layout,
@@ -25,7 +26,6 @@ from gps.types import (
     QuadraticCost,
     Rollouts,
     iter_fields,
-    needs_images,
 )
 
 if TYPE_CHECKING:

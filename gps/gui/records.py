@@ -29,8 +29,8 @@ from gps.errors import GPSError, StoreError
 from gps.pipeline import config_io, progress
 from gps.pipeline.stages import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
+from gps.protocols import Agent, needs_images
 from gps.types import (
-    Agent,
     Array,
     Images,
     Layout,
@@ -39,7 +39,6 @@ from gps.types import (
     Record,
     Rollouts,
     freeze,
-    needs_images,
     shape_of,
 )
 

@@ -57,8 +57,9 @@ from gps.pipeline.runner import (
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
+from gps.protocols import Agent
 from gps.threads import one_thread
-from gps.types import Agent, Record, Rollouts
+from gps.types import Record, Rollouts
 
 log = logging.getLogger(__name__)
 

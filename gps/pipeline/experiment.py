@@ -16,7 +16,8 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
 from gps.execution import Executor
-from gps.types import Agent, Array, Layout, LinearGaussianController
+from gps.protocols import Agent
+from gps.types import Array, Layout, LinearGaussianController
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from gps.pipeline import store
 from gps.pipeline.progress import Choice
 from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
-from gps.types import Agent, control_range_of
+from gps.protocols import Agent, control_range_of
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """What makes the contents of a file, by the end of its name."""

@@ -26,8 +26,9 @@ from gps.pipeline.control import Control
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
+from gps.protocols import Agent
 from gps.threads import one_thread
-from gps.types import Agent, Record, Rollouts
+from gps.types import Record, Rollouts
 
 log = logging.getLogger(__name__)
 

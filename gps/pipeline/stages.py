@@ -14,19 +14,9 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
 from gps.pipeline.experiment import WorldConfig
+from gps.protocols import Agent, Policy, WithoutImages, acting, image_shape_of, needs_images
 from gps.rng import stream
-from gps.types import (
-    Agent,
-    Array,
-    Policy,
-    Record,
-    Rollouts,
-    WithoutImages,
-    acting,
-    freeze,
-    image_shape_of,
-    needs_images,
-)
+from gps.types import Array, Record, Rollouts, freeze
 
 log = logging.getLogger(__name__)
 

@@ -37,10 +37,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
+from gps.fields import readonly
 from gps.policies.memory import begun, checked, mean_along, predict_step
 from gps.policies.neural import GlobalPolicy, predicted
+from gps.protocols import has_memory, needs_images
 from gps.rng import stream
-from gps.types import Array, Images, Layout, has_memory, needs_images, readonly
+from gps.types import Array, Images, Layout
 
 if TYPE_CHECKING:
     import torch
@@ -272,7 +274,7 @@ class ExportedPolicy:
     ) -> Any:
         """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu).
 
-        With memory (N, size): the actions and what is remembered next; see `gps.types.Policy`.
+        With memory (N, size): the actions and what is remembered next; see `gps.protocols.Policy`.
         """
         if not self.has_memory:
             return self.mean(obs, images) + noise @ self._chol.T

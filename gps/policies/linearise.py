@@ -20,9 +20,10 @@ from gps.errors import (
     ShapeError,
     choices,
 )
+from gps.fields import readonly
 from gps.linalg import smallest_eigenvalue
+from gps.protocols import Agent, needs_images
 from gps.types import (
-    Agent,
     Array,
     Images,
     Layout,
@@ -31,8 +32,6 @@ from gps.types import (
     Rollouts,
     freeze,
     freeze_images,
-    needs_images,
-    readonly,
     shape_of,
 )
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 import numpy as np
 
 from gps.errors import ConfigError, GPSError, ShapeError
+from gps.fields import readonly
 from gps.policies import training
 from gps.policies.neural import MLPConfig, Network, NeuralPolicy, PlainLayout, predicted
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
-from gps.types import Array, Layout, Record, readonly
+from gps.types import Array, Layout, Record
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ class Remembering(_Stepping):
     def act(
         self, x: Array, obs: Array, t: int, noise: Array, *, memory: Array
     ) -> tuple[Array, Array]:
-        """Actions (N, nu) and memory (N, size); see `gps.types.Policy` and `gps.types.acting`."""
+        """Actions (N, nu) and memory (N, size); see `Policy` and `acting` in `gps.protocols`."""
         mean, memory = self.step(obs, memory)
         return mean + noise @ self.chol.T, memory
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
+from gps.fields import readonly
 from gps.policies import _kernels
-from gps.types import Array, Layout, Record, freeze, optional, readonly, shape_of
+from gps.types import Array, Layout, Record, freeze, optional, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ class GlobalPolicy(Protocol):
     """What every global policy has, whatever its network.
 
     `mean`, `act` and `predict` take pictures besides where it has a true `needs_images`, and `act`
-    takes and gives what it remembers where it has a true `has_memory`; see `gps.types.Policy`. A
+    takes and gives what it remembers where it has a true `has_memory`; see `gps.protocols`. A
     policy with a method `fit(data, config, rng)` is trained by that. One with `jacobian(obs)` can
     be linearised by its derivative; see `gps.policies.linearise`.
     """

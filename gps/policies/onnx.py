@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
+from gps.fields import readonly
 from gps.policies import export
 from gps.policies.export import FACTS_FILE, SINGLE_TOLERANCE, ExportedPolicy, PolicyFacts
 from gps.policies.neural import GlobalPolicy
-from gps.types import Array, readonly
+from gps.types import Array
 
 if TYPE_CHECKING:
     import torch

@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError
+from gps.fields import readonly
 from gps.policies import training
 from gps.policies.memory import Remembering, along_time, checked
 from gps.policies.module import Sizes, UserModule
 from gps.policies.neural import NetworkPolicy
 from gps.policies.training import Indices, Problem, TrainingConfig, TrainingData, TrainingResult
-from gps.types import Array, Layout, readonly
+from gps.types import Array, Layout
 
 if TYPE_CHECKING:
     import torch

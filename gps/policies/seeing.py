@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from gps.errors import ConfigError, GPSError, ShapeError, choices
+from gps.fields import readonly
 from gps.policies import training
 from gps.policies.module import Sizes, UserModule
 from gps.policies.neural import AdamState, NetworkPolicy, predicted
 from gps.policies.training import Indices, Problem, TrainingConfig, TrainingData, TrainingResult
 from gps.rng import stream
-from gps.types import Array, Images, Layout, readonly
+from gps.types import Array, Images, Layout
 
 if TYPE_CHECKING:
     import torch

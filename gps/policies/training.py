@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
+from gps.fields import readonly
 from gps.policies import _kernels
 from gps.policies.neural import (
     AdamState,
@@ -25,19 +26,8 @@ from gps.policies.neural import (
     Normaliser,
     PlainLayout,
 )
-from gps.types import (
-    Array,
-    Images,
-    Layout,
-    Record,
-    freeze,
-    freeze_images,
-    has_memory,
-    needs_images,
-    optional,
-    readonly,
-    shape_of,
-)
+from gps.protocols import has_memory, needs_images
+from gps.types import Array, Images, Layout, Record, freeze, freeze_images, optional, shape_of
 
 if TYPE_CHECKING:
     import torch

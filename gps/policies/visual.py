@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 
 from gps.errors import ConfigError, FitError, GPSError, ShapeError, choices
+from gps.fields import readonly
 from gps.policies import training
 from gps.policies.neural import MLPConfig, NeuralPolicy, PlainLayout
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
-from gps.types import Array, Images, Layout, Record, freeze, optional, readonly, shape_of
+from gps.types import Array, Images, Layout, Record, freeze, optional, shape_of
 
 if TYPE_CHECKING:
     import torch

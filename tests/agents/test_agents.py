@@ -28,8 +28,8 @@ from gps.agents import (
 )
 from gps.control import models
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError
+from gps.protocols import Agent, Policy
 from gps.rng import stream
-from gps.types import Agent, Policy
 
 # a free body, a ball joint with a hinge after it, and motors on both
 FREE = """<mujoco><option gravity="0 0 -1"/><worldbody>

@@ -8,8 +8,8 @@ import pytest
 
 from gps.agents import PointMassConfig, RealTimeConfig, arm_reach
 from gps.errors import ConfigError, SimulationError
+from gps.protocols import Agent
 from gps.rng import stream
-from gps.types import Agent
 
 WORLD = PointMassConfig(T=20, dt=0.05, test_starts=((0.5, 0.2),), start_position_std=0.1)
 SLOW = RealTimeConfig(world=WORLD, speed=50.0)

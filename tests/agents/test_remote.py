@@ -24,8 +24,9 @@ from gps.agents._protocol import MAGIC, VERSION, Channel, Message, decode, encod
 from gps.agents.remote import RemoteConfig, RemoteError, RobotServer, serve
 from gps.errors import ConfigError, ShapeError, SimulationError
 from gps.policies import MLPConfig, initial_policy
+from gps.protocols import Agent
 from gps.rng import stream
-from gps.types import Agent, LinearGaussianController
+from gps.types import LinearGaussianController
 
 WORLD = PointMassConfig(
     T=12, force_limit=2.0, test_starts=((0.5, 0.2),), start_position_std=0.1, noise_sigma=1.0

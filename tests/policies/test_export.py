@@ -22,8 +22,9 @@ from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import RunFolder
 from gps.policies import ExportedPolicy, MLPConfig, PolicyFacts, export_program, load
 from gps.policies.export import check_export
+from gps.protocols import Policy
 from gps.rng import stream
-from gps.types import Layout, Policy
+from gps.types import Layout
 
 LAYOUT = Layout((("joint_pos", 4), ("ee_pos", 2)))
 FACTS = PolicyFacts(obs_layout=LAYOUT, dt=0.05, experiment="arm", iteration=7, seed=2**40)

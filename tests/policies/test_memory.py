@@ -29,8 +29,9 @@ from gps.policies import (
 )
 from gps.policies.export import memory_of
 from gps.policies.training import pooled
+from gps.protocols import acting
 from gps.rng import stream
-from gps.types import Layout, acting
+from gps.types import Layout
 
 networks = pytest.mark.parametrize("network", ALL, ids=name)
 FACTS = PolicyFacts(obs_layout=Layout((("x", 2),)), dt=0.1)

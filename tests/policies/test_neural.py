@@ -9,8 +9,8 @@ from policy_networks import GatedNetwork, TorchMLP
 
 from gps.errors import ConfigError, NonFiniteError, ShapeError
 from gps.policies import AdamState, MLPConfig, NeuralPolicy, _kernels, initial_policy
+from gps.protocols import Policy
 from gps.rng import stream
-from gps.types import Policy
 
 NETWORKS = [
     MLPConfig(),

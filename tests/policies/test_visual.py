@@ -21,8 +21,9 @@ from gps.policies import (
     initial_policy,
     load,
 )
+from gps.protocols import needs_images
 from gps.rng import stream
-from gps.types import Layout, needs_images
+from gps.types import Layout
 
 SHAPE = (32, 32, 3)
 LAYOUT = Layout((("own", 2), ("disc", 2)))

@@ -1,0 +1,457 @@
+"""Fields that say what they may hold: shapes of arrays in records, ranges of values in options.
+
+The annotation of a field is its only declaration; the checks follow from it:
+
+    @dataclass(frozen=True, eq=False)
+    class LinearDynamics(Record):
+        F: Annotated[Array, Shape("T-1 nx nx+nu")]
+        f: Annotated[Array, Shape("T-1 nx")]
+
+    @dataclass(frozen=True, kw_only=True)
+    class DualConfig(Config):
+        tol: Annotated[float, Range(above=0, below=1)] = 0.01
+        max_trials: Count = 100
+
+`Config` checks type and range of every field, nested tuples and None included; whatever has the
+value of a whole number, as numpy's and pandas' integers have, passes for an int, and 2.5, "30" and
+True do not. `check_shapes` makes a record's arrays read-only, and every letter of its shapes has
+one size in all of its fields.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from inspect import get_annotations
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.errors import ConfigError, ShapeError
+
+__all__ = [
+    "Config",
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "Positive",
+    "Range",
+    "Shape",
+    "Whole",
+    "check_fields",
+    "check_shapes",
+    "declared",
+    "readonly",
+    "shapes_of",
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The axes of an array, by letters: `Shape("T nu nx")`.
+
+    An axis is a letter or name, a number, or a sum or difference of these, as in `T-1` and `nx+nu`.
+    """
+
+    axes: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that are allowed, and their unit for error texts; infinite ones only if said."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    unit: str = ""
+    finite: bool = True
+
+    @property
+    def text(self) -> str:
+        """`above 0 nats`, `from 0 to 1`; empty without bounds."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {_number(self.at_least)} to {_number(self.at_most)}{unit}"
+        bounds = [
+            *(("above", self.above), ("of at least", self.at_least)),
+            *(("below", self.below), ("of at most", self.at_most)),
+        ]
+        return " and ".join(f"{word} {_number(b)}" for word, b in bounds if b is not None) + unit
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies within."""
+        return (
+            (not self.finite or math.isfinite(value))
+            and (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+
+Positive = Annotated[float, Range(above=0)]
+"""A finite number above 0."""
+NonNegative = Annotated[float, Range(at_least=0)]
+"""A finite number, 0 or above."""
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+"""A number from 0 to 1."""
+Count = Annotated[int, Range(at_least=1)]
+"""A whole number, 1 or above."""
+Whole = Annotated[int, Range(at_least=0)]
+"""A whole number, 0 or above."""
+
+
+class Config:
+    """Base of the configurations: types and ranges of all fields are checked as they are declared.
+
+    A check of more than one field goes into a `__post_init__` that calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(config: Any) -> None:
+    """Check every field of a frozen dataclass by its annotation; ConfigError names the first wrong.
+
+    Values of another kind that mean the same are replaced: numpy's numbers by Python's, lists and
+    arrays by tuples.
+    """
+    for name, (hint, _) in declared(config.__class__).items():
+        value = getattr(config, name)
+        check = _check(hint)
+        if check is None:
+            continue
+        try:
+            new = check.convert(value)
+        except ValueError:
+            raise ConfigError(
+                f"{type(config).__name__}.{name} must be {check.text}, got {value!r}"
+                f"{_meant(value, check)}"
+            ) from None
+        if new is not value:
+            object.__setattr__(config, name, new)
+
+
+def check_shapes(record: Any) -> None:
+    """Make the declared arrays of a frozen dataclass read-only and check their shapes.
+
+    float64 arrays are cast, C-ordered; arrays of other types have to be of theirs. Raises
+    ShapeError.
+    """
+    sizes: dict[str, int] = {}
+    for name, (axes, dtype, optional) in shapes_of(record.__class__).items():
+        value = getattr(record, name)
+        if value is None and optional:
+            continue
+        where = f"{type(record).__name__}.{name}"
+        array = _frozen(value, dtype, where)
+        if len(array.shape) != len(axes):
+            expected = ", ".join(_said(axis, sizes) for axis in axes)
+            raise ShapeError(
+                f"{where} must have {len(axes)} axes, ({expected}), got shape {array.shape}"
+            )
+        for axis, size in zip(axes, array.shape, strict=True):
+            if not _bind(axis, size, sizes):
+                expected = ", ".join(_said(axis, sizes) for axis in axes)
+                if len(axes) == 1:
+                    expected += ","
+                raise ShapeError(f"{where} must have shape ({expected}), got {array.shape}")
+        if array is not value:
+            object.__setattr__(record, name, array)
+
+
+def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """A float64, C-ordered, aligned, read-only array; copies unless `value` is one already."""
+    if (
+        type(value) is np.ndarray
+        and value.dtype == np.float64
+        and value.flags.c_contiguous
+        and value.flags.aligned
+        and not value.flags.writeable
+    ):
+        return value
+    array = np.array(value, dtype=np.float64, order="C", copy=True)
+    array.setflags(write=False)
+    return array
+
+
+class Declared(NamedTuple):
+    """What the annotation of a field says."""
+
+    hint: Any
+    """The type, its marks included."""
+    marks: tuple[Any, ...]
+    """`Shape`, `Range` and whatever else stands in its `Annotated`."""
+
+
+@cache
+def declared(cls: type) -> Mapping[str, Declared]:
+    """The annotations of a dataclass's fields, evaluated, by name and in order.
+
+    What cannot be evaluated, since its names are known to type checkers only, is left out.
+    """
+    out: dict[str, Declared] = {}
+    homes = {name: c for c in reversed(cls.__mro__) for name in get_annotations(c)}
+    for f in fields(cls):
+        home = homes[f.name]
+        hint = get_annotations(home)[f.name]
+        if isinstance(hint, str):
+            module = sys.modules.get(home.__module__)
+            try:
+                hint = eval(hint, dict(vars(module)) if module else {}, dict(vars(home)))
+            except NameError:
+                continue
+        marks = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+        out[f.name] = Declared(hint, marks)
+    return types.MappingProxyType(out)
+
+
+class Axes(NamedTuple):
+    """The declared shape of one field."""
+
+    axes: tuple[tuple[tuple[int, str], ...], ...]
+    """Each axis as a sum of signed terms."""
+    dtype: np.dtype[Any]
+    optional: bool
+    """Whether the field may be None."""
+
+
+@cache
+def shapes_of(cls: type) -> Mapping[str, Axes]:
+    """The declared shapes of a record's arrays, by field."""
+    out: dict[str, Axes] = {}
+    for name, (hint, marks) in declared(cls).items():
+        optional = False
+        if not marks and typing.get_origin(hint) in (typing.Union, types.UnionType):
+            kinds = [k for k in typing.get_args(hint) if k is not type(None)]
+            optional = len(kinds) < len(typing.get_args(hint))
+            if len(kinds) == 1 and typing.get_origin(kinds[0]) is Annotated:
+                hint, marks = kinds[0], kinds[0].__metadata__
+        for shape in (mark for mark in marks if isinstance(mark, Shape)):
+            base = typing.get_args(hint)[0]
+            if typing.get_origin(base) in (typing.Union, types.UnionType):
+                optional = True
+                base = next(k for k in typing.get_args(base) if k is not type(None))
+            dtype = np.dtype(typing.get_args(typing.get_args(base)[1])[0])
+            axes = tuple(tuple(_terms(axis)) for axis in shape.axes.split())
+            out[name] = Axes(axes, dtype, optional)
+    return types.MappingProxyType(out)
+
+
+def _terms(axis: str) -> list[tuple[int, str]]:
+    """`T-1` as [(1, "T"), (-1, "1")]."""
+    parts = re.findall(r"([+-]?)(\w+)", axis)
+    if "".join(sign + term for sign, term in parts) != axis:
+        raise ValueError(f"axis {axis!r} of a shape is no sum of names and numbers")
+    return [(-1 if sign == "-" else 1, term) for sign, term in parts]
+
+
+def _bind(axis: Sequence[tuple[int, str]], size: int, sizes: dict[str, int]) -> bool:
+    """Whether an axis may have this size; a letter that has no size yet gets the one that fits."""
+    known, unknown = 0, []
+    for sign, term in axis:
+        value = int(term) if term.isdecimal() else sizes.get(term)
+        if value is None:
+            unknown.append((sign, term))
+        else:
+            known += sign * value
+    if not unknown:
+        return known == size
+    if len(unknown) == 1:
+        sign, term = unknown[0]
+        sizes[term] = sign * (size - known)
+        return sizes[term] >= 0
+    return True
+
+
+def _said(axis: Sequence[tuple[int, str]], sizes: Mapping[str, int]) -> str:
+    """The size that an axis must have, or its letters where they have none yet."""
+    if all(term.isdecimal() or term in sizes for _, term in axis):
+        return str(sum(sign * int(sizes.get(term, term)) for sign, term in axis))
+    return "".join(("-" if sign < 0 else "+") + term for sign, term in axis).removeprefix("+")
+
+
+def _frozen(value: Any, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
+    """The value as a read-only C-ordered array of the type; ShapeError if it is no such array."""
+    if dtype == np.float64:
+        try:
+            return readonly(value)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(f"{where} must be an array of numbers: {error}") from None
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise ShapeError(f"{where} must be an array of {dtype}, got {kind}")
+    if value.flags.writeable or not value.flags.c_contiguous:
+        value = np.array(value, order="C")
+        value.setflags(write=False)
+    return value
+
+
+class _Check(NamedTuple):
+    """How a value of some type is checked: the words for it, and what to keep of a value."""
+
+    text: str
+    convert: Callable[[Any], Any]
+    """The value, perhaps of another type; ValueError if it is wrong."""
+    choices: tuple[str, ...] = ()
+
+
+def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
+    """The check of a type; None where there is nothing to check, as for protocols and callables."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        marks = tuple(mark for mark in args[1:] if isinstance(mark, Range))
+        return _check(args[0], ranges + marks)
+    if origin in (typing.Union, types.UnionType):
+        return _either([_check(arg, ranges) for arg in args])
+    if origin is Literal:
+        return _one_of(args)
+    if origin is tuple:
+        return _tuple(args, ranges)
+    if hint is None or hint is type(None):
+        return _Check("None", _none)
+    if hint is bool:
+        return _Check("True or False", _bool)
+    if hint is int:
+        return _Check(_words("a whole number", ranges), lambda v: _within(_whole(v), ranges))
+    if hint is float:
+        return _Check(_words("a number", ranges), lambda v: _within(_real(v), ranges))
+    if hint is str:
+        return _Check("text", lambda v: _instance(v, str))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _Check(f"a {hint.__name__}", lambda v: _instance(v, hint))
+    return None
+
+
+def _words(kind: str, ranges: Sequence[Range]) -> str:
+    """`a whole number of at least 1`."""
+    return " and ".join([f"{kind} {r.text}".strip() for r in ranges[:1]] or [kind])
+
+
+def _either(checks: Sequence[_Check | None]) -> _Check | None:
+    """One of several types; unchecked as soon as one of them is."""
+    some = [check for check in checks if check is not None]
+    if len(some) < len(checks):
+        return None
+    words = list(dict.fromkeys(check.text for check in some))
+    known = tuple(choice for check in some for choice in check.choices)
+
+    def convert(value: Any) -> Any:
+        for check in some:
+            try:
+                return check.convert(value)
+            except ValueError:
+                continue
+        raise ValueError
+
+    return _Check(" or ".join(words), convert, known)
+
+
+def _one_of(values: tuple[Any, ...]) -> _Check:
+    """One of these values."""
+    words = [repr(value) for value in values]
+    text = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+    def convert(value: Any) -> Any:
+        for known in values:
+            if type(value) is type(known) and value == known:
+                return value
+        raise ValueError
+
+    return _Check(text, convert, tuple(v for v in values if isinstance(v, str)))
+
+
+def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
+    """A tuple, of any length or of the types of its items in their order."""
+    anyhow = len(args) == 2 and args[1] is Ellipsis
+    checks = [_check(arg, ranges) for arg in (args[:1] if anyhow else args)]
+    words = [check.text if check else "anything" for check in checks]
+    text = f"a tuple, each {words[0]}" if anyhow else f"a tuple of {', '.join(words)}"
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            items = tuple(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            items = value if type(value) is tuple else tuple(value)
+        else:
+            raise ValueError
+        each = checks * len(items) if anyhow else checks
+        if len(each) != len(items):
+            raise ValueError
+        new = tuple(c.convert(v) if c else v for c, v in zip(each, items, strict=True))
+        unchanged = all(a is b for a, b in zip(new, items, strict=True))
+        return value if unchanged and isinstance(value, tuple) else new
+
+    return _Check(text, convert)
+
+
+def _none(value: Any) -> None:
+    if value is not None:
+        raise ValueError
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError
+    return value if isinstance(value, bool) else bool(value)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, numpy's and pandas' included, but no truth value."""
+    if isinstance(value, bool | np.bool_):
+        raise ValueError
+    try:
+        return value if type(value) is int else operator.index(value)
+    except TypeError:
+        raise ValueError from None
+
+
+def _real(value: Any) -> float:
+    """A number that is not NaN; ints stay ints."""
+    if isinstance(value, bool | np.bool_ | str) or math.isnan(number := _float(value)):
+        raise ValueError
+    return value if type(value) in (int, float) else number
+
+
+def _float(value: Any) -> float:
+    """The value as a float; ValueError."""
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise ValueError
+    try:
+        return float(value)
+    except (TypeError, OverflowError):
+        raise ValueError from None
+
+
+def _within(value: float, ranges: Sequence[Range]) -> float:
+    if not all(r.holds(value) for r in ranges):
+        raise ValueError
+    return value
+
+
+def _instance(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError
+    return value
+
+
+def _meant(value: Any, check: _Check) -> str:
+    """`; did you mean 'laplace'?` where a choice is close."""
+    close = get_close_matches(value, check.choices, n=1) if isinstance(value, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _number(value: float) -> str:
+    """Without a needless point."""
+    return f"{value:g}" if abs(value) < 1e6 or not float(value).is_integer() else f"{value:.0e}"

@@ -1,0 +1,172 @@
+"""What agents and policies are to the rest of the toolkit: protocols, and what is optional in them.
+
+Whatever acts is a `Policy`, whatever a controller acts in an `Agent`. What only some of them can do
+is a protocol of its own here; nothing asks for classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from gps.types import Array, Layout, Rollouts
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Whatever chooses actions in a rollout: a local controller or the global policy.
+
+    A policy with an attribute `needs_images` that is true is given the pictures of this step as
+    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
+    attribute `wants_images` that is false, a world with cameras may leave `Rollouts.images` out.
+
+    A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
+    gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
+    the first step that is its `memory0` (size,) in every row. A world need not know: `acting` makes
+    a Policy like any other of it.
+    """
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """Actions (N, nu) for states (N, nx), observations (N, no), unit-variance noise (N, nu)."""
+        ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A world that a controller can act in, with a fixed list of start conditions.
+
+    A world with cameras has besides `image_shape`, (height, width, channels) of an observation's
+    pictures; see `image_shape_of`. One whose actuators have limits has `control_range`, a pair of
+    lowest and highest actions; see `control_range_of`.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """Named entries of the state."""
+        ...
+
+    @property
+    def obs_layout(self) -> Layout:
+        """Named entries of the observation."""
+        ...
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        ...
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        ...
+
+    @property
+    def nu(self) -> int:
+        """Action size."""
+        ...
+
+    @property
+    def n_start(self) -> int:
+        """Numbers of unit variance that a sample takes besides its actions' noise: they disturb its
+        start, and its model and observations where the world does that; 0 for none."""
+        ...
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        ...
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        ...
+
+    def start_state(self, condition: int, *, test: bool = False) -> Array:
+        """The undisturbed state (nx,) at which rollouts of `condition` start."""
+        ...
+
+    def rollout(
+        self,
+        policy: Policy,
+        condition: int,
+        noise: Array,
+        start_noise: Array | None = None,
+        *,
+        test: bool = False,
+    ) -> Rollouts:
+        """Run one sample per row of `noise` (N, T, nu); `start_noise` is (N, n_start).
+
+        `test` counts `condition` in the test conditions. Samples do not influence each other.
+        Raises SimulationError with every failed sample (simulator warning, NaN, infinity).
+        """
+        ...
+
+
+def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
+    """Height, width and channels of the agent's pictures; None for a world without cameras."""
+    shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
+    return shape
+
+
+def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
+    """Lowest and highest action, (nu,) each and infinite where there is no limit; None where the
+    agent does not say."""
+    limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = getattr(agent, "control_range", None)
+    if limits is None:
+        return None
+    low, high = (np.array(np.broadcast_to(np.asarray(v, float), (agent.nu,))) for v in limits)
+    return low, high
+
+
+def needs_images(policy: object) -> bool:
+    """Whether a policy's actions depend on pictures; see `Policy`."""
+    return bool(getattr(policy, "needs_images", False))
+
+
+def wants_images(policy: object) -> bool:
+    """Whether somebody will look at the pictures of a policy's rollouts; see `Policy`."""
+    return needs_images(policy) or bool(getattr(policy, "wants_images", True))
+
+
+@dataclass(frozen=True)
+class WithoutImages:
+    """A policy that does not see, acting in rollouts whose pictures nobody will look at."""
+
+    policy: Policy
+    wants_images: ClassVar[bool] = False
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
+        """What the policy does."""
+        return self.policy.act(x, obs, t, noise)
+
+
+def has_memory(policy: object) -> bool:
+    """Whether a policy's actions depend on earlier observations; see `Policy`."""
+    return bool(getattr(policy, "has_memory", False))
+
+
+def acting(policy: Any) -> Policy:
+    """The policy as it acts in the rollouts of one call: one with memory carries it from step to
+    step, a row for each sample, and begins anew at step 0; any other is given back as it is."""
+    actor: Policy = _Remembering(policy) if has_memory(policy) else policy
+    return actor
+
+
+class _Remembering:
+    """A policy and what it remembers of the rollouts under way."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self._memory: Array | None = None
+        self.needs_images = needs_images(policy)
+
+    def act(self, x: Array, obs: Array, t: int, noise: Array, **images: Any) -> Array:
+        """See `Policy`."""
+        if t == 0 or self._memory is None:
+            self._memory = np.tile(self._policy.memory0, (len(obs), 1))
+        u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
+        actions: Array = u
+        return actions
