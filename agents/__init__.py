@@ -1,6 +1,6 @@
-"""Worlds that a controller can act in.
+"""Agents that a controller can act in.
 
-Each world is a frozen configuration with `build()`, which gives an agent as `gps.protocols.Agent`
+Each agent is a frozen configuration with `build()`, which gives an agent as `gps.protocols.Agent`
 describes it. Nothing here knows costs, controllers or algorithms.
 """
 
@@ -22,10 +22,7 @@ from gps.agents.mujoco import (
     sample_conditions,
 )
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
-from gps.agents.randomise import Randomise
-from gps.agents.real_time import RealTime, RealTimeConfig
-from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
-from gps.agents.worlds import (
+from gps.agents.presets import (
     acrobot,
     arm_reach,
     cartpole,
@@ -35,6 +32,9 @@ from gps.agents.worlds import (
     pendulum,
     reacher,
 )
+from gps.agents.randomise import Randomise
+from gps.agents.real_time import RealTime, RealTimeConfig
+from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
 
 __all__ = [
     "Condition",

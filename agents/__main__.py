@@ -1,4 +1,4 @@
-"""`python -m gps.agents`: the world of any experiment behind a TCP port, in a robot's place.
+"""`python -m gps.agents`: the agent of any experiment behind a TCP port, in a robot's place.
 
 A command line like `gps`, so it may import the loader, which the other modules here must not.
 """
@@ -13,19 +13,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gps.agents import point_mass, real_time, worlds
+from gps.agents import point_mass, presets, real_time
 from gps.agents._protocol import MAX_BYTES
 from gps.agents.remote import RobotServer, serve
 from gps.errors import ConfigError, GPSError, choices
 from gps.pipeline import loader
-from gps.pipeline.experiment import WorldConfig
+from gps.pipeline.experiment import AgentConfig
 
-WORLDS: dict[str, Callable[[], WorldConfig]] = {
-    "acrobot": worlds.acrobot,
-    "arm_reach": worlds.arm_reach,
-    "cartpole": worlds.cartpole,
-    "peg_insertion": worlds.peg_insertion,
-    "pendulum": worlds.pendulum,
+AGENTS: dict[str, Callable[[], AgentConfig]] = {
+    "acrobot": presets.acrobot,
+    "arm_reach": presets.arm_reach,
+    "cartpole": presets.cartpole,
+    "peg_insertion": presets.peg_insertion,
+    "pendulum": presets.pendulum,
     "point_mass": point_mass.PointMassConfig,
 }
 
@@ -34,13 +34,13 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     p = argparse.ArgumentParser(
         prog="python -m gps.agents",
-        description="Serve a simulated world to learners that use RemoteConfig, until Ctrl-C.",
+        description="Serve a simulated agent to learners that use RemoteConfig, until Ctrl-C.",
     )
     p.add_argument(
-        "world",
+        "agent",
         metavar="NAME|FILE.py",
-        help=f"the world of an experiment (see gps list) or of a hyperparams file; or one of "
-        f"{', '.join(WORLDS)}",
+        help=f"the agent of an experiment (see gps list) or of a hyperparams file; or one of "
+        f"{', '.join(AGENTS)}",
     )
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     p.add_argument("--port", type=int, default=0, help="0 takes a free one, which is printed")
@@ -61,18 +61,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def world_of(name: str) -> WorldConfig:
-    """A world by its own name, by that of an experiment, or by a hyperparams file.
+def agent_config_of(name: str) -> AgentConfig:
+    """An agent by its own name, by that of an experiment, or by a hyperparams file.
 
     Raises ConfigError and ExperimentError.
     """
-    if name in WORLDS:
-        return WORLDS[name]()
+    if name in AGENTS:
+        return AGENTS[name]()
     if not name.endswith(".py") and os.sep not in name:
-        known = {*WORLDS, *(experiment for experiment, _ in loader.names())}
+        known = {*AGENTS, *(experiment for experiment, _ in loader.names())}
         if name not in known:
-            raise ConfigError(f"{choices('world', name, known)}; or give a hyperparams file")
-    return loader.load(name).experiment.world
+            raise ConfigError(f"{choices('agent', name, known)}; or give a hyperparams file")
+    return loader.load(name).experiment.agent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # as Ctrl-C, so that a rollout under way is stopped
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        config = world_of(args.world)
+        config = agent_config_of(args.agent)
         if args.real_time is not None:
-            config = real_time.RealTimeConfig(world=config, speed=args.real_time)
+            config = real_time.RealTimeConfig(agent=config, speed=args.real_time)
         secret = None
         if args.secret_file is not None:
             try:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"--secret-file cannot be read: {error}") from error
 
         def ready(server: RobotServer) -> None:
-            print(f"serving {args.world} at {server.host}:{server.port}", flush=True)
+            print(f"serving {args.agent} at {server.host}:{server.port}", flush=True)
 
         serve(
             config.build(),

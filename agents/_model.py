@@ -1,4 +1,4 @@
-"""MuJoCo models from wherever they come, and where the entries of a world lie in them."""
+"""MuJoCo models from wherever they come, and where the entries of an agent lie in them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def interned(source: Any) -> Any:
     """A function that was seen before and does the same, if there is one; else what is given.
 
     A function of a hyperparams file comes to another process as a copy, a new one each time. As
-    functions are equal only to themselves, a world would be built again for every rollout.
+    functions are equal only to themselves, an agent would be built again for every rollout.
     """
     if source is None or isinstance(source, str):
         return source
@@ -142,10 +142,10 @@ def ids(model: mujoco.MjModel, kind: str, count: int, names: Sequence[str], fiel
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A model and where the world's entries lie in the simulator's arrays of it."""
+    """A model and where the agent's entries lie in the simulator's arrays of it."""
 
     model: mujoco.MjModel
-    sizes: dict[str, int]  # of every entry that the world may name
+    sizes: dict[str, int]  # of every entry that the agent may name
     maps: tuple[np.ndarray, ...]  # what the kernel needs besides the live arrays
     late: tuple[str, ...]  # entries that are sensors of accelerations or forces
     group: int = 0  # models of one group have the same arrays in the simulator

@@ -35,7 +35,7 @@ NO_NOISE = np.empty((1, 0, 0))
 
 
 class Setup:
-    """What all simulations of a world have in common: what is computed, read and recorded.
+    """What all simulations of an agent have in common: what is computed, read and recorded.
 
     everything: the entries in the order in which the kernel finds them; layout and obs_layout: the
     selected ones. stage: the last stage that is computed at a new state. noisy: the values of the
@@ -187,7 +187,7 @@ class Run:
 
 
 class Guarded:
-    """A model that fails where a rollout of the world would, and warns in the log only."""
+    """A model that fails where a rollout of the agent would, and warns in the log only."""
 
     def __init__(self, model: Any, limit: float) -> None:
         self._model, self._limit = model, limit

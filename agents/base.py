@@ -1,4 +1,4 @@
-"""What the worlds share: checked inputs, observations by name, failed samples, smoothed noise,
+"""What the agents share: checked inputs, observations by name, failed samples, smoothed noise,
 and the simulation that is stepped from outside."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_condition(condition: int, count: int, *, test: bool) -> int:
     """The condition's number, or a ShapeError with the range."""
     if not 0 <= condition < count:
         kind = "test condition" if test else "condition"
-        raise ShapeError(f"{kind} {condition} does not exist; this world has {count} of them")
+        raise ShapeError(f"{kind} {condition} does not exist; this agent has {count} of them")
     return condition
 
 
@@ -140,7 +140,7 @@ class Run(Protocol):
 
 
 class Simulation:
-    """One sample of a world, stepped from outside: the states and actions of `rollout`.
+    """One sample of an agent, stepped from outside: the states and actions of `rollout`.
 
     `reset` first; then every `step` applies an action. Unlike a rollout it has no last step, so
     the state after the action of step T-1 can be seen too. Agents give one by `simulation()`; it

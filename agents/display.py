@@ -1,4 +1,4 @@
-"""How a world is shown: a condition's own model, and where a state puts its bodies."""
+"""How an agent is shown: a condition's own model, and where a state puts its bodies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gps.types import Array
 
 @dataclass(frozen=True, eq=False)
 class Display:
-    """A model to look at, and the way from a state of the world to the model's positions."""
+    """A model to look at, and the way from a state of the agent to the model's positions."""
 
     model: mujoco.MjModel
     """As the condition sees it: its bodies shifted, mocap bodies in their places. A copy."""

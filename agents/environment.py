@@ -1,4 +1,4 @@
-"""Any world of the toolkit as an environment for reinforcement learning."""
+"""Any agent of the toolkit as an environment for reinforcement learning."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gps.errors import ConfigError
 from gps.protocols import image_shape_of
 
 if TYPE_CHECKING:
-    from gps.agents.gymnasium import Measure, StepCost, WorldEnv
+    from gps.agents.gymnasium import AgentEnv, Measure, StepCost
 
 
 def as_gymnasium(
-    world: Any,
+    agent: Any,
     cost: StepCost,
     condition: int | None = None,
     *,
@@ -28,7 +28,7 @@ def as_gymnasium(
     width: int = 320,
     height: int = 240,
     camera: str | int = -1,
-) -> WorldEnv:
+) -> AgentEnv:
     """A gymnasium environment with the dynamics, starts, observations and cost of an agent.
 
     The same actions from the same start give the states of `Agent.rollout`, and the rewards are
@@ -36,8 +36,8 @@ def as_gymnasium(
     truncated. The observation after its last action is that of state T, which follows from it and
     which no rollout records or charges.
 
-    world: an agent, or a configuration whose `build()` makes one; the environment steps a
-    simulation of its own, that of a slowed world (`RealTime`) at full speed. cost, measure: as of
+    agent: an agent, or a configuration whose `build()` makes one; the environment steps a
+    simulation of its own, that of a slowed agent (`RealTime`) at full speed. cost, measure: as of
     an experiment; a measure puts `distance` and `success` of state T-1 into the last info.
     condition, test: where episodes start; without a condition each reset draws one. The start is
     disturbed as the agent's configuration says.
@@ -47,19 +47,19 @@ def as_gymnasium(
     in the action's unit, where a motor has no limit; there it only says what is to be tried,
     actions beyond it are applied as they are. failure_cost: taken off the reward of a step whose
     simulation fails; at 0 an early failure saves the cost of the steps that are left.
-    dtype: float64 or float32, of observations and actions; the world itself computes in float64.
+    dtype: float64 or float32, of observations and actions; the agent itself computes in float64.
     render_mode: "rgb_array", where the agent can `render`, with width, height (pixels) and camera.
 
     Each step evaluates the cost of T steps, derivatives included, and keeps one of the values: a
     cost's ramp or way-points depend on t and T. This is exact for costs whose step t depends on
     the steps up to t alone, and takes most of the time of an environment's step.
 
-    Raises ConfigError: gymnasium is missing, the world cannot be stepped (it has no
+    Raises ConfigError: gymnasium is missing, the agent cannot be stepped (it has no
     `simulation()`), cost or measure do not fit, or an argument is out of range; ShapeError for a
     condition that does not exist.
     """
     try:
-        from gps.agents.gymnasium import WorldEnv
+        from gps.agents.gymnasium import AgentEnv
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "gymnasium":
             raise
@@ -69,15 +69,15 @@ def as_gymnasium(
         ) from error
     if not callable(getattr(cost, "evaluate", None)):
         raise ConfigError(f"as_gymnasium: cost must be one of gps.costs or alike, got {cost!r}")
-    build = getattr(world, "build", None)
-    agent = build() if callable(build) else world
+    build = getattr(agent, "build", None)
+    agent = build() if callable(build) else agent
     if image_shape_of(agent) is not None:
         raise ConfigError(
-            "as_gymnasium: this world has cameras, and an environment shows no pictures; give it "
+            "as_gymnasium: this agent has cameras, and an environment shows no pictures; give it "
             "without them, and what they show as entries of the observation instead: "
-            "replace(world, cameras=(), obs=(...))"
+            "replace(agent, cameras=(), obs=(...))"
         )
-    return WorldEnv(
+    return AgentEnv(
         agent,
         cost,
         condition,

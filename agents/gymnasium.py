@@ -1,4 +1,4 @@
-"""The toolkit's worlds as environments of gymnasium, which has to be installed to import this."""
+"""The toolkit's agents as environments of gymnasium, which has to be installed to import this."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Measure(Protocol):
         ...
 
 
-class WorldEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
+class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
     """One sample of an agent, an episode of T steps; see `gps.agents.as_gymnasium`."""
 
     def __init__(
@@ -68,7 +68,7 @@ class WorldEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
             measure.check(agent.layout)
         self._test, self._condition = bool(test), condition
         if self._count(self._test) < 1:
-            raise ConfigError("as_gymnasium: test=True, but this world has no test conditions")
+            raise ConfigError("as_gymnasium: test=True, but this agent has no test conditions")
         if condition is not None:
             check_condition(condition, self._count(self._test), test=self._test)
         if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32)):
@@ -114,7 +114,7 @@ class WorldEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
         test = bool(given.get("test", self._test))
         count = self._count(test)
         if count < 1:
-            raise ConfigError("options of reset: test=True, but this world has no test conditions")
+            raise ConfigError("options of reset: test=True, but this agent has no test conditions")
         # both draws are always made: what is chosen by hand does not move the others
         drawn = int(self.np_random.integers(count))
         start_noise = self.np_random.standard_normal(self.agent.n_start)

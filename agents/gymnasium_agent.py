@@ -1,4 +1,4 @@
-"""Environments of Gymnasium as worlds; the way back is `gps.agents.as_gymnasium`."""
+"""Environments of Gymnasium as agents; the way back is `gps.agents.as_gymnasium`."""
 
 from __future__ import annotations
 
@@ -200,12 +200,12 @@ class GymnasiumConfig:
         require(self.limit > 0, self, "limit", "above 0", self.limit)
 
     def build(self, threads: int = 1) -> GymnasiumAgent:
-        """Make the environment and check that it can be a world.
+        """Make the environment and check that it can be an agent.
 
         Raises ConfigError: gymnasium or something that the environment needs is missing, there is
         no such environment, its observations are no vector or its actions not continuous, an equal
         reset is not followed by equal steps, or names and sizes do not fit. `threads` is accepted
-        as for other worlds and has nothing to do here.
+        as for other agents and has nothing to do here.
         """
         return GymnasiumAgent(self)
 
@@ -507,7 +507,7 @@ class GymnasiumAgent:
         if not first.has_joints:
             raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
         if "joint_pos" not in self._layout.names:
-            raise GPSError("a world can only be shown if joint_pos is in its state")
+            raise GPSError("an agent can only be shown if joint_pos is in its state")
         check_condition(condition, len(self._conditions[test]), test=test)
         with warnings_to_log():
             first.reset(self._conditions[test][condition], None)  # may change the model

@@ -1,4 +1,4 @@
-"""Worlds simulated by MuJoCo: all samples of a condition step together in one `mujoco.batch`."""
+"""Agents simulated by MuJoCo: all samples of a condition step together in one `mujoco.batch`."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def sample_conditions(
 
 @dataclass(frozen=True, kw_only=True)
 class MujocoConfig:
-    """A world made of a MuJoCo model.
+    """An agent made of a MuJoCo model.
 
     Positions are given in the directions of the joints' velocities, nv of them: the entry
     `joint_pos` is the position of a hinge, a slide or a free body's centre as it is, and the
@@ -201,7 +201,7 @@ class MujocoConfig:
     model: ModelSource
     """Name of a model in `gps.data`, a path to an MJCF file that ends in .xml (a `pathlib.Path` is
     kept as text), MJCF text (begins with "<"), or a function without arguments that gives a
-    `mujoco.MjSpec`, the same one each time. The function is called wherever the world is built, so
+    `mujoco.MjSpec`, the same one each time. The function is called wherever the agent is built, so
     it has to be defined at the top level of a module, or of the hyperparams file."""
     T: int = 100
     """Steps of one rollout."""
@@ -217,7 +217,7 @@ class MujocoConfig:
     sensor:NAME, any sensor of the model, in its own units. Sensors belong to the positions and
     velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
     actuator and constraint forces) are evaluated there too, with the control of the step before,
-    which is zero at step 0; a world that uses one computes the forces of every step once more."""
+    which is zero at step 0; an agent that uses one computes the forces of every step once more."""
     obs: tuple[str, ...] | None = None
     """What the global policy sees, any of the same entries, or qpos, the positions with
     quaternions; None for the whole state."""
@@ -385,7 +385,7 @@ class MujocoAgent:
     def _compile(
         self, names: Sequence[str] | dict[str, None], conditions: Any
     ) -> dict[ModelSource, Compiled]:
-        """All models of the world, by their source; ConfigError where they do not fit together."""
+        """All models of the agent, by their source; ConfigError where they do not fit together."""
         config = self.config
         found: dict[ModelSource, Compiled] = {}
         users = [
@@ -502,7 +502,7 @@ class MujocoAgent:
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """Height, width and channels, three for each camera; None for a world without cameras."""
+        """Height, width and channels, three for each camera; None for an agent without cameras."""
         cameras = self.config.cameras
         return (*self.config.image_size, 3 * len(cameras)) if cameras else None
 
@@ -538,7 +538,7 @@ class MujocoAgent:
     def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
         """The condition's dynamics for planning, bodies shifted; the state is (qpos, qvel).
 
-        models: the module `gps.control.models`, which worlds do not import. Trajectories hold NaN
+        models: the module `gps.control.models`, which agents do not import. Trajectories hold NaN
         from where `rollout` would name a failed sample: beyond the configured limit, or where the
         simulator is unstable. Properties under `randomise` have their medians. Raises ConfigError
         for models with quaternions or activations, and where the state holds a sensor of
@@ -848,7 +848,7 @@ class MujocoAgent:
         Raises GPSError where the state does not hold joint_pos.
         """
         if "joint_pos" not in self._layout.names:
-            raise GPSError("a world can only be shown if joint_pos is in its state")
+            raise GPSError("an agent can only be shown if joint_pos is in its state")
         model = self.model_of(condition, test=test)
         compiled = self._conditions[test][condition].compiled
         where = self._layout.slice("joint_pos")

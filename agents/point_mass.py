@@ -82,7 +82,7 @@ class PointMassConfig:
         require(self.limit > 0, self, "limit", "above 0", self.limit)
 
     def build(self, threads: int = 1) -> PointMassAgent:
-        """The world; `threads` is accepted as for other worlds and has nothing to do here."""
+        """The agent; `threads` is accepted as for other agents and has nothing to do here."""
         return PointMassAgent(self)
 
 
@@ -175,7 +175,7 @@ class PointMassAgent:
     def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
         """The dynamics for planning, which are the same for all conditions.
 
-        models: the module `gps.control.models`, which worlds do not import.
+        models: the module `gps.control.models`, which agents do not import.
         """
         starts = self.config.test_starts if test else self.config.starts
         check_condition(condition, len(starts), test=test)

@@ -1,4 +1,4 @@
-"""Any world at a robot's pace: a rollout takes as long as it would on one real robot."""
+"""Any agent at a robot's pace: a rollout takes as long as it would on one real robot."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gps.types import Array, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class RealTimeConfig:
-    """Another world, slowed down.
+    """Another agent, slowed down.
 
     One robot runs the samples of a batch one after the other: N rollouts of T steps take
     N T dt seconds, times a random factor. What is recorded does not change.
     """
 
-    world: Any
-    """Configuration of the world that is slowed down."""
+    agent: Any
+    """Configuration of the agent that is slowed down."""
     factor_std: float = 0.3
     """Standard deviation of the logarithm of the factor, whose mean is 1; 0 for none."""
     speed: float = 1.0
@@ -38,8 +38,8 @@ class RealTimeConfig:
     report how it does."""
 
     def __post_init__(self) -> None:
-        build = getattr(self.world, "build", None)
-        require(callable(build), self, "world", "the configuration of a world", self.world)
+        build = getattr(self.agent, "build", None)
+        require(callable(build), self, "agent", "the configuration of an agent", self.agent)
         for field, low in (("factor_std", 0.0), ("speed", 1e-300)):
             value = getattr(self, field)
             rule = "0 or more" if field == "factor_std" else "above 0"
@@ -48,8 +48,8 @@ class RealTimeConfig:
             raise ConfigError(f"RealTimeConfig.seed must be 0 or more, got {self.seed!r}")
 
     def build(self, threads: int = 1) -> Agent:
-        """The slow world; `threads` goes to the world inside where that takes them."""
-        inside = self.world.build(threads) if threads != 1 else self.world.build()
+        """The slow agent; `threads` goes to the agent inside where that takes them."""
+        inside = self.agent.build(threads) if threads != 1 else self.agent.build()
         return cast(Agent, RealTime(self, inside))  # its attributes are those of the agent inside
 
 

@@ -1,6 +1,6 @@
 """A robot, or a simulator that stands in for it, in another process: rollouts over TCP.
 
-`RemoteConfig` is the learner's side, a world like any other. `serve` is the robot's side for any
+`RemoteConfig` is the learner's side, an agent like any other. `serve` is the robot's side for any
 agent of the toolkit; docs/remote.md has the message format for other languages. Every rollout has a
 connection of its own, so nothing is left over from one to the next, and the robot goes to whoever
 stands first in line.
@@ -63,7 +63,7 @@ _HANDSHAKE = 10.0  # seconds until a client has said what it wants
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
-    """A world in another process. What it looks like is asked from there.
+    """An agent in another process. What it looks like is asked from there.
 
     A `LinearGaussianController` is sent as arrays and runs beside the robot. Any other policy stays
     here and sends one action per step, so the network's delay counts in every step.
@@ -144,7 +144,7 @@ class RemoteConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class _World:
+class _Description:
     """What the robot's side says of itself."""
 
     layout: Layout
@@ -157,7 +157,7 @@ class _World:
     control_range: tuple[Array, Array] | None
 
     @classmethod
-    def of(cls, welcome: Message) -> _World:
+    def of(cls, welcome: Message) -> _Description:
         """What the message says; ProtocolError if it cannot be right."""
         layout, nu = welcome.layout("layout"), welcome.integer("nu", 1)
         starts = {
@@ -182,7 +182,7 @@ class _World:
         )
 
     def key(self) -> tuple[object, ...]:
-        """Equal for equal worlds."""
+        """Equal for equal agents."""
         limits = self.control_range or ()
         arrays = tuple(a.tobytes() for a in (*self.starts.values(), *limits))
         sizes = (self.T, self.dt, self.nu, self.n_start)
@@ -217,59 +217,59 @@ class RemoteAgent:
 
     def __init__(self, config: RemoteConfig) -> None:
         self.config = config
-        self._known: _World | None = None
+        self._known: _Description | None = None
 
     @property
     def layout(self) -> Layout:
         """Named entries of the state."""
-        return self._world().layout
+        return self._description().layout
 
     @property
     def obs_layout(self) -> Layout:
         """Named entries of the observation."""
-        return self._world().obs_layout
+        return self._description().obs_layout
 
     @property
     def T(self) -> int:
         """Steps of one rollout."""
-        return self._world().T
+        return self._description().T
 
     @property
     def dt(self) -> float:
         """Duration of one step in seconds."""
-        return self._world().dt
+        return self._description().dt
 
     @property
     def nu(self) -> int:
         """Action size."""
-        return self._world().nu
+        return self._description().nu
 
     @property
     def n_start(self) -> int:
         """Size of the unit-variance vector that disturbs a start state."""
-        return self._world().n_start
+        return self._description().n_start
 
     @property
     def n_conditions(self) -> int:
         """Training conditions."""
-        return len(self._world().starts[False])
+        return len(self._description().starts[False])
 
     @property
     def n_test_conditions(self) -> int:
         """Conditions kept for evaluation."""
-        return len(self._world().starts[True])
+        return len(self._description().starts[True])
 
     @property
     def control_range(self) -> tuple[Array, Array]:
         """Lowest and highest action, (nu,) each; AttributeError where the robot did not say."""
-        limits = self._world().control_range
+        limits = self._description().control_range
         if limits is None:
             raise AttributeError("the robot's side has no control_range")
         return limits
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
-        starts = self._world().starts[test]
+        starts = self._description().starts[test]
         return readonly(starts[check_condition(condition, len(starts), test=test)])
 
     def rollout(
@@ -285,12 +285,12 @@ class RemoteAgent:
 
         When it ends early, for whatever reason, the connection closes, and the robot's side stops.
         """
-        world, cfg = self._world(), self.config
-        check_condition(condition, len(world.starts[test]), test=test)
-        noise = check_noise(noise, world.T, world.nu)
+        described, cfg = self._description(), self.config
+        check_condition(condition, len(described.starts[test]), test=test)
+        noise = check_noise(noise, described.T, described.nu)
         arrays = {"noise": noise}
         if start_noise is not None:
-            arrays["start_noise"] = check_start_noise(start_noise, len(noise), world.n_start)
+            arrays["start_noise"] = check_start_noise(start_noise, len(noise), described.n_start)
         # exactly this class: another one may act in another way
         if type(policy) is LinearGaussianController:
             arrays |= {"K": policy.K, "k": policy.k, "chol": policy.chol}
@@ -300,10 +300,12 @@ class RemoteAgent:
         kind = "test condition" if test else "condition"
         with self._talk(lambda: f", {kind} {condition}, {at}") as channel:
             channel.send("rollout", fields, arrays, silence=cfg.step_timeout)
-            answer = self._follow(channel, policy, world, at)
-            return self._rollouts(answer, world, condition, at.N)
+            answer = self._follow(channel, policy, described, at)
+            return self._rollouts(answer, described, condition, at.N)
 
-    def _follow(self, channel: Channel, policy: Policy, world: _World, at: _Progress) -> Message:
+    def _follow(
+        self, channel: Channel, policy: Policy, described: _Description, at: _Progress
+    ) -> Message:
         """Answer the robot's side until it has a result."""
         cfg, policy = self.config, acting(policy)
         deadline = time.monotonic() + cfg.queue_timeout
@@ -323,12 +325,12 @@ class RemoteAgent:
                 at.note(message)
             elif message.type == "act":
                 at.note(message)
-                if at.t >= world.T:
-                    raise ProtocolError(f"step {at.t} of {world.T} is asked for")
-                x = message.array("x", at.n, world.layout.size)
-                obs = message.array("obs", at.n, world.obs_layout.size)
-                noise = message.array("noise", at.n, world.nu)
-                u = check_actions(policy.act(x, obs, at.t, noise), at.n, world.nu)
+                if at.t >= described.T:
+                    raise ProtocolError(f"step {at.t} of {described.T} is asked for")
+                x = message.array("x", at.n, described.layout.size)
+                obs = message.array("obs", at.n, described.obs_layout.size)
+                noise = message.array("noise", at.n, described.nu)
+                u = check_actions(policy.act(x, obs, at.t, noise), at.n, described.nu)
                 try:
                     channel.send("action", {"t": at.t}, {"u": u}, silence=cfg.step_timeout)
                 except RemoteError as error:
@@ -349,31 +351,31 @@ class RemoteAgent:
         return None
 
     @staticmethod
-    def _rollouts(answer: Message, world: _World, condition: int, N: int) -> Rollouts:
+    def _rollouts(answer: Message, described: _Description, condition: int, N: int) -> Rollouts:
         """The record in a result, checked: what is no number must not reach a fit."""
-        T, nx, nu = world.T, world.layout.size, world.nu
+        T, nx, nu = described.T, described.layout.size, described.nu
         parts: dict[str, Any] = {
             "X": answer.array("X", N, T, nx),
             "U": answer.array("U", N, T, nu),
-            "obs": answer.array("obs", N, T, world.obs_layout.size),
+            "obs": answer.array("obs", N, T, described.obs_layout.size),
             "noise": answer.array("noise", N, T, nu),
         }
         jacobians = {}
         for name in answer.arrays:
             entry = name.removeprefix("jacobian:")
             if entry != name:
-                if entry not in world.layout.names:
+                if entry not in described.layout.names:
                     raise ProtocolError(f"array {clean(name)!r} belongs to no state entry")
-                size = world.layout.length(entry)
+                size = described.layout.length(entry)
                 jacobians[entry] = answer.array(name, N, T, size, nx)
         failures = Failures(condition)
         for name, value in (*parts.items(), *jacobians.items()):
             for i, t in np.argwhere(~np.isfinite(value.reshape(N, T, -1)).all(axis=2)):
                 failures.add(i, int(t), f"{name} is NaN or infinite")
         failures.raise_if_any()
-        return Rollouts(**parts, layout=world.layout, condition=condition, jacobians=jacobians)
+        return Rollouts(**parts, layout=described.layout, condition=condition, jacobians=jacobians)
 
-    def _world(self) -> _World:
+    def _description(self) -> _Description:
         """The description, asked for once."""
         if self._known is None:
             with self._talk(lambda: ""):
@@ -439,20 +441,20 @@ class RemoteAgent:
         if secret is not None and not proves(welcome.text("mac"), secret, "server", theirs, mine):
             raise RemoteError("it does not know the secret, though it asks for one")
         channel.max_bytes = min(cfg.max_bytes, welcome.integer("max_bytes", 1, 2**62))
-        self._accept(_World.of(welcome))
+        self._accept(_Description.of(welcome))
 
-    def _accept(self, world: _World) -> None:
+    def _accept(self, described: _Description) -> None:
         """Compare what the robot is with what is expected and with what it was before."""
         cfg = self.config
         wrong = [
             f"{name} is {is_!r}, expected {want!r}"
             for name, is_, want in (
-                ("layout", world.layout.entries, cfg.layout),
-                ("obs_layout", world.obs_layout.entries, cfg.obs_layout),
-                ("T", world.T, cfg.T),
-                ("dt", world.dt, cfg.dt),
-                ("nu", world.nu, cfg.nu),
-                ("n_conditions", len(world.starts[False]), cfg.n_conditions),
+                ("layout", described.layout.entries, cfg.layout),
+                ("obs_layout", described.obs_layout.entries, cfg.obs_layout),
+                ("T", described.T, cfg.T),
+                ("dt", described.dt, cfg.dt),
+                ("nu", described.nu, cfg.nu),
+                ("n_conditions", len(described.starts[False]), cfg.n_conditions),
             )
             if want is not None and is_ != want
         ]
@@ -462,10 +464,10 @@ class RemoteAgent:
                 f"expected: {'; '.join(wrong)}"
             )
         if self._known is None:
-            self._known = world
-        elif self._known.key() != world.key():
+            self._known = described
+        elif self._known.key() != described.key():
             raise RemoteError(
-                "its world has changed since the last connection; serve the same one again, or "
+                "its agent has changed since the last connection; serve the same one again, or "
                 "start a new run"
             )
 
@@ -516,7 +518,7 @@ class RobotServer:
             raise ConfigError(f"serve: agent must have the members of Agent, got {agent!r}")
         if image_shape_of(agent) is not None:
             raise ConfigError(
-                "serve: pictures do not travel to a remote client; serve a world without cameras"
+                "serve: pictures do not travel to a remote client; serve an agent without cameras"
             )
         for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
             if not 0 < value < math.inf:

@@ -282,7 +282,7 @@ class Renderer:
         self._sizes = {name: getattr(model, name) for name in _SAME}
         self._data = mujoco.MjData(model)
         self._option = mujoco.MjvOption()
-        # what a rangefinder measures is no part of the world, and not computed here
+        # what a rangefinder measures is no part of the agent, and not computed here
         self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0
         most = 1000 + 2 * (model.ngeom + model.nsite + model.nwrap)
         self._scene = mujoco.MjvScene(model, maxgeom=most)

@@ -1,6 +1,6 @@
 """Four slow robots that do not wait for each other, and a policy that learns from all of them.
 
-You learn: how `RealTimeConfig` makes a simulated world as slow as a robot, how an asynchronous run
+You learn: how `RealTimeConfig` makes a simulated agent as slow as a robot, how an asynchronous run
 is started from Python on worker processes, and what its reports say: how old the policy was that
 the updates used, and how much of their time the robots spent moving.
 """
@@ -15,8 +15,8 @@ from gps.parallel import Dask
 if __name__ == "__main__":
     experiment = gps.load("point_mass_policy")
     # A batch is five rollouts of several seconds each, here at forty times the speed of a robot.
-    slow = RealTimeConfig(world=experiment.world, factor_std=0.4, speed=40.0)
-    experiment = replace(experiment, world=slow, iterations=3)
+    slow = RealTimeConfig(agent=experiment.agent, factor_std=0.4, speed=40.0)
+    experiment = replace(experiment, agent=slow, iterations=3)
 
     # One worker for each of the four conditions, and one that trains.
     executor = Dask(workers=5, reserve=1)

@@ -50,6 +50,6 @@ obs = np.array([0.6, -0.8, 0.0, 0.0])
 print("force here:", *policy.predict(obs)[0])
 print(f"file and run differ by {abs(policy.mean(obs) - stored.mean(obs)).max():.1e} N")
 
-agent = experiment.world.build()
-rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in worlds too
+agent = experiment.agent.build()
+rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in agents too
 print(f"rollout from {rollouts.X[0, 0, :2]} ends {np.linalg.norm(rollouts.X[0, -1, :2]):.4f} m off")

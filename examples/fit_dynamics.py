@@ -1,6 +1,6 @@
 """Dynamics from a handful of rollouts: what a mixture prior adds to regression.
 
-You learn: how to roll out a controller in a world, how to fit x[t+1] = F [x; u] + f to the
+You learn: how to roll out a controller in an agent, how to fit x[t+1] = F [x; u] + f to the
 samples, and that a prior fitted to the transitions of all steps makes five rollouts enough for a
 10-dimensional state, where regression step by step has fewer samples than unknowns.
 """

@@ -1,6 +1,6 @@
-"""A world as a gymnasium environment: random search over linear policies, beside our controller.
+"""An agent as a gymnasium environment: random search over linear policies, beside our controller.
 
-You learn: that `as_gymnasium` gives any library of reinforcement learning the same world and cost,
+You learn: that `as_gymnasium` gives any library of reinforcement learning the same agent and cost,
 so that returns and costs compare directly. It needs the extra `gym`.
 """
 
@@ -11,7 +11,7 @@ from gps.agents import as_gymnasium
 from gps.rng import stream
 
 experiment = gps.load("point_mass")
-env = as_gymnasium(experiment.world, experiment.cost, condition=0, measure=experiment.measure)
+env = as_gymnasium(experiment.agent, experiment.cost, condition=0, measure=experiment.measure)
 
 
 def episode(act):

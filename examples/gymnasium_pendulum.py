@@ -1,4 +1,4 @@
-"""Pendulum-v1 from its observation alone: a world of which nothing is known at the beginning.
+"""Pendulum-v1 from its observation alone: an agent of which nothing is known at the beginning.
 
 You learn: how to start where the state has no joint positions, so that no first controller could
 hold them: with plain noise about constant actions (`OpenLoopConfig`). `gps run
@@ -19,7 +19,7 @@ from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
 # 2 N m, which does not lift the pendulum. A start is drawn by its seed from upright, up to x_init
 # rad and y_init rad/s off.
 experiment = gps.Experiment(
-    world=GymnasiumConfig(
+    agent=GymnasiumConfig(
         env="Pendulum-v1",
         T=80,
         obs_entries=(("direction", 2), ("speed", 1)),
@@ -43,7 +43,7 @@ experiment = gps.Experiment(
 )
 
 if __name__ == "__main__":
-    agent = experiment.world.build()
+    agent = experiment.agent.build()
     silence = np.zeros((1, agent.T, agent.nu))
     for report in gps.run(experiment):
         if report.iteration % 5 == 0:

@@ -43,7 +43,7 @@ class OnCircle:
 
 
 experiment = gps.Experiment(
-    world=PointMassConfig(T=80, starts=((0.3, 0.0),)),
+    agent=PointMassConfig(T=80, starts=((0.3, 0.0),)),
     cost=SumCost(
         terms=(WeightedCost(cost=OnCircle()), WeightedCost(cost=ActionCost(weights=1e-3)))
     ),

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     for report in gps.run(experiment, seed=1):
         print(f"{report.iteration}: cost {report.row['cost_mean']:7.3f}")
     policy = report.state.policy.policy
-    agent = experiment.world.build()
+    agent = experiment.agent.build()
     noise = np.zeros((1, agent.T, agent.nu))
     for m in range(agent.n_test_conditions):
         rollouts = agent.rollout(policy, m, noise, test=True)

@@ -40,16 +40,16 @@ NETWORKS = {
     "GRU": RecurrentConfig(module=MyGRU, arguments=(("hidden", 16),), trajectories=10),
 }
 start = gps.load("point_mass_policy")
-world = replace(start.world, obs=("position",), T=25, dt=0.12)
+config = replace(start.agent, obs=("position",), T=25, dt=0.12)
 training = replace(
     start.algorithm.training, steps=200, learning_rate=1e-2, final_rate=0.05, weight_decay=0.0
 )
 # so few steps go on from the last weights
 algorithm = replace(start.algorithm, network=NETWORKS["GRU"], training=training, restart=False)
-experiment = replace(start, world=world, algorithm=algorithm, iterations=5)
+experiment = replace(start, agent=config, algorithm=algorithm, iterations=5)
 
 if __name__ == "__main__":
-    agent = world.build()
+    agent = config.build()
     for name, network in NETWORKS.items():
         *_, report = gps.run(replace(experiment, algorithm=replace(algorithm, network=network)))
         policy = report.state.policy.policy

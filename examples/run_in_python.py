@@ -35,8 +35,8 @@ obs = np.array([0.6, -0.8, 0.0, 0.0])
 force, _ = policy.predict(obs)
 print(f"\npolicy at rest in {obs[:2]}: force {force.round(2)} N")
 
-# A start that no rollout has seen, by hand in the world's own dynamics.
-agent, x = experiment.world.build(), obs
+# A start that no rollout has seen, by hand in the agent's own dynamics.
+agent, x = experiment.agent.build(), obs
 for _ in range(agent.T):
     x = agent.step(x, policy.predict(x)[0])
 print(f"closed loop from there ends {np.linalg.norm(x[:2]):.4f} m from the target")

@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
         stored = file["state/conditions/0/controller"]
         K, k, chol = (stored[name][:] for name in ("K", "k", "chol"))
     again = np.einsum("tux,ntx->ntu", K, X) + k + np.einsum("tuv,ntv->ntu", chol, noise)
-    again = again.clip(-10.0, 10.0)  # the world's force limit, in N
+    again = again.clip(-10.0, 10.0)  # the agent's force limit, in N
     print("gains:", K.shape, "(time, action, state); K[0] =", K[0].round(2).tolist())
     print(f"K x + k + noise against the stored actions: within {abs(again - U).max():.1e} N")
 

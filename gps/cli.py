@@ -831,7 +831,7 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
     agent = experiment.validate()
     count = agent.n_test_conditions if test else agent.n_conditions
     if count == 0:
-        raise ConfigError(f"{experiment.name} has no test conditions; its world defines none")
+        raise ConfigError(f"{experiment.name} has no test conditions; its agent defines none")
     if state.policy is None and test:
         raise ConfigError(
             f"{experiment.name} trains no global policy, and local controllers exist for the "
@@ -888,7 +888,7 @@ def _judge(args: argparse.Namespace, experiment: Experiment, policy: Policy, m: 
 
     try:
         e = stages.evaluate_condition(
-            experiment.world,
+            experiment.agent,
             experiment.cost,
             experiment.measure,
             policy,
@@ -987,7 +987,7 @@ def _check_drawing(args: argparse.Namespace, agent: Agent, size: tuple[int, int]
     """Refuse a camera, a size or a machine with which the agent cannot draw."""
     if getattr(agent, "render", None) is None:
         raise ConfigError(f"{type(agent).__name__} draws no pictures")
-    check = getattr(agent, "check_render", None)  # a world of the user's may have `render` alone
+    check = getattr(agent, "check_render", None)  # an agent of the user's may have `render` alone
     if check is None:
         return
     camera = -1 if args.camera is None else args.camera

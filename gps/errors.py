@@ -106,7 +106,7 @@ class ExperimentError(GPSError):
 
 
 def choices(kind: str, given: object, known: Iterable[str]) -> str:
-    """`unknown world 'pg'; did you mean 'peg'? known: peg, reacher`."""
+    """`unknown agent 'pg'; did you mean 'peg'? known: peg, reacher`."""
     known = sorted(known)
     close = get_close_matches(str(given), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"

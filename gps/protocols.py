@@ -21,12 +21,12 @@ class Policy(Protocol):
 
     A policy with an attribute `needs_images` that is true is given the pictures of this step as
     well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
-    attribute `wants_images` that is false, a world with cameras may leave `Rollouts.images` out.
+    attribute `wants_images` that is false, an agent with cameras may leave `Rollouts.images` out.
 
     A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
     gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
-    the first step that is its `memory0` (size,) in every row. A world need not know: `acting` makes
-    a Policy like any other of it.
+    the first step that is its `memory0` (size,) in every row. An agent need not know: `acting`
+    makes a Policy like any other of it.
     """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
@@ -36,9 +36,9 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Agent(Protocol):
-    """A world that a controller can act in, with a fixed list of start conditions.
+    """An agent that a controller can act in, with a fixed list of start conditions.
 
-    A world with cameras has besides `image_shape`, (height, width, channels) of an observation's
+    An agent with cameras has besides `image_shape`, (height, width, channels) of an observation's
     pictures; see `image_shape_of`. One whose actuators have limits has `control_range`, a pair of
     lowest and highest actions; see `control_range_of`.
     """
@@ -71,7 +71,7 @@ class Agent(Protocol):
     @property
     def n_start(self) -> int:
         """Numbers of unit variance that a sample takes besides its actions' noise: they disturb its
-        start, and its model and observations where the world does that; 0 for none."""
+        start, and its model and observations where the agent does that; 0 for none."""
         ...
 
     @property
@@ -106,7 +106,7 @@ class Agent(Protocol):
 
 
 def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
-    """Height, width and channels of the agent's pictures; None for a world without cameras."""
+    """Height, width and channels of the agent's pictures; None for an agent without cameras."""
     shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
     return shape
 

@@ -213,7 +213,7 @@ class Rollouts(Record):
     jacobians: Mapping[str, Array] = field(default_factory=dict)
     """Of state entries that are functions of others, d entry / d x: name -> (N, T, size, nx)."""
     images: Annotated[Images, Shape("N T height width channels")] | None = None
-    """The images that belong to the observations; None in a world without cameras."""
+    """The images that belong to the observations; None in an agent without cameras."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

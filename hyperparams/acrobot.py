@@ -10,11 +10,11 @@ from gps.pipeline import Experiment
 
 UP = (pi, 0.0)  # rad; upper link upright, lower link in line with it
 
-world = acrobot()
+agent = acrobot()
 
 experiment = Experiment(
     description="Acrobot swing-up, known dynamics, iLQR with torque limits, three starts",
-    world=world,
+    agent=agent,
     cost=SumCost(
         terms=(
             # Never more than 3 in all: it is the limit that restrains the motor. The cost keeps the
@@ -39,7 +39,7 @@ experiment = Experiment(
     measure=EndpointMeasure(entry="joint_pos", target=UP, point_size=1, threshold=0.1, unit="rad"),
     # Plans succeed after 40 steps; later ones find better ways to swing and have not converged by
     # the end. Noise of 0.01 N m: upright, the elbow's gains turn every disturbance into torque.
-    algorithm=ILQRPlanningConfig(model=world, steps_per_iteration=10, exploration=0.01),
+    algorithm=ILQRPlanningConfig(model=agent, steps_per_iteration=10, exploration=0.01),
     samples=3,
     iterations=12,
 )

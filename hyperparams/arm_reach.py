@@ -11,7 +11,7 @@ TARGET = (0.6, 0.0, 0.1)  # m; in front of the shoulder and a little above it
 
 experiment = Experiment(
     description="2-link arm under gravity, tip to a target, one neural policy by MDGPS",
-    world=arm_reach(),
+    agent=arm_reach(),
     cost=SumCost(
         terms=(
             # Holding the arm up needs 4 N m at the shoulder, at every step. The weight keeps that

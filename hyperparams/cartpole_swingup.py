@@ -10,11 +10,11 @@ from gps.pipeline import Experiment
 
 UP = (0.0, pi)  # cart in the middle, m; pole upright, rad
 
-world = cartpole()
+agent = cartpole()
 
 experiment = Experiment(
     description="Cart-pole swing-up, known dynamics, iLQR with force limits, four starts",
-    world=world,
+    agent=agent,
     cost=SumCost(
         terms=(
             # 8 N for the whole time cost 6, hanging for the whole time costs 100.
@@ -41,7 +41,7 @@ experiment = Experiment(
         entry="joint_pos", target=UP, point_size=1, success_point=1, threshold=0.1, unit="m or rad"
     ),
     # The plans succeed after 20 steps and have converged after about 120.
-    algorithm=ILQRPlanningConfig(model=world, steps_per_iteration=10, exploration=0.1),
+    algorithm=ILQRPlanningConfig(model=agent, steps_per_iteration=10, exploration=0.1),
     samples=3,
     iterations=12,
 )

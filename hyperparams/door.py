@@ -73,7 +73,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="3-joint arm hooks the handle of a door and opens it, by PILQR, through contacts",
-    world=MujocoConfig(
+    agent=MujocoConfig(
         model="door",
         sites=("hook", "handle"),
         state=("joint_pos", "joint_vel", "end_points", "end_point_velocities"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gps.agents.worlds import door
+from gps.agents.presets import door
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import (
@@ -74,7 +74,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="3-joint arm hooks the handle of a door and opens it, one neural policy by MDGPS",
-    world=door(),
+    agent=door(),
     cost=cost,
     # gains: acceleration per N m of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(1.8, 6.0, 24.0), variance=8.0),

@@ -58,7 +58,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="3-joint arm with a gripper pushes a block to a goal, by PILQR, through contacts",
-    world=MujocoConfig(
+    agent=MujocoConfig(
         model="gripper_pusher",
         sites=("grip", "block"),
         state=("joint_pos", "joint_vel", "end_points", "end_point_velocities"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gps.agents.worlds import gripper_pusher
+from gps.agents.presets import gripper_pusher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import (
@@ -60,7 +60,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="3-joint arm with a gripper pushes a block to a goal, one neural policy by MDGPS",
-    world=gripper_pusher(),
+    agent=gripper_pusher(),
     cost=cost,
     # gains: acceleration per N m (or N) of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(2.7, 5.0, 23.0, 3.6), variance=4.0),

@@ -21,7 +21,7 @@ PITCH_ONLY = (0.0, 0.0, 1.0, *(0.0,) * (JOINTS - 3))
 
 experiment = Experiment(
     description="Planar animal with two legs learns to run, one linear controller, fitted dynamics",
-    world=MujocoConfig(model="half_cheetah", T=100, dt=0.05, substeps=5),
+    agent=MujocoConfig(model="half_cheetah", T=100, dt=0.05, substeps=5),
     cost=SumCost(
         terms=(
             # Speed is all that is asked for; the gait is found.

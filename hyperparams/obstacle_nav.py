@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gps.agents.worlds import obstacle_nav
+from gps.agents.presets import obstacle_nav
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, TorchCost, WeightedCost
@@ -30,7 +30,7 @@ def closeness(place: Any, _action: Any, _t: Any) -> Any:
 
 experiment = Experiment(
     description="a puck slides round posts to a goal, one neural policy by MDGPS",
-    world=obstacle_nav(),
+    agent=obstacle_nav(),
     cost=SumCost(
         terms=(
             # Calm: a puck that arrives fast is thrown about by the first post.

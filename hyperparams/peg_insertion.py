@@ -54,7 +54,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="7-joint arm inserts a peg, one neural policy by MDGPS: the main job",
-    world=peg_insertion(),
+    agent=peg_insertion(),
     cost=cost,
     # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),

@@ -1,6 +1,6 @@
 """Blind peg insertion: the policy sees its joints only, and finds a hole that is a little off."""
 
-from gps.agents.worlds import peg_insertion_blind
+from gps.agents.presets import peg_insertion_blind
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control.initial import HoldConfig
 from gps.costs import (
@@ -54,7 +54,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="7-joint arm inserts a peg that its policy cannot see, base off by up to 8 mm",
-    world=peg_insertion_blind(),
+    agent=peg_insertion_blind(),
     cost=cost,
     # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),

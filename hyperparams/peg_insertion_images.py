@@ -60,7 +60,7 @@ cost = SumCost(
 
 experiment = Experiment(
     description="peg insertion where the policy sees a 64x64 picture and the joints, by MDGPS",
-    world=replace(
+    agent=replace(
         peg_insertion(),
         obs=("joint_pos", "joint_vel"),
         cameras=("hole",),

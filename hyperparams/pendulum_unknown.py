@@ -10,7 +10,7 @@ from gps.pipeline import Experiment
 
 experiment = Experiment(
     description="Pendulum swing-up, dynamics fitted to few samples, linear controllers only",
-    world=pendulum(),
+    agent=pendulum(),
     cost=SumCost(
         terms=(
             # The LQR knows no limits. This weight keeps most of what it asks for within the motor's

@@ -11,7 +11,7 @@ TARGET = (0.0, 0.0)  # m
 experiment = Experiment(
     description="2-D point mass to a target, linear controllers only; seconds",
     # A smaller T would do, but leaves the mass still on its way when it is judged.
-    world=PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0),
+    agent=PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0),
     cost=SumCost(
         terms=(
             # Large enough that the best controller asks for some 5 N: a force that is cut at the

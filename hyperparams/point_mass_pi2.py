@@ -10,7 +10,7 @@ TARGET = (0.0, 0.0)  # m
 
 experiment = Experiment(
     description="2-D point mass to a target by PI2, from sampled costs alone; seconds",
-    world=PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0),
+    agent=PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0),
     # As in point_mass.py, whose comments explain these numbers.
     cost=SumCost(
         terms=(

@@ -11,7 +11,7 @@ TARGET = (0.0, 0.0)  # m
 
 experiment = Experiment(
     description="2-D point mass, four starts, one neural policy by MDGPS; seconds",
-    world=PointMassConfig(
+    agent=PointMassConfig(
         T=80,
         dt=0.05,
         starts=((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gps.agents.worlds import reacher
+from gps.agents.presets import reacher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
@@ -16,7 +16,7 @@ TIP = "sensor:target_to_tip"  # zero at the target, wherever that stands
 experiment = Experiment(
     description="2-link planar arm to targets that differ, one neural policy by MDGPS",
     # Starts that differ show the policy more than the few ways along which the arm moves.
-    world=replace(reacher(), start_qpos_std=0.1),
+    agent=replace(reacher(), start_qpos_std=0.1),
     cost=SumCost(
         terms=(
             WeightedCost(weight=1.0, cost=ActionCost(weights=0.05)),

@@ -7,7 +7,7 @@ find target and tip in the picture.
 from dataclasses import replace
 
 from gps.agents import Randomise
-from gps.agents.worlds import reacher
+from gps.agents.presets import reacher
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
@@ -18,7 +18,7 @@ TIP = "sensor:target_to_tip"  # zero at the target, wherever that stands
 
 experiment = Experiment(
     description="reacher where the policy sees a 64x64 picture and the joints, by MDGPS",
-    world=replace(
+    agent=replace(
         reacher(),
         obs=("joint_pos", "joint_vel"),
         cameras=("main",),

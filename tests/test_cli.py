@@ -23,7 +23,7 @@ from gps.pipeline import progress, stages
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
-"""A world in which every rollout takes a while."""
+"""An agent in which every rollout takes a while."""
 import time
 from dataclasses import dataclass, replace
 
@@ -54,7 +54,7 @@ class SlowAgent(PointMassAgent):
 
 
 experiment = Experiment(
-    world=SlowWorld(T=10, starts=((1.0, 1.0), (1.0, -1.0))),
+    agent=SlowWorld(T=10, starts=((1.0, 1.0), (1.0, -1.0))),
     cost=SumCost(
         terms=(
             WeightedCost(cost=MyCost(weights=0.1)),
@@ -82,7 +82,7 @@ def finished(tmp_path_factory):
     """A run of two serial iterations."""
     path = tmp_path_factory.mktemp("runs") / "run"
     argv = ["run", "point_mass_policy", "--iterations", "2", "--out", str(path)]
-    argv += ["--executor", "serial", "--world.T", "12", "--algorithm.training.steps", "50"]
+    argv += ["--executor", "serial", "--agent.T", "12", "--algorithm.training.steps", "50"]
     assert cli.main(argv) == 0
     return path
 
@@ -188,7 +188,7 @@ def test_help_of_an_experiment_shows_fixed_and_own_options(capsys, slow):
     assert cli.main(["run", str(slow), "--help"]) == 0
     text = capsys.readouterr().out
     assert "--executor {serial,dask}" in text
-    assert "--world.pause" in text
+    assert "--agent.pause" in text
     assert "Seconds that a rollout sleeps." in text
     assert text.count("--seed ") == 1
 
@@ -207,7 +207,7 @@ def test_new(capsys, tmp_path, monkeypatch):
 def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_path):
     out = tmp_path / "run"
     argv = ["run", str(slow), "--out", str(out), "--executor", "serial", "--seed", "3"]
-    assert cli.main([*argv, "--world.dt", "0.1", "--verbose"]) == 0
+    assert cli.main([*argv, "--agent.dt", "0.1", "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(bool(re.match(r" +\d+  ", line)) for line in lines) == 3
     assert lines[0] == f"slow: 3 iterations, serial, in {out}"
@@ -216,7 +216,7 @@ def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_p
     assert folder.iterations() == [0, 1, 2, 3]
     assert [row["iteration"] for row in folder.metrics()] == [1, 2, 3]
     experiment = folder.experiment()
-    assert (experiment.seed, experiment.world.dt, experiment.world.pause) == (3, 0.1, 0.0)
+    assert (experiment.seed, experiment.agent.dt, experiment.agent.pause) == (3, 0.1, 0.0)
     assert not (out / "lock").exists()
     assert "is not empty" in error_of(capsys, *argv)
     argv = ["resume", str(out), "--executor", "serial"]
@@ -274,7 +274,7 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
     if executor == "dask":
         argv += ["--workers", "1"]
     process = subprocess.Popen(
-        [*argv, "--out", str(out), "--world.pause", "0.3"],
+        [*argv, "--out", str(out), "--agent.pause", "0.3"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -304,7 +304,7 @@ def test_interrupts(slow, tmp_path, executor, number, signals):
     assert done == ([0, 1, 2] if signals == 1 else [0, 1])
     assert len(folder.metrics()) == done[-1]
     assert cli.main(["resume", str(out), "--executor", "serial"]) == 0
-    argv = ["run", str(slow), "--executor", "serial", "--out", str(whole), "--world.pause", "0.3"]
+    argv = ["run", str(slow), "--executor", "serial", "--out", str(whole), "--agent.pause", "0.3"]
     assert cli.main(argv) == 0
     for n in range(4):
         other = RunFolder.open(whole).iteration_path(n)
@@ -342,7 +342,7 @@ def test_an_event_is_a_line_and_an_error_ends_the_run(capsys, slow, tmp_path, mo
 
 @pytest.fixture
 def slow_policy(slow):
-    """The slow world with a policy."""
+    """The slow agent with a policy."""
     text = SLOW.replace("import TrajOptConfig", "import MDGPSConfig")
     text = text.replace("TrajOptConfig()", "MDGPSConfig(training=TrainingConfig(steps=20))")
     slow.write_text(
@@ -397,7 +397,7 @@ def test_interrupts_of_an_asynchronous_run(slow_policy, tmp_path, signals):
     argv = [sys.executable, "-m", "gps.cli", "run", str(slow_policy), "--asynchronous"]
     argv += ["--executor", "dask", "--workers", "2", "--rollouts", "4000", "--out", str(out)]
     process = subprocess.Popen(
-        [*argv, "--world.pause", "0.3"],
+        [*argv, "--agent.pause", "0.3"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -448,7 +448,7 @@ def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
         experiment, policy = folder.experiment(), folder.read_state(2).policy.policy
         for r in rows:
             want = stages.evaluate_condition(
-                experiment.world,
+                experiment.agent,
                 experiment.cost,
                 experiment.measure,
                 policy,
@@ -556,7 +556,7 @@ def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
     assert len((out / "evaluation_train.csv").read_text().splitlines()) == 3
     test = ["evaluate", out, "--conditions", "test"]
     assert "slow has no test conditions" in error_of(capsys, *test)
-    argv = [*argv[:-1], str(tmp_path / "two"), "--world.test_starts", "0.5", "0.5"]
+    argv = [*argv[:-1], str(tmp_path / "two"), "--agent.test_starts", "0.5", "0.5"]
     assert cli.main(argv) == 0
     test[1] = tmp_path / "two"
     capsys.readouterr()
@@ -566,10 +566,10 @@ def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
 def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch):
     real = stages.evaluate_condition
 
-    def sometimes(world, cost, measure, policy, condition, *args, **kwargs):
+    def sometimes(agent, cost, measure, policy, condition, *args, **kwargs):
         if condition == 1:
             raise SimulationError(1, ())
-        return real(world, cost, measure, policy, condition, *args, **kwargs)
+        return real(agent, cost, measure, policy, condition, *args, **kwargs)
 
     monkeypatch.setattr(stages, "evaluate_condition", sometimes)
     assert cli.main(["evaluate", str(finished)]) == 0

@@ -76,8 +76,8 @@ def test_run_in_python(tmp_path):
     assert not list(tmp_path.iterdir())  # kept in memory
 
 
-def test_own_world(tmp_path):
-    off = numbers(r"ends # rad off", example("own_world", tmp_path))
+def test_own_agent(tmp_path):
+    off = numbers(r"ends # rad off", example("own_agent", tmp_path))
     assert len(off) == 10
     assert off[-1] < 0.05 < 0.5 < off[0]
 
@@ -89,10 +89,10 @@ def test_own_cost(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_with_a_world_or_a_cost_is_an_experiment(tmp_path):
+def test_a_file_with_an_agent_or_a_cost_is_an_experiment(tmp_path):
     gps = [sys.executable, "-m", "gps.cli"]
     for name, option in (
-        ("own_world", "world.torque-limit"),
+        ("own_agent", "agent.torque-limit"),
         ("own_cost", "cost.terms.0.cost.speed"),
     ):
         command = [*gps, "run", str(EXAMPLES / f"{name}.py"), "--executor", "serial"]
@@ -248,10 +248,10 @@ def test_remote_robot(tmp_path):
     assert re.search(r"without it: robot at 127\.0\.0\.1:\d+, condition 0, .*no connection", text)
 
 
-def test_gymnasium_world(tmp_path):
+def test_gymnasium_agent(tmp_path):
     pytest.importorskip("gymnasium.envs.mujoco.mujoco_env")
     pytest.importorskip("imageio")  # gymnasium's MuJoCo environments load it
-    text = example("gymnasium_world", tmp_path)
+    text = example("gymnasium_agent", tmp_path)
     known = numbers(r"known +\d: returns +# +#", text)
     fitted = numbers(r"fitted +\d: returns +# +#", text)
     assert len(known) == len(fitted) == 6  # two conditions after 1, 4 and 8 iterations
@@ -294,7 +294,7 @@ def test_recurrent_network(tmp_path):
     assert text.count("hidden state of 16 numbers") == 3
 
 
-def test_mujoco_world(tmp_path):
-    worst = numbers(r"(?m)^\d: +# mm", example("mujoco_world", tmp_path))
+def test_mujoco_agent(tmp_path):
+    worst = numbers(r"(?m)^\d: +# mm", example("mujoco_agent", tmp_path))
     assert len(worst) == 6
     assert max(worst[-3:]) < 30

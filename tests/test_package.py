@@ -113,8 +113,8 @@ def test_the_models_come_along(installed):
     folder, python, site = installed
     code = (
         "from gps.agents import arm_reach, peg_insertion\n"
-        "for world in (arm_reach(), peg_insertion()):\n"
-        "    agent = world.build()\n"
+        "for agent in (arm_reach(), peg_insertion()):\n"
+        "    agent = agent.build()\n"
         "    print(agent.n_conditions, agent.nu)\n"
     )
     assert run(python, "-c", code, cwd=folder) == "4 2\n4 7\n"

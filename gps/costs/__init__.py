@@ -2,7 +2,7 @@
 
 A cost is a frozen dataclass of numbers: configuration and function in one. `evaluate` gives value
 and derivatives at the samples, `expand` turns these into the quadratic model of each step, and
-`check` refuses a cost that does not fit the world before the first rollout.
+`check` refuses a cost that does not fit the agent before the first rollout.
 """
 
 from gps.costs.action import ActionCost

@@ -1,4 +1,4 @@
-"""Minus the reward that a world reports, with derivatives fitted to the samples."""
+"""Minus the reward that an agent reports, with derivatives fitted to the samples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FittedRewardCost(InPlaceCost):
     entry: str = "reward"
     """State entry of length 1 with the reward received on arriving. The derivatives scale with it,
     but dynamics are fitted to it as to all of the state, with `DynamicsConfig.ridge` in squared
-    units of the state: a reward of the order of 1 is best, scaled in the world if need be."""
+    units of the state: a reward of the order of 1 is best, scaled in the agent if need be."""
 
     features: tuple[str, ...] | None = None
     """State entries that the reward may depend on; None for all but `entry`."""

@@ -360,7 +360,7 @@ def _widen(part: Array, when: slice, T: int) -> Array:
 def _try(cost: TorchCost, layout: Layout, nu: int) -> int:
     """Number of residuals (0 for a cost), from one evaluation at zeros.
 
-    Done once for each cost and world, so that faults show before the first rollout.
+    Done once for each cost and agent, so that faults show before the first rollout.
     """
     sizes = _sizes(cost, layout)
     points = np.zeros((1, sum(sizes) + (nu if cost.action else 0)))

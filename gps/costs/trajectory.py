@@ -15,7 +15,7 @@ class CostOf:
     """A cost whose terms depend on states and actions alone, for `gps.control.ilqr`.
 
     layout names the entries of the state. End points are entries that depend on others: their costs
-    need rollouts of a world. Raises ConfigError if the cost cannot work.
+    need rollouts of an agent. Raises ConfigError if the cost cannot work.
     """
 
     def __init__(self, cost: Cost, layout: Layout, nu: int, T: int) -> None:

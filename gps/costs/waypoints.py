@@ -121,7 +121,7 @@ class WaypointCost(InPlaceCost):
             )
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
-        """Raise ConfigError unless entry, matrices, targets and steps fit the world."""
+        """Raise ConfigError unless entry, matrices, targets and steps fit the agent."""
         if self.entry is None:
             k, of = layout.size + nu, "[x; u]"
         else:
@@ -134,7 +134,7 @@ class WaypointCost(InPlaceCost):
             )
         if self.steps[-1] >= T:
             raise ConfigError(
-                f"WaypointCost.steps ends at step {self.steps[-1]}, the last of this world is "
+                f"WaypointCost.steps ends at step {self.steps[-1]}, the last of this agent is "
                 f"{T - 1}"
             )
 

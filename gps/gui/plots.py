@@ -395,7 +395,7 @@ class _View:
             self.rollouts = None
         try:
             dt: float | None = run.agent.dt
-        except GPSError:  # a world that cannot be built here: its records can still be read
+        except GPSError:  # an agent that cannot be built here: its records can still be read
             dt = None
         self.steps = "time step t" if dt is None else f"time step t ({dt:g} s each)"
 

@@ -244,9 +244,9 @@ class RunReader:
 
     @property
     def agent(self) -> Agent:
-        """The experiment's world, built on first use in every thread, since agents are not shared
-        between threads. Raises ConfigError where the world cannot be built here."""
-        return agent_of(self.experiment.world)
+        """The experiment's agent, built on first use in every thread, since agents are not shared
+        between threads. Raises ConfigError where the agent cannot be built here."""
+        return agent_of(self.experiment.agent)
 
     @property
     def seed(self) -> int:
@@ -476,7 +476,7 @@ class RunReader:
                 found: Evaluation = self._scores[key]
                 return found
         e = self.experiment  # simulated outside the lock: it takes time
-        done = evaluate_condition(e.world, e.cost, e.measure, actor, m, 1, 0, test=test)
+        done = evaluate_condition(e.agent, e.cost, e.measure, actor, m, 1, 0, test=test)
         with self._lock:
             self._scores[key] = done
         return done

@@ -1,9 +1,9 @@
-"""The 3-D scene: worlds side by side, paths, where a controller leads, and targets.
+"""The 3-D scene: agents side by side, paths, where a controller leads, and targets.
 
 The first half is geometry and knows no viser. `SceneView` shows it, and `Player` tells the time
-step that is due. Worlds are known by what they have: `display(condition, test=)` gives the model
+step that is due. Agents are known by what they have: `display(condition, test=)` gives the model
 (see `gps.agents.Display`), a state entry `end_points` or `position` gives points; where both are
-missing nothing is shown, and `World.note` says so.
+missing nothing is shown, and `Agent.note` says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gps.errors import GPSError, ShapeError
 from gps.types import Array, Layout
 
 _PLACES = ("end_points", "position")
-"""State entries that are places in the world, three numbers a point, or two in a plane."""
+"""State entries that are places in the agent, three numbers a point, or two in a plane."""
 _THINNEST = 1e-3
 """Half axis of an ellipsoid that is flat, as a share of its longest."""
 
@@ -52,11 +52,11 @@ class PointMap:
 
 
 @dataclass(frozen=True, eq=False)
-class World:
-    """One condition of a world, as far as it can be shown."""
+class AgentView:
+    """One condition of an agent, as far as it can be shown."""
 
     display: Any = None
-    """A `gps.agents.Display`, or None for a world without a model."""
+    """A `gps.agents.Display`, or None for an agent without a model."""
     points: PointMap | None = None
     start: Array | None = None
     """The state (nx,) that is shown first."""
@@ -78,7 +78,7 @@ class World:
         return max(1.0, 2.0 * float(np.abs(self.points.of(self.start)).max()))
 
 
-def world_of(agent: Any, condition: int, *, test: bool = False) -> World:
+def agent_view_of(agent: Any, condition: int, *, test: bool = False) -> AgentView:
     """What there is to show of a condition of an agent."""
     make, layout = getattr(agent, "display", None), agent.layout
     display, note = None, ""
@@ -92,11 +92,11 @@ def world_of(agent: Any, condition: int, *, test: bool = False) -> World:
         points = body_points(display, layout)
     if display is None and points is None:
         names = " or ".join(_PLACES)
-        missing = f"nothing to show: the world has no model, and its state no entry {names}"
-        return World(note=note or missing)
+        missing = f"nothing to show: the agent has no model, and its state no entry {names}"
+        return AgentView(note=note or missing)
     if display is None:
-        note = "this world has no model to show; its points are shown"
-    return World(display, points, agent.start_state(condition, test=test), note)
+        note = "this agent has no model to show; its points are shown"
+    return AgentView(display, points, agent.start_state(condition, test=test), note)
 
 
 def place_entry(layout: Layout) -> tuple[str, int] | None:
@@ -176,7 +176,7 @@ def body_points(display: Any, layout: Layout) -> PointMap | None:
 
 
 def _moves(model: mujoco.MjModel, body: int) -> bool:
-    """Whether a joint lies between a body and the world."""
+    """Whether a joint lies between a body and the agent."""
     return bool(model.body_weldid[body] != 0)
 
 
@@ -293,23 +293,25 @@ def targets_of(costs: Iterable[Any], layout: Layout) -> tuple[Ball, ...]:
     return tuple(b for b in balls if np.isfinite(b.centre).all())
 
 
-def joint_targets_of(costs: Iterable[Any], world: World, layout: Layout) -> tuple[Ball, ...]:
-    """Where a world's points are at the joint positions that costs or measures ask for.
+def joint_targets_of(
+    costs: Iterable[Any], agent_view: AgentView, layout: Layout
+) -> tuple[Ball, ...]:
+    """Where an agent's points are at the joint positions that costs or measures ask for.
 
     Only targets for all joints count: where some have no weight, the rest is anywhere. Nothing for
-    a world without a model.
+    an agent without a model.
     """
     entry = "joint_pos"
-    if world.display is None or world.start is None or entry not in layout.names:
+    if agent_view.display is None or agent_view.start is None or entry not in layout.names:
         return ()
-    points, n = body_points(world.display, layout), layout.length(entry)
+    points, n = body_points(agent_view.display, layout), layout.length(entry)
     balls: dict[Ball, None] = {}
     for part in _parts(costs):
         if points is None or getattr(part, "entry", None) != entry:
             continue
         if not np.all(np.asarray(getattr(part, "weights", 1.0)) > 0):
             continue
-        x = np.array(world.start)
+        x = np.array(agent_view.start)
         try:
             x[layout.slice(entry)] = np.broadcast_to(part.target, n)
         except (AttributeError, TypeError, ValueError):
@@ -438,7 +440,7 @@ class _Slot:
     root: str
     frame: Any
     offset: tuple[float, float, float]
-    world: World | None = None
+    agent_view: AgentView | None = None
     data: Any = None
     model: Any = None  # mjviser's scene
     spheres: list[Any] = field(default_factory=list)
@@ -446,7 +448,7 @@ class _Slot:
 
 
 class SceneView:
-    """Draws worlds, paths, ellipsoids and targets on a viser server.
+    """Draws agents, paths, ellipsoids and targets on a viser server.
 
     Every condition has a slot of its own, a number; slots stand side by side along y. What is
     drawn twice with the same numbers is sent once. Any thread may call it.
@@ -460,32 +462,32 @@ class SceneView:
         server.scene.configure_default_lights(cast_shadow=False)
         self._floor: Any = None
 
-    def show_world(self, world: World, slot: int = 0, *, offset: float = 0.0) -> str:
-        """Show a world in a slot, moved by `offset` metres along y; returns its note.
+    def show_agent(self, agent_view: AgentView, slot: int = 0, *, offset: float = 0.0) -> str:
+        """Show an agent in a slot, moved by `offset` metres along y; returns its note.
 
-        Paths and the like of the world that was there before are removed.
+        Paths and the like of the agent that was there before are removed.
         """
         with self._lock, self._server.atomic():
             old = self._slots.get(slot)
-            if old is not None and old.world is world:
+            if old is not None and old.agent_view is agent_view:
                 old.frame.position = old.offset = (0.0, offset, 0.0)
-                return world.note
+                return agent_view.note
             self.clear(slot)
             root, place = f"/slot_{slot}", (0.0, offset, 0.0)
             frame = self._server.scene.add_frame(root, show_axes=False, position=place)
-            new = self._slots[slot] = _Slot(root, frame, place, world)
-            if world.display is not None:
-                self._add_model(new, world.display)
-            elif world.points is not None:
-                for i, label in enumerate(world.points.labels):
+            new = self._slots[slot] = _Slot(root, frame, place, agent_view)
+            if agent_view.display is not None:
+                self._add_model(new, agent_view.display)
+            elif agent_view.points is not None:
+                for i, label in enumerate(agent_view.points.labels):
                     sphere = self._server.scene.add_icosphere(
-                        f"{root}/point_{i}", radius=0.03 * world.size, color=(70, 110, 200)
+                        f"{root}/point_{i}", radius=0.03 * agent_view.size, color=(70, 110, 200)
                     )
                     new.spheres.append((sphere, label))
-            if world.start is not None:
-                self.set_state(world.start, slot)
+            if agent_view.start is not None:
+                self.set_state(agent_view.start, slot)
             self._place_floor()
-            return world.note
+            return agent_view.note
 
     def _add_model(self, slot: _Slot, display: Any) -> None:
         from mjviser import ViserMujocoScene  # 2 s to import: only where there is a model
@@ -498,17 +500,19 @@ class SceneView:
         slot.model = model
 
     def set_state(self, x: Array, slot: int = 0) -> None:
-        """Put the world of a slot where the state x (nx,) has it; nothing without a world."""
+        """Put the agent of a slot where the state x (nx,) has it; nothing without an agent."""
         with self._lock:
             held = self._slots.get(slot)
-            if held is None or held.world is None:
+            if held is None or held.agent_view is None:
                 return
             if held.model is not None:
-                held.world.display.set_state(held.data, x)
+                held.agent_view.display.set_state(held.data, x)
                 held.model.update_from_mjdata(held.data)
-            elif held.world.points is not None:
+            elif held.agent_view.points is not None:
                 with self._server.atomic():
-                    for (sphere, _), at in zip(held.spheres, held.world.points.of(x), strict=True):
+                    for (sphere, _), at in zip(
+                        held.spheres, held.agent_view.points.of(x), strict=True
+                    ):
                         sphere.position = at
 
     def show_paths(
@@ -578,8 +582,8 @@ class SceneView:
         """Draw targets as small green spheres and obstacles as translucent red ones."""
 
         def draw(root: str) -> list[Any]:
-            world = self._slots[slot].world
-            small = 0.015 * (1.0 if world is None else world.size)
+            agent_view = self._slots[slot].agent_view
+            small = 0.015 * (1.0 if agent_view is None else agent_view.size)
             return [
                 self._server.scene.add_icosphere(
                     f"{root}/{name}/{i}",
@@ -595,11 +599,13 @@ class SceneView:
         self._extra(slot, name, tuple(balls), draw)
 
     def show_label(self, text: str, slot: int = 0, *, name: str = "label") -> None:
-        """Write a text above the world of a slot; an empty one removes it."""
+        """Write a text above the agent of a slot; an empty one removes it."""
 
         def draw(root: str) -> list[Any]:
-            world = self._slots[slot].world
-            middle, size = (np.zeros(3), 1.0) if world is None else (world.middle, world.size)
+            agent_view = self._slots[slot].agent_view
+            middle, size = (
+                (np.zeros(3), 1.0) if agent_view is None else (agent_view.middle, agent_view.size)
+            )
             above = tuple(map(float, middle + np.array([0.0, 0.0, 0.6 * size])))
             return [self._server.scene.add_label(f"{root}/{name}", text, position=above)]
 
@@ -632,9 +638,9 @@ class SceneView:
         """Point the cameras of all browsers, and of those that come, at a slot, or at all."""
         with self._lock:
             chosen = [
-                (np.array(held.offset) + held.world.middle, held.world.size)
+                (np.array(held.offset) + held.agent_view.middle, held.agent_view.size)
                 for key, held in self._slots.items()
-                if held.world is not None and slot in (None, key)
+                if held.agent_view is not None and slot in (None, key)
             ]
         if not chosen:
             return
@@ -657,8 +663,8 @@ class SceneView:
                     held.frame.remove()  # and all that is under it
 
     def _place_floor(self) -> None:
-        """A grid for worlds that have no model, and so no floor of their own."""
-        wanted = any(s.world is not None and s.model is None for s in self._slots.values())
+        """A grid for agents that have no model, and so no floor of their own."""
+        wanted = any(s.agent_view is not None and s.model is None for s in self._slots.values())
         if wanted and self._floor is None:
             self._floor = self._server.scene.add_grid(
                 "/floor", width=6.0, height=6.0, cell_size=0.5

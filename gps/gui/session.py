@@ -88,7 +88,7 @@ class Session:
         self._connection: Connection | None = None
         self._last: Status | None = None
         self._stored: tuple[Any, dict[str, str]] | None = None  # settings of a run at rest
-        self._worlds: dict[int, scene.World] = {}
+        self._agent_views: dict[int, scene.AgentView] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self._judge()
         self.select()
@@ -347,14 +347,14 @@ class Session:
             )
         return list(dict.fromkeys(map(int, words)))
 
-    def world(self, m: int) -> scene.World:
+    def agent_view(self, m: int) -> scene.AgentView:
         """What there is to see of a condition."""
-        if m not in self._worlds:
+        if m not in self._agent_views:
             try:
-                self._worlds[m] = scene.world_of(self.run.agent, m)
+                self._agent_views[m] = scene.agent_view_of(self.run.agent, m)
             except GPSError as error:
-                self._worlds[m] = scene.World(note=str(error))
-        return self._worlds[m]
+                self._agent_views[m] = scene.AgentView(note=str(error))
+        return self._agent_views[m]
 
     def replay(self, m: int) -> Replay | None:
         """The selected rollout of a condition; None where there is none. SimulationError."""
@@ -394,7 +394,7 @@ class Session:
 
     def sample_paths(self, m: int) -> Array | None:
         """Paths (k, T, 3) of the end points of all samples, in m."""
-        points, s = self.world(m).points, self.selection
+        points, s = self.agent_view(m).points, self.selection
         rollouts = self.run.rollouts(s.iteration, m) if s.iteration and points else None
         return (
             None if rollouts is None or points is None else scene.sample_paths(points, rollouts.X)
@@ -402,7 +402,7 @@ class Session:
 
     def policy_paths(self, m: int) -> Array | None:
         """Paths (k, T, 3) of the policy's noise-free rollout after the iteration, in m."""
-        points, s = self.world(m).points, self.selection
+        points, s = self.agent_view(m).points, self.selection
         if not s.iteration or points is None:
             return None
         try:
@@ -413,7 +413,7 @@ class Session:
 
     def plan(self, m: int) -> tuple[Array, scene.Ellipsoids] | None:
         """The improved controller's mean path (k, T, 3), and ellipsoids of two deviations."""
-        points, s = self.world(m).points, self.selection
+        points, s = self.agent_view(m).points, self.selection
         marginals = getattr(self.run.dual(s.iteration, m), "marginals", None)
         if not s.iteration or points is None or marginals is None:
             return None
@@ -430,7 +430,7 @@ class Session:
             layout = self.run.layout
             return (
                 *scene.targets_of(held, layout),
-                *scene.joint_targets_of(held, self.world(m), layout),
+                *scene.joint_targets_of(held, self.agent_view(m), layout),
             )
         except GPSError:
             return ()

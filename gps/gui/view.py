@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds before the experiment and its model are loaded
 POLL = 0.25  # seconds between looks at the run
-_STEP = 0.05  # seconds of a time step, until the world says how long it takes
+_STEP = 0.05  # seconds of a time step, until the agent says how long it takes
 FRAME = 1 / 30  # seconds between pictures of a replay
 PAGES = ("progress", *plots.TOPICS, "images", "log")
 SPEEDS = ("0.1", "0.25", "0.5", "1", "2", "4")
@@ -521,13 +521,13 @@ class View:
             return
         session = self.session
         shown = session.shown()
-        size = max((session.world(m).size for m in shown), default=1.0)
+        size = max((session.agent_view(m).size for m in shown), default=1.0)
         old = self._shown.get("slots", 0)
         for slot in range(len(shown), old):
             self.scene.clear(slot)
         self._shown["slots"] = len(shown)
         for slot, m in enumerate(shown):
-            self.scene.show_world(session.world(m), slot, offset=1.5 * size * slot)
+            self.scene.show_agent(session.agent_view(m), slot, offset=1.5 * size * slot)
             self.scene.show_label(f"condition {m}" if len(shown) > 1 else "", slot)
             self._paths("samples", session.sample_paths, m, slot, (130, 130, 130), 1.0)
             self._paths("policy", session.policy_paths, m, slot, (30, 140, 70), 3.0)
@@ -755,7 +755,7 @@ class View:
             return
         found = self.session.pictures()
         gui = self.server.gui
-        text = "" if found else "this run stores no pictures: its world has no cameras"
+        text = "" if found else "this run stores no pictures: its agent has no cameras"
         self._set(
             self._no_pictures, content=f'<div style="padding:4px 8px;font-size:12px">{text}</div>'
         )

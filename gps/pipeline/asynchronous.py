@@ -46,7 +46,7 @@ from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import config_io, progress, stages
 from gps.pipeline.control import Control
-from gps.pipeline.experiment import AsynchronousAlgorithm, Experiment, WorldConfig
+from gps.pipeline.experiment import AgentConfig, AsynchronousAlgorithm, Experiment
 from gps.pipeline.runner import (
     IterationReport,
     initial_state,
@@ -326,17 +326,19 @@ class Sampled(Record):
 
 
 def sample(
-    world: WorldConfig,
+    agent_config: AgentConfig,
     source: Any,
     condition: int,
     samples: int,
     seed: int,
     iteration: int,
-    redraws: int,
+    max_resamples: int,
 ) -> Sampled:
     """`gps.pipeline.stages.rollout`, timed."""
     begin = time.perf_counter()
-    rollouts = stages.rollout(world, source, condition, samples, seed, iteration, redraws)
+    rollouts = stages.rollout(
+        agent_config, source, condition, samples, seed, iteration, max_resamples
+    )
     return Sampled(rollouts, time.perf_counter() - begin)
 
 
@@ -451,7 +453,7 @@ class _Driver:
                 for m in range(M)
             ]
         if not self._over():
-            ex.prepare(partial(warm_up, experiment.world))
+            ex.prepare(partial(warm_up, experiment.agent))
         self.round_began = clock()
         self.began = clock() - known.seconds
         self.ended_at = [clock()] * M
@@ -554,13 +556,13 @@ class _Driver:
     def _start_chain(self, m: int) -> None:
         """Roll out the condition's newest controller."""
         e, now = self.experiment, self.clock()
-        address = (self.seed, self.counts[m], e.redraws)
+        address = (self.seed, self.counts[m], e.max_resamples)
         # an algorithm of the user's may say nothing of pictures
         (source,) = getattr(self.algorithm, "unseen", tuple)((self.conditions[m],))
         sampled = self.ex.call(
             "rollout",
             sample,
-            *(e.world, source, m, e.samples, *address),
+            *(e.agent, source, m, e.samples, *address),
             condition=m,
         )
         self.batches += 1
@@ -727,7 +729,7 @@ class _Driver:
         try:
             # without a condition: a worker that samples is not held up
             scores = tuple(
-                self.ex.call("score", stages.score, e.world, e.cost, e.measure, source, i % self.M)
+                self.ex.call("score", stages.score, e.agent, e.cost, e.measure, source, i % self.M)
                 for i, source in enumerate(sources)
             )
         except Exception as error:  # of an executor that runs it at once

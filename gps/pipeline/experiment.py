@@ -1,7 +1,7 @@
-"""What an experiment consists of: a world, a cost, a measure of success and an algorithm.
+"""What an experiment consists of: an agent, a cost, a measure of success and an algorithm.
 
 A hyperparams file is plain Python that ends in `experiment = Experiment(...)`. Building one makes
-no folder, reads no clock and loads no model; `validate` builds the world once and refuses whatever
+no folder, reads no clock and loads no model; `validate` builds the agent once and refuses whatever
 does not fit together, before the first rollout.
 """
 
@@ -21,7 +21,7 @@ from gps.types import Array, Layout, LinearGaussianController
 
 
 @runtime_checkable
-class WorldConfig(Hashable, Protocol):
+class AgentConfig(Hashable, Protocol):
     """Configuration of an agent: frozen, hashable, and able to build it."""
 
     def build(self) -> Agent:
@@ -120,7 +120,7 @@ class Experiment:
     """Name of the experiment; the loader fills in the file's name when it is empty."""
     description: str = ""
     """One line for `gps list`."""
-    world: WorldConfig
+    agent: AgentConfig
     """Configuration of the agent."""
     cost: Cost
     """The cost that is minimised, the same for every condition."""
@@ -136,11 +136,11 @@ class Experiment:
     """Iterations of a whole run."""
     seed: int = 0
     """Seed of every random stream of a run."""
-    redraws: int = 3
+    max_resamples: int = 3
     """How often a sample whose simulation fails is drawn again before the run stops."""
 
     def __post_init__(self) -> None:
-        for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("redraws", 0)):
+        for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("max_resamples", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ConfigError(
@@ -149,7 +149,7 @@ class Experiment:
             if value >= 2**63:  # the store keeps it in 64 bits
                 raise ConfigError(f"Experiment.{name} must be below 2^63, got {value}")
         needed: list[tuple[str, type]] = [
-            ("world", WorldConfig),
+            ("agent", AgentConfig),
             ("cost", Cost),
             ("initial", InitialControllerConfig),
             ("algorithm", AlgorithmConfig),
@@ -172,7 +172,7 @@ class Experiment:
 
         Raises ConfigError.
         """
-        agent = self.world.build()
+        agent = self.agent.build()
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)

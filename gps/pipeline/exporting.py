@@ -34,7 +34,7 @@ def export_policy(
     run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
     the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
     `force`. iteration: `best` (see `gps.pipeline.progress`), `last` or a number. clip: the program
-    clips its mean action to the limits of the world, which are among the facts in any case.
+    clips its mean action to the limits of the agent, which are among the facts in any case.
     float32: an .onnx file takes float32 observations (a .pt2 file takes both in any case). Returns
     the path; `gps.policies.export` and `gps.policies.onnx` say what is in the file. Raises
     StoreError where something cannot be read or written, ConfigError for another suffix or
@@ -47,7 +47,7 @@ def export_policy(
         raise ConfigError(f"{path}: only an .onnx file is made for float32; a .pt2 file takes both")
     policy, facts = _stored(run, iteration)
     if clip and facts.limits is None:
-        raise ConfigError(f"{run}: the world has no limits on its actions to clip to")
+        raise ConfigError(f"{run}: the agent has no limits on its actions to clip to")
     facts = replace(facts, clipped=clip, single_obs=float32)
     if not policy.trained:
         raise ConfigError(
@@ -96,7 +96,7 @@ def _stored(
         iteration=n,
         seed=state.seed,
         image_shape=shape,
-        cameras=() if shape is None else tuple(getattr(experiment.world, "cameras", ())),
+        cameras=() if shape is None else tuple(getattr(experiment.agent, "cameras", ())),
         memory0=memory_of(state.policy.policy),
         limits=_limits(agent),
     )
@@ -104,7 +104,7 @@ def _stored(
 
 
 def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Lowest and highest actions that the world takes; None where it has or tells no limit."""
+    """Lowest and highest actions that the agent takes; None where it has or tells no limit."""
     bounds = control_range_of(agent)
     if bounds is None:
         return None

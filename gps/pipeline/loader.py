@@ -91,7 +91,7 @@ def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Pat
         #     gps run {target} --help        all options, their meaning and their values
         #
         # Every value can be changed for one run without editing: --algorithm.some.option VALUE.
-        # Costs, worlds and networks of your own may be defined in this file, at its top level.
+        # Costs, agents and networks of your own may be defined in this file, at its top level.
         """
     )
     needed = {target.parent / place: data for place, data in modules_beside(source).items()}

@@ -274,7 +274,7 @@ def _loop(
     rows: list[progress.Row] = [] if folder is None else [*folder.results()]
     if not run.over(state.iteration, experiment.iterations, rows):
         control.prepare(experiment, state.iteration)
-        ex.prepare(partial(warm_up, experiment.world))
+        ex.prepare(partial(warm_up, experiment.agent))
     ex.seconds()
     live: tuple[Any, ...] | None = None
     before: GPSState | None = (
@@ -414,8 +414,8 @@ def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -
         ex.call(
             "rollout",
             stages.rollout,
-            *(experiment.world, sources[m], m, experiment.samples),
-            *(state.seed, state.iteration, experiment.redraws),
+            *(experiment.agent, sources[m], m, experiment.samples),
+            *(state.seed, state.iteration, experiment.max_resamples),
             condition=m,
         )
         for m in M
@@ -426,7 +426,7 @@ def _score(experiment: Experiment, ex: Executor, source: Any, m: int) -> Any:
     return ex.call(
         "score",
         stages.score,
-        *(experiment.world, experiment.cost, experiment.measure, source, m),
+        *(experiment.agent, experiment.cost, experiment.measure, source, m),
         condition=m,
     )
 

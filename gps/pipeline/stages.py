@@ -1,4 +1,4 @@
-"""The stages that touch a world: rollouts for learning, and rollouts for evaluation."""
+"""The stages that touch an agent: rollouts for learning, and rollouts for evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
-from gps.pipeline.experiment import WorldConfig
+from gps.pipeline.experiment import AgentConfig
 from gps.protocols import Agent, Policy, WithoutImages, acting, image_shape_of, needs_images
 from gps.rng import stream
 from gps.types import Array, Record, Rollouts, freeze
@@ -25,18 +25,18 @@ class _Agents(threading.local):
     """Agents by configuration; each thread has its own, as agents write into their own arrays."""
 
     def __init__(self) -> None:
-        self.of = lru_cache(maxsize=4)(lambda world: world.build())
+        self.of = lru_cache(maxsize=4)(lambda config: config.build())
 
 
 _agents = _Agents()
 
 
-def agent_of(world: WorldConfig) -> Agent:
+def agent_of(config: AgentConfig) -> Agent:
     """The agent of a configuration; built once in every thread, since models load slowly.
 
     Agents keep no state between rollouts, so using one again changes no result.
     """
-    agent: Agent = _agents.of(world)
+    agent: Agent = _agents.of(config)
     return agent
 
 
@@ -48,26 +48,26 @@ def _unseen(agent: Agent, policy: Policy) -> Policy:
 
 
 def rollout(
-    world: WorldConfig,
+    config: AgentConfig,
     source: Any,
     condition: int,
     samples: int,
     seed: int,
     iteration: int,
-    redraws: int,
+    max_resamples: int,
 ) -> Rollouts:
     """`samples` rollouts of one training condition; `source.actor` acts.
 
-    A sample whose simulation fails is drawn again with fresh noise, `redraws` times; then the
+    A sample whose simulation fails is drawn again with fresh noise, `max_resamples` times; then the
     SimulationError of the last try is raised. Pictures are drawn where a policy that sees acts, or
     is trained from these rollouts.
     """
-    agent = agent_of(world)
+    agent = agent_of(config)
     actor = acting(source.actor)
     if not getattr(source, "wants_images", True):
         actor = _unseen(agent, actor)
     attempts = [0] * samples
-    for attempt in range(redraws + 1):
+    for attempt in range(max_resamples + 1):
         noise = np.empty((samples, agent.T, agent.nu))
         start = np.empty((samples, agent.n_start))
         for n in range(samples):
@@ -77,7 +77,7 @@ def rollout(
         try:
             return agent.rollout(actor, condition, noise, start)
         except SimulationError as error:
-            if attempt == redraws:
+            if attempt == max_resamples:
                 raise
             log.warning("%s; drawing these samples again", error)
             for failure in error.failures:
@@ -101,7 +101,7 @@ class Evaluation(Record):
 
 
 def evaluate_condition(
-    world: WorldConfig,
+    config: AgentConfig,
     cost: Cost,
     measure: EndpointMeasure | None,
     policy: Policy,
@@ -117,7 +117,7 @@ def evaluate_condition(
     at the condition itself. The rollouts have pictures only where the policy sees them. Raises
     SimulationError.
     """
-    agent = agent_of(world)
+    agent = agent_of(config)
     kind = "test" if test else "train"
     zeta = np.zeros((samples, agent.T, agent.nu))
     start = np.zeros((samples, agent.n_start))
@@ -148,11 +148,11 @@ class Score:
 
 
 def score(
-    world: WorldConfig, cost: Cost, measure: EndpointMeasure | None, source: Any, condition: int
+    config: AgentConfig, cost: Cost, measure: EndpointMeasure | None, source: Any, condition: int
 ) -> Score:
     """How `source.actor` does from one training condition; infinite cost if it cannot finish."""
     try:
-        e = evaluate_condition(world, cost, measure, source.actor, condition, 1, 0)
+        e = evaluate_condition(config, cost, measure, source.actor, condition, 1, 0)
     except SimulationError as error:
         log.warning("evaluation: %s", error)
         return Score(float("inf"), float("inf"), 0.0)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gps.pipeline.experiment import WorldConfig
+from gps.pipeline.experiment import AgentConfig
 from gps.pipeline.stages import agent_of
 
 
-def warm_up(world: WorldConfig | None = None) -> None:
+def warm_up(config: AgentConfig | None = None) -> None:
     """Two serial iterations of MDGPS and of PILQR on a tiny point mass; about a second once kernels
     are cached.
 
-    world: also build its agent, as every worker needs it, and let it compile what it has.
+    agent: also build its agent, as every worker needs it, and let it compile what it has.
     """
-    if world is not None:
-        agent = agent_of(world)
+    if config is not None:
+        agent = agent_of(config)
         if hasattr(agent, "warm_up"):
             agent.warm_up()
     from gps.agents.point_mass import PointMassConfig
@@ -30,7 +30,7 @@ def warm_up(world: WorldConfig | None = None) -> None:
     position = StateCost(entry="position", target=(0.0, 0.0), weights=1.0, l2=1.0)
     tiny = Experiment(
         name="warm_up",
-        world=PointMassConfig(T=5, starts=((1.0, 1.0),)),
+        agent=PointMassConfig(T=5, starts=((1.0, 1.0),)),
         cost=SumCost(
             terms=(
                 WeightedCost(weight=1.0, cost=ActionCost(weights=0.01)),

@@ -1,4 +1,4 @@
-"""What every world has to do; a new world joins WORLDS and is tested."""
+"""What every agent has to do; a new agent joins AGENTS and is tested."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ MUJOCO = {
 }
 UNPLANNED = ("free_and_ball", "mocap_sensors_noise")
 
-WORLDS = {
+AGENTS = {
     "point_mass": PointMassConfig(
         T=30, test_starts=((0.5, 0.2),), start_position_std=0.1, start_velocity_std=0.1
     ),
@@ -144,7 +144,7 @@ WORLDS = {
         pendulum(), T=20, sites=("tip",), state=("joint_pos", "end_points", "joint_vel")
     ),
     "real_time": RealTimeConfig(
-        world=PointMassConfig(
+        agent=PointMassConfig(
             T=30, test_starts=((0.5, 0.2),), start_position_std=0.1, start_velocity_std=0.1
         ),
         speed=1e6,
@@ -154,9 +154,9 @@ WORLDS = {
 
 
 def limited(config, limit):
-    """The world with another bound on its state."""
+    """The agent with another bound on its state."""
     if isinstance(config, RealTimeConfig):
-        return replace(config, world=replace(config.world, limit=limit))
+        return replace(config, agent=replace(config.agent, limit=limit))
     return replace(config, limit=limit)
 
 
@@ -187,14 +187,14 @@ class Break(NoisyDamping):
         return u
 
 
-@pytest.fixture(params=WORLDS, scope="module")
+@pytest.fixture(params=AGENTS, scope="module")
 def agent(request):
-    return WORLDS[request.param].build()
+    return AGENTS[request.param].build()
 
 
-@pytest.fixture(params=[w for w in WORLDS if w not in UNPLANNED], scope="module")
+@pytest.fixture(params=[w for w in AGENTS if w not in UNPLANNED], scope="module")
 def known(request):
-    return WORLDS[request.param].build()
+    return AGENTS[request.param].build()
 
 
 def draw(agent: Agent, N: int = 4, seed: int = 0):
@@ -362,7 +362,7 @@ def test_conditions_differ(agent):
     for a in range(len(X)):
         for b in range(a):
             differ = not np.allclose(X[a], X[b]) or not np.allclose(obs[a], obs[b])
-            assert differ or agent.config is WORLDS["arm_joints_only"]
+            assert differ or agent.config is AGENTS["arm_joints_only"]
 
 
 def test_every_failed_sample_is_named(agent):
@@ -469,14 +469,14 @@ def test_the_known_model_knows_the_conditions(known):
 
 
 @pytest.mark.parametrize("name", UNPLANNED)
-def test_worlds_that_no_model_describes_say_so(name):
+def test_agents_that_no_model_describes_say_so(name):
     with pytest.raises(ConfigError, match=r"quaternion|states of their own"):
-        WORLDS[name].build().known_model(0, models)
+        AGENTS[name].build().known_model(0, models)
 
 
 @pytest.mark.parametrize("name", ["arm_reach", "peg_insertion", "pendulum", "acrobot"])
 def test_whole_states_are_those_of_a_rollout(name):
-    agent = WORLDS[name].build()
+    agent = AGENTS[name].build()
     last = agent.n_conditions - 1
     r = agent.rollout(NoisyDamping(), last, *draw(agent, N=2))
     agent.rollout(NoisyDamping(), 0, *draw(agent, N=1))  # another condition in between
@@ -495,10 +495,10 @@ def test_whole_states_are_those_of_a_rollout(name):
     "name", ["point_mass_limited", "arm_reach", "peg_insertion", "cartpole", "acrobot", "pendulum"]
 )
 def test_recorded_actions_are_clipped(name):
-    agent = WORLDS[name].build()
+    agent = AGENTS[name].build()
     noise, _ = draw(agent)
     high = np.full(2, 1.0) if name == "point_mass_limited" else agent.control_range[1]
-    bang = replace(WORLDS[name], limit=1e6).build()
+    bang = replace(AGENTS[name], limit=1e6).build()
     r = bang.rollout(NoisyDamping(1e3), 0, noise)
     assert (np.abs(r.U) <= high).all()
     assert (np.abs(r.U).max(axis=(0, 1)) == high).all()

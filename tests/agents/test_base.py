@@ -1,4 +1,4 @@
-"""Smoothed noise and the analytic world against independent answers."""
+"""Smoothed noise and the analytic agent against independent answers."""
 
 from __future__ import annotations
 

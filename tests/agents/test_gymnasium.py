@@ -1,4 +1,4 @@
-"""Worlds as gymnasium environments: the states and costs of rollouts, step by step."""
+"""Agents as gymnasium environments: the states and costs of rollouts, step by step."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ EXPERIMENTS = {name: gps.load(name) for name in ("point_mass", "arm_reach", "peg
 EXPERIMENTS["cartpole"] = gps.load("cartpole_swingup")
 for _name, _spread in (("arm_reach", 0.05), ("cartpole", 0.1)):
     _e = EXPERIMENTS[_name]
-    EXPERIMENTS[_name] = replace(_e, world=replace(_e.world, start_qpos_std=_spread))
+    EXPERIMENTS[_name] = replace(_e, agent=replace(_e.agent, start_qpos_std=_spread))
 EXPERIMENTS["point_mass"] = replace(
     EXPERIMENTS["point_mass"],
-    world=replace(
-        EXPERIMENTS["point_mass"].world, start_position_std=0.1, test_starts=((0.5, 0.2),)
+    agent=replace(
+        EXPERIMENTS["point_mass"].agent, start_position_std=0.1, test_starts=((0.5, 0.2),)
     ),
 )
 
@@ -48,7 +48,7 @@ def actions(agent, scale=1.0):
 def environment(name, **kwargs):
     pytest.importorskip("gymnasium")
     e = EXPERIMENTS[name]
-    return as_gymnasium(e.world, e.cost, measure=e.measure, **kwargs)
+    return as_gymnasium(e.agent, e.cost, measure=e.measure, **kwargs)
 
 
 def play(env, U):
@@ -68,7 +68,7 @@ def play(env, U):
 @pytest.mark.parametrize("test", [False, True])
 def test_an_episode_is_the_rollout_of_the_same_actions(name, test):
     env, e = environment(name), EXPERIMENTS[name]
-    agent = e.world.build()
+    agent = e.agent.build()
     m = (agent.n_test_conditions if test else agent.n_conditions) - 1
     U = actions(agent, 3.0)
     start_noise = stream(2, "start").normal(size=agent.n_start)
@@ -94,12 +94,12 @@ def test_an_episode_is_the_rollout_of_the_same_actions(name, test):
 
 
 def test_the_state_after_the_last_action_is_the_longer_rollouts():
-    env, world = environment("cartpole"), EXPERIMENTS["cartpole"].world
-    T = world.T
+    env, config = environment("cartpole"), EXPERIMENTS["cartpole"].agent
+    T = config.T
     U = actions(env.agent)
     env.reset(options={"condition": 1, "start_noise": np.zeros(4)})
     states, *_ = play(env, U)
-    longer = replace(world, T=T + 1).build()
+    longer = replace(config, T=T + 1).build()
     r = longer.rollout(Replay(np.vstack((U, U[:1]))), 1, np.zeros((1, T + 1, 1)))
     np.testing.assert_allclose(states[-1], r.X[0, T], atol=1e-9)
     assert not np.allclose(states[-1], states[-2])
@@ -131,7 +131,7 @@ def test_gymnasium_accepts_it(name, dtype):
 def test_rollouts_of_the_agent_leave_an_episode_alone(name):
     pytest.importorskip("gymnasium")
     e = EXPERIMENTS[name]
-    agent = e.world.build()
+    agent = e.agent.build()
     U, zero = actions(agent), np.zeros((1, agent.T, agent.nu))
     one, two = as_gymnasium(agent, e.cost, 0), as_gymnasium(agent, e.cost, 1)
     expected = agent.rollout(Replay(U), 0, zero).X[0]
@@ -227,11 +227,11 @@ def test_actions_beyond_the_range_are_clipped_and_charged_as_applied():
     assert free.step(np.array([5.0, -0.5]))[1] == pytest.approx(-0.5 * (25.0 + 0.25))
 
 
-def as_env(cost=None, *, condition=None, world=None, **kwargs):
+def as_env(cost=None, *, condition=None, agent=None, **kwargs):
     pytest.importorskip("gymnasium")
     own = {k: kwargs.pop(k) for k in ("force_limit", "limit", "test_starts") if k in kwargs}
     cost = StateCost(entry="position", target=0.0, l2=1.0) if cost is None else cost
-    return as_gymnasium(world or PointMassConfig(T=8, **own), cost, condition, **kwargs)
+    return as_gymnasium(agent or PointMassConfig(T=8, **own), cost, condition, **kwargs)
 
 
 def test_a_failed_simulation_ends_the_episode_with_its_reason():
@@ -254,7 +254,7 @@ def test_a_failed_simulation_ends_the_episode_with_its_reason():
 
 def test_a_failure_in_mujoco_is_told_and_does_not_stay():
     pytest.importorskip("gymnasium")
-    tight = replace(EXPERIMENTS["cartpole"].world, limit=2.0)
+    tight = replace(EXPERIMENTS["cartpole"].agent, limit=2.0)
     env = as_gymnasium(tight, EXPERIMENTS["cartpole"].cost, 0)
     U = np.full((tight.T, 1), 8.0)
     for _ in range(2):
@@ -281,7 +281,7 @@ def test_wrong_arguments_are_named():
         with pytest.raises(ConfigError, match=match):
             as_env(**kwargs)
     with pytest.raises(ConfigError, match=r"cost must be one of gps\.costs or alike, got None"):
-        as_gymnasium(gps.load("point_mass").world, None)
+        as_gymnasium(gps.load("point_mass").agent, None)
     with pytest.raises(ShapeError, match="condition 9 does not exist"):
         as_env(condition=9)
     env = as_env()
@@ -318,8 +318,8 @@ def test_steps_that_are_not_there_yet_break_no_cost():
 
 
 def test_a_start_that_has_failed_is_told_by_reset():
-    world = PointMassConfig(T=8, limit=2.0, start_position_std=1.0)
-    env = as_env(world=world, condition=0)
+    config = PointMassConfig(T=8, limit=2.0, start_position_std=1.0)
+    env = as_env(agent=config, condition=0)
     env.reset(options={"start_noise": np.zeros(4)})
     with pytest.raises(SimulationError, match="left"):
         env.reset(options={"start_noise": np.full(4, 3.0)})
@@ -358,16 +358,16 @@ def test_a_cost_that_is_not_finite_is_no_reward():
         env.step(np.zeros(2))
 
 
-def test_a_world_without_simulation_is_refused():
+def test_an_agent_without_simulation_is_refused():
     class Whole:
         """Offers whole rollouts only."""
 
     with pytest.raises(ConfigError, match=r"Whole runs whole rollouts only.*simulation\(\)"):
-        as_env(world=Whole())
+        as_env(agent=Whole())
 
 
-def test_a_slowed_world_steps_as_fast_as_the_one_inside():
-    env = as_env(world=RealTimeConfig(world=PointMassConfig(T=8)))
+def test_a_slowed_agent_steps_as_fast_as_the_one_inside():
+    env = as_env(agent=RealTimeConfig(agent=PointMassConfig(T=8)))
     env.reset(seed=0)
     assert play(env, np.zeros((8, 2)))[-1][1]
 

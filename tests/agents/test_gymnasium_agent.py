@@ -1,4 +1,4 @@
-"""Environments of Gymnasium as worlds: the shared suite of all worlds, and gymnasium as judge."""
+"""Environments of Gymnasium as agents: the shared suite of all agents, and gymnasium as judge."""
 
 import ast
 import inspect
@@ -58,7 +58,7 @@ STARTS = {
 JOINTS = ("joint_pos", "joint_vel")
 ALL = (*JOINTS, "obs", "reward", "terminated")
 PARTS = (("direction", 4), ("target", 2), ("speed", 2), ("offset", 2))
-WORLDS = {
+AGENTS = {
     "reacher": GymnasiumConfig(
         env="Reacher-v5", **STARTS, obs_entries=PARTS, state=(*JOINTS, "offset", "reward")
     ),
@@ -78,9 +78,9 @@ WORLDS = {
 }
 
 
-@pytest.fixture(params=WORLDS, scope="module")
+@pytest.fixture(params=AGENTS, scope="module")
 def agent(request):
-    return WORLDS[request.param].build()
+    return AGENTS[request.param].build()
 
 
 def plain(env_id):
@@ -102,10 +102,10 @@ def recorded(rollouts, name, sample=0):
     return rollouts.entry(name)[sample]
 
 
-@pytest.mark.parametrize("name", [n for n in WORLDS if n != "half_cheetah_disturbed"])
+@pytest.mark.parametrize("name", [n for n in AGENTS if n != "half_cheetah_disturbed"])
 @pytest.mark.parametrize("test", [False, True])
 def test_a_rollout_is_what_gymnasium_does_to_the_bit(name, test):
-    config = WORLDS[name]
+    config = AGENTS[name]
     agent = config.build()
     r = agent.rollout(NoisyDamping(), 1, draw(agent)[0], test=test)
     starts = config.test_conditions if test else config.conditions
@@ -166,7 +166,7 @@ def test_starts_by_joints_are_those_of_set_state(env_id, shift):
 
 
 def test_free_joints_are_rotation_vectors_from_the_nominal_pose():
-    config = replace(WORLDS["ant"], start_qpos_std=0.3)
+    config = replace(AGENTS["ant"], start_qpos_std=0.3)
     agent = config.build()
     env = plain("Ant-v5").unwrapped
     nominal = Rotation.from_quat(env.init_qpos[[4, 5, 6, 3]])
@@ -204,7 +204,7 @@ def test_ball_joints_and_turned_bodies_have_rotation_vectors_too():
 
 
 def test_disturbed_starts_are_added_to_the_drawn_ones():
-    agent = WORLDS["half_cheetah_disturbed"].build()
+    agent = AGENTS["half_cheetah_disturbed"].build()
     noise, start = draw(agent)
     r = agent.rollout(NoisyDamping(), 1, noise, start)
     shift = r.X[:, 0] - agent.start_state(1)
@@ -213,7 +213,7 @@ def test_disturbed_starts_are_added_to_the_drawn_ones():
 
 
 def test_a_termination_is_recorded_or_fails_the_sample():
-    config = replace(WORLDS["double_pendulum"], T=40)
+    config = replace(AGENTS["double_pendulum"], T=40)
     agent = config.build()
     noise, _ = draw(agent)
     ended = agent.rollout(NoisyDamping(2.0), 0, noise).entry("terminated")[..., 0]
@@ -243,7 +243,7 @@ def test_an_unstable_simulation_is_a_failure_and_leaves_nothing_behind():
 
 
 def test_actions_are_recorded_as_applied():
-    agent = WORLDS["pendulum"].build()
+    agent = AGENTS["pendulum"].build()
     r = agent.rollout(NoisyDamping(1e3), 0, draw(agent)[0])
     low, high = agent.control_range
     assert (low, high) == (-2.0, 2.0)
@@ -254,7 +254,7 @@ def test_actions_are_recorded_as_applied():
 
 
 def test_a_simulation_goes_on_while_rollouts_run():
-    agent = WORLDS["half_cheetah"].build()
+    agent = AGENTS["half_cheetah"].build()
     noise, _ = draw(agent, N=1)
     r = agent.rollout(NoisyDamping(), 1, noise)
     one, two = agent.simulation(), agent.simulation()
@@ -292,10 +292,10 @@ def test_options_of_reset_choose_where_to_start():
 
 
 def test_the_way_back_gives_the_same_environment():
-    world = replace(WORLDS["half_cheetah"], state=JOINTS)
-    env, own = as_gymnasium(world, ActionCost(weights=0.2)), plain("HalfCheetah-v5")
+    agent_config = replace(AGENTS["half_cheetah"], state=JOINTS)
+    env, own = as_gymnasium(agent_config, ActionCost(weights=0.2)), plain("HalfCheetah-v5")
     obs, _ = env.reset(seed=0, options={"condition": 1})
-    expected, _ = own.reset(seed=world.conditions[1].seed)
+    expected, _ = own.reset(seed=agent_config.conditions[1].seed)
     np.testing.assert_array_equal(obs, expected)
     u = np.linspace(-1, 1, 6).astype(np.float32)
     obs, reward, *_ = env.step(u.astype(np.float64))
@@ -453,33 +453,33 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
         (lambda: GymnasiumConfig(env="Recher-v5"), "cannot make 'Recher-v5'.*exist"),
         (lambda: GymnasiumConfig(env="nowhere:Reacher-v5"), "nowhere"),
         (lambda: GymnasiumConfig(env=""), r"\.env must be a name"),
-        (lambda: replace(WORLDS["reacher"], T=1), r"\.T must be at least 2"),
-        (lambda: replace(WORLDS["reacher"], dt=0.0), r"\.dt must be above 0"),
-        (lambda: replace(WORLDS["reacher"], make=(("render_mode", "human"),)), "render_mode"),
-        (lambda: replace(WORLDS["reacher"], make="x"), r"\.make must be \(name, value\)"),
-        (lambda: replace(WORLDS["reacher"], state="joint_pos"), "a tuple"),
-        (lambda: replace(WORLDS["reacher"], state=("ofset",)), "did you mean 'offset'"),
-        (lambda: replace(WORLDS["reacher"], state=("obs",)), "unknown entry 'obs'"),
-        (lambda: replace(WORLDS["reacher"], state=("offset",) * 2), "without repeated"),
-        (lambda: replace(WORLDS["reacher"], obs=()), "one entry or more"),
-        (lambda: replace(WORLDS["swimmer"], obs_entries=(("a", 3),)), "3 values, .* observes 8"),
-        (lambda: replace(WORLDS["swimmer"], obs_entries=(("a", 0),)), r"\(name, length\)"),
-        (lambda: replace(WORLDS["swimmer"], obs_entries=(("reward", 8),)), "new names"),
-        (lambda: replace(WORLDS["swimmer"], conditions=()), "one or more"),
-        (lambda: replace(WORLDS["swimmer"], conditions=(3,)), "GymnasiumStart"),
-        (lambda: replace(WORLDS["swimmer"], start_qpos_std=-1.0), "0 or more"),
-        (lambda: replace(WORLDS["swimmer"], start_qvel_std=(0.1,)), "must have 5 values"),
-        (lambda: replace(WORLDS["swimmer"], termination="stop"), "known: failure, ignore"),
-        (lambda: replace(WORLDS["swimmer"], noise_sigma=-1.0), "noise_sigma"),
-        (lambda: replace(WORLDS["swimmer"], limit=0.0), "limit"),
-        (lambda: replace(WORLDS["pendulum"], state=JOINTS), "not a MuJoCo environment"),
-        (lambda: replace(WORLDS["pendulum"], start_qpos_std=0.1), "only be drawn by seed"),
+        (lambda: replace(AGENTS["reacher"], T=1), r"\.T must be at least 2"),
+        (lambda: replace(AGENTS["reacher"], dt=0.0), r"\.dt must be above 0"),
+        (lambda: replace(AGENTS["reacher"], make=(("render_mode", "human"),)), "render_mode"),
+        (lambda: replace(AGENTS["reacher"], make="x"), r"\.make must be \(name, value\)"),
+        (lambda: replace(AGENTS["reacher"], state="joint_pos"), "a tuple"),
+        (lambda: replace(AGENTS["reacher"], state=("ofset",)), "did you mean 'offset'"),
+        (lambda: replace(AGENTS["reacher"], state=("obs",)), "unknown entry 'obs'"),
+        (lambda: replace(AGENTS["reacher"], state=("offset",) * 2), "without repeated"),
+        (lambda: replace(AGENTS["reacher"], obs=()), "one entry or more"),
+        (lambda: replace(AGENTS["swimmer"], obs_entries=(("a", 3),)), "3 values, .* observes 8"),
+        (lambda: replace(AGENTS["swimmer"], obs_entries=(("a", 0),)), r"\(name, length\)"),
+        (lambda: replace(AGENTS["swimmer"], obs_entries=(("reward", 8),)), "new names"),
+        (lambda: replace(AGENTS["swimmer"], conditions=()), "one or more"),
+        (lambda: replace(AGENTS["swimmer"], conditions=(3,)), "GymnasiumStart"),
+        (lambda: replace(AGENTS["swimmer"], start_qpos_std=-1.0), "0 or more"),
+        (lambda: replace(AGENTS["swimmer"], start_qvel_std=(0.1,)), "must have 5 values"),
+        (lambda: replace(AGENTS["swimmer"], termination="stop"), "known: failure, ignore"),
+        (lambda: replace(AGENTS["swimmer"], noise_sigma=-1.0), "noise_sigma"),
+        (lambda: replace(AGENTS["swimmer"], limit=0.0), "limit"),
+        (lambda: replace(AGENTS["pendulum"], state=JOINTS), "not a MuJoCo environment"),
+        (lambda: replace(AGENTS["pendulum"], start_qpos_std=0.1), "only be drawn by seed"),
         (
-            lambda: replace(WORLDS["pendulum"], conditions=(GymnasiumStart(qpos=(0.0,)),)),
+            lambda: replace(AGENTS["pendulum"], conditions=(GymnasiumStart(qpos=(0.0,)),)),
             r"GymnasiumStart\.qpos must be None",
         ),
         (
-            lambda: replace(WORLDS["swimmer"], conditions=(GymnasiumStart(qvel=(0.0,)),)),
+            lambda: replace(AGENTS["swimmer"], conditions=(GymnasiumStart(qvel=(0.0,)),)),
             r"GymnasiumStart\.qvel must have 5 values",
         ),
         (
@@ -491,7 +491,7 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
         (lambda: GymnasiumStart(options=((1, 2),)), r"\.options must be"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_world_is_refused(make, match):
+def test_what_cannot_be_an_agent_is_refused(make, match):
     with pytest.raises(ConfigError, match=match):
         make().build()
 
@@ -513,7 +513,7 @@ def test_an_error_of_the_environment_keeps_its_traceback():
 
 
 def test_what_only_mujoco_environments_have_is_told():
-    agent = WORLDS["pendulum"].build()
+    agent = AGENTS["pendulum"].build()
     r = agent.rollout(NoisyDamping(), 0, draw(agent)[0])
     with pytest.raises(GPSError, match="no qpos"):
         agent.start_joints(0)
@@ -521,7 +521,7 @@ def test_what_only_mujoco_environments_have_is_told():
         agent.render(r)
     with pytest.raises(GPSError, match="cannot be drawn"):
         agent.check_render(width=64, height=48)
-    agent = WORLDS["swimmer"].build()
+    agent = AGENTS["swimmer"].build()
     r = agent.rollout(NoisyDamping(), 0, draw(agent)[0])
     with pytest.raises(ShapeError, match="sample 9"):
         agent.render(r, 9)
@@ -530,7 +530,7 @@ def test_what_only_mujoco_environments_have_is_told():
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ConfigError, match=r"pip install 'guided-policy-search\[gym\]'"):
-        WORLDS["reacher"].build()
+        AGENTS["reacher"].build()
 
 
 def test_what_the_environment_misses_is_named(monkeypatch):
@@ -538,7 +538,7 @@ def test_what_the_environment_misses_is_named(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "imageio", None)
     with pytest.raises(ConfigError, match=r"'imageio'.*gymnasium\[mujoco\]"):
-        WORLDS["reacher"].build()
+        AGENTS["reacher"].build()
 
 
 @pytest.mark.parametrize("config", [GymnasiumConfig, GymnasiumStart])
@@ -551,9 +551,9 @@ def test_every_field_is_described(config):
 
 
 def test_arguments_of_the_environment_reach_it():
-    config = replace(WORLDS["half_cheetah"], make={"frame_skip": 1, "ctrl_cost_weight": 7.0})
+    config = replace(AGENTS["half_cheetah"], make={"frame_skip": 1, "ctrl_cost_weight": 7.0})
     assert hash(config) == hash(replace(config))
-    agent, other = config.build(), WORLDS["half_cheetah"].build()
+    agent, other = config.build(), AGENTS["half_cheetah"].build()
     assert agent.dt == pytest.approx(other.dt / 5)
     noise, _ = draw(agent)
     a, b = (w.rollout(NoisyDamping(), 0, noise) for w in (agent, other))
@@ -567,7 +567,7 @@ def test_arguments_of_the_environment_reach_it():
 
 @pytest.mark.parametrize("name", ["reacher", "ant"])
 def test_pictures_show_the_joints(name):
-    agent = replace(WORLDS[name], T=4).build()
+    agent = replace(AGENTS[name], T=4).build()
     r = agent.rollout(NoisyDamping(), 1, draw(agent)[0])
     try:
         frames = agent.render(r, 2, width=64, height=48, every=3)
@@ -587,7 +587,7 @@ def test_drawn_joints_are_those_of_the_rollout(monkeypatch):
     shown = []
     module = sys.modules["gps.agents.gymnasium_agent"]
     monkeypatch.setattr(module, "render_states", lambda model, qpos, **_: shown.append(qpos))
-    agent = WORLDS["ant"].build()
+    agent = AGENTS["ant"].build()
     r = agent.rollout(NoisyDamping(), 1, draw(agent)[0])
     agent.render(r, 0)
     qpos = agent.start_joints(1)[0].copy()
@@ -596,16 +596,16 @@ def test_drawn_joints_are_those_of_the_rollout(monkeypatch):
     np.testing.assert_array_equal(shown[0][:, 7:], r.entry("joint_pos")[0, :, 6:])
 
 
-def mean_return(world, controllers):
+def mean_return(agent_config, controllers):
     """Return of each condition's controller without noise, over T-1 steps."""
-    judge = replace(world, obs=("reward",)).build()
+    judge = replace(agent_config, obs=("reward",)).build()
     none = np.zeros((1, judge.T, judge.nu))
     return np.array([judge.rollout(c, m, none).obs.sum() for m, c in enumerate(controllers)])
 
 
 def reacher(*extra):
     state = (*JOINTS, "offset", *extra)
-    return replace(WORLDS["reacher"], T=50, state=state, test_conditions=())
+    return replace(AGENTS["reacher"], T=50, state=state, test_conditions=())
 
 
 REACHERS_REWARD = SumCost(  # -|offset| - |u|^2
@@ -617,13 +617,13 @@ REACHERS_REWARD = SumCost(  # -|offset| - |u|^2
 
 
 @pytest.mark.parametrize(
-    ("world", "cost", "samples"),
+    ("agent_config", "cost", "samples"),
     [(reacher(), REACHERS_REWARD, 8), (reacher("reward"), FittedRewardCost(), 20)],
     ids=["known", "fitted"],
 )
-def test_a_few_iterations_raise_reachers_return(world, cost, samples):
+def test_a_few_iterations_raise_reachers_return(agent_config, cost, samples):
     experiment = gps.Experiment(
-        world=world,
+        agent=agent_config,
         cost=cost,
         initial=PDConfig(variance=0.1, position_gain=0.0),
         algorithm=TrajOptConfig(step=StepConfig(kl_max=1.0)),
@@ -631,8 +631,8 @@ def test_a_few_iterations_raise_reachers_return(world, cost, samples):
         iterations=5,
     )
     *_, last = gps.run(experiment)
-    idle = mean_return(world, [Silence()] * 2)
-    learned = mean_return(world, [c.controller for c in last.state.conditions])
+    idle = mean_return(agent_config, [Silence()] * 2)
+    learned = mean_return(agent_config, [c.controller for c in last.state.conditions])
     assert (idle < -5).all()
     assert learned.sum() > 0.6 * idle.sum()  # returns are below zero
 

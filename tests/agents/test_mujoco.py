@@ -1,4 +1,4 @@
-"""MuJoCo worlds: in step with the simulator, exact Jacobians, failures, the peg fits its hole."""
+"""MuJoCo agents: in step with the simulator, exact Jacobians, failures, the peg fits its hole."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def velocities(model, data, sites, q, v):
 
 
 @pytest.fixture(params=["peg", "arm", "slides"])
-def world(request, slides):
+def agent_config(request, slides):
     config = {"peg": PEG, "arm": replace(arm_reach(), T=20), "slides": slides}[request.param]
     return (*run(config, condition=len(config.conditions) - 1), config)
 
 
-def test_end_points_are_in_step_with_the_joints(world):
-    agent, r, config = world
+def test_end_points_are_in_step_with_the_joints(agent_config):
+    agent, r, config = agent_config
     model = agent.model_of(r.condition)
     data = mujoco.MjData(model)
     for i, t in itertools.product(range(r.N), range(r.T)):
@@ -108,8 +108,8 @@ def test_end_points_are_in_step_with_the_joints(world):
     assert moved > 1e-3  # one step of lag would be seen
 
 
-def test_jacobians_are_the_central_differences(world):
-    agent, r, config = world
+def test_jacobians_are_the_central_differences(agent_config):
+    agent, r, config = agent_config
     model = agent.model_of(r.condition)
     data = mujoco.MjData(model)
     pos, vel, h = r.layout.slice("joint_pos"), r.layout.slice("joint_vel"), 1e-6
@@ -136,9 +136,9 @@ def test_jacobians_need_the_joints_in_the_state():
     assert set(r.jacobians) == {"end_points"}
 
 
-def test_a_rollout_is_the_simulators_own(world):
+def test_a_rollout_is_the_simulators_own(agent_config):
     """One MjData, stepped by mj_step under the recorded controls, gives the same bytes."""
-    agent, r, config = world
+    agent, r, config = agent_config
     model = agent.model_of(r.condition)
     data = mujoco.MjData(model)
     for i in range(r.N):
@@ -444,8 +444,8 @@ def test_missing_opengl_is_said(monkeypatch):
 
 
 def test_warming_up_leaves_nothing_behind():
-    world = replace(arm_reach(), T=5)
-    agent, fresh = world.build(), world.build()
+    agent_config = replace(arm_reach(), T=5)
+    agent, fresh = agent_config.build(), agent_config.build()
     agent.warm_up()
     noise = np.ones((2, 5, agent.nu))
     controller = LinearGaussianController(

@@ -1,4 +1,4 @@
-"""A slowed world: its durations, and that nothing else about it changes."""
+"""A slowed agent: its durations, and that nothing else about it changes."""
 
 import time
 from dataclasses import replace
@@ -11,8 +11,8 @@ from gps.errors import ConfigError, SimulationError
 from gps.protocols import Agent
 from gps.rng import stream
 
-WORLD = PointMassConfig(T=20, dt=0.05, test_starts=((0.5, 0.2),), start_position_std=0.1)
-SLOW = RealTimeConfig(world=WORLD, speed=50.0)
+AGENT = PointMassConfig(T=20, dt=0.05, test_starts=((0.5, 0.2),), start_position_std=0.1)
+SLOW = RealTimeConfig(agent=AGENT, speed=50.0)
 
 
 class Push:
@@ -25,8 +25,8 @@ def draw(agent, N=5, seed=0):
     return noise, stream(seed, "start").standard_normal((N, agent.n_start))
 
 
-def test_the_bytes_are_those_of_the_world_inside():
-    slow, plain = replace(SLOW, speed=1e6).build(), WORLD.build()
+def test_the_bytes_are_those_of_the_agent_inside():
+    slow, plain = replace(SLOW, speed=1e6).build(), AGENT.build()
     assert isinstance(slow, Agent)
     noise, start = draw(plain)
     for m, test in ((2, False), (0, True)):
@@ -85,8 +85,8 @@ def test_failures_are_told_at_once():
     assert time.monotonic() - begin < 5
 
 
-def test_what_only_the_world_inside_has():
-    slow = RealTimeConfig(world=arm_reach()).build()
+def test_what_only_the_agent_inside_has():
+    slow = RealTimeConfig(agent=arm_reach()).build()
     assert slow.control_range[0].shape == (2,)
     with pytest.raises(AttributeError, match="nothing"):
         _ = slow.nothing
@@ -95,7 +95,7 @@ def test_what_only_the_world_inside_has():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"world": 3}, r"RealTimeConfig\.world"),
+        ({"agent": 3}, r"RealTimeConfig\.agent"),
         ({"factor_std": -1.0}, r"\.factor_std must be 0 or more"),
         ({"factor_std": float("nan")}, r"\.factor_std"),
         ({"speed": 0.0}, r"\.speed must be above 0"),

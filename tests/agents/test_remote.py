@@ -1,4 +1,4 @@
-"""A world behind a socket: the bytes of the world itself, and safety when a side is gone."""
+"""An agent behind a socket: the bytes of the agent itself, and safety when a side is gone."""
 
 import hmac
 import json
@@ -19,7 +19,7 @@ import pytest
 
 import gps
 from gps.agents import PointMassConfig, arm_reach
-from gps.agents.__main__ import main, world_of
+from gps.agents.__main__ import agent_config_of, main
 from gps.agents._protocol import MAGIC, VERSION, Channel, Message, decode, encode, proof
 from gps.agents.remote import RemoteConfig, RemoteError, RobotServer, serve
 from gps.errors import ConfigError, ShapeError, SimulationError
@@ -28,7 +28,7 @@ from gps.protocols import Agent
 from gps.rng import stream
 from gps.types import LinearGaussianController
 
-WORLD = PointMassConfig(
+AGENT = PointMassConfig(
     T=12, force_limit=2.0, test_starts=((0.5, 0.2),), start_position_std=0.1, noise_sigma=1.0
 )
 SECRET = "correct horse battery staple"
@@ -38,7 +38,7 @@ class Slow:
     """Point mass that takes its time in every step, and notes its safety stops."""
 
     def __init__(self, seconds=0.0, stopped=None):
-        self.agent, self.seconds, self.stops = WORLD.build(), seconds, []
+        self.agent, self.seconds, self.stops = AGENT.build(), seconds, []
         self.stopped, self.step = stopped, threading.Event()
 
     def __getattr__(self, name):
@@ -118,10 +118,10 @@ def neural(agent):
     )
 
 
-@pytest.mark.parametrize("world", [WORLD, replace(arm_reach(), T=8)], ids=["point", "arm"])
-def test_the_bytes_are_those_of_a_local_rollout(world):
-    local = world.build()
-    with served(world.build()) as server:
+@pytest.mark.parametrize("agent_config", [AGENT, replace(arm_reach(), T=8)], ids=["point", "arm"])
+def test_the_bytes_are_those_of_a_local_rollout(agent_config):
+    local = agent_config.build()
+    with served(agent_config.build()) as server:
         remote = client(server)
         assert isinstance(remote, Agent)
         noise, start = draw(local)
@@ -142,7 +142,7 @@ def test_the_bytes_are_those_of_a_local_rollout(world):
 
 
 def test_only_other_policies_are_asked_in_every_step():
-    with served(WORLD.build()) as server:
+    with served(AGENT.build()) as server:
         remote, asked = client(server), []
 
         class Counted(LinearGaussianController):
@@ -150,7 +150,7 @@ def test_only_other_policies_are_asked_in_every_step():
                 asked.append((t, x.shape, obs.shape))
                 return super().act(x, obs, t, noise)
 
-        own = controller(WORLD.build())
+        own = controller(AGENT.build())
         a = remote.rollout(own, 0, draw(remote)[0])
         b = remote.rollout(Counted(K=own.K, k=own.k, chol=own.chol), 0, draw(remote)[0])
         assert asked == [(t, (3, 4), (3, 4)) for t in range(12)]
@@ -159,21 +159,21 @@ def test_only_other_policies_are_asked_in_every_step():
 
 def test_a_run_stops_with_its_robot_and_is_resumed(tmp_path):
     experiment = gps.load("point_mass")
-    experiment = replace(experiment, world=replace(experiment.world, T=30), iterations=2)
+    experiment = replace(experiment, agent=replace(experiment.agent, T=30), iterations=2)
     want = [r.row["cost_mean"] for r in gps.run(experiment)]
-    with served(experiment.world.build()) as server:
-        world = RemoteConfig(port=server.port)
-        run = gps.run(replace(experiment, world=world), out=tmp_path / "run")
+    with served(experiment.agent.build()) as server:
+        agent_config = RemoteConfig(port=server.port)
+        run = gps.run(replace(experiment, agent=agent_config), out=tmp_path / "run")
         got = [next(run).row["cost_mean"]]
     with pytest.raises(RemoteError, match="condition 0"):
         next(run)
-    with served(experiment.world.build(), port=server.port):
+    with served(experiment.agent.build(), port=server.port):
         got += [r.row["cost_mean"] for r in gps.resume(tmp_path / "run")]
     assert got == want
     assert len(got) == 2
 
 
-def test_failed_samples_and_wrong_inputs_are_told_as_by_the_world():
+def test_failed_samples_and_wrong_inputs_are_told_as_by_the_agent():
     class Nan(Push):
         def act(self, x, obs, t, noise):
             u = super().act(x, obs, t, noise)
@@ -255,9 +255,9 @@ def test_a_killed_robot_is_noticed_at_once_and_a_new_one_is_used():
         first.wait()
         with pytest.raises(RemoteError, match="no connection within"):
             remote.rollout(Push(), 1, noise, start)
-        world = PointMassConfig()
-        with served(world.build(), port=port):  # another server, and the same agent goes on
-            here = world.build().rollout(Push(), 1, noise, start)
+        agent_config = PointMassConfig()
+        with served(agent_config.build(), port=port):  # another server, and the same agent goes on
+            here = agent_config.build().rollout(Push(), 1, noise, start)
             assert_same_bytes(remote.rollout(Push(), 1, noise, start), here)
 
 
@@ -275,7 +275,7 @@ def test_a_killed_client_stops_the_robot_which_then_serves_the_next(mode, tmp_pa
         wait_for(lambda: "127.0.0.1" in note.read_text())
         agent.seconds = 0.0
         remote = client(server)
-        here = WORLD.build().rollout(Push(), 0, draw(remote)[0])
+        here = AGENT.build().rollout(Push(), 0, draw(remote)[0])
         assert_same_bytes(remote.rollout(Push(), 0, draw(remote)[0]), here)
         assert len(agent.stops) == 1
 
@@ -306,7 +306,7 @@ def test_the_first_action_may_take_longer():
         remote = client(server)
         remote.rollout(Loading(), 0, draw(remote)[0])
     assert not agent.stops
-    noise = draw(WORLD.build())[0]
+    noise = draw(AGENT.build())[0]
     with (
         served(agent, step_timeout=5.0, start_timeout=0.2) as server,
         pytest.raises(RemoteError, match="no action for step 0"),
@@ -359,14 +359,14 @@ def test_every_wait_of_the_client_ends():
 
 
 def test_a_robot_that_hangs_is_noticed():
-    with served(WORLD.build()) as server:
+    with served(AGENT.build()) as server:
         fields, arrays = server.welcome()
     welcome = frame("welcome", {**fields, "mac": ""}, arrays)
     with impostor(CHALLENGE, welcome, connections=2) as port:
         remote = RemoteConfig(port=port, step_timeout=0.2).build()
         begin = time.monotonic()
         with pytest.raises(RemoteError, match=r"condition 1, .* silent for 0\.2 s"):
-            remote.rollout(Push(), 1, draw(WORLD.build())[0])
+            remote.rollout(Push(), 1, draw(AGENT.build())[0])
         assert time.monotonic() - begin < 1.5
 
 
@@ -375,7 +375,7 @@ def test_clients_stand_in_line():
     with served(agent) as server:
         remote, done = client(server), []
         noise = draw(remote)[0]
-        here = WORLD.build().rollout(Push(), 0, noise)
+        here = AGENT.build().rollout(Push(), 0, noise)
 
         def use():
             done.append(remote.rollout(Push(), 0, noise))
@@ -398,7 +398,7 @@ def test_secrets(tmp_path):
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text(SECRET + "\n")
     wrong.write_text(SECRET.upper())
-    with served(WORLD.build(), secret=SECRET) as server:
+    with served(AGENT.build(), secret=SECRET) as server:
         assert client(server, secret_file=str(right)).T == 12
         with pytest.raises(RemoteError, match="the secret is wrong"):
             _ = client(server, secret_file=str(wrong)).T
@@ -413,13 +413,13 @@ def test_secrets(tmp_path):
             channel.send("proof", {"mac": ""}, silence=5)
             assert channel.receive(5).fields["kind"] == "refused"
     with (
-        served(WORLD.build()) as server,
+        served(AGENT.build()) as server,
         pytest.raises(RemoteError, match="the robot's side has none"),
     ):
         _ = client(server, secret_file=str(right)).T
     # a robot's side that asks for a secret that it does not know
     asks = frame("challenge", {"version": VERSION, "nonce": "0" * 64, "secret": True})
-    with served(WORLD.build()) as server:
+    with served(AGENT.build()) as server:
         fields, arrays = server.welcome()
     with (
         impostor(asks, frame("welcome", {**fields, "mac": "0" * 64}, arrays)) as port,
@@ -441,12 +441,12 @@ def test_the_proof_is_the_one_of_the_manual():
 def test_beyond_this_machine_only_with_a_secret():
     for host in ("0.0.0.0", "robot.example", "192.0.2.1", "::"):
         with pytest.raises(ConfigError, match="a shared secret is needed"):
-            serve(WORLD.build(), host=host)
+            serve(AGENT.build(), host=host)
         with pytest.raises(ConfigError, match=r"RemoteConfig\.host.*secret is needed"):
             RemoteConfig(host=host, port=7000)
     with pytest.raises(ConfigError, match="at least 16 characters"):
-        serve(WORLD.build(), host="0.0.0.0", secret="short")
-    with served(WORLD.build(), host="0.0.0.0", secret=SECRET) as server:
+        serve(AGENT.build(), host="0.0.0.0", secret="short")
+    with served(AGENT.build(), host="0.0.0.0", secret=SECRET) as server:
         assert server.port > 0
 
 
@@ -469,7 +469,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_bytes_are_refused(data):
-    with served(WORLD.build()) as server:
+    with served(AGENT.build()) as server:
         with socket.create_connection(("127.0.0.1", server.port), 5) as sock:
             sock.sendall(data)
             answer = b""
@@ -517,7 +517,7 @@ def test_frames_keep_every_bit():
 
 
 def test_messages_have_a_longest():
-    with served(WORLD.build(), max_bytes=4000) as server:
+    with served(AGENT.build(), max_bytes=4000) as server:
         remote = client(server)
         with pytest.raises(RemoteError, match="above the limit of 4000"):
             remote.rollout(Push(), 0, draw(remote, N=50)[0])  # to the robot
@@ -583,7 +583,7 @@ def test_the_robot_that_is_expected():
         "nu": 2,
         "n_conditions": 4,
     }
-    with served(WORLD.build()) as server:
+    with served(AGENT.build()) as server:
         assert client(server, **want).T == 12
         want |= {"T": 13, "nu": 1}
         with pytest.raises(ConfigError, match="T is 12, expected 13; nu is 2, expected 1"):
@@ -591,8 +591,8 @@ def test_the_robot_that_is_expected():
         remote = client(server)
         noise = draw(remote)[0]
     with (
-        served(replace(WORLD, starts=((1.0, 0.0),)).build(), port=server.port),
-        pytest.raises(RemoteError, match="its world has changed"),
+        served(replace(AGENT, starts=((1.0, 0.0),)).build(), port=server.port),
+        pytest.raises(RemoteError, match="its agent has changed"),
     ):
         remote.rollout(Push(), 0, noise)
 
@@ -617,7 +617,7 @@ def test_a_robot_that_cannot_be_stopped_is_not_served():
         def act(self, x, obs, t, noise):
             raise KeyError("own fault")
 
-    server = RobotServer(WORLD.build(), on_stop=fail)
+    server = RobotServer(AGENT.build(), on_stop=fail)
     ended = []
 
     def run():
@@ -639,10 +639,10 @@ def test_a_robot_that_cannot_be_stopped_is_not_served():
 def test_results_that_are_no_numbers_are_failed_samples():
     class Nan:
         def __getattr__(self, name):
-            return getattr(WORLD.build(), name)
+            return getattr(AGENT.build(), name)
 
         def rollout(self, *args, **kwargs):
-            r = WORLD.build().rollout(*args, **kwargs)
+            r = AGENT.build().rollout(*args, **kwargs)
             X = r.X.copy()
             X[2, 5, 1] = np.nan
             return replace(r, X=X)
@@ -706,12 +706,12 @@ def test_wrong_configurations(changes, match):
         RemoteConfig(**{"port": 7000, **changes})
     for option in ("step_timeout", "start_timeout", "max_bytes"):
         with pytest.raises(ConfigError, match=option):
-            serve(WORLD.build(), **{option: 0})
+            serve(AGENT.build(), **{option: 0})
     with pytest.raises(ConfigError, match="members of Agent"):
         serve(3)
 
 
-def test_the_command_serves_a_world_and_ends_by_a_signal():
+def test_the_command_serves_an_agent_and_ends_by_a_signal():
     with process("-m", "gps.agents", "point_mass", "--real-time", "100") as child:
         port = int(child.stdout.readline().rsplit(":", 1)[1])
         assert RemoteConfig(port=port).build().n_conditions == 4
@@ -721,20 +721,20 @@ def test_the_command_serves_a_world_and_ends_by_a_signal():
     assert "Traceback" not in errors
 
 
-OWN_WORLD = """
+OWN_AGENT = """
 from dataclasses import replace
 import gps
 from gps.agents import PointMassConfig
 
-experiment = replace(gps.load("point_mass"), world=PointMassConfig(T=7, starts=((1.0, 2.0),)))
+experiment = replace(gps.load("point_mass"), agent=PointMassConfig(T=7, starts=((1.0, 2.0),)))
 """
 
 
-def test_any_experiment_or_file_names_a_world(tmp_path):
-    assert world_of("cartpole") == gps.agents.cartpole()  # no experiment's name
-    assert world_of("door") == gps.load("door").world
+def test_any_experiment_or_file_names_an_agent(tmp_path):
+    assert agent_config_of("cartpole") == gps.agents.cartpole()  # no experiment's name
+    assert agent_config_of("door") == gps.load("door").agent
     path = tmp_path / "own.py"
-    path.write_text(OWN_WORLD)
+    path.write_text(OWN_AGENT)
     with process("-m", "gps.agents", str(path)) as child:
         line = child.stdout.readline()
         assert line.startswith(f"serving {path} at 127.0.0.1:"), child.stderr.read()
@@ -746,13 +746,13 @@ def test_any_experiment_or_file_names_a_world(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("cartpol", "unknown world 'cartpol'; did you mean 'cartpole'? known: acrobot, "),
+        ("cartpol", "unknown agent 'cartpol'; did you mean 'cartpole'? known: acrobot, "),
         ("no/such.py", "no/such.py does not exist"),
         ("broken.py", "broken.py:1: NameError: name 'nothing' is not defined"),
-        ("peg_insertion_images", "serve a world without cameras"),
+        ("peg_insertion_images", "serve an agent without cameras"),
     ],
 )
-def test_a_world_that_cannot_be_served_is_one_line(
+def test_an_agent_that_cannot_be_served_is_one_line(
     argument, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError
 from gps.rng import stream
 
-WORLD = """
+AGENT = """
 <mujoco>
   <visual><global offwidth="32" offheight="32"/></visual>
   <asset>
@@ -52,7 +52,7 @@ WORLD = """
 
 @pytest.fixture(scope="module")
 def model():
-    return mujoco.MjModel.from_xml_string(WORLD)
+    return mujoco.MjModel.from_xml_string(AGENT)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -142,7 +142,7 @@ def test_mocap_bodies_go_where_they_are_put_and_back(model):
 
 
 def test_a_model_of_other_numbers_is_drawn_and_of_another_geometry_refused(model):
-    other = mujoco.MjModel.from_xml_string(WORLD)
+    other = mujoco.MjModel.from_xml_string(AGENT)
     other.geom("red").rgba[:] = (0.0, 0.0, 1.0, 1.0)
     other.body("cart").pos[:] = (0.5, 0.0, 0.0)
     q = np.zeros((1, 2))

@@ -35,7 +35,7 @@ def bench(monkeypatch):
 def peg():
     """Peg insertion with short episodes and three unseen conditions."""
     e = gps.load("peg_insertion")
-    return replace(e, world=replace(e.world, T=20, test_conditions=e.world.test_conditions[:3]))
+    return replace(e, agent=replace(e.agent, T=20, test_conditions=e.agent.test_conditions[:3]))
 
 
 def line(bench, success, steps):
@@ -49,7 +49,7 @@ def line(bench, success, steps):
 @pytest.mark.parametrize("normalise", ["none", "both"])
 @pytest.mark.parametrize("method", ["sac", "ppo"])
 def test_rollouts_judge_a_model_as_its_environment_does(bench, peg, method, normalise):
-    env = bench.environment(peg, peg.world, normalise)
+    env = bench.environment(peg, peg.agent, normalise)
     model = bench.make_model(method, env, 3)
     env.reset()
     for _ in range(25):  # statistics of observations that are not those of the start
@@ -87,25 +87,25 @@ def test_a_policy_that_breaks_the_simulation_has_not_succeeded(bench, peg):
 
 
 def test_starts_are_drawn_like_the_test_conditions_and_are_none_of_them(bench, peg):
-    def places(world_conditions):
-        return np.array([c.body_offsets[0][1][:2] for c in world_conditions])
+    def places(agent_conditions):
+        return np.array([c.body_offsets[0][1][:2] for c in agent_conditions])
 
-    world = bench.learning_world(peg, "peg_insertion", "drawn", 0)
-    assert replace(world, conditions=peg.world.conditions) == peg.world
-    drawn = places(world.conditions)
+    agent = bench.learning_agent(peg, "peg_insertion", "drawn", 0)
+    assert replace(agent, conditions=peg.agent.conditions) == peg.agent
+    drawn = places(agent.conditions)
     assert drawn.shape == (30, 2)
     assert np.abs(drawn).max() <= 0.08
     # uniform on +-0.08: five standard errors
     assert np.std(drawn) == pytest.approx(0.08 / np.sqrt(3), abs=5 * 0.08 * 0.5 / np.sqrt(60))
-    for others in (peg.world.test_conditions, bench.drawn_starts("peg_insertion", 1)):
+    for others in (peg.agent.test_conditions, bench.drawn_starts("peg_insertion", 1)):
         assert not {tuple(p) for p in drawn} & {tuple(p) for p in places(others)}
-    assert bench.drawn_starts("peg_insertion_badmm", 0) == world.conditions
-    assert bench.learning_world(peg, "peg_insertion", "training", 0) == peg.world
+    assert bench.drawn_starts("peg_insertion_badmm", 0) == agent.conditions
+    assert bench.learning_agent(peg, "peg_insertion", "training", 0) == peg.agent
     with pytest.raises(ConfigError, match="--starts training"):
         bench.drawn_starts("arm_reach", 0)
-    leaked = replace(peg, world=replace(peg.world, test_conditions=world.conditions[4:5]))
+    leaked = replace(peg, agent=replace(peg.agent, test_conditions=agent.conditions[4:5]))
     with pytest.raises(ConfigError, match="is a test condition"):
-        bench.learning_world(leaked, "peg_insertion", "drawn", 0)
+        bench.learning_agent(leaked, "peg_insertion", "drawn", 0)
 
 
 def test_reached_tells_the_first_success_from_the_one_that_stays(bench):

@@ -44,12 +44,12 @@ def eight(name: str, seed: int) -> Any:
             (x, y) for x in (-0.08, 0.0, 0.08) for y in (-0.08, 0.0, 0.08) if (x, y) != (0, 0)
         ]
         conditions = tuple(Condition(body_offsets=(("base", (x, y, 0.0)),)) for x, y in places)
-        world = replace(e.world, conditions=conditions)
+        agent_config = replace(e.agent, conditions=conditions)
     else:
         angles = [2 * math.pi * i / 8 for i in range(8)]
         starts = tuple((1.4 * math.cos(a), 1.4 * math.sin(a)) for a in angles)
-        world = replace(e.world, starts=starts)
-    return replace(e, world=world, seed=seed)
+        agent_config = replace(e.agent, starts=starts)
+    return replace(e, agent=agent_config, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Outcome:
 
 def judged(e: Any, policy: Any) -> tuple[float, float, float]:
     """Success, distance (mm) and cost from the unseen conditions, noise-free."""
-    n = e.world.build().n_test_conditions
+    n = e.agent.build().n_test_conditions
     found = [
-        stages.evaluate_condition(e.world, e.cost, e.measure, policy, m, 1, 0, test=True)
+        stages.evaluate_condition(e.agent, e.cost, e.measure, policy, m, 1, 0, test=True)
         for m in range(n)
     ]
     means = [
@@ -100,7 +100,7 @@ def on_the_clock(e: Any, speed: float, asynchronous: bool) -> Outcome:
 
     from gps.parallel import Dask
 
-    slow = replace(e, world=RealTimeConfig(world=e.world, factor_std=STD, speed=speed, seed=e.seed))
+    slow = replace(e, agent=RealTimeConfig(agent=e.agent, factor_std=STD, speed=speed, seed=e.seed))
     with (
         LocalCluster(
             n_workers=WORKERS + 1, threads_per_worker=1, processes=False, dashboard_address=None
@@ -108,7 +108,7 @@ def on_the_clock(e: Any, speed: float, asynchronous: bool) -> Outcome:
         Client(cluster, set_as_default=False) as client,
     ):
         ex = Dask(client, reserve=1)
-        for _ in gps.run(replace(e, world=replace(e.world, T=5), iterations=1), executor=ex):
+        for _ in gps.run(replace(e, agent=replace(e.agent, T=5), iterations=1), executor=ex):
             pass  # connections, kernels
         config = gps.AsynchronousConfig(snapshot_every=4)  # to see more of the curve
         run = partial(gps.run_asynchronous, config=config) if asynchronous else gps.run
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--no-clock", action="store_true", help="only the comparison over seeds")
     args = parser.parse_args()
     e = eight(args.experiment, 0)
-    agent = e.world.build()
+    agent = e.agent.build()
     real = e.samples * agent.T * agent.dt
     print(
         f"{args.experiment}: {WORKERS} conditions, {e.iterations * WORKERS * e.samples} rollouts, "

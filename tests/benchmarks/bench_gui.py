@@ -111,7 +111,7 @@ def large(iterations: int) -> Any:
     training = replace(known.algorithm.training, steps=200)
     return replace(
         known,
-        world=replace(known.world, starts=starts),
+        agent=replace(known.agent, starts=starts),
         samples=20,
         iterations=iterations,
         algorithm=replace(known.algorithm, training=training),

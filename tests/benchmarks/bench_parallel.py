@@ -8,7 +8,7 @@ the quickest says more about the program, the median more about the day.
 
 - overhead: `peg_insertion` as it is, serial against Dask with one worker; in memory, where they
   take turns after every iteration, and stored, as `gps run` does it;
-- stages 1 to 3 of the peg world with eight conditions, from the first rollout to the last improved
+- stages 1 to 3 of the peg agent with eight conditions, from the first rollout to the last improved
   controller, results left where they are: 1 worker against 2 or more, and beside it what the
   machine itself allows: as many processes that share the conditions out and know nothing of each
   other;
@@ -51,7 +51,7 @@ def with_conditions(experiment: Any, number: int) -> Any:
         (-0.09 + 0.06 * (i % 4), -0.06 + 0.12 * (i // 4) / max(rows - 1, 1)) for i in range(number)
     ]
     conditions = tuple(Condition(body_offsets=(("base", (x, y, 0.0)),)) for x, y in places)
-    return replace(experiment, world=replace(experiment.world, conditions=conditions))
+    return replace(experiment, agent=replace(experiment.agent, conditions=conditions))
 
 
 Times = dict[str, list[float]]

@@ -1,4 +1,4 @@
-"""One PILQR update, and one BADMM iteration of the peg world, in milliseconds and seconds.
+"""One PILQR update, and one BADMM iteration of the peg agent, in milliseconds and seconds.
 
     python tests/benchmarks/bench_pilqr.py [--skip-badmm]
 

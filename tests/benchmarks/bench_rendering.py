@@ -1,4 +1,4 @@
-"""Pictures of the peg world, in milliseconds a frame, against MuJoCo's own renderer.
+"""Pictures of the peg agent, in milliseconds a frame, against MuJoCo's own renderer.
 
 Run `OMP_NUM_THREADS=1 python tests/benchmarks/bench_rendering.py` on an otherwise idle machine. All
 states of `--samples` rollouts of 100 steps are drawn at `--size` pixels, by the Renderer of

@@ -10,7 +10,7 @@ What is equal: dynamics, observations, control limits and cost; the reward is mi
 step. After every so many environment steps the noise-free policy is rolled out from all test
 conditions of the experiment, and its measure decides. One function does this for everybody. Neither
 the steps nor the time of it are counted. All of them learn on one thread of the CPU. Loading
-libraries is not counted, nor is compiling (a short run goes before ours), nor building the worlds
+libraries is not counted, nor is compiling (a short run goes before ours), nor building the agents
 of SAC and PPO.
 
 What differs, in favour of SAC and PPO (Stable-Baselines3, default settings):
@@ -53,7 +53,7 @@ from typing import Any
 import numpy as np
 
 import gps
-from gps.agents import as_gymnasium, worlds
+from gps.agents import as_gymnasium, presets
 from gps.errors import ConfigError, SimulationError
 from gps.pipeline import Experiment
 from gps.pipeline.stages import evaluate_condition
@@ -61,11 +61,11 @@ from gps.threads import one_thread
 
 METHODS = ("gps", "sac", "ppo")
 NORMALISE = ("none", "reward", "observation", "both")
-# of gps.agents.worlds, with test conditions that are drawn; experiments are named after them
-WORLDS = ("peg_insertion_blind", "peg_insertion", "reacher", "obstacle_nav")
+# of gps.agents.presets, with test conditions that are drawn; experiments are named after them
+AGENTS = ("peg_insertion_blind", "peg_insertion", "reacher", "obstacle_nav")
 GOOD = 0.95  # share of the unseen conditions that has to succeed
 N_STARTS = 1000
-START_SEED = 7_000_000  # far from the seeds that worlds draw their test conditions with
+START_SEED = 7_000_000  # far from the seeds that agents draw their test conditions with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +155,10 @@ class Curve:
 def judge(experiment: Experiment, policy: Any) -> dict[str, float]:
     """The noise-free policy from every test condition; one that cannot finish is at no distance."""
     seen = []
-    for m in range(experiment.world.build().n_test_conditions):
+    for m in range(experiment.agent.build().n_test_conditions):
         try:
             e = evaluate_condition(
-                experiment.world, experiment.cost, experiment.measure, policy, m, 1, 0, test=True
+                experiment.agent, experiment.cost, experiment.measure, policy, m, 1, 0, test=True
             )
             seen.append((e.success[0], e.distance[0], e.cost[0]))
         except SimulationError:
@@ -203,31 +203,31 @@ def learn_gps(experiment: Experiment, seed: int, curve: Curve, limit: Limit) -> 
 
 def drawn_starts(name: str, seed: int) -> tuple[Any, ...]:
     """Starts from the distribution of an experiment's test conditions, with a seed of their own."""
-    world = next((w for w in WORLDS if name.startswith(w)), None)
-    if world is None:
+    agent = next((w for w in AGENTS if name.startswith(w)), None)
+    if agent is None:
         raise ConfigError(f"no starts can be drawn for {name}; use --starts training")
-    make: Callable[..., Any] = getattr(worlds, world)
+    make: Callable[..., Any] = getattr(presets, agent)
     return tuple(make(n_test=N_STARTS, test_seed=START_SEED + seed).test_conditions)
 
 
-def learning_world(experiment: Experiment, name: str, starts: str, seed: int) -> Any:
-    """The world of an experiment with the starts that SAC and PPO learn from."""
-    world = experiment.world
+def learning_agent(experiment: Experiment, name: str, starts: str, seed: int) -> Any:
+    """The agent of an experiment with the starts that SAC and PPO learn from."""
+    agent = experiment.agent
     if starts == "training":
-        return world
+        return agent
     drawn = drawn_starts(name, seed)
-    if set(drawn) & set(world.test_conditions):
+    if set(drawn) & set(agent.test_conditions):
         raise ConfigError("a start that was drawn for learning is a test condition")
-    return replace(world, conditions=drawn)
+    return replace(agent, conditions=drawn)
 
 
-def environment(experiment: Experiment, world: Any, normalise: str) -> Any:
+def environment(experiment: Experiment, agent: Any, normalise: str) -> Any:
     """A vector of one environment with actions in [-1, 1]."""
     from gymnasium.wrappers import RescaleAction
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    env = as_gymnasium(world, experiment.cost, measure=experiment.measure, dtype=np.float32)
+    env = as_gymnasium(agent, experiment.cost, measure=experiment.measure, dtype=np.float32)
     scaled = Monitor(RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
     vector = DummyVecEnv([lambda: scaled])
     if normalise == "none":
@@ -247,7 +247,7 @@ class Learned:
         self.normaliser = model.get_vec_normalize_env()
 
     def act(self, x: Any, obs: np.ndarray, t: int, noise: Any) -> np.ndarray:
-        """Actions (N, nu) in the world's unit."""
+        """Actions (N, nu) in the agent's unit."""
         seen = obs.astype(np.float32)
         if self.normaliser is not None:
             seen = self.normaliser.normalize_obs(seen)
@@ -374,7 +374,7 @@ def plot(folder: Path, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = sorted(name for name in WORLDS if read(folder, name))
+    names = sorted(name for name in AGENTS if read(folder, name))
     rows = (("steps", "control steps"), ("cpu_seconds", "processor time (s)"))
     figure = Figure(figsize=(4.6 * len(names), 6.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -405,7 +405,7 @@ def plot(folder: Path, path: Path) -> None:
 
 def seconds_a_step(experiment: Experiment, steps: int = 2000) -> float:
     """CPU seconds of a step of the environment alone, with random actions."""
-    env = environment(experiment, experiment.world, "none").envs[0]
+    env = environment(experiment, experiment.agent, "none").envs[0]
     rng = np.random.default_rng(0)
     env.reset(seed=0)
     begin = time.process_time()
@@ -464,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(argv)
     experiment = gps.load(args.experiment)
-    if experiment.measure is None or not experiment.world.build().n_test_conditions:
+    if experiment.measure is None or not experiment.agent.build().n_test_conditions:
         p.error(f"{args.experiment} has no measure of success or no test conditions")
     if not experiment.algorithm.trains_policy:
         p.error(f"{args.experiment} trains no policy, which the test conditions are for")
@@ -487,8 +487,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if own:
                 learn_gps(experiment, seed, Curve(out, experiment, labels), limit)
                 continue
-            world = learning_world(experiment, name, args.starts, seed)
-            model = make_model(method, environment(experiment, world, args.normalise), seed)
+            agent = learning_agent(experiment, name, args.starts, seed)
+            model = make_model(method, environment(experiment, agent, args.normalise), seed)
             learn_rl(model, Curve(out, experiment, labels), limit, every[method])
     if args.plot:
         plot(out, args.plot)

@@ -1,4 +1,4 @@
-"""Closed-loop rollouts of the peg world against MuJoCo's own open-loop ones, in steps per second.
+"""Closed-loop rollouts of the peg agent against MuJoCo's own open-loop ones, in steps per second.
 
 Run `OMP_NUM_THREADS=1 python tests/benchmarks/bench_rollouts.py` on an otherwise idle machine. Both
 sides step the same samples of the same model from the same start under the same controls, on the

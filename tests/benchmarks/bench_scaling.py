@@ -224,7 +224,7 @@ def profiled(file: str | None) -> Iterator[None]:
 # --- the cases, each in a fresh process -----------------------------------------------------------
 
 
-def no_warm_up(world: Any) -> None:
+def no_warm_up(agent: Any) -> None:
     """In place of compiling and building models, which every machine does for itself."""
 
 
@@ -237,8 +237,8 @@ def points(M: int, batch: float, std: float) -> Any:
     e = gps.load("point_mass_policy")
     angles = [2 * math.pi * i / M for i in range(M)]
     starts = tuple((1.4 * math.cos(a), 1.4 * math.sin(a)) for a in angles)
-    world = replace(e.world, T=5, starts=starts, test_starts=())
-    real = e.samples * world.T * world.dt
+    agent = replace(e.agent, T=5, starts=starts, test_starts=())
+    real = e.samples * agent.T * agent.dt
     algorithm = replace(
         e.algorithm,
         network=MLPConfig(hidden=(8,), activation="tanh"),
@@ -246,8 +246,8 @@ def points(M: int, batch: float, std: float) -> Any:
         replay=0,
     )
     speed = real / max(batch, 1e-6)
-    slow = RealTimeConfig(world=world, factor_std=std, speed=speed)
-    return replace(e, world=slow, algorithm=algorithm)
+    slow = RealTimeConfig(agent=agent, factor_std=std, speed=speed)
+    return replace(e, agent=slow, algorithm=algorithm)
 
 
 def rss() -> float:

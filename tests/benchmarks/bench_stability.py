@@ -62,7 +62,7 @@ NAN = math.nan
 
 def pole() -> Experiment:
     """Keep the pole upright and bring the cart to the middle, one policy for four starts."""
-    world = GymnasiumConfig(
+    agent = GymnasiumConfig(
         env="InvertedPendulum-v5",
         T=100,
         obs=("joint_pos", "joint_vel"),
@@ -75,7 +75,7 @@ def pole() -> Experiment:
     terms = (position, velocity, ActionCost(weights=1e-2))
     return Experiment(
         name="pole",
-        world=world,
+        agent=agent,
         cost=SumCost(terms=tuple(WeightedCost(cost=term) for term in terms)),
         # a push of the cart towards where the pole falls
         initial=HoldConfig(joints=(1,), gains=(-10.0,), stiffness=10.0, variance=0.1),
@@ -91,7 +91,7 @@ def runner(name: str, env: str) -> Experiment:
     """Collect an environment's own reward for 100 steps from two starts; no measure of success."""
     return Experiment(
         name=name,
-        world=GymnasiumConfig(
+        agent=GymnasiumConfig(
             env=env,
             T=100,
             state=("joint_pos", "joint_vel", "reward"),

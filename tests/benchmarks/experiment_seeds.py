@@ -9,11 +9,11 @@ largest distance from the target over conditions, the share of conditions that s
 the first iteration from which on all succeed; then the seconds of the whole run. The last line is
 the mean over seeds, +- the standard deviation. NAME may be a path.
 
-Where there is a policy and the world has test conditions, a second line for each seed says how the
+Where there is a policy and the agent has test conditions, a second line for each seed says how the
 policy does there, likewise noise-free: the mean and largest distance and the share that succeed
 after the last iteration; then the control steps and the seconds until that share reached 95 % and
 stayed there. The rollouts that tell are counted neither in these steps nor in the seconds. With
---fresh the world's function in `gps.agents.worlds` draws N other test conditions in their place.
+--fresh the agent's function in `gps.agents.presets` draws N other test conditions in their place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 
 import gps
-from gps.agents import worlds
+from gps.agents import presets
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import Experiment
 from gps.pipeline.runner import IterationReport
@@ -43,7 +43,7 @@ def run(experiment: Experiment, seed: int) -> tuple[list[float], list[float]]:
     when fewer than 95 % of the test conditions do.
     """
     kind = "policy" if experiment.algorithm.trains_policy else "local"
-    tests = agent_of(experiment.world).n_test_conditions if kind == "policy" else 0
+    tests = agent_of(experiment.agent).n_test_conditions if kind == "policy" else 0
     tests = 0 if experiment.measure is None else tests
     begin, seconds, success, unseen, row = time.perf_counter(), 0.0, [], [], {}
     for report in gps.run(experiment, seed=seed):
@@ -78,7 +78,7 @@ def _unseen(experiment: Experiment, report: IterationReport, tests: int) -> list
     """Mean and largest distance, and the success, of the policy on the test conditions."""
     ended = [
         evaluate_condition(
-            experiment.world,
+            experiment.agent,
             experiment.cost,
             experiment.measure,
             report.state.policy.policy,
@@ -97,13 +97,13 @@ def _unseen(experiment: Experiment, report: IterationReport, tests: int) -> list
 def with_fresh(experiment: Experiment, count: int, test_seed: int) -> Experiment:
     """The experiment with `count` newly drawn test conditions; ConfigError where none are drawn."""
     name = experiment.name.removesuffix("_images").removesuffix("_policy")
-    make = getattr(worlds, name, None)
+    make = getattr(presets, name, None)
     if make is None:
         raise ConfigError(
-            f"{experiment.name}: no function of gps.agents.worlds draws its conditions"
+            f"{experiment.name}: no function of gps.agents.presets draws its conditions"
         )
     drawn = make(n_test=count, test_seed=test_seed).test_conditions
-    return replace(experiment, world=replace(experiment.world, test_conditions=drawn))
+    return replace(experiment, agent=replace(experiment.agent, test_conditions=drawn))
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def main() -> None:
         experiment = replace(experiment, samples=args.samples)
     policy = experiment.algorithm.trains_policy
     kind = "policy" if policy else "local"
-    n_test = experiment.world.build().n_test_conditions if policy else 0
+    n_test = experiment.agent.build().n_test_conditions if policy else 0
     print(f"{args.experiment}, {experiment.samples} samples a condition, metres, seconds")
     print("seed  distance mean   max   test success  test mean    max  steps to 95 %  s/iteration")
     for seed in args.seeds:
@@ -41,7 +41,7 @@ def main() -> None:
                 continue
             tests = [
                 evaluate_condition(
-                    experiment.world,
+                    experiment.agent,
                     experiment.cost,
                     experiment.measure,
                     report.state.policy.policy,

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch_functions
-from cost_world import ALL_CASES, LAYOUT, NU, Case, random_samples, rollouts_at
+from cost_agent import ALL_CASES, LAYOUT, NU, Case, random_samples, rollouts_at
 
 import gps.costs
 
@@ -73,7 +73,7 @@ def test_gauss_newton_model_lies_on_or_above_the_cost(case: Case, samples):
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
-def test_cost_is_hashable_configuration_that_fits_its_world(case: Case):
+def test_cost_is_hashable_configuration_that_fits_its_agent(case: Case):
     copy = pickle.loads(pickle.dumps(case.cost))
     assert copy == case.cost
     assert hash(copy) == hash(case.cost)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from cost_world import (
+from cost_agent import (
     ALL_CASES,
     LAYOUT,
     NU,
@@ -337,7 +337,7 @@ def test_impossible_configuration_is_refused(cls, fields, message):
     ],
     ids=["action", "entry", "target", "weights", "sum"],
 )
-def test_cost_that_does_not_fit_the_world_is_refused(cost, message, rollouts):
+def test_cost_that_does_not_fit_the_agent_is_refused(cost, message, rollouts):
     with pytest.raises(ConfigError) as by_check:
         cost.check(LAYOUT, NU, 4)
     with pytest.raises(ConfigError) as by_evaluate:
@@ -345,7 +345,7 @@ def test_cost_that_does_not_fit_the_world_is_refused(cost, message, rollouts):
     assert str(by_check.value) == str(by_evaluate.value) == message
 
 
-def test_measure_that_does_not_fit_the_world_is_refused():
+def test_measure_that_does_not_fit_the_agent_is_refused():
     with pytest.raises(ConfigError, match="known: end_points, joint_pos, joint_vel"):
         EndpointMeasure(entry="position", target=(0.0, 0.0), point_size=2).check(LAYOUT)
     with pytest.raises(ConfigError, match="target has 6 values, state entry 'end_points' has 4"):

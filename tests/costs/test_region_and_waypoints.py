@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cost_world import LAYOUT, NU, kinematics_jacobian, random_samples, rollouts_at
+from cost_agent import LAYOUT, NU, kinematics_jacobian, random_samples, rollouts_at
 
 from gps.costs import BinaryRegionCost, StateCost, SumCost, WaypointCost, WeightedCost
 from gps.errors import ConfigError
@@ -282,11 +282,11 @@ def test_impossible_configuration_is_refused(cls, fields, message):
         ),
         (
             WaypointCost(**{**WAY, "steps": (0, 9)}),
-            "WaypointCost.steps ends at step 9, the last of this world is 5",
+            "WaypointCost.steps ends at step 9, the last of this agent is 5",
         ),
     ],
 )
-def test_cost_that_does_not_fit_the_world_is_refused(cost, message, rollouts):
+def test_cost_that_does_not_fit_the_agent_is_refused(cost, message, rollouts):
     with pytest.raises(ConfigError) as by_check:
         cost.check(LAYOUT, NU, 6)
     with pytest.raises(ConfigError) as by_evaluate:

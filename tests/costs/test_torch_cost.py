@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch_functions as fn
-from cost_world import LAYOUT, NU, kinematics_jacobian, random_samples, rollouts_at
+from cost_agent import LAYOUT, NU, kinematics_jacobian, random_samples, rollouts_at
 from torch.func import grad, jacrev, vmap
 
 from gps.costs import CostOf, EndpointCost, StateCost, SumCost, TorchCost, WeightedCost, torch_cost
@@ -463,7 +463,7 @@ def file(tmp_path_factory):
     return path
 
 
-def small_world():
+def small_agent():
     rng = np.random.default_rng(8)
     layout = Layout((("position", 2), ("velocity", 2)))
     return Rollouts(
@@ -481,13 +481,13 @@ def test_costs_of_a_hyperparams_file_are_stored_by_name(file):
     again = loader.execute(file)  # another module, as after a restart
     cost = config_io.from_json(json.loads(text), lambda: vars(again))
     assert cost.terms[1].cost == again.wall
-    assert_same(cost.evaluate(small_world()), module.cost.evaluate(small_world()), rtol=0)
+    assert_same(cost.evaluate(small_agent()), module.cost.evaluate(small_agent()), rtol=0)
 
 
 def test_costs_travel_by_value_from_modules_that_workers_cannot_import(file, tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
     cost = loader.execute(file).cost
-    (tmp_path / "cost").write_bytes(cloudpickle.dumps((cost, small_world())))
+    (tmp_path / "cost").write_bytes(cloudpickle.dumps((cost, small_agent())))
     code = (
         "import pickle, sys; from dataclasses import replace\n"
         "cost, rollouts = pickle.load(open('cost', 'rb'))\n"
@@ -499,7 +499,7 @@ def test_costs_travel_by_value_from_modules_that_workers_cannot_import(file, tmp
     )
     assert done.returncode == 0, done.stderr.decode()
     assert not done.stderr
-    assert done.stdout == cost.evaluate(small_world()).l_xx.tobytes()
+    assert done.stdout == cost.evaluate(small_agent()).l_xx.tobytes()
 
 
 def test_importing_the_costs_imports_no_torch():

@@ -34,7 +34,7 @@ class Agent(PointMassAgent):
         return super().rollout(*args, **options)
 
 @dataclass(frozen=True, kw_only=True)
-class World(PointMassConfig):
+class Agent(PointMassConfig):
     def build(self):
         return Agent(self)
 
@@ -43,7 +43,7 @@ training = replace(known.algorithm.training, steps=100)
 experiment = replace(
     known,
     name="slow",
-    world=World(T=20, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5))),
+    agent=Agent(T=20, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5))),
     algorithm=replace(known.algorithm, training=training),
     iterations=40,
 )

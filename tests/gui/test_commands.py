@@ -104,7 +104,7 @@ def test_the_page_listens_here_only_and_ends_on_a_signal(run_path):
 
 def test_changes_are_made_again(tmp_path, capsys):
     out, again = tmp_path / "run", tmp_path / "again"
-    argv = ["run", "point_mass", "--executor", "serial", "--iterations", "3", "--world.T", "15"]
+    argv = ["run", "point_mass", "--executor", "serial", "--iterations", "3", "--agent.T", "15"]
     made = Changes().with_change(2, Change({"samples": "3"}, seed=4))
     (tmp_path / "changes.json").write_bytes(changes.encode(made))
     given = ["--changes", str(tmp_path / "changes.json")]

@@ -432,7 +432,7 @@ def test_q_uu_that_is_not_positive_definite_is_said(run):
 
 
 def scalar_run(X):
-    """States (N, T) of a world with one state and no use for its action."""
+    """States (N, T) of an agent with one state and no use for its action."""
     X = np.asarray(X, dtype=float)[:, :, None]
     return X, np.zeros_like(X)
 
@@ -466,7 +466,7 @@ def test_errors_are_root_mean_squares_over_samples_and_values():
     close(both.model[0], np.sqrt(26 / 4))
 
 
-def test_a_linear_world_is_predicted_open_loop():
+def test_a_linear_agent_is_predicted_open_loop():
     rng = np.random.default_rng(3)
     T, nx, nu = 12, 3, 2
     F, f = 0.5 * rng.normal(size=(T - 1, nx, nx + nu)), rng.normal(size=(T - 1, nx))

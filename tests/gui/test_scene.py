@@ -22,6 +22,7 @@ from gps.errors import GPSError, ShapeError
 from gps.gui.scene import (
     Ball,
     Player,
+    agent_view_of,
     ellipsoids,
     entry_points,
     joint_targets_of,
@@ -29,7 +30,6 @@ from gps.gui.scene import (
     mean_path,
     sample_paths,
     targets_of,
-    world_of,
 )
 from gps.types import Layout, LinearGaussianController
 
@@ -116,36 +116,36 @@ def test_a_display_is_a_copy_and_checks_the_state(peg):
         display.set_state(display.data(), np.zeros(3))
 
 
-def test_a_gymnasium_world_is_shown():
+def test_a_gymnasium_agent_is_shown():
     pytest.importorskip("gymnasium")
     agent = GymnasiumConfig(env="InvertedPendulum-v5", T=4).build()
     rollouts = rolled(agent)
-    world = world_of(agent, 0)
-    data = world.display.data()
-    world.display.set_state(data, rollouts.X[0, 3])
+    agent_view = agent_view_of(agent, 0)
+    data = agent_view.display.data()
+    agent_view.display.set_state(data, rollouts.X[0, 3])
     np.testing.assert_allclose(data.qpos, rollouts.entry("joint_pos")[0, 3])
-    assert world.points is not None
+    assert agent_view.points is not None
 
 
-def test_a_wrapped_world_is_the_one_inside():
-    world = world_of(RealTimeConfig(world=peg_insertion()).build(), 1)
-    assert world.display.model.nbody == peg_insertion().build().model.nbody
-    assert world.note == ""
+def test_a_wrapped_agent_is_the_one_inside():
+    agent_view = agent_view_of(RealTimeConfig(agent=peg_insertion()).build(), 1)
+    assert agent_view.display.model.nbody == peg_insertion().build().model.nbody
+    assert agent_view.note == ""
 
 
-def test_worlds_without_models_show_points_or_say_why_not():
-    world = world_of(PointMassConfig(starts=((1.0, 2.0),)).build(), 0)
-    assert world.display is None
-    np.testing.assert_array_equal(world.points.of(world.start), [[1, 2, 0]])
-    assert "no model" in world.note
+def test_agents_without_models_show_points_or_say_why_not():
+    agent_view = agent_view_of(PointMassConfig(starts=((1.0, 2.0),)).build(), 0)
+    assert agent_view.display is None
+    np.testing.assert_array_equal(agent_view.points.of(agent_view.start), [[1, 2, 0]])
+    assert "no model" in agent_view.note
     blind = replace(cartpole(), state=("joint_vel",)).build()
-    shown = world_of(blind, 0)
+    shown = agent_view_of(blind, 0)
     assert (shown.display, shown.points) == (None, None)
     assert "joint_pos" in shown.note
     with pytest.raises(GPSError, match="joint_pos"):
         blind.display(0)
     nothing = SimpleNamespace(layout=Layout((("pressure", 2),)))
-    assert "nothing to show" in world_of(nothing, 0).note
+    assert "nothing to show" in agent_view_of(nothing, 0).note
 
 
 # --- points, paths, ellipsoids --------------------------------------------------------------------
@@ -166,17 +166,17 @@ def test_points_are_entries_of_the_state(peg):
 @pytest.mark.parametrize("build", [cartpole, lambda: replace(peg_insertion(), state=BODY)])
 def test_the_jacobian_of_points_on_the_body_is_the_simulators(build):
     agent = build().build()
-    world = world_of(agent, 0)
-    x = np.array(world.start)
+    agent_view = agent_view_of(agent, 0)
+    x = np.array(agent_view.start)
     x[agent.layout.slice("joint_pos")] += 0.1
-    J = world.points.jacobian(x).reshape(-1, 3, agent.layout.size)
-    data, model = world.display.data(), world.display.model
-    world.display.set_state(data, x)
+    J = agent_view.points.jacobian(x).reshape(-1, 3, agent.layout.size)
+    data, model = agent_view.display.data(), agent_view.display.model
+    agent_view.display.set_state(data, x)
     mujoco.mj_forward(model, data)
     exact = np.zeros((3, model.nv))
-    for p, label in enumerate(world.points.labels):
+    for p, label in enumerate(agent_view.points.labels):
         site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, label)
-        at = world.points.of(x)[p]
+        at = agent_view.points.of(x)[p]
         body = model.site_bodyid[site] if site >= 0 else model.body(label).id
         mujoco.mj_jac(model, data, exact, None, at, body)
         np.testing.assert_allclose(J[p][:, agent.layout.slice("joint_pos")], exact, atol=1e-7)
@@ -231,31 +231,31 @@ def test_marginals_give_the_spread_of_the_points(peg):
 
 def test_targets_are_found_in_sums():
     experiment = gps.load("peg_insertion")
-    layout = experiment.world.build().layout
+    layout = experiment.agent.build().layout
     balls = targets_of((experiment.cost, experiment.measure), layout)
     assert balls == (Ball((0.6, 0.0, -0.55)), Ball((0.6, 0.0, -0.25)))
     mass = gps.load("point_mass")
-    assert targets_of((mass.cost,), mass.world.build().layout) == (Ball((0.0, 0.0, 0.0)),)
+    assert targets_of((mass.cost,), mass.agent.build().layout) == (Ball((0.0, 0.0, 0.0)),)
     assert targets_of((experiment.cost,), Layout((("joint_vel", 7),))) == ()
     avoided = replace(mass.measure, avoid=((1.0, 2.0, 0.3),))
-    assert Ball((1.0, 2.0, 0.0), 0.3) in targets_of((avoided,), mass.world.build().layout)
+    assert Ball((1.0, 2.0, 0.0), 0.3) in targets_of((avoided,), mass.agent.build().layout)
     assert targets_of((None, object()), layout) == ()
 
 
 def test_joint_targets_are_where_the_model_would_be():
     def found(name):
         e = gps.load(name)
-        agent = e.world.build()
-        return joint_targets_of((e.cost, e.measure), world_of(agent, 0), agent.layout)
+        agent = e.agent.build()
+        return joint_targets_of((e.cost, e.measure), agent_view_of(agent, 0), agent.layout)
 
     assert found("acrobot") == (Ball((0.0, 0.0, 1.0)),)  # both links upright, 0.5 m each
     assert found("cartpole_swingup") == (Ball((0.0, 0.0, 0.6)),)
     assert found("point_mass") == ()  # no model, and no joints
-    agent = gps.load("acrobot").world.build()
-    world, whole = world_of(agent, 0), StateCost(entry="joint_pos", target=0.0, l2=1.0)
-    assert len(joint_targets_of((whole,), world, agent.layout)) == 1
+    agent = gps.load("acrobot").agent.build()
+    agent_view, whole = agent_view_of(agent, 0), StateCost(entry="joint_pos", target=0.0, l2=1.0)
+    assert len(joint_targets_of((whole,), agent_view, agent.layout)) == 1
     half = replace(whole, weights=(1.0, 0.0))  # the second joint is anywhere
-    assert joint_targets_of((half,), world, agent.layout) == ()
+    assert joint_targets_of((half,), agent_view, agent.layout) == ()
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def poses(server, name):
 
 def test_two_conditions_stand_side_by_side(server, view, peg):
     for m in (0, 1):
-        assert view.show_world(world_of(peg, m), m, offset=1.5 * m) == ""
+        assert view.show_agent(agent_view_of(peg, m), m, offset=1.5 * m) == ""
     names = nodes(server)
     assert {n.replace("/slot_0", "") for n in names if "/slot_0" in n} == {
         n.replace("/slot_1", "") for n in names if "/slot_1" in n
@@ -371,15 +371,15 @@ def test_two_conditions_stand_side_by_side(server, view, peg):
 
 def test_what_has_not_changed_is_not_sent_again(server, view, monkeypatch):
     agent = PointMassConfig(starts=((1.0, 2.0),)).build()
-    world = world_of(agent, 0)
-    view.show_world(world)
+    agent_view = agent_view_of(agent, 0)
+    view.show_agent(agent_view)
     paths = np.random.default_rng(0).normal(size=(3, 10, 3))
     paths[0, 4] = np.nan
     some = ellipsoids(np.zeros((2, 3)), np.tile(np.eye(3), (2, 1, 1)))
     balls = (Ball((0.0, 0.0, 0.0)), Ball((1.0, 0.0, 0.0), 0.2))
 
     def show():
-        view.show_world(world)
+        view.show_agent(agent_view)
         view.show_paths(paths.copy())
         view.show_ellipsoids(some)
         view.show_targets(balls)

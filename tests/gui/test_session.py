@@ -91,7 +91,7 @@ def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
 
 def test_a_run_that_ended_because_it_has_converged_is_done(tmp_path):
     experiment = gps.load("point_mass")
-    experiment = replace(experiment, iterations=40, world=replace(experiment.world, T=12))
+    experiment = replace(experiment, iterations=40, agent=replace(experiment.agent, T=12))
     done = len(list(gps.run(experiment, out=tmp_path / "run", until_converged=True)))
     assert done < 40
     session = opened(tmp_path / "run")
@@ -278,10 +278,10 @@ def test_a_run_of_another_machine_is_watched_only(own_run):
 
 def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     experiment = gps.load("point_mass_policy")
-    world = replace(experiment.world, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
+    agent_view = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=40)
     algorithm = replace(experiment.algorithm, training=training)
-    experiment = replace(experiment, iterations=3, world=world, samples=3, algorithm=algorithm)
+    experiment = replace(experiment, iterations=3, agent=agent_view, samples=3, algorithm=algorithm)
     control, out = Control(), tmp_path / "run"
     control.send(Command(kind="pause"))
     reports = gps.run(experiment, out=out, control=control)
@@ -299,7 +299,7 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     assert not session.can_resume
     session.send(Command(kind="change", options={"samples": "4"}))
     with pytest.raises(ConfigError, match="cannot change between iterations"):
-        session.send(Command(kind="change", options={"world.T": "4"}))
+        session.send(Command(kind="change", options={"agent.T": "4"}))
     session.send(Command(kind="step"))
     until(lambda: session.poll() and session.selection.iteration == 1)
     assert run.samples(1) == 4

@@ -28,8 +28,8 @@ def experiment():
     """Three conditions of four samples, and a policy; fractions of a second."""
     e = gps.load("point_mass_policy")
     algorithm = replace(e.algorithm, training=replace(e.algorithm.training, steps=30), restart=True)
-    world = replace(e.world, T=10, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5)))
-    return replace(e, iterations=3, world=world, samples=4, algorithm=algorithm, redraws=0)
+    agent = replace(e.agent, T=10, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5)))
+    return replace(e, iterations=3, agent=agent, samples=4, algorithm=algorithm, max_resamples=0)
 
 
 def virtual(workers=3, rollout=(5.0, 5.0, 5.0), **stages):
@@ -453,7 +453,7 @@ def test_on_dask(experiment, tmp_path):
     from gps.agents import RealTimeConfig
     from gps.parallel import Dask
 
-    slow = replace(experiment, world=RealTimeConfig(world=experiment.world, speed=10.0))
+    slow = replace(experiment, agent=RealTimeConfig(agent=experiment.agent, speed=10.0))
     with (
         distributed.LocalCluster(
             n_workers=4, threads_per_worker=1, processes=False, dashboard_address=None

@@ -28,8 +28,8 @@ def test_a_change_holds_from_its_iteration_on(experiment):
 
 def test_of_two_changes_in_one_iteration_the_later_holds(experiment):
     made = Changes().with_change(2, Change({"samples": "4"}, seed=7))
-    made = made.with_change(2, Change({"samples": "5", "redraws": "1"}))
-    assert made.options(2) == {"samples": "5", "redraws": "1"}
+    made = made.with_change(2, Change({"samples": "5", "max_resamples": "1"}))
+    assert made.options(2) == {"samples": "5", "max_resamples": "1"}
     assert (made.seed(1), made.seed(2), made.seed(3)) == (None, 7, None)
 
 
@@ -39,14 +39,14 @@ def test_live_options_are_samples_iterations_and_the_algorithm(experiment):
         assert name in found
     assert found["samples"].value == experiment.samples
     assert "Rollouts per condition" in found["samples"].help
-    assert not [n for n in found if n.startswith(("world", "cost", "algorithm.network"))]
+    assert not [n for n in found if n.startswith(("agent", "cost", "algorithm.network"))]
 
 
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
         ({"algorithm.step.kl-mx": "1"}, ConfigError, "did you mean algorithm.step.kl-max"),
-        ({"world.T": "3"}, ConfigError, "cannot change between iterations"),
+        ({"agent.T": "3"}, ConfigError, "cannot change between iterations"),
         ({"algorithm.network.hidden": "3"}, ConfigError, "cannot change between iterations"),
         ({"samples": "two"}, ExperimentError, "samples"),
         ({"samples": "0"}, ConfigError, "Experiment.samples must be"),

@@ -171,9 +171,9 @@ def test_what_cannot_be_read_is_named(tree, message):
 
 
 def test_a_value_that_cannot_work_is_a_config_error_with_its_place():
-    tree = {"dict": {"world": config_io.to_json(PointMassConfig())}}
-    tree["dict"]["world"]["fields"]["dt"] = -1.0
-    with pytest.raises(ConfigError, match=r"experiment\['world'\]: PointMassConfig.dt"):
+    tree = {"dict": {"agent": config_io.to_json(PointMassConfig())}}
+    tree["dict"]["agent"]["fields"]["dt"] = -1.0
+    with pytest.raises(ConfigError, match=r"experiment\['agent'\]: PointMassConfig.dt"):
         config_io.from_json(tree)
 
 

@@ -14,14 +14,14 @@ from gps.hyperparams import door, gripper_pusher, half_cheetah
 def small(name, condition, iterations, samples):
     """The experiment with one condition and a short run."""
     experiment = gps.load(name)
-    world = replace(experiment.world, conditions=(experiment.world.conditions[condition],))
-    return replace(experiment, world=world, samples=samples, iterations=iterations)
+    config = replace(experiment.agent, conditions=(experiment.agent.conditions[condition],))
+    return replace(experiment, agent=config, samples=samples, iterations=iterations)
 
 
 def learn(experiment):
     """Joint positions (T, nv) of noise-free rollouts: the first controller's, the last one's."""
     *_, last = gps.run(experiment, seed=0)
-    agent = experiment.world.build()
+    agent = experiment.agent.build()
     first = experiment.initial.controller(
         agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt
     )
@@ -57,14 +57,14 @@ def test_the_cheetah_learns_to_run():
 
 
 @pytest.mark.parametrize("name", ["gripper_pusher", "door"])
-def test_the_policys_world_is_that_of_the_local_controllers(name):
+def test_the_policys_agent_is_that_of_the_local_controllers(name):
     local, policy = gps.load(name), gps.load(f"{name}_policy")
-    assert replace(policy.world, test_conditions=()) == local.world
+    assert replace(policy.agent, test_conditions=()) == local.agent
     assert (policy.measure, policy.initial) == (local.measure, local.initial)
     assert len(policy.cost.terms) == len(local.cost.terms)
     corners, drawn = (
         np.array([c.qpos_offset[5:7] if c.qpos_offset else c.body_offsets[0][1][:2] for c in some])
-        for some in (policy.world.conditions, policy.world.test_conditions)
+        for some in (policy.agent.conditions, policy.agent.test_conditions)
     )
     assert np.all(np.abs(drawn) <= corners.max(axis=0))
     assert np.all(np.ptp(drawn, axis=0) > corners.max(axis=0))
@@ -73,7 +73,7 @@ def test_the_policys_world_is_that_of_the_local_controllers(name):
 def test_one_policy_learns_to_push_blocks_that_it_was_not_trained_from():
     experiment = replace(gps.load("gripper_pusher_policy"), samples=10, iterations=4)
     *_, last = gps.run(experiment, seed=0)
-    agent = experiment.world.build()
+    agent = experiment.agent.build()
     noise, goal = np.zeros((1, agent.T, agent.nu)), np.array(gripper_pusher.GOAL[:2])
     off = []
     for m in range(5):
@@ -86,7 +86,7 @@ def test_one_policy_learns_to_push_blocks_that_it_was_not_trained_from():
 def test_without_motors_nothing_goes_anywhere(name):
     model = mujoco.MjModel.from_xml_path(str(model_path(name)))
     data = mujoco.MjData(model)
-    start = gps.load(name).world.qpos or data.qpos.copy()
+    start = gps.load(name).agent.qpos or data.qpos.copy()
     data.qpos[:] = start
     for _ in range(round(5.0 / model.opt.timestep)):
         mujoco.mj_step(model, data)

@@ -23,9 +23,9 @@ from gps.pipeline.store import RunFolder
 def experiment():
     experiment = gps.load("point_mass_policy")
     training = replace(experiment.algorithm.training, steps=40)
-    world = replace(experiment.world, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
+    agent = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
     algorithm = replace(experiment.algorithm, training=training)
-    return replace(experiment, iterations=4, world=world, samples=3, algorithm=algorithm)
+    return replace(experiment, iterations=4, agent=agent, samples=3, algorithm=algorithm)
 
 
 def hashes(folder):

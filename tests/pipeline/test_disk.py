@@ -25,8 +25,8 @@ from gps.pipeline.asynchronous import run_asynchronous
 from gps.pipeline.store import RunFolder
 
 SECONDS = 120  # that a process may take, at most
-CONTROLLERS = ["run", "point_mass", "--iterations", "4", "--world.T", "40"]
-POLICY = ["run", "point_mass_policy", "--iterations", "4", "--world.T", "20"]
+CONTROLLERS = ["run", "point_mass", "--iterations", "4", "--agent.T", "40"]
+POLICY = ["run", "point_mass_policy", "--iterations", "4", "--agent.T", "20"]
 POLICY += ["--algorithm.training.steps", "50"]
 SERIAL = ["--executor", "serial"]
 DASK = ["--workers", "1"]
@@ -474,7 +474,7 @@ def test_a_table_of_updates_that_cannot_be_written(tmp_path):
     experiment = replace(
         experiment,
         iterations=4,
-        world=replace(experiment.world, T=20),
+        agent=replace(experiment.agent, T=20),
         algorithm=replace(experiment.algorithm, training=training),
     )
     run = tmp_path / "run"

@@ -15,7 +15,7 @@ FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem != "__init__")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_experiment_loads_and_builds_its_world(path, tmp_path, monkeypatch):
+def test_an_experiment_loads_and_builds_its_agent(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = gps.load(path.stem)
     assert experiment.name == path.stem
@@ -26,7 +26,7 @@ def test_an_experiment_loads_and_builds_its_world(path, tmp_path, monkeypatch):
     )
     assert (first.T, first.nx, first.nu) == (agent.T, agent.layout.size, agent.nu)
     by_path = gps.load(path)
-    assert (by_path.world, by_path.samples) == (experiment.world, experiment.samples)
+    assert (by_path.agent, by_path.samples) == (experiment.agent, experiment.samples)
     assert by_path.validate().T == agent.T
     assert os.listdir(tmp_path) == []
 

@@ -40,7 +40,7 @@ class MyCost:
 
 experiment = Experiment(
     description="for tests",
-    world=PointMassConfig(starts=((1.0, 1.0),)),
+    agent=PointMassConfig(starts=((1.0, 1.0),)),
     cost=SumCost(
         terms=(
             WeightedCost(cost=ActionCost(weights=0.1)),
@@ -133,7 +133,7 @@ def test_a_bad_file_is_one_line_with_its_place(tmp_path, text, message):
 
 def test_a_config_error_gets_file_and_line(good):
     good.write_text(GOOD.replace("starts=((1.0, 1.0),)", "dt=-1.0"))
-    line = 1 + GOOD[: GOOD.index("world=Point")].count("\n")
+    line = 1 + GOOD[: GOOD.index("agent=Point")].count("\n")
     with pytest.raises(ConfigError, match=f"good_one.py:{line}: PointMassConfig.dt must be above"):
         loader.load(good)
 
@@ -188,14 +188,14 @@ def test_nothing_given_is_the_same_object(experiment):
 
 def test_options_reach_every_kind_of_field(experiment):
     argv = """
-        --samples 7 --world.dt 0.1 --world.starts 1 2 3 4 --world.force-limit 2.5
+        --samples 7 --agent.dt 0.1 --agent.starts 1 2 3 4 --agent.force-limit 2.5
         --algorithm.step.kl_max=0.5 --algorithm.step.rule mc
         --cost.terms.1.weight 3 --cost.terms.0.cost.weights 1 2
         --cost.terms.1.cost.inner.weights 0.5 --cost.terms.1.cost.weight -2
     """
     changed = loader.override(experiment, argv.split())
-    assert (changed.samples, changed.world.dt, changed.world.force_limit) == (7, 0.1, 2.5)
-    assert changed.world.starts == ((1.0, 2.0), (3.0, 4.0))
+    assert (changed.samples, changed.agent.dt, changed.agent.force_limit) == (7, 0.1, 2.5)
+    assert changed.agent.starts == ((1.0, 2.0), (3.0, 4.0))
     assert (changed.algorithm.step.kl_max, changed.algorithm.step.rule) == (0.5, "mc")
     assert changed.cost.terms[1].weight == 3.0
     assert changed.cost.terms[0].cost.weights == (1.0, 2.0)
@@ -207,8 +207,8 @@ def test_options_reach_every_kind_of_field(experiment):
 
 
 def test_none_can_be_given(experiment):
-    limited = replace(experiment, world=replace(experiment.world, force_limit=1.0))
-    assert loader.override(limited, ["--world.force-limit", "None"]).world.force_limit is None
+    limited = replace(experiment, agent=replace(experiment.agent, force_limit=1.0))
+    assert loader.override(limited, ["--agent.force-limit", "None"]).agent.force_limit is None
 
 
 @pytest.mark.parametrize("name", [name for name, _ in loader.names()])
@@ -216,7 +216,7 @@ def test_every_option_of_every_experiment_takes_its_own_value(name):
     """Each option that holds one plain value, set to that value, changes nothing."""
     experiment = loader.load(name).experiment
     names = loader.options(experiment)
-    assert any(n.startswith("--world.") for n in names)
+    assert any(n.startswith("--agent.") for n in names)
     assert any(n.startswith("--cost.") for n in names)
     assert any(n.startswith("--algorithm.") for n in names)
     argv = []
@@ -237,7 +237,7 @@ def test_every_option_of_every_experiment_takes_its_own_value(name):
         ("--sampels 3", "unknown option --sampels; did you mean --samples"),
         ("--kl_max 3", "unknown option --kl_max; did you mean --algorithm.step.kl-max"),
         ("--algorithm.step.klmax 3", "did you mean --algorithm.step.kl-max"),
-        ("--world.step 3", "unknown option --world.step"),
+        ("--agent.step 3", "unknown option --agent.step"),
         ("--algorithm.step 3", "is a group; one of its options is --algorithm.step.kl-max"),
         ("--cost.terms.2.weight 3", "did you mean --cost.terms.[01].weight"),
         ("--name x", "unknown option --name"),
@@ -247,7 +247,7 @@ def test_every_option_of_every_experiment_takes_its_own_value(name):
         ("--samples", "Missing value for argument '--samples'"),
         ("--samples 3 4", "4"),
         ("--algorithm.step.rule lap", "invalid choice 'lap'.*laplace.*mc"),
-        ("--world.starts 1 2 3", "world.starts"),
+        ("--agent.starts 1 2 3", "agent.starts"),
     ],
 )
 def test_a_wrong_option_is_one_line(experiment, argv, message):
@@ -259,7 +259,7 @@ def test_a_wrong_option_is_one_line(experiment, argv, message):
 
 def test_a_value_that_cannot_work_keeps_its_own_message(experiment):
     with pytest.raises(ConfigError, match=r"^PointMassConfig.dt must be above 0"):
-        loader.override(experiment, ["--world.dt", "-1"])
+        loader.override(experiment, ["--agent.dt", "-1"])
     with pytest.raises(ConfigError, match=r"^Experiment.samples"):
         loader.override(experiment, ["--samples", "0"])
 

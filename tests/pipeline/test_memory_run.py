@@ -40,7 +40,7 @@ NETWORK = {network}
 experiment = replace(
     start,
     name="blind",
-    world=replace(start.world, obs=("position",), T=20, dt=0.2, start_position_std=0.05),
+    agent=replace(start.agent, obs=("position",), T=20, dt=0.2, start_position_std=0.05),
     algorithm=replace(
         start.algorithm, network=NETWORK, training=TrainingConfig(steps={steps}, learning_rate=1e-2)
     ),
@@ -100,7 +100,7 @@ def test_what_was_stored_acts_and_is_evaluated(kind, tmp_path, capsys):
     policy, again = RunFolder.open(run).read_state(1).policy.policy, gps.load_policy(run)
     obs = np.random.default_rng(0).normal(size=(3, 7, 2))
     np.testing.assert_allclose(again.mean(obs), policy.mean(obs), rtol=1e-9, atol=1e-12)
-    agent = loaded.experiment.world.build()
+    agent = loaded.experiment.agent.build()
     noise = np.zeros((1, agent.T, agent.nu))
     a, b = (agent.rollout(p, 1, noise, np.zeros((1, 4)), test=True) for p in (policy, again))
     np.testing.assert_allclose(a.X, b.X, rtol=1e-9, atol=1e-12)
@@ -121,9 +121,9 @@ def test_a_window_stops_the_mass_and_an_environment_is_driven_with_a_state(tmp_p
     pytest.importorskip("gymnasium")
     experiment = loader.load(written(tmp_path, "window")).experiment
     *_, report = gps.run(experiment)
-    policy, agent = report.state.policy.policy, experiment.world.build()
+    policy, agent = report.state.policy.policy, experiment.agent.build()
     rollouts = agent.rollout(policy, 2, np.zeros((1, agent.T, 2)), np.zeros((1, 4)))
-    env = as_gymnasium(experiment.world, experiment.cost)
+    env = as_gymnasium(experiment.agent, experiment.cost)
     obs, _ = env.reset(options={"condition": 2, "start_noise": np.zeros(4)})
     state, done, seen = None, False, []
     while not done:
@@ -133,7 +133,7 @@ def test_a_window_stops_the_mass_and_an_environment_is_driven_with_a_state(tmp_p
     np.testing.assert_allclose(seen[:-1], rollouts.obs[0, 1:], rtol=1e-12, atol=1e-14)
 
 
-def test_a_world_that_knows_nothing_of_memory_is_given_an_actor(tmp_path, monkeypatch):
+def test_an_agent_that_knows_nothing_of_memory_is_given_an_actor(tmp_path, monkeypatch):
     """The pipeline carries the memory for it."""
     monkeypatch.setattr("gps.agents.point_mass.acting", lambda policy: policy)
     experiment = loader.load(written(tmp_path, "window")).experiment

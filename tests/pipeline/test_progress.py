@@ -261,7 +261,7 @@ def test_wrong_numbers_are_refused(options):
 def converging():
     """A run of linear controllers that is done with improving long before its end."""
     experiment = gps.load("point_mass")
-    return replace(experiment, iterations=25, world=replace(experiment.world, T=12))
+    return replace(experiment, iterations=25, agent=replace(experiment.agent, T=12))
 
 
 @pytest.fixture(scope="module")
@@ -354,10 +354,10 @@ def test_an_iteration_that_is_made_again_is_judged_anew(converging, tmp_path):
 
 def test_snapshots_of_an_asynchronous_run_are_judged(tmp_path):
     experiment = gps.load("point_mass_policy")
-    world = replace(experiment.world, T=10, starts=((1.0, 1.0), (1.0, -1.0)))
+    agent = replace(experiment.agent, T=10, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=60)
     algorithm = replace(experiment.algorithm, training=training)
-    experiment = replace(experiment, world=world, algorithm=algorithm, iterations=24)
+    experiment = replace(experiment, agent=agent, algorithm=algorithm, iterations=24)
     reports = list(gps.run_asynchronous(experiment, out=tmp_path / "run"))
     rows = [r.row for r in reports]
     folder = RunFolder.open(tmp_path / "run")

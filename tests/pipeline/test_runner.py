@@ -26,7 +26,7 @@ from gps.pipeline.store import RunFolder, Snapshot, encode, identity_of
 def experiment():
     """A short run of linear controllers."""
     experiment = gps.load("point_mass")
-    return replace(experiment, iterations=4, world=replace(experiment.world, T=12))
+    return replace(experiment, iterations=4, agent=replace(experiment.agent, T=12))
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def with_policy():
     """A short run with a policy."""
     experiment = gps.load("point_mass_policy")
     training = replace(experiment.algorithm.training, steps=60)
-    world = replace(experiment.world, T=10, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5)))
+    agent = replace(experiment.agent, T=10, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5)))
     algorithm = replace(experiment.algorithm, training=training)
-    return replace(experiment, iterations=3, world=world, samples=4, algorithm=algorithm)
+    return replace(experiment, iterations=3, agent=agent, samples=4, algorithm=algorithm)
 
 
 def drain(reports):
@@ -70,7 +70,7 @@ def test_reports_of_a_run_in_memory(name, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = request.getfixturevalue(name)
     reports = drain(gps.run(experiment))
-    M, steps = experiment.validate().n_conditions, experiment.world.T * experiment.samples
+    M, steps = experiment.validate().n_conditions, experiment.agent.T * experiment.samples
     assert [r.iteration for r in reports] == list(range(1, experiment.iterations + 1))
     for r in reports:
         costs = [c.cost_mean for c in r.report.conditions]
@@ -90,7 +90,7 @@ def test_reports_of_a_run_in_memory(name, request, tmp_path, monkeypatch):
         ):
             scored = [
                 stages.evaluate_condition(
-                    experiment.world, experiment.cost, experiment.measure, s.actor, m, 1, 0
+                    experiment.agent, experiment.cost, experiment.measure, s.actor, m, 1, 0
                 )
                 for m, s in enumerate(sources)
             ]
@@ -189,12 +189,12 @@ def test_the_order_of_work_changes_nothing(name, request):
 
 def test_random_numbers_are_addressed_by_condition(experiment):
     """A condition's draws do not depend on how many others there are."""
-    world = replace(experiment.world, starts=((1.0, 1.0), (1.0, -0.5)), start_position_std=0.1)
-    both = next(gps.run(replace(experiment, world=world)))
-    more = next(gps.run(replace(experiment, world=replace(world, starts=(*world.starts, (0, 1))))))
+    agent = replace(experiment.agent, starts=((1.0, 1.0), (1.0, -0.5)), start_position_std=0.1)
+    both = next(gps.run(replace(experiment, agent=agent)))
+    more = next(gps.run(replace(experiment, agent=replace(agent, starts=(*agent.starts, (0, 1))))))
     for m in range(2):
         assert both.rollouts[m].X.tobytes() == more.rollouts[m].X.tobytes()
-    few = next(gps.run(replace(experiment, world=world, samples=3)))
+    few = next(gps.run(replace(experiment, agent=agent, samples=3)))
     assert few.rollouts[1].noise.tobytes() == both.rollouts[1].noise[:3].tobytes()
 
 
@@ -372,7 +372,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, iterations, options, longe
 
 
 @dataclass(frozen=True, kw_only=True)
-class FragileWorld(PointMassConfig):
+class FragileConfig(PointMassConfig):
     """Breaks where a sample's noise pushes too hard at first."""
 
     threshold: float = 1.0
@@ -391,13 +391,13 @@ class FragileAgent(PointMassAgent):
 
 
 def fragile(experiment, threshold, **changes):
-    world = FragileWorld(T=12, starts=experiment.world.starts, threshold=threshold)
-    return replace(experiment, world=world, iterations=1, samples=8, **changes)
+    agent = FragileConfig(T=12, starts=experiment.agent.starts, threshold=threshold)
+    return replace(experiment, agent=agent, iterations=1, samples=8, **changes)
 
 
 def test_a_failed_sample_is_drawn_again(experiment, caplog):
     (sound,) = gps.run(fragile(experiment, 1e9))
-    (redrawn,) = gps.run(fragile(experiment, 1.0, redraws=10))
+    (redrawn,) = gps.run(fragile(experiment, 1.0, max_resamples=10))
     replaced = 0
     for before, after in zip(sound.rollouts, redrawn.rollouts, strict=True):
         assert (after.noise[:, 0, 0] <= 1.0).all()
@@ -409,27 +409,27 @@ def test_a_failed_sample_is_drawn_again(experiment, caplog):
                 assert before.X[n].tobytes() == after.X[n].tobytes()
     assert replaced >= 2
     assert any("the mass broke" in r.message and "again" in r.message for r in caplog.records)
-    (same,) = gps.run(fragile(experiment, 1.0, redraws=10))
+    (same,) = gps.run(fragile(experiment, 1.0, max_resamples=10))
     assert image(same) == image(redrawn)
 
 
-@pytest.mark.parametrize("redraws", [0, 2])
-def test_a_world_that_always_fails_stops_the_run(experiment, redraws, caplog, tmp_path):
-    world = fragile(experiment, -50.0, redraws=redraws)
+@pytest.mark.parametrize("max_resamples", [0, 2])
+def test_an_agent_that_always_fails_stops_the_run(experiment, max_resamples, caplog, tmp_path):
+    agent = fragile(experiment, -50.0, max_resamples=max_resamples)
     with pytest.raises(SimulationError) as caught:
-        next(gps.run(world))
+        next(gps.run(agent))
     text = str(caught.value)
     assert text.startswith("condition 0: simulation failed")
     assert "sample 0, t=7: the mass broke" in text
     assert "sample 7, t=7" in text
     assert len(caught.value.failures) == 8
     again = [r for r in caplog.records if "again" in r.message]
-    assert len(again) == redraws
+    assert len(again) == max_resamples
 
 
 @dataclass(frozen=True, kw_only=True)
-class UntouchableWorld(PointMassConfig):
-    """A world in which no rollout may be run."""
+class UntouchableConfig(PointMassConfig):
+    """An agent in which no rollout may be run."""
 
     def build(self, threads=1):
         return UntouchableAgent(self)
@@ -453,10 +453,10 @@ class UntouchableAgent(PointMassAgent):
 def test_what_does_not_fit_is_refused_before_the_first_rollout(
     experiment, tmp_path, changes, message
 ):
-    world = UntouchableWorld(T=12, starts=experiment.world.starts)
+    agent = UntouchableConfig(T=12, starts=experiment.agent.starts)
     with pytest.raises(AssertionError, match="a rollout was run"):
-        next(gps.run(replace(experiment, world=world)))
-    wrong = replace(experiment, world=world, **changes)
+        next(gps.run(replace(experiment, agent=agent)))
+    wrong = replace(experiment, agent=agent, **changes)
     with pytest.raises(ConfigError, match=message):
         next(gps.run(wrong, out=tmp_path / "run"))
     assert os.listdir(tmp_path) == []
@@ -469,8 +469,8 @@ def test_what_does_not_fit_is_refused_before_the_first_rollout(
         ({"iterations": 0}, "iterations must be a whole number of at least 1, got 0"),
         ({"samples": 2.0}, "samples must be a whole number"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
-        ({"redraws": True}, "redraws must be a whole number"),
-        ({"world": PointMassConfig}, "world must be a configuration object"),
+        ({"max_resamples": True}, "max_resamples must be a whole number"),
+        ({"agent": PointMassConfig}, "agent must be a configuration object"),
         ({"algorithm": "trajopt"}, "algorithm must be a configuration object .*got 'trajopt'"),
         ({"cost": None}, "cost must be a configuration object"),
     ],

@@ -29,18 +29,18 @@ from gps.control import HoldConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class World(PointMassConfig):
+class Agent(PointMassConfig):
     def build(self):
         import late  # on the worker, where nothing of ours can be imported
         from kit.deep import limits
 
         assert late.here() is late
-        assert isinstance(self, late.World_of(self))
+        assert isinstance(self, late.Agent_of(self))
         return late.checked(super().build(), limits.TOP)
 
 
 experiment = gps.Experiment(
-    world=World(T=8, starts=((1.0, 1.0), (1.0, -1.0))),
+    agent=Agent(T=8, starts=((1.0, 1.0), (1.0, -1.0))),
     cost=make_cost(),
     initial=HoldConfig(position="position", velocity="velocity"),
     algorithm=TrajOptConfig(),
@@ -98,8 +98,8 @@ def here():
     return late
 
 
-def World_of(world):
-    return type(world)
+def Agent_of(agent):
+    return type(agent)
 
 
 def checked(agent, top):
@@ -145,8 +145,8 @@ def test_experiments_with_modules_of_one_name_have_their_own(tmp_path):
     assert (a.quick.TOP, b.quick.TOP) == (3, 4)
     assert a.MyCost is not b.MyCost
     with pytest.raises(AssertionError):
-        b.experiment.world.build()  # its late import is its own, too
-    a.experiment.world.build()
+        b.experiment.agent.build()  # its late import is its own, too
+    a.experiment.agent.build()
 
 
 def test_python_and_gps_are_not_hidden(tmp_path):
@@ -163,16 +163,16 @@ def test_python_and_gps_are_not_hidden(tmp_path):
 
 CHILD = """
 import pickle, sys
-world, cost = pickle.load(open(sys.argv[1], "rb"))
-agent = world.build()
+agent, cost = pickle.load(open(sys.argv[1], "rb"))
+agent = agent.build()
 import numpy as np
 from gps.control import HoldConfig
 first = HoldConfig(position="position", velocity="velocity")
 c = first.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
 print(cost.evaluate(agent.rollout(c, 0, np.zeros((1, agent.T, agent.nu)))).l.shape)
-world, cost = pickle.load(open(sys.argv[1], "rb"))  # the next task
-world.build()
-runs = world.build.__globals__["__siblings__"].module("late").EXECUTED
+agent, cost = pickle.load(open(sys.argv[1], "rb"))  # the next task
+agent.build()
+runs = agent.build.__globals__["__siblings__"].module("late").EXECUTED
 print(len(runs), [n for n in sys.modules if n.startswith(("gps_exp", "helper", "late", "kit"))])
 """
 
@@ -180,7 +180,7 @@ print(len(runs), [n for n in sys.modules if n.startswith(("gps_exp", "helper", "
 def test_they_travel_to_other_processes(tmp_path):
     experiment = loader.load(write(tmp_path / "there")).experiment
     data = tmp_path / "data"
-    data.write_bytes(cloudpickle.dumps((experiment.world, experiment.cost)))
+    data.write_bytes(cloudpickle.dumps((experiment.agent, experiment.cost)))
     shutil.rmtree(tmp_path / "there")
     argv = [sys.executable, "-c", CHILD, str(data)]
     out = subprocess.run(argv, capture_output=True, text=True, cwd="/", check=False)

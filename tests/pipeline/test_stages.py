@@ -30,10 +30,10 @@ def trained():
 
 def test_several_evaluation_samples_start_apart_and_one_starts_at_the_condition(trained):
     experiment, reports = trained
-    world = replace(experiment.world, start_position_std=0.1)
+    agent = replace(experiment.agent, start_position_std=0.1)
     policy = reports[-1].state.policy.policy
-    start = agent_of(world).start_state(1)
-    rest = (world, experiment.cost, experiment.measure, policy, 1)
+    start = agent_of(agent).start_state(1)
+    rest = (agent, experiment.cost, experiment.measure, policy, 1)
     one = evaluate_condition(*rest, 1, 0).rollouts.X[0, 0]
     np.testing.assert_array_equal(one, start)
     three = evaluate_condition(*rest, 3, 0).rollouts.X[:, 0]
@@ -77,18 +77,18 @@ def test_on_policy_the_policy_counts_as_sampled_and_no_setback_is_called(trained
 
 
 def test_every_thread_simulates_with_an_agent_of_its_own():
-    world, found = PointMassConfig(), []
-    thread = threading.Thread(target=lambda: found.append(agent_of(world)))
+    agent, found = PointMassConfig(), []
+    thread = threading.Thread(target=lambda: found.append(agent_of(agent)))
     thread.start()
     thread.join()
-    assert agent_of(world) is agent_of(world)
-    assert found[0] is not agent_of(world)
+    assert agent_of(agent) is agent_of(agent)
+    assert found[0] is not agent_of(agent)
 
 
 def test_workers_with_several_threads_give_the_serial_bytes():
     experiment = replace(gps.load("arm_reach"), samples=3)
     state = next(iter(gps.run(experiment, iterations=1))).state
-    calls = [(experiment.world, c, m, 3, 0, 1, 0) for m, c in enumerate(state.conditions)] * 4
+    calls = [(experiment.agent, c, m, 3, 0, 1, 0) for m, c in enumerate(state.conditions)] * 4
 
     def results(executor):
         return executor.gather([executor.call("rollout", rollout, *call) for call in calls])

@@ -48,7 +48,7 @@ STARTS = ((0.6, 0.6), (0.6, -0.6), (-0.6, 0.6), (-0.6, -0.6))
 
 experiment = Experiment(
     description="a disc moves to the middle of a picture",
-    world=MujocoConfig(
+    agent=MujocoConfig(
         model=MODEL,
         T=20,
         dt=0.1,
@@ -93,7 +93,7 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("experiment") / "seen.py"
     path.write_text(EXPERIMENT)
     try:
-        gps.load(path).world.build().rollout(Still(), 0, np.zeros((1, 20, 2)))
+        gps.load(path).agent.build().rollout(Still(), 0, np.zeros((1, 20, 2)))
     except GPSError as error:
         if "OpenGL" in str(error):
             pytest.skip(str(error))
@@ -143,7 +143,7 @@ def drawn(monkeypatch):
 
 def test_nothing_is_drawn_that_nobody_looks_at(file, monkeypatch):
     seeing = replace(gps.load(file), iterations=1)
-    M, N, T = seeing.world.build().n_conditions, seeing.samples, seeing.world.T
+    M, N, T = seeing.agent.build().n_conditions, seeing.samples, seeing.agent.T
     count = drawn(monkeypatch)
     (report,) = gps.run(seeing)
     assert report.rollouts[0].images is not None  # the convolutions learn from them
@@ -157,7 +157,7 @@ def test_nothing_is_drawn_that_nobody_looks_at(file, monkeypatch):
         (report,) = gps.run(experiment)
         assert count == [0]
         assert report.rollouts[0].images is None
-    agent = local.world.build()
+    agent = local.agent.build()
     asked = agent.rollout(Still(), 0, np.zeros((2, T, 2)))
     assert asked.images.shape == (2, T, 32, 32, 3)  # who rolls out without a run asks for them
 
@@ -182,7 +182,7 @@ def hashes(out):
 
 
 def test_pictures_of_a_rollout_are_those_that_the_policy_saw(file):
-    agent = gps.load(file).world.build()
+    agent = gps.load(file).agent.build()
     assert agent.image_shape == (32, 32, 3)
     start = np.random.default_rng(0).normal(size=(3, agent.n_start))
     watching = Watching()
@@ -241,7 +241,7 @@ def test_pictures_are_stored_small(run):
 
 def test_a_policy_that_sees_needs_a_camera(file):
     blind = gps.load(file)
-    blind = replace(blind, world=replace(blind.world, cameras=()))
+    blind = replace(blind, agent=replace(blind.agent, cameras=()))
     with pytest.raises(ConfigError, match="cameras"):
         blind.validate()
 
@@ -254,18 +254,18 @@ def test_training_in_several_processes_is_refused(file):
 
 
 def test_unknown_camera_is_refused():
-    world = MujocoConfig(model="peg_insertion", cameras=("nose",), conditions=(Condition(),))
+    config = MujocoConfig(model="peg_insertion", cameras=("nose",), conditions=(Condition(),))
     with pytest.raises(ConfigError, match=r"nose.*(main|hole)"):
-        world.build()
+        config.build()
 
 
 def test_an_environment_without_pictures_is_refused(file):
     pytest.importorskip("gymnasium")
     experiment = gps.load(file)
     with pytest.raises(ConfigError, match="no pictures"):
-        as_gymnasium(experiment.world, experiment.cost)
-    world = replace(experiment.world, cameras=())
-    assert as_gymnasium(world, experiment.cost).observation_space.shape == (2,)
+        as_gymnasium(experiment.agent, experiment.cost)
+    config = replace(experiment.agent, cameras=())
+    assert as_gymnasium(config, experiment.cost).observation_space.shape == (2,)
 
 
 @pytest.mark.parametrize("network", ["mlp", MLPConfig])

@@ -1,7 +1,7 @@
-"""A world of your own: a pendulum that a motor swings up and holds level.
+"""An agent of your own: a pendulum that a motor swings up and holds level.
 
-You learn: the few members that a world needs, and that its file is an experiment like any other:
-`gps run own_world.py`.
+You learn: the few members that an agent needs, and that its file is an experiment like any other:
+`gps run own_agent.py`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from gps.types import Layout, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class Pendulum:
-    """Configuration of the world, and the world itself: it keeps no state between rollouts."""
+    """Configuration of the agent, and the agent itself: it keeps no state between rollouts."""
 
     torque_limit: float = 20.0  # N m; 9.81 hold the pendulum level
     layout = obs_layout = Layout((("angle", 1), ("velocity", 1)))  # rad from hanging, rad/s
@@ -46,7 +46,7 @@ angle = StateCost(entry="angle", target=LEVEL, l2=1.0)
 velocity = StateCost(entry="velocity", target=0.0, l2=1.0)
 terms = (WeightedCost(cost=angle), WeightedCost(weight=0.05, cost=velocity))
 experiment = gps.Experiment(
-    world=Pendulum(),
+    agent=Pendulum(),
     cost=SumCost(terms=(*terms, WeightedCost(cost=ActionCost(weights=1e-4)))),
     initial=HoldConfig(position="angle", velocity="velocity", variance=4.0),
     measure=EndpointMeasure(

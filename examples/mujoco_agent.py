@@ -1,4 +1,4 @@
-"""A MuJoCo world in code: an MjSpec function, a sensor in the state, a target, a randomised mass.
+"""A MuJoCo agent in code: an MjSpec function, a sensor in the state, a target, a randomised mass.
 
 You learn: how to build a model in Python, to name its sensors as entries of the state, to draw
 conditions that move a target, and to give every rollout its own mass; gps run takes this file too.
@@ -35,7 +35,7 @@ def puck() -> mujoco.MjSpec:
 
 
 experiment = gps.Experiment(
-    world=MujocoConfig(
+    agent=MujocoConfig(
         model=puck,
         T=40,
         state=("joint_pos", "joint_vel", AWAY),

@@ -1,7 +1,7 @@
-"""A Gymnasium environment as a world: Reacher-v5 and its own reward, written down and fitted.
+"""A Gymnasium environment as an agent: Reacher-v5 and its own reward, written down and fitted.
 
 You learn: how to write an environment's reward as a cost with derivatives, and what to do when the
-reward is only a number that comes with each step. `gps run gymnasium_world.py` runs the first. It
+reward is only a number that comes with each step. `gps run gymnasium_agent.py` runs the first. It
 needs the extra `gym` and Gymnasium's own: pip install 'gymnasium[mujoco]'.
 """
 
@@ -17,7 +17,7 @@ from gps.costs import ActionCost, FittedRewardCost, StateCost, SumCost, Weighted
 
 # What Reacher-v5 observes: cosines and sines of both joints, the target, the joints' speeds, and
 # the way from the target to the finger tip, which is all that its reward needs besides the action.
-world = GymnasiumConfig(
+config = GymnasiumConfig(
     env="Reacher-v5",
     obs_entries=(("direction", 4), ("target", 2), ("speed", 2), ("offset", 2)),
     state=("joint_pos", "joint_vel", "offset", "reward"),
@@ -31,18 +31,18 @@ known = SumCost(
     )
 )
 experiment = gps.Experiment(
-    world=replace(world, state=world.state[:-1]),  # this cost does without the reward
+    agent=replace(config, state=config.state[:-1]),  # this cost does without the reward
     cost=known,
     initial=OpenLoopConfig(variance=0.1),  # noise about no torque
     algorithm=TrajOptConfig(step=StepConfig(kl_max=1.0)),
     samples=10,
     iterations=8,
 )
-fitted = replace(experiment, world=world, cost=FittedRewardCost(), samples=20)
+fitted = replace(experiment, agent=config, cost=FittedRewardCost(), samples=20)
 
 if __name__ == "__main__":
     for name, run in (("known", experiment), ("fitted", fitted)):
-        agent = replace(world, state=run.world.state, obs=("reward",)).build()
+        agent = replace(config, state=run.agent.state, obs=("reward",)).build()
         silence = np.zeros((1, agent.T, agent.nu))
         for report in gps.run(run):
             if report.iteration in (1, 4, 8):

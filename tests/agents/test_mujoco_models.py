@@ -1,4 +1,4 @@
-"""Any MuJoCo world: where models come from, free and ball joints, sensors, mocap, random models."""
+"""Any MuJoCo agent: where models come from, free and ball joints, sensors, mocap, random models."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ REACH = """<mujoco>
 </mujoco>"""
 SIGHT = ("sensor:to_goal", "sensor:speed", "sensor:q")
 FEEL = ("sensor:acc", "sensor:touch", "sensor:force")
-FREE_WORLD = MujocoConfig(
+FREE_AGENT = MujocoConfig(
     model=FREE,
     T=15,
     sites=("finger", "tip", "corner", "edge"),
@@ -89,7 +89,7 @@ FREE_WORLD = MujocoConfig(
     start_qpos_std=0.3,
     start_qvel_std=0.5,
 )
-REACH_WORLD = MujocoConfig(
+REACH_AGENT = MujocoConfig(
     model=REACH, T=30, sites=("tip", "goal"), state=("joint_pos", "joint_vel", *SIGHT)
 )
 
@@ -151,7 +151,7 @@ def test_models_are_stored_with_the_configuration():
 
 
 def test_a_function_that_travelled_is_the_one_that_was_seen_before():
-    """A copy by value has to be equal, or every rollout would build its world again."""
+    """A copy by value has to be equal, or every rollout would build its agent again."""
     cloudpickle = pytest.importorskip("cloudpickle")
     source = "LENGTH = 0.5\ndef helper(): return LENGTH\ndef swing(): return spec(), helper()"
 
@@ -202,16 +202,16 @@ def test_models_of_the_same_sizes_share_a_batch():
 
 
 def test_conditions_may_have_models_of_their_own():
-    """Same rollouts as worlds of that model alone, whatever ran before."""
+    """Same rollouts as agents of that model alone, whatever ran before."""
     mixed = replace(
-        REACH_WORLD,
+        REACH_AGENT,
         conditions=(Condition(), Condition(model=LONG), Condition(model=WIDE)),
         test_conditions=(Condition(model=WIDE, body_offsets=(("upper", (0.0, 0.0, 0.01)),)),),
     )
     agent = mixed.build()
     assert agent.model_of(2).nbody == agent.model_of(0).nbody + 1
     noise = stream(1, "noise").normal(size=(3, 30, 2))
-    alone = [run(replace(REACH_WORLD, model=m))[1] for m in (REACH, LONG, WIDE)]
+    alone = [run(replace(REACH_AGENT, model=m))[1] for m in (REACH, LONG, WIDE)]
     for m in (0, 1, 2, 1, 0):
         r = agent.rollout(Noise(), m, noise)
         assert r.X.tobytes() == alone[m].X.tobytes()
@@ -254,7 +254,7 @@ def test_conditions_may_have_models_of_their_own():
 )
 def test_models_that_do_not_fit_together_are_named(model, match):
     with pytest.raises(ConfigError, match=match):
-        replace(REACH_WORLD, conditions=(Condition(), Condition(model=model))).build()
+        replace(REACH_AGENT, conditions=(Condition(), Condition(model=model))).build()
 
 
 # ---- sensors
@@ -263,7 +263,7 @@ def test_models_that_do_not_fit_together_are_named(model, match):
 @pytest.mark.parametrize("late", [(), FEEL])
 def test_sensors_are_in_step_with_the_state(late):
     """The simulator's own, computed at each step; accelerations with the control before."""
-    config = replace(REACH_WORLD, state=(*REACH_WORLD.state, *late), obs=("sensor:q", *late))
+    config = replace(REACH_AGENT, state=(*REACH_AGENT.state, *late), obs=("sensor:q", *late))
     agent, r = run(config, scale=0.3)
     model = agent.model_of(0)
     data = mujoco.MjData(model)
@@ -290,7 +290,7 @@ def test_sensors_are_in_step_with_the_state(late):
 def test_a_sensor_gives_the_vector_to_a_target_that_is_moved():
     places = ((0.3, 0.1, 0.0), (-0.2, 0.3, 0.1))
     config = replace(
-        REACH_WORLD,
+        REACH_AGENT,
         state=("joint_pos", "joint_vel", "end_points", "sensor:to_goal"),
         conditions=tuple(Condition(mocap=(("target", p),)) for p in places),
     )
@@ -304,7 +304,7 @@ def test_a_sensor_gives_the_vector_to_a_target_that_is_moved():
 
 
 def test_large_forces_are_no_failure_and_nan_is():
-    config = replace(REACH_WORLD, obs=FEEL, limit=10.0)
+    config = replace(REACH_AGENT, obs=FEEL, limit=10.0)
     _, r = run(config, scale=0.3)
     assert np.abs(r.obs).max() > 10
     with pytest.raises(SimulationError, match="left"):
@@ -313,7 +313,7 @@ def test_large_forces_are_no_failure_and_nan_is():
 
 def test_plans_know_how_sensors_depend_on_the_joints():
     state = ("joint_vel", *SIGHT, "end_points", "joint_pos", "end_point_velocities")
-    agent, r = run(replace(REACH_WORLD, state=state, sites=("tip",)), scale=0.3)
+    agent, r = run(replace(REACH_AGENT, state=state, sites=("tip",)), scale=0.3)
     X, jacobians = agent.whole_states(
         0, np.concatenate((r.entry("joint_pos")[1], r.entry("joint_vel")[1]), axis=1)
     )
@@ -329,11 +329,11 @@ def test_plans_know_how_sensors_depend_on_the_joints():
 
 def test_unknown_sensors_are_named():
     with pytest.raises(ConfigError, match="unknown sensor 'to_gaol'; did you mean 'to_goal'"):
-        replace(REACH_WORLD, obs=("sensor:to_gaol",)).build()
+        replace(REACH_AGENT, obs=("sensor:to_gaol",)).build()
 
 
 def test_what_depends_on_the_action_before_is_not_planned_with():
-    agent = replace(REACH_WORLD, state=(*REACH_WORLD.state, "sensor:acc")).build()
+    agent = replace(REACH_AGENT, state=(*REACH_AGENT.state, "sensor:acc")).build()
     with pytest.raises(ConfigError, match="sensor:acc cannot be planned with"):
         agent.known_model(0, models)
     with pytest.raises(ConfigError, match="sensor:acc cannot be derived"):
@@ -346,7 +346,7 @@ def test_what_depends_on_the_action_before_is_not_planned_with():
 def test_mocap_bodies_stand_where_the_condition_says():
     place, turn = (0.1, 0.2, 0.3), (0.0, 2.0, 0.0, 0.0)
     config = replace(
-        REACH_WORLD,
+        REACH_AGENT,
         state=("joint_pos", "joint_vel", "end_points", "sensor:goal_quat"),
         conditions=(
             Condition(),
@@ -382,7 +382,7 @@ def test_mocap_bodies_stand_where_the_condition_says():
 )
 def test_mocap_errors(mocap, match):
     with pytest.raises(ConfigError, match=match):
-        replace(REACH_WORLD, conditions=(Condition(mocap=mocap),)).build()
+        replace(REACH_AGENT, conditions=(Condition(mocap=mocap),)).build()
 
 
 # ---- free and ball joints
@@ -406,19 +406,19 @@ def raw(model, joint_pos):
 
 
 def points(model, data, q, v=None):
-    """End points of the free world, or their velocities."""
+    """End points of the free agent, or their velocities."""
     data.qpos[:] = q
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     J, out = np.zeros((3, model.nv)), []
-    for site in FREE_WORLD.sites:
+    for site in FREE_AGENT.sites:
         mujoco.mj_jacSite(model, data, J, None, model.site(site).id)
         out.append(data.site(site).xpos.copy() if v is None else J @ v)
     return np.concatenate(out)
 
 
 def test_joint_positions_are_rotation_vectors_from_the_reference():
-    agent, r = run(FREE_WORLD)
+    agent, r = run(FREE_AGENT)
     model = agent.model_of(0)
     assert (model.nq, model.nv, agent.n_start) == (15, 13, 26)
     moves, back = np.zeros(13), np.zeros(13)
@@ -434,7 +434,7 @@ def test_joint_positions_are_rotation_vectors_from_the_reference():
 
 
 def test_a_free_body_moves_as_the_simulator_moves_it():
-    agent, r = run(FREE_WORLD)
+    agent, r = run(FREE_AGENT)
     model = agent.model_of(0)
     data = mujoco.MjData(model)
     for i in range(r.N):
@@ -442,14 +442,14 @@ def test_a_free_body_moves_as_the_simulator_moves_it():
         data.qpos[:], data.qvel[:] = r.obs[i, 0, :15], r.entry("joint_vel")[i, 0]
         for t in range(r.T - 1):
             data.ctrl[:] = r.U[i, t]
-            for _ in range(FREE_WORLD.substeps):
+            for _ in range(FREE_AGENT.substeps):
                 mujoco.mj_step(model, data)
             assert data.qpos.tobytes() == r.obs[i, t + 1, :15].tobytes()
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.3])  # the series of small angles, and the formula
 def test_jacobians_of_turned_joints_are_the_central_differences(spread):
-    agent, r = run(replace(FREE_WORLD, start_qpos_std=spread))
+    agent, r = run(replace(FREE_AGENT, start_qpos_std=spread))
     model, h = agent.model_of(0), 1e-6
     data = mujoco.MjData(model)
     pos, vel = r.layout.slice("joint_pos"), r.layout.slice("joint_vel")
@@ -471,7 +471,7 @@ def test_jacobians_of_turned_joints_are_the_central_differences(spread):
 
 def test_starts_are_turned_in_the_body():
     turn = (0.0,) * 9 + (0.0, 0.0, 0.5, 0.0)
-    config = replace(FREE_WORLD, conditions=(Condition(qpos_offset=turn),))
+    config = replace(FREE_AGENT, conditions=(Condition(qpos_offset=turn),))
     agent = config.build()
     start = np.zeros((1, agent.n_start))
     start[0, 9] = 1.0  # about the body's x, after the turn about its z
@@ -487,16 +487,16 @@ def test_starts_are_turned_in_the_body():
 def test_quaternions_of_a_start_are_normalised():
     qpos = np.zeros(15)
     qpos[2:6] = qpos[10:14] = (2.0, 0.0, 0.0, 2.0)
-    _, r = run(replace(FREE_WORLD, qpos=tuple(qpos), start_qpos_std=0.0))
+    _, r = run(replace(FREE_AGENT, qpos=tuple(qpos), start_qpos_std=0.0))
     np.testing.assert_allclose(r.obs[0, 0, 2:6], np.sqrt([0.5, 0, 0, 0.5]))
     with pytest.raises(ConfigError, match="must have 15 values"):
-        replace(FREE_WORLD, qpos=(0.0,) * 13).build()
+        replace(FREE_AGENT, qpos=(0.0,) * 13).build()
     with pytest.raises(ConfigError, match="must have 13 values"):
-        replace(FREE_WORLD, qvel=(0.0,) * 15).build()
+        replace(FREE_AGENT, qvel=(0.0,) * 15).build()
 
 
 def test_whole_states_of_turned_joints_are_those_of_a_rollout():
-    agent, r = run(FREE_WORLD)
+    agent, r = run(FREE_AGENT)
     states = np.concatenate((r.entry("joint_pos")[1], r.entry("joint_vel")[1]), axis=1)
     X, jacobians = agent.whole_states(0, states)
     np.testing.assert_allclose(X, r.X[1], atol=1e-12)
@@ -508,7 +508,7 @@ def test_whole_states_of_turned_joints_are_those_of_a_rollout():
 
 def test_turned_joints_are_drawn():
     lit = FREE.replace("<worldbody>", '<worldbody><light pos="0 0 3"/>')
-    agent, r = run(replace(FREE_WORLD, model=lit))
+    agent, r = run(replace(FREE_AGENT, model=lit))
     try:
         frames = agent.render(r, 1, width=32, height=24, every=5)
     except GPSError as error:
@@ -525,7 +525,7 @@ def test_turned_joints_are_drawn():
 
 def test_raw_positions_are_for_the_observation_only():
     with pytest.raises(ConfigError, match=r"MujocoConfig\.state: unknown entry 'qpos'"):
-        replace(FREE_WORLD, state=("qpos",))
+        replace(FREE_AGENT, state=("qpos",))
 
 
 # ---- activations
@@ -537,11 +537,11 @@ LAZY = """<mujoco><worldbody>
   <general joint="x" dyntype="filterexact" dynprm="0.2" gainprm="2"/><motor joint="y"/>
   <general joint="y" dyntype="integrator"/>
 </actuator></mujoco>"""
-LAZY_WORLD = MujocoConfig(model=LAZY, T=12, state=("joint_pos", "activation", "joint_vel"))
+LAZY_AGENT = MujocoConfig(model=LAZY, T=12, state=("joint_pos", "activation", "joint_vel"))
 
 
 def test_activations_are_part_of_the_state():
-    agent, r = run(replace(LAZY_WORLD, activation=(0.5, -1.0)))
+    agent, r = run(replace(LAZY_AGENT, activation=(0.5, -1.0)))
     assert agent.layout.length("activation") == 2
     np.testing.assert_array_equal(r.entry("activation")[:, 0], [[0.5, -1.0]] * 3)
     want = np.tile([0.5, -1.0], (3, 12, 1))
@@ -550,18 +550,18 @@ def test_activations_are_part_of_the_state():
         want[:, t + 1, 0] = want[:, t, 0] + toward * (1 - np.exp(-0.05 / 0.2))
         want[:, t + 1, 1] = want[:, t, 1] + 0.05 * r.U[:, t, 2]
     np.testing.assert_allclose(r.entry("activation"), want, atol=1e-12)
-    _, plain = run(LAZY_WORLD)
+    _, plain = run(LAZY_AGENT)
     assert not plain.entry("activation")[:, 0].any()
 
 
 def test_activations_have_to_be_in_the_state():
     with pytest.raises(ConfigError, match="actuators that remember something"):
-        replace(LAZY_WORLD, state=("joint_pos", "joint_vel")).build()
+        replace(LAZY_AGENT, state=("joint_pos", "joint_vel")).build()
     with pytest.raises(ConfigError, match="has an activation"):
-        replace(REACH_WORLD, state=("joint_pos", "activation")).build()
+        replace(REACH_AGENT, state=("joint_pos", "activation")).build()
     with pytest.raises(ConfigError, match="activation must have 2 values, one for each activation"):
-        replace(LAZY_WORLD, activation=(0.0,)).build()
-    agent = LAZY_WORLD.build()
+        replace(LAZY_AGENT, activation=(0.0,)).build()
+    agent = LAZY_AGENT.build()
     with pytest.raises(ConfigError, match="states of their own"):
         agent.known_model(0, models)
     with pytest.raises(ConfigError, match="cannot be derived"):
@@ -572,7 +572,7 @@ def test_activations_have_to_be_in_the_state():
 
 
 def test_observation_noise_is_the_last_of_the_start_noise():
-    plain = replace(REACH_WORLD, obs=("joint_pos", "sensor:to_goal", "joint_vel"))
+    plain = replace(REACH_AGENT, obs=("joint_pos", "sensor:to_goal", "joint_vel"))
     config = replace(plain, obs_noise=(("sensor:to_goal", 0.1), ("joint_pos", 0.5)))
     agent, quiet = config.build(), plain.build()
     assert agent.n_start == 30 * 5
@@ -603,7 +603,7 @@ def test_the_parts_of_the_start_noise_are_in_order():
     """Start, then model, then observation."""
     mass = Randomise(what="body_mass", names=("upper",), std=0.3)
     config = replace(
-        REACH_WORLD,
+        REACH_AGENT,
         start_qvel_std=(0.2, 0.0),
         randomise=(mass,),
         obs=("joint_vel",),
@@ -634,7 +634,7 @@ def test_the_parts_of_the_start_noise_are_in_order():
 )
 def test_observation_noise_errors(noise, match):
     with pytest.raises(ConfigError, match=match):
-        replace(REACH_WORLD, obs_noise=noise)
+        replace(REACH_AGENT, obs_noise=noise)
 
 
 # ---- random models
@@ -653,7 +653,7 @@ ALL = (
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda s: s.what)
 def test_each_sample_runs_on_a_model_of_its_own(spec):
-    """The rollout of a sample is that of a world whose model has the sample's numbers."""
+    """The rollout of a sample is that of an agent whose model has the sample's numbers."""
     config = replace(ARM, randomise=(spec,))
     agent = config.build()
     assert agent.n_start == spec.size
@@ -749,7 +749,7 @@ def test_random_models_do_not_leak():
     assert not np.allclose(changed[2, -1], first.X[2, -1], atol=1e-3)
 
 
-def test_no_spread_gives_the_bytes_of_the_plain_world():
+def test_no_spread_gives_the_bytes_of_the_plain_agent():
     still = tuple(
         replace(s, std=None, between=(1.0, 1.0) if s.relative else (0.0, 0.0), relative=s.relative)
         for s in ALL
@@ -881,7 +881,7 @@ def test_drawn_conditions_keep_their_order_and_their_bounds():
         assert (value >= np.array(low) - 1e-15).all()
         assert (value <= np.array(high) + 1e-15).all()
     assert {c.model for c in many} == {REACH, LONG}
-    replace(REACH_WORLD, conditions=many[:4]).build()
+    replace(REACH_AGENT, conditions=many[:4]).build()
 
 
 def test_drawn_offsets_and_what_stays():
@@ -923,7 +923,7 @@ LIT = REACH.replace(
     '<geom size="0.05" rgba="1 0 0 1" contype="0" conaffinity="0"/><site name="goal"/>',
 )
 SEEN = replace(
-    REACH_WORLD,
+    REACH_AGENT,
     model=LIT,
     T=4,
     state=("joint_vel",),
@@ -1051,8 +1051,8 @@ def test_what_cannot_be_drawn_is_refused_without_a_rollout():
         replace(SEEN, state=("joint_vel",)).build().check_render(width=32, height=24)
 
 
-def test_worlds_without_cameras_have_no_pictures():
-    agent, r = run(REACH_WORLD)
+def test_agents_without_cameras_have_no_pictures():
+    agent, r = run(REACH_AGENT)
     assert agent.image_shape is None
     assert r.images is None
     with pytest.raises(ConfigError, match="cameras must name a camera"):

@@ -1,4 +1,4 @@
-"""A small smooth world for the cost tests, and the list of all costs.
+"""A small smooth agent for the cost tests, and the list of all costs.
 
 The state holds three joint angles, their velocities and two points in the plane; the points are a
 nonlinear function of angles and, to keep the chain rule honest, of velocities.

@@ -1,4 +1,4 @@
-"""Reaching, posts in the way, the blind peg: what the worlds are, and that a short run learns."""
+"""Reaching, posts in the way, the blind peg: what the agents are, and that a short run learns."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gps
-from gps.agents.worlds import (
+from gps.agents.presets import (
     door,
     gripper_pusher,
     obstacle_nav,
@@ -48,8 +48,8 @@ def test_test_conditions_are_drawn_by_their_seed(make):
 
 
 def test_reaching_targets_lie_where_they_are_said_to():
-    world = reacher(n_test=2000)
-    trained, drawn = targets(world.conditions), targets(world.test_conditions)
+    config = reacher(n_test=2000)
+    trained, drawn = targets(config.conditions), targets(config.test_conditions)
     radius = np.hypot(*drawn.T)
     assert radius.min() >= 0.08
     assert radius.max() <= 0.18
@@ -61,8 +61,8 @@ def test_reaching_targets_lie_where_they_are_said_to():
 
 
 def test_the_arm_is_shown_the_way_to_its_own_target():
-    world = reacher(n_test=2)
-    agent = agent_of(world)
+    config = reacher(n_test=2)
+    agent = agent_of(config)
     for m, test in ((0, False), (5, False), (1, True)):
         data = rolled(agent, m, (0.3, -0.2), test=test)
         q = data.entry("joint_pos")[0]
@@ -72,7 +72,7 @@ def test_the_arm_is_shown_the_way_to_its_own_target():
         tip = 0.1 * np.stack(
             (np.cos(q[:, 0]) + np.cos(bend), np.sin(q[:, 0]) + np.sin(bend)), axis=-1
         )
-        target = targets(world.test_conditions if test else world.conditions)[m]
+        target = targets(config.test_conditions if test else config.conditions)[m]
         np.testing.assert_allclose(data.entry(TIP)[0, :, :2], tip - target, atol=1e-12)
         np.testing.assert_array_equal(data.entry(TIP)[0, :, 2], 0.0)
         view = data.obs[0, :, agent.obs_layout.slice(TIP)]
@@ -81,7 +81,7 @@ def test_the_arm_is_shown_the_way_to_its_own_target():
 
 def test_the_posts_of_the_model_are_those_of_cost_and_measure():
     experiment = gps.load("obstacle_nav")
-    model = agent_of(experiment.world).model_of(0)
+    model = agent_of(experiment.agent).model_of(0)
     puck = model.geom("puck").size[0]
     posts = [model.geom(n) for n in ("post_left", "post_high", "post_low")]
     in_model = [(*p.pos[:2], p.size[0] + puck) for p in posts]
@@ -90,7 +90,7 @@ def test_the_posts_of_the_model_are_those_of_cost_and_measure():
     np.testing.assert_allclose(experiment.measure.target, place)
     # the cost of the posts is felt at their border, in each one's direction, and not at the goal
     hill = experiment.cost.terms[-1]
-    data = rolled(agent_of(experiment.world), 0)
+    data = rolled(agent_of(experiment.agent), 0)
     X = np.zeros((1, 80, 4))
     for i, (x, y, reach) in enumerate(in_model):
         X[0, i, :2] = x - reach, y
@@ -104,8 +104,8 @@ def test_the_posts_of_the_model_are_those_of_cost_and_measure():
 def test_posts_stop_the_puck_and_the_measure_sees_the_touch():
     """Pushed straight at the first post, it stays outside; pushed past it, it meets none."""
     experiment = gps.load("obstacle_nav")
-    world = replace(experiment.world, conditions=(gps.agents.Condition(qpos=(-1.0, 0.0)),))
-    agent = world.build()
+    config = replace(experiment.agent, conditions=(gps.agents.Condition(qpos=(-1.0, 0.0)),))
+    agent = config.build()
     x, _, reach = experiment.measure.avoid[0]
     ahead = rolled(agent, 0, (2.0, 0.0))
     assert ahead.X[0, :, 0].max() == pytest.approx(x - reach, abs=0.01)
@@ -139,13 +139,13 @@ def test_a_short_run_learns(name, trained, iterations, seed, nearer):
     """Fewer starts than the experiment has: cost and distance of the policy fall on them, and for
     targets and places of the base, which are drawn between them, on unseen ones as well."""
     experiment = gps.load(name)
-    world = experiment.world
+    config = experiment.agent
     few = replace(
-        world,
-        conditions=tuple(world.conditions[m] for m in trained),
-        test_conditions=world.test_conditions[:6],
+        config,
+        conditions=tuple(config.conditions[m] for m in trained),
+        test_conditions=config.test_conditions[:6],
     )
-    reports = list(gps.run(replace(experiment, world=few), seed=seed, iterations=iterations))
+    reports = list(gps.run(replace(experiment, agent=few), seed=seed, iterations=iterations))
     first, last = reports[0].row, reports[-1].row
     assert last["policy_cost_mean"] < first["policy_cost_mean"]
     assert last["policy_distance_mean"] < nearer * first["policy_distance_mean"]
