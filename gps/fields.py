@@ -162,7 +162,11 @@ def check_shapes(record: Any) -> None:
                 f"{where} must have {len(axes)} axes, ({expected}), got shape {array.shape}"
             )
         for axis, size in zip(axes, array.shape, strict=True):
-            if not _bind(axis, size, sizes):
+            if isinstance(axis, str):  # one letter, as most are
+                fits = sizes.setdefault(axis, size) == size
+            else:
+                fits = _bind(axis, size, sizes)
+            if not fits:
                 expected = ", ".join(_said(axis, sizes) for axis in axes)
                 if len(axes) == 1:
                     expected += ","
@@ -217,11 +221,14 @@ def declared(cls: type) -> Mapping[str, Declared]:
     return types.MappingProxyType(out)
 
 
+Terms = tuple[tuple[int, str], ...]
+
+
 class Axes(NamedTuple):
     """The declared shape of one field."""
 
-    axes: tuple[tuple[tuple[int, str], ...], ...]
-    """Each axis as a sum of signed terms."""
+    axes: tuple[str | Terms, ...]
+    """Each axis: a letter, or a sum of signed terms."""
     dtype: np.dtype[Any]
     optional: bool
     """Whether the field may be None."""
@@ -244,20 +251,22 @@ def shapes_of(cls: type) -> Mapping[str, Axes]:
                 optional = True
                 base = next(k for k in typing.get_args(base) if k is not type(None))
             dtype = np.dtype(typing.get_args(typing.get_args(base)[1])[0])
-            axes = tuple(tuple(_terms(axis)) for axis in shape.axes.split())
+            axes = tuple(_terms(axis) for axis in shape.axes.split())
             out[name] = Axes(axes, dtype, optional)
     return types.MappingProxyType(out)
 
 
-def _terms(axis: str) -> list[tuple[int, str]]:
-    """`T-1` as [(1, "T"), (-1, "1")]."""
+def _terms(axis: str) -> str | Terms:
+    """`T` as it is, `T-1` as ((1, "T"), (-1, "1"))."""
+    if axis.isidentifier():
+        return axis
     parts = re.findall(r"([+-]?)(\w+)", axis)
     if "".join(sign + term for sign, term in parts) != axis:
         raise ValueError(f"axis {axis!r} of a shape is no sum of names and numbers")
-    return [(-1 if sign == "-" else 1, term) for sign, term in parts]
+    return tuple((-1 if sign == "-" else 1, term) for sign, term in parts)
 
 
-def _bind(axis: Sequence[tuple[int, str]], size: int, sizes: dict[str, int]) -> bool:
+def _bind(axis: Terms, size: int, sizes: dict[str, int]) -> bool:
     """Whether an axis may have this size; a letter that has no size yet gets the one that fits."""
     known, unknown = 0, []
     for sign, term in axis:
@@ -275,8 +284,10 @@ def _bind(axis: Sequence[tuple[int, str]], size: int, sizes: dict[str, int]) -> 
     return True
 
 
-def _said(axis: Sequence[tuple[int, str]], sizes: Mapping[str, int]) -> str:
+def _said(axis: str | Terms, sizes: Mapping[str, int]) -> str:
     """The size that an axis must have, or its letters where they have none yet."""
+    if isinstance(axis, str):
+        return str(sizes.get(axis, axis))
     if all(term.isdecimal() or term in sizes for _, term in axis):
         return str(sum(sign * int(sizes.get(term, term)) for sign, term in axis))
     return "".join(("-" if sign < 0 else "+") + term for sign, term in axis).removeprefix("+")
