@@ -16,7 +16,7 @@ import gps
 from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, SimulationError
 from gps.execution import Serial
 from gps.parallel import Dask, make_executor
-from gps.parallel.worker import OneThread
+from gps.parallel.worker import SingleThread
 from gps.pipeline import runner, stages
 from gps.threads import single_thread_environment
 
@@ -283,7 +283,7 @@ def test_make_executor():
 def test_the_numba_cache_of_the_driver_is_that_of_workers_without_one(monkeypatch, tmp_path):
     """Workers of a running cluster have another environment."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "shared"))
-    plugin = OneThread()
+    plugin = SingleThread()
     set_up = partial(threading.Thread, target=plugin.setup, args=(None,))  # not the main thread
     for own, expected in ((None, str(tmp_path / "shared")), (str(tmp_path / "own"), "")):
         monkeypatch.setattr(numba.config, "CACHE_DIR", "")

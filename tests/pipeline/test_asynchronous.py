@@ -242,8 +242,8 @@ def test_the_policy_is_trained_on_the_last_batches(experiment, replay, monkeypat
 
     made: dict[int, list] = {}
     monkeypatch.setattr(ex, "call", spy)
-    last = drain(experiment, ex, rollouts=96, replay=replay)[-1]
-    memory = last.state.asynchronous.memory
+    last = drain(experiment, ex, rollouts=96, replay_batches=replay)[-1]
+    memory = last.state.asynchronous.replay_buffer
     for m in range(3):
         assert [d.obs.tobytes() for d in memory[m]] == [
             h.value.obs.tobytes() for h in made[m][-replay:]
@@ -438,7 +438,7 @@ def test_algorithms_that_cannot(experiment):
         next(run_asynchronous(replace(experiment, algorithm=server)))
 
 
-@pytest.mark.parametrize("name", ["replay", "snapshot_every", "rollouts", "updates"])
+@pytest.mark.parametrize("name", ["replay_batches", "snapshot_every", "rollouts", "updates"])
 def test_wrong_configurations(name):
     for value in (0, -1, 1.5, True):
         with pytest.raises(ConfigError, match=rf"AsynchronousConfig\.{name} must be"):

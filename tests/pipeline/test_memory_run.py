@@ -158,4 +158,4 @@ def test_files_without_memory_do_not_know_of_it(tmp_path):
         memory = h5["state/asynchronous/memory/0/0"]
         assert set(memory.attrs) == {"@type", "images", "state", "layout"}
     state = RunFolder.open(run).read_state(1)
-    assert state.asynchronous.memory[0][0].T is None
+    assert state.asynchronous.replay_buffer[0][0].T is None
