@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar, TypeVarTuple, cast
 
@@ -50,7 +51,9 @@ def stage(name: str) -> Callable[[Function], Function]:
 
 def stage_of(fn: Callable[..., object]) -> str:
     """The stage that calls of a function belong to: the name given by `stage`, or else its own,
-    without leading underscores."""
+    without leading underscores; of a partial, that of its function."""
+    while isinstance(fn, partial) and "stage" not in fn.__dict__:
+        fn = fn.func
     name = getattr(fn, "stage", None) or getattr(fn, "__name__", type(fn).__name__)
     return str(name).lstrip("_")
 

@@ -17,7 +17,8 @@ import subprocess, sys, numpy as np
 from gps import process_memory
 held = np.ones(30_000_000)  # 240 MB
 code = "from gps import process_memory; print(process_memory.peak())"
-print(process_memory.peak(), subprocess.run([sys.executable, "-c", code], capture_output=True).stdout)
+done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+print(process_memory.peak(), done.stdout)
 del held
 print(process_memory.peak())
 """
@@ -35,7 +36,7 @@ def test_the_peak_is_this_processes_own_and_stays():
 
 
 def test_a_system_that_does_not_tell(monkeypatch):
-    monkeypatch.setattr(memory, "_STATUS", "/no/such/file")
+    monkeypatch.setattr(process_memory, "_STATUS", "/no/such/file")
     assert math.isnan(process_memory.peak())
 
 

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from gps.algorithms import BADMMConfig, StepConfig, badmm
 from gps.algorithms.badmm import Duals
-from gps.algorithms.step_size import kept_share, new_multiplier
+from gps.algorithms.step_size import improvement_ratio, new_multiplier
 from gps.control import dual
 from gps.control.dual import DualConfig
 from gps.errors import ConfigError
@@ -68,7 +68,7 @@ def test_the_step_rule():
     }
     predicted, actual = total["prev"] - total["pred"], total["prev"] - total["act"]
     config = StepConfig(min_mult=0.01, max_mult=float(d["step_mult_out"]), growth=5.0)
-    mult = new_multiplier(float(d["step_mult_in"]), kept_share(predicted, actual), config)
+    mult = new_multiplier(float(d["step_mult_in"]), improvement_ratio(predicted, actual), config)
     assert mult == pytest.approx(float(d["step_mult_out"]))
 
 
@@ -206,8 +206,8 @@ def test_an_update_that_pays_for_agreement_leaves_the_step():
     )
     assert np.isfinite(cost.l).all()
     step = StepConfig(initial_mult=1.0, max_mult=3.0)
-    dearer = replace(check, updated=True, promised=False, kept=-4.0)
-    cheaper = replace(check, updated=True, promised=True, kept=0.9)
+    dearer = replace(check, updated=True, predicts_improvement=False, improvement_ratio=-4.0)
+    cheaper = replace(check, updated=True, predicts_improvement=True, improvement_ratio=0.9)
     rejected = replace(cheaper, rejected=True)
     mults = badmm.adjust_steps([dearer, cheaper, rejected], step, SMALL.guard)
     assert mults == [1.0, 2.0, 0.5]

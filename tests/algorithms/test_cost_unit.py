@@ -23,7 +23,7 @@ from gps.algorithms import (
     stages,
 )
 from gps.algorithms.badmm import Duals
-from gps.algorithms.pilqr import PILQRMemory
+from gps.algorithms.pilqr import PILQRState
 from gps.algorithms.planning import ILQRPlanningConfig
 from gps.algorithms.state import Proposal
 from gps.control import HoldConfig, PI2Config
@@ -166,7 +166,7 @@ def of_condition(c, unit):
     if isinstance(own, Duals):
         yield "multipliers", own.lam / unit
         yield "weights", own.weight / unit
-    if isinstance(own, PILQRMemory):
+    if isinstance(own, PILQRState):
         yield "steps", own.step_mult
         yield "eta of steps", own.eta / unit
 
@@ -237,7 +237,7 @@ def test_what_may_rise_by_rounding(factor):
     other = replace(controller, k=controller.k + 1.0)
     for rise, kept in ((0.5e-6, True), (2e-6, False)):
         predicted = checked.expected_cost + rise * checked.cost_scale
-        new = stages.decide(
+        new = stages.accept_or_reject(
             *(condition, controller, lambda _, p=predicted: Proposal(other, predicted=p)),
             *(checked, 1.0, 1.0),
         )

@@ -7,12 +7,12 @@ from algorithm_problems import FIXTURES
 from numpy.testing import assert_allclose
 
 from gps.algorithms import GuardConfig, StepConfig
-from gps.algorithms.step_size import kept_share, new_multiplier
+from gps.algorithms.step_size import improvement_ratio, new_multiplier
 from gps.errors import ConfigError
 
 
 def multiplier(mult, predicted, actual, config):
-    return new_multiplier(mult, kept_share(predicted, actual), config)
+    return new_multiplier(mult, improvement_ratio(predicted, actual), config)
 
 
 def test_the_rule_of_the_reference():
@@ -79,7 +79,7 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
         (GuardConfig, {"trial": 2.5}, "trial must be a whole number of at least 1, got 2.5"),
         (GuardConfig, {"explosion": 0.0}, "explosion must be above 0"),
         (GuardConfig, {"disagreement": math.nan}, "disagreement must be above 0"),
-        (GuardConfig, {"astray": -1.0}, "astray must be above 0"),
+        (GuardConfig, {"policy_gap": -1.0}, "policy_gap must be above 0"),
         (GuardConfig, {"against": "first"}, "against 'first'; known: best, last"),
         (GuardConfig, {"shrink": 1.0}, "shrink must lie between 0 and 1"),
     ],

@@ -28,6 +28,7 @@ from gps.algorithms import (
     PIGPSConfig,
     PILQRTrajOptConfig,
 )
+from gps.execution import stage_of
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
@@ -226,10 +227,10 @@ def test_without_working_ahead(name, where, request, serial, tmp_path, monkeypat
     ex = executor_of(where, request)
     call, seen = ex.call, []
 
-    def counted(stage, *args, **kwargs):
-        if stage == "rollout":
+    def counted(fn, *args, **kwargs):
+        if stage_of(fn) == "rollout":
             seen.append(len(list(tmp_path.glob("run/iterations/*.h5"))))
-        return call(stage, *args, **kwargs)
+        return call(fn, *args, **kwargs)
 
     monkeypatch.setattr(ex, "call", counted)
     M = len(short(name).world.starts)
@@ -333,10 +334,10 @@ def test_a_worker_killed_in_a_training_step(
     mark = tmp_path / "mark"
     gang, submit, gangs, sent = ex.gang, ex._submit, [], []
 
-    def changed(stage, fn, size, *args):
+    def changed(fn, size, *args):
         if len(gangs) == 2:  # of the second iteration
             fn = partial(breaking, str(mark), rank, at, fn)
-        handle = gang(stage, fn, size, *args)
+        handle = gang(fn, size, *args)
         gangs.append(handle.number)  # not the handle: it would be mended for us
         return handle
 

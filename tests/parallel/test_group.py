@@ -158,7 +158,8 @@ def test_the_number_of_processes_does_not_change_a_byte(crew, mode):
     for size in (1, 2, 4):
         results = [out[0] for out in crew.run(train, size, mode, network)]
         assert bytes_of(results[0]) == alone, size
-    other = bytes_of(train(LocalGroup(), {"synchronous": "local"}.get(mode, "synchronous"), network))
+    another = {"synchronous": "local"}.get(mode, "synchronous")
+    other = bytes_of(train(LocalGroup(), another, network))
     assert other != alone
 
 

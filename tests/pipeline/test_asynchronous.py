@@ -14,6 +14,7 @@ import gps
 from gps import cli
 from gps.agents.point_mass import PointMassAgent
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
+from gps.execution import stage, stage_of
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.control import Command, Control
@@ -230,12 +231,13 @@ def test_the_policy_is_trained_on_the_last_batches(experiment, replay, monkeypat
     seen, ex = [], virtual(rollout=(3.0, 5.0, 7.0))
     call = ex.call
 
-    def spy(stage, fn, *args, condition=-1):
+    def spy(fn, *args, condition=-1):
+        stage = stage_of(fn)
         if stage == "train_policy":
             seen.append([h.value for h in args[1]])
         if stage == "targets":
             made.setdefault(condition, [])
-        handle = call(stage, fn, *args, condition=condition)
+        handle = call(fn, *args, condition=condition)
         if stage == "targets":
             made[condition].append(handle)
         return handle
@@ -391,6 +393,7 @@ def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatc
     """Scores only report: the snapshot is stored without them, then the run ends."""
     plain, seen = asynchronous.stages.score, []
 
+    @stage("score")
     def fails_late(*args):
         seen.append(args)
         if len(seen) > 4:

@@ -91,7 +91,7 @@ def test_workers_with_several_threads_give_the_serial_bytes():
     calls = [(experiment.world, c, m, 3, 0, 1, 0) for m, c in enumerate(state.conditions)] * 4
 
     def results(executor):
-        return executor.gather([executor.call("rollout", rollout, *call) for call in calls])
+        return executor.gather([executor.call(rollout, *call) for call in calls])
 
     expected = results(Serial())
     with (
