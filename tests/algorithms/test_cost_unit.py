@@ -155,7 +155,7 @@ def kind(event):
 
 def of_condition(c, unit):
     """One condition's part of an iteration, costs in units of `unit`: names and arrays."""
-    r, own = c.report, c.own
+    r, own = c.report, c.algorithm_state
     for part in ("K", "k", "chol"):
         yield part, getattr(c.controller, part)
     yield "step", (c.step_mult, r.step_mult, r.kl, r.kl_max)

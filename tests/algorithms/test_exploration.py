@@ -88,7 +88,9 @@ def test_generous_limits_do_not_make_a_run_noisier_than_its_first_controller():
 
 @pytest.mark.parametrize("floor", [-0.1, 1.0, np.nan, True, "5 %"])
 def test_floors_are_checked(floor):
-    with pytest.raises(ConfigError, match=r"ExplorationConfig.floor must be 0 or above"):
+    with pytest.raises(
+        ConfigError, match=r"ExplorationConfig.floor must be a number of at least 0 and below 1"
+    ):
         ExplorationConfig(floor=floor)
 
 

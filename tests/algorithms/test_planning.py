@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 
 import gps
 from gps.agents import Condition, PointMassConfig, arm_reach, cartpole, peg_insertion, pendulum
-from gps.algorithms.planning import ILQRPlanningConfig, _CostOfWhole, _Known
+from gps.algorithms.planning import ILQRPlanningConfig, _CostOfWhole, _Problem
 from gps.control import HoldConfig, ilqr
 from gps.control.ilqr import ILQRConfig
 from gps.control.models import MujocoModel, NumpyModel
@@ -207,7 +207,7 @@ def test_exploration_is_the_noise_of_the_controller_and_changes_no_plan():
 def test_the_cost_of_end_points_is_carried_to_the_joints():
     """Gradients against central differences of the values; Hessians are Gauss-Newton."""
     agent, rng = ARM.build(), stream(0, "states")
-    known = _Known.of(ILQRPlanningConfig(model=ARM), TIP, 1)
+    known = _Problem.of(ILQRPlanningConfig(model=ARM), TIP, 1)
     assert isinstance(known.cost, _CostOfWhole)
     S, U = rng.normal(size=(ARM.T, 4)), rng.normal(size=(ARM.T, 2))
     gradient, hessian = known.cost.derivatives(S, U)
@@ -220,7 +220,7 @@ def test_the_cost_of_end_points_is_carried_to_the_joints():
     np.testing.assert_allclose(hessian, hessian.transpose(0, 2, 1), atol=1e-12)
     assert np.linalg.eigvalsh(hessian).min() > -1e-9
     rolled = agent.rollout(HELD.controller(agent), 1, np.zeros((1, ARM.T, 2)))
-    values = known.cost.values(rolled.X[:, :, known.own], rolled.U)
+    values = known.cost.values(rolled.X[:, :, known.columns], rolled.U)
     np.testing.assert_allclose(values, TIP.evaluate(rolled).l, rtol=1e-9, atol=1e-9)
 
 
@@ -380,7 +380,7 @@ class Unknown:
         (replace(WORLD, starts=WORLD.starts[:1]), "number of conditions is 1"),
         (replace(WORLD, starts=((1.0, 1.0), (1.0, 0.5))), "its condition 1 starts at"),
         (PENDULUM, "its state is .*joint_pos"),
-        (Unknown(known_model=None), "the dynamics of PointMassConfig are not known"),
+        (Unknown(known_model=None), "the dynamics of Unknown are not known"),
         (Unknown(control_range=None), "has no control_range"),
         (Altered("small"), "must have the sizes 4 and 2, got 3 and 2"),
     ],
@@ -448,7 +448,7 @@ def test_a_cost_that_does_not_fit_is_refused_at_the_start():
         ({"steps_per_iteration": 0}, r"steps_per_iteration must be .* at least 1, got 0"),
         ({"steps_per_iteration": 1.5}, r"steps_per_iteration"),
         ({"limits": 1}, r"limits must be True or False"),
-        ({"exploration": 0.0}, r"exploration must be finite and above 0"),
+        ({"exploration": 0.0}, r"exploration must be a number above 0"),
         ({"exploration": (0.1, -1.0)}, r"exploration"),
         ({"exploration": float("inf")}, r"exploration"),
         ({"exploration": ()}, r"exploration"),
