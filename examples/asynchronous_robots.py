@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
     # One worker for each of the four conditions, and one that trains.
     executor = Dask(workers=5, reserve=1)
-    config = gps.AsynchronousConfig(replay=2)  # train on the last two batches of each condition
+    config = gps.AsynchronousConfig(replay_batches=2)  # of each condition, to train on
     for report in gps.run_asynchronous(experiment, config=config, executor=executor):
         row = report.row
         print(

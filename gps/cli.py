@@ -248,7 +248,7 @@ def _limit_arguments(parser: argparse.ArgumentParser, replay: str) -> None:
         "--updates", type=int, metavar="N", help="asynchronous: stop after N policy updates"
     )
     parser.add_argument(
-        "--replay",
+        "--replay-batches",
         type=int,
         metavar="R",
         help="asynchronous: batches per condition that the policy is trained on (default: "
@@ -318,17 +318,17 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
     from gps.pipeline import config_io, store
     from gps.pipeline.runner import run
 
-    limits = {k: getattr(args, k) for k in ("rollouts", "updates", "replay")}
+    limits = {k: getattr(args, k) for k in ("rollouts", "updates", "replay_batches")}
     given = {k: v for k, v in limits.items() if v is not None}
     if given and not args.asynchronous:
-        raise ConfigError(f"--{next(iter(given))} needs --asynchronous")
+        raise ConfigError(f"--{next(iter(given)).replace('_', '-')} needs --asynchronous")
     if args.asynchronous:
         from gps.pipeline import asynchronous
 
         _refuse_until_converged(args)
         for option, value in given.items():
             if value < 1:
-                raise ConfigError(f"--{option} must be at least 1, got {value}")
+                raise ConfigError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
         config = asynchronous.AsynchronousConfig(**given)
         trainers = asynchronous.check(experiment).trainers
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
@@ -403,7 +403,7 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
     total = experiment.iterations if args.iterations is None else args.iterations
     if total < 1:
         raise ConfigError(f"--iterations must be at least 1, got {total}")
-    given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations", "replay")}
+    given = {k: getattr(args, k) for k in ("rollouts", "updates", "iterations", "replay_batches")}
     if "asynchronous" in folder.info():
         _refuse_until_converged(args)
         if args.iterations is not None and args.rollouts is not None:
@@ -411,8 +411,8 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
         return _resume_asynchronous(args, folder, experiment, given)
     if args.rollouts is not None or args.updates is not None:
         raise ConfigError("--rollouts and --updates are for asynchronous runs; use --iterations")
-    if args.replay is not None:
-        raise ConfigError("--replay is for asynchronous runs")
+    if args.replay_batches is not None:
+        raise ConfigError("--replay-batches is for asynchronous runs")
 
     held = folder.changes().apply(experiment, folder.last() + 1)
     total = held.iterations if args.iterations is None else args.iterations

@@ -3,6 +3,17 @@
 An algorithm hands stage functions to `Executor.call` and gets handles back. It may pass handles on
 to later calls, and asks `gather` for the values that it needs itself. The serial executor runs a
 call at once, in the calling process; it is the definition that any other must reproduce.
+
+A handle of a T has no type of its own: to a type checker it is a T, written `Deferred[T]` where it
+matters to the reader. So a stage is called with the types of its signature, whether its arguments
+are values or handles, and a wrong one is an error of mypy's:
+
+    costs = each(ex, expand_cost, over(state.costs), over(rollouts))    # list[Deferred[CostModel]]
+    policy = ex.call(train_policy, state.policy, data, config)          # Deferred[PolicyState]
+
+A type `T | Handle[T]` would have to stand in the signature of every stage, which never sees a
+handle: executors replace them before the call. The price is that nothing but this rule keeps the
+driver from looking into a handle: **only `gather` gives values.**
 """
 
 from __future__ import annotations
@@ -11,12 +22,40 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar, TypeVarTuple, cast
 
 from gps.errors import GPSError
 from gps.types import Array, Record
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+Deferred = Annotated[T, "a value, or the handle by which an executor knows it"]
+"""A T or a handle of one, as results of calls, their arguments and the entries of live states are;
+T to a type checker, see above."""
+
+
+def stage(name: str) -> Callable[[Function], Function]:
+    """Decorator: calls of the function are counted and reported as the stage `name`."""
+
+    def named(fn: Function) -> Function:
+        fn.__dict__["stage"] = name
+        return fn
+
+    return named
+
+
+def stage_of(fn: Callable[..., object]) -> str:
+    """The stage that calls of a function belong to: the name given by `stage`, or else its own,
+    without leading underscores; of a partial, that of its function."""
+    while isinstance(fn, partial) and "stage" not in fn.__dict__:
+        fn = fn.func
+    name = getattr(fn, "stage", None) or getattr(fn, "__name__", type(fn).__name__)
+    return str(name).lstrip("_")
 
 
 class Group(Protocol):
@@ -80,15 +119,16 @@ class Executor(Protocol):
         """A block whose calls are sent in one message: at its end, or when something waits."""
         ...
 
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+    def call(self, fn: Callable[[*Ts], T], *args: *Ts, condition: int = -1) -> Deferred[T]:
         """Start `fn(*args)` and return a handle; `args` may hold handles, also nested ones.
 
+        The call belongs to the stage `stage_of(fn)`.
         Calls of one condition run on one worker, where their data lies; a call without a condition
         runs on any. `fn` must be pure: a call whose result was lost is repeated.
         """
         ...
 
-    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+    def gang(self, fn: Callable[[Group, *Ts], T], size: int, *args: *Ts) -> Deferred[T]:
         """Start `fn(group, *args)` in at most `size` processes at once, which can talk to each
         other through `group`; returns a handle of what the first of them (rank 0) returns.
 
@@ -97,15 +137,15 @@ class Executor(Protocol):
         """
         ...
 
-    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+    def share(self, make: Callable[[*Ts], object], *args: *Ts) -> Shared:
         """Make `make(*args)` in one of the workers, for all tasks to talk to."""
         ...
 
-    def pick(self, handle: Any, name: str) -> Any:
+    def pick(self, handle: object, name: str) -> Any:
         """A handle of one attribute of a result, for `gather` only."""
         ...
 
-    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
+    def wait(self, handles: Sequence[T], timeout: float | None = None) -> list[T]:
         """Wait until one handle at least has its result; returns all that have, in their order.
 
         Also returns, perhaps with none, after `timeout` seconds. Raises nothing for a call that
@@ -113,14 +153,14 @@ class Executor(Protocol):
         """
         ...
 
-    def gather(self, tree: Any) -> Any:
+    def gather(self, tree: Deferred[T]) -> T:
         """Replace every handle in nested tuples, lists, dicts and records by its value.
 
         Raises what a call has raised, with a note that says in which stage and condition.
         """
         ...
 
-    def keep(self, tree: Any) -> Any:
+    def keep(self, tree: T) -> T:
         """Forget how the gathered handles in `tree` were made; returns the tree.
 
         Later calls may use them as before. If a worker is lost, the calls since the last `keep` are
@@ -169,32 +209,57 @@ def _same(new: Any, old: Any) -> bool:
     return new is old
 
 
-def each(
-    executor: Executor,
-    stage: str,
-    fn: Callable[..., Any],
-    columns: Sequence[Sequence[Any]],
-    *same: Any,
-) -> list[Any]:
-    """Call `fn(*row, *same)` for every condition; `columns` hold one entry per condition."""
-    rows = zip(*columns, strict=True)
-    return [executor.call(stage, fn, *row, *same, condition=m) for m, row in enumerate(rows)]
+@dataclass(frozen=True)
+class _PerCondition:
+    """An argument that every condition has its own value of."""
+
+    values: Sequence[Any]
 
 
-def where(stage: str, condition: int) -> str:
+def over(values: Sequence[T]) -> T:
+    """For `each`: an argument that differs between the conditions, one value or handle for each.
+
+    To a type checker it is one of the values, as in each single call.
+    """
+    return cast(T, _PerCondition(values))
+
+
+def each(executor: Executor, fn: Callable[[*Ts], T], *args: *Ts) -> list[Deferred[T]]:
+    """Call `fn(*args)` for every condition; an argument in `over` differs between them.
+
+    Returns one handle per condition. ValueError where `over` is given different numbers of values.
+    """
+    columns = [arg.values for arg in args if isinstance(arg, _PerCondition)]
+    if len({len(column) for column in columns}) != 1:
+        sizes = ", ".join(str(len(column)) for column in columns) or "none"
+        raise ValueError(f"{stage_of(fn)}: needs one value per condition, got {sizes}")
+
+    def call(m: int) -> Deferred[T]:
+        row: Any = [arg.values[m] if isinstance(arg, _PerCondition) else arg for arg in args]
+        return executor.call(fn, *row, condition=m)
+
+    return [call(m) for m in range(len(columns[0]))]
+
+
+def label(stage: str, condition: int) -> str:
+    """A call in words."""
+    return stage if condition < 0 else f"{stage} of condition {condition}"
+
+
+def error_note(stage: str, condition: int) -> str:
     """The note that an error of a call carries."""
-    return f"in {stage}" if condition < 0 else f"in {stage} of condition {condition}"
+    return f"in {label(stage, condition)}"
 
 
-def run_or_say(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """`fn(*args)`; GPSError if it wants to end the process, which is not its to end."""
+def run_user_code(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """`fn(*args)`; user code must not call sys.exit, which is a GPSError."""
     try:
         return fn(*args)
     except SystemExit as stop:
         raise GPSError(f"code of the experiment called sys.exit({stop.code!r})") from stop
 
 
-class Alone:
+class LocalGroup:
     """A group of one."""
 
     rank, size = 0, 1
@@ -207,7 +272,7 @@ class Alone:
         """Nobody to wait for."""
 
 
-class Here:
+class LocalShared:
     """A shared object in this process."""
 
     def __init__(self, value: Any) -> None:
@@ -237,14 +302,14 @@ class Serial:
         """Nothing to collect: calls run at once."""
         return nullcontext()
 
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+    def call(self, fn: Callable[[*Ts], T], *args: *Ts, condition: int = -1) -> Deferred[T]:
         """Run `fn(*args)` now; the handle is the value itself."""
-        start = time.perf_counter()
-        self._doing = stage if condition < 0 else f"{stage} of condition {condition}"
+        start, stage = time.perf_counter(), stage_of(fn)
+        self._doing = label(stage, condition)
         try:
-            value = run_or_say(fn, args)
+            value = run_user_code(fn, args)
         except Exception as error:
-            error.add_note(where(stage, condition))
+            error.add_note(error_note(stage, condition))
             raise
         finally:
             self._doing = ""
@@ -252,27 +317,27 @@ class Serial:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
         return value
 
-    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+    def gang(self, fn: Callable[[Group, *Ts], T], size: int, *args: *Ts) -> Deferred[T]:
         """Run `fn` in a group of one."""
-        return self.call(stage, fn, Alone(), *args)
+        return self.call(fn, LocalGroup(), *args)
 
-    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+    def share(self, make: Callable[[*Ts], object], *args: *Ts) -> Shared:
         """The object itself."""
-        return Here(make(*args))
+        return LocalShared(make(*args))
 
-    def pick(self, handle: Any, name: str) -> Any:
+    def pick(self, handle: object, name: str) -> Any:
         """The attribute."""
         return getattr(handle, name)
 
-    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
-        """All of them: every call is over when it returns."""
+    def wait(self, handles: Sequence[T], timeout: float | None = None) -> list[T]:
+        """All of them: every call has finished when it returns."""
         return list(handles)
 
-    def gather(self, tree: Any) -> Any:
+    def gather(self, tree: Deferred[T]) -> T:
         """The tree as it is: it holds no handles."""
         return tree
 
-    def keep(self, tree: Any) -> Any:
+    def keep(self, tree: T) -> T:
         """The tree as it is."""
         return tree
 

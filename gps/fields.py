@@ -341,7 +341,8 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
     if hint is str:
         return _Check("text", lambda v: _instance(v, str))
     if isinstance(hint, type) and is_dataclass(hint):
-        return _Check(f"a {hint.__name__}", lambda v: _instance(v, hint))
+        article = "an" if hint.__name__[0] in "AEIOU" else "a"
+        return _Check(f"{article} {hint.__name__}", lambda v: _instance(v, hint))
     return None
 
 

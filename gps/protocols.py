@@ -170,3 +170,30 @@ class _Remembering:
         u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
         actions: Array = u
         return actions
+
+
+@runtime_checkable
+class KnownDynamics(Protocol):
+    """An agent whose dynamics are known, so that a controller can be planned with them."""
+
+    @property
+    def model_entries(self) -> tuple[str, ...]:
+        """Names of the state entries that make up the state of `known_model`, in its order."""
+        ...
+
+    def known_model(self, condition: int, models: Any) -> Any:
+        """The dynamics from one training condition: a `gps.control.models.Model`.
+
+        models: the module `gps.control.models`, which agents do not import.
+        """
+        ...
+
+
+@runtime_checkable
+class DerivedState(KnownDynamics, Protocol):
+    """An agent with known dynamics whose state has more entries than the model's."""
+
+    def whole_states(self, condition: int, states: Array) -> tuple[Array, dict[str, Array]]:
+        """The agent's states (S, nx) at states of the model (S, ns), and d entry / d state of the
+        other entries by their names, (S, size, nx)."""
+        ...

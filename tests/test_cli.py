@@ -354,13 +354,13 @@ def slow_policy(slow):
 def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
     out = tmp_path / "run"
     argv = ["run", slow_policy, "--asynchronous", "--executor", "serial", "--out", out]
-    assert cli.main([str(a) for a in (*argv, "--rollouts", "16", "--replay", "1")]) == 0
+    assert cli.main([str(a) for a in (*argv, "--rollouts", "16", "--replay-batches", "1")]) == 0
     text = capsys.readouterr().out
     assert "asynchronous, 16 rollouts, serial, in" in text
     assert "4 updates of conditions, 2 of the policy (age 0 on average, 0 at most)" in text
     folder = RunFolder.open(out)
     assert folder.iterations() == [0, 1, 2]
-    assert [len(m) for m in folder.read_state(2).asynchronous.memory] == [1, 1]
+    assert [len(m) for m in folder.read_state(2).asynchronous.replay_buffer] == [1, 1]
     assert f"\n{progress.summary(folder.results())}\n" in text
     argv = ["resume", str(out), "--executor", "serial"]
     assert "--until-converged is for" in error_of(capsys, *argv, "--until-converged")
@@ -370,22 +370,22 @@ def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
     assert "nothing to do" in text
     assert cli.main([*argv, "--updates", "3"]) == 0
     assert "6 updates of conditions, 3 of the policy" in capsys.readouterr().out
-    assert cli.main([*argv, "--iterations", "4", "--replay", "2"]) == 0
+    assert cli.main([*argv, "--iterations", "4", "--replay-batches", "2"]) == 0
     assert "8 updates of conditions, 4 of the policy" in capsys.readouterr().out
-    assert [len(m) for m in RunFolder.open(out).read_state(4).asynchronous.memory] == [2, 2]
+    assert [len(m) for m in RunFolder.open(out).read_state(4).asynchronous.replay_buffer] == [2, 2]
     assert cli.main(["evaluate", str(out)]) == 0
     rows = (out / "updates.csv").read_text().splitlines()
     assert len(rows) == 1 + 8
 
 
 def test_wrong_asynchronous_options(capsys, slow, finished):
-    for option in ("--rollouts", "--updates", "--replay"):
+    for option in ("--rollouts", "--updates", "--replay-batches"):
         assert f"{option} needs --asynchronous" in error_of(capsys, "run", slow, option, 3)
     message = error_of(capsys, "run", slow, "--asynchronous", "--executor", "serial")
     assert "TrajOptConfig cannot run asynchronously" in message
     message = error_of(capsys, "run", "point_mass_policy", "--asynchronous", "--rollouts", 0)
     assert "--rollouts must be at least 1, got 0" in message
-    for option in ("--rollouts", "--replay"):
+    for option in ("--rollouts", "--replay-batches"):
         assert "for asynchronous runs" in error_of(capsys, "resume", finished, option, 3)
 
 

@@ -82,8 +82,8 @@ class Options(Config):
         ("sizes", "34", "a tuple, each a whole number of at least 1, got '34'"),
         ("pair", (1.0,), "a tuple of a number above 0, a whole number of at least 0, got (1.0,)"),
         ("gains", (1.0, 0.0), "a number above 0 or a tuple, each a number above 0, got (1.0, 0.0)"),
-        ("inner", Inner, "a Inner, got <class"),
-        ("inner", 3, "a Inner, got 3"),
+        ("inner", Inner, "an Inner, got <class"),
+        ("inner", 3, "an Inner, got 3"),
         ("maybe", 0, "a whole number of at least 1 or None, got 0"),
     ],
 )

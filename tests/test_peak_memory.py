@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from gps import memory
+from gps import process_memory
 from gps.algorithms.state import GPSState
 from gps.execution import Serial
 from gps.pipeline import runner, store
@@ -14,12 +14,13 @@ from gps.pipeline import runner, store
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 CHILD = """
 import subprocess, sys, numpy as np
-from gps import memory
+from gps import process_memory
 held = np.ones(30_000_000)  # 240 MB
-code = "from gps import memory; print(memory.peak())"
-print(memory.peak(), subprocess.run([sys.executable, "-c", code], capture_output=True).stdout)
+code = "from gps import process_memory; print(process_memory.peak())"
+done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+print(process_memory.peak(), done.stdout)
 del held
-print(memory.peak())
+print(process_memory.peak())
 """
 
 
@@ -35,13 +36,13 @@ def test_the_peak_is_this_processes_own_and_stays():
 
 
 def test_a_system_that_does_not_tell(monkeypatch):
-    monkeypatch.setattr(memory, "_STATUS", "/no/such/file")
-    assert math.isnan(memory.peak())
+    monkeypatch.setattr(process_memory, "_STATUS", "/no/such/file")
+    assert math.isnan(process_memory.peak())
 
 
 def test_the_columns_are_not_part_of_an_iteration():
     row = runner.memory_row(Serial())
-    assert row["memory_driver"] == pytest.approx(memory.peak(), rel=0.1)
+    assert row["memory_driver"] == pytest.approx(process_memory.peak(), rel=0.1)
     assert math.isnan(row["memory_worker"])
     snapshots = [
         store.Snapshot(GPSState(1, 0, (), ()), metrics={"cost_mean": 1.0, **more})

@@ -16,7 +16,7 @@ LEVEL = {
     "protocols": 3,
     "linalg": 4,
     "threads": 4,
-    "memory": 4,
+    "process_memory": 4,
     "execution": 4,
     "distributions": 5,
     "dynamics": 6,

@@ -1,4 +1,4 @@
-"""Guided policy search by Bregman ADMM: dual variables draw controllers and policy together.
+"""Guided policy search by Bregman ADMM: dual variables make controllers and policy agree.
 
 The augmented Lagrangian of condition m, with the local controller p, the global policy pi, the dual
 variables lambda_t (cost per action) and the weights w_t (cost per nat)::
@@ -16,16 +16,14 @@ algorithm_badmm.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 
 from gps.algorithms import stages
-from gps.algorithms.base import PolicyAlgorithm
-from gps.algorithms.exploration import ExplorationConfig
+from gps.algorithms.base import FittedAlgorithm, PolicyAlgorithm, finish_iteration
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -34,28 +32,23 @@ from gps.algorithms.state import (
     GPSState,
     PolicyState,
     Proposal,
-    Replay,
+    ReplayBuffer,
     Report,
 )
-from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control import kl
 from gps.control.dual import DualConfig
-from gps.dynamics.linear import DynamicsConfig
-from gps.errors import ConfigError, choices
-from gps.execution import Executor, Serial, each
-from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
-from gps.policies.neural import MLPConfig, Network
-from gps.policies.sgd import SGDConfig
-from gps.policies.training import TrainingConfig, TrainingData
+from gps.errors import ConfigError
+from gps.execution import Deferred, Executor, Serial, each, over, stage
+from gps.fields import Count, NonNegative, Positive, Range, Shape
+from gps.policies.linearise import Linearised, mean_actions
+from gps.policies.training import TrainingData
 from gps.types import (
     Array,
     LinearGaussianController,
     QuadraticCost,
     Record,
     Rollouts,
-    freeze,
     optional,
-    shape_of,
 )
 
 WeightRule = Literal["fixed", "gradient", "change", "deviation"]
@@ -63,29 +56,29 @@ WeightRule = Literal["fixed", "gradient", "change", "deviation"]
 
 @dataclass(frozen=True, eq=False)
 class Duals(Record):
-    """What ties one condition's controller to the policy."""
+    """The terms that couple one condition's controller to the policy."""
 
-    lam: Array  # (T, nu) cost units per unit of action
-    weight: Array  # (T,) cost units per nat
-    kl: Array | None = None  # (T,) nats, controller from policy at the last change of the weights
+    lam: Annotated[Array, Shape("T nu")]
+    """Cost units per unit of action."""
+    weight: Annotated[Array, Shape("T")]
+    """Cost units per nat."""
+    kl: Annotated[Array, Shape("T")] | None = None
+    """Nats, controller from policy, at the last change of the weights."""
     unit: float | None = optional()
     """Mean absolute cost of a step in the condition's first rollouts, the unit of the weights in
-    the configuration; None for 1, of a run of version 0.1."""
-
-    def __post_init__(self) -> None:
-        T, nu = shape_of(self, "lam", 2)
-        freeze(self, lam=(T, nu), weight=(T,))
-        if self.kl is not None:
-            freeze(self, kl=(T,))
+    the configuration; None for 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BADMMConfig(PolicyAlgorithm):
-    """Guided policy search by Bregman ADMM, with fitted dynamics and a step size per condition."""
+class BADMMConfig(PolicyAlgorithm, FittedAlgorithm):
+    """Guided policy search by Bregman ADMM, with fitted dynamics and a step size per condition.
 
-    inner: int = 4
+    The KL bound of `step` is around the previous controller.
+    """
+
+    inner: Count = 4
     """C-, S- and dual steps per iteration."""
-    weight: float = 0.005
+    weight: Positive = 0.005
     """Weight w_t at first: of KL(p || pi), controller from policy, in the C-step, and of
     KL(pi || p) in the S-step. All weights here are per nat and in units of the condition's first
     rollouts: the mean absolute cost of one of their steps."""
@@ -95,78 +88,40 @@ class BADMMConfig(PolicyAlgorithm):
     KL fell below 0.8 of what it was, times weight_increase where it did not fall below 0.95.
     "deviation": times weight_decrease where the KL is more than weight_lower standard deviations
     below the mean over the steps, times weight_increase where it is weight_upper above."""
-    weight_step: float | tuple[float, ...] = 5e-4
+    weight_step: Annotated[float | tuple[float, ...], Range()] = 5e-4
     """In the unit of the weights, with "gradient" per nat of the step's KL: one number, or one per
     iteration, of which the last holds from there on."""
-    weight_decrease: float = 0.5
-    """Factor of weights that are too large, between 0 and 1."""
-    weight_increase: float = 2.0
-    """Factor of weights that are too small, above 1."""
-    weight_lower: float = 2.0
-    """See weight_rule "deviation"; not below 0."""
-    weight_upper: float = 2.0
-    """See weight_rule "deviation"; not below 0."""
-    weight_range: tuple[float, float] = (5e-6, 50.0)
+    weight_decrease: Annotated[float, Range(above=0, below=1)] = 0.5
+    """Factor of weights that are too large."""
+    weight_increase: Annotated[float, Range(above=1)] = 2.0
+    """Factor of weights that are too small."""
+    weight_lower: NonNegative = 2.0
+    """See weight_rule "deviation"."""
+    weight_upper: NonNegative = 2.0
+    """See weight_rule "deviation"."""
+    weight_range: tuple[Positive, Positive] = (5e-6, 50.0)
     """Smallest and largest weight, in the same unit."""
-    dual_rate: float = 0.1
-    """Rate of the dual step, a share of the weights; not below 0, where 0 leaves the constraint to
-    the weights."""
-    network: Network = field(default_factory=MLPConfig)
-    """The global policy."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Its training in every S-step."""
-    sgd: SGDConfig = field(default_factory=SGDConfig)
-    """How processes share the training."""
-    restart: bool | None = None
-    """Train a fresh network in every S-step, or continue; as `MDGPSConfig.restart`."""
-    replay: int = 0
-    """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
-    the newest controllers' actions; never fewer than the newest ones."""
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-    """Fit of the dynamics."""
-    linearise: LineariseConfig = field(default_factory=LineariseConfig)
-    """Linearisation of the policy."""
+    dual_rate: NonNegative = 0.1
+    """Rate of the dual step, a share of the weights; 0 leaves the constraint to the weights."""
     dual: DualConfig = field(default_factory=DualConfig)
     """Search for the dual variable of the KL bound."""
-    step: StepConfig = field(default_factory=StepConfig)
-    """KL bound around the previous controller, and its adaptation."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """The least noise of the controllers."""
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    """When a model or a controller is not trusted."""
 
     def __post_init__(self) -> None:
-        if type(self.inner) is not int or self.inner < 1:
-            raise ConfigError(f"BADMMConfig.inner must be at least 1, got {self.inner!r}")
-        if self.weight_rule not in get_args(WeightRule):
-            known = get_args(WeightRule)
-            raise ConfigError(choices("BADMMConfig.weight_rule", self.weight_rule, known))
+        super().__post_init__()
         low, high = self.weight_range
-        if not 0 < low <= self.weight <= high < math.inf:
+        if not low <= self.weight <= high:
             raise ConfigError(
-                "BADMMConfig needs 0 < weight_range[0] <= weight <= weight_range[1], got "
+                "BADMMConfig needs weight_range[0] <= weight <= weight_range[1], got "
                 f"{self.weight} and {self.weight_range}"
             )
-        if not 0 < self.weight_decrease < 1 < self.weight_increase < math.inf:
-            raise ConfigError(
-                "BADMMConfig needs 0 < weight_decrease < 1 < weight_increase, got "
-                f"{self.weight_decrease} and {self.weight_increase}"
-            )
-        for name in ("weight_lower", "weight_upper", "dual_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(
-                    f"BADMMConfig.{name} must be finite and not below 0, got {getattr(self, name)}"
-                )
-        if np.ndim(self.weight_step) > 1 or not np.size(self.weight_step):
-            raise ConfigError(
-                "BADMMConfig.weight_step must be one number or one per iteration, got "
-                f"{self.weight_step!r}"
-            )
-        if not np.isfinite(self.weight_step).all():
-            raise ConfigError(f"BADMMConfig.weight_step must be finite, got {self.weight_step!r}")
+        if self.weight_step == ():
+            raise ConfigError("BADMMConfig.weight_step must be one number or one per iteration")
 
     def iterate(
-        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
     ) -> tuple[GPSState, Report]:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
@@ -174,62 +129,48 @@ class BADMMConfig(PolicyAlgorithm):
 
 def iterate(
     state: GPSState,
-    rollouts: Sequence[Any],
+    rollouts: Sequence[Deferred[Rollouts]],
     config: BADMMConfig,
     executor: Executor | None = None,
 ) -> tuple[GPSState, Report]:
     """One iteration: fit dynamics, set the steps, then C-, S- and dual steps in turn."""
     ex = executor or Serial()
-    it, seed, cond = state.iteration, state.seed, state.conditions
-    train = (config.training, config.sgd, config.restart, seed, it)
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    models = each(
-        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
-    )
+    it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    fitted = samples, over(costs), over(models)
     rules = config.guard, config.step, config.dual.entropy_weight
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
-    rule = (adjust_steps, checks, config.step, config.guard, it)
-    mults = ex.call("set_steps", stages.set_steps, *rule)
-    steps = ((mults,) * len(cond), range(len(cond)))
+    checks = each(ex, stages.assess_own, cond, *fitted, *rules)
+    mults = ex.call(stages.set_steps, checks, config.step, config.guard, it, False, True)
+    m = over(range(len(checks)))
     policy = state.policy
-    if it == 0:  # there is no policy to draw near to yet: start from the initial controllers
-        data = each(ex, "targets", stages.targets, (rollouts, cond), config.remembers)
-        policy = stages.train_policy_on(ex, policy, data, *train, 0)
-    linearised: Sequence[Any] = ()
-    duals = each(ex, "dual_step", _first_duals, (cond, checks), config)
-    new: Sequence[Any] = cond
+    if it == 0:  # there is no policy to be near to yet: start from the initial controllers
+        policy = config.train_policy_at(ex, state, rollouts, state.conditions)
+    assert policy is not None
+    linearised: Sequence[Linearised] = ()
+    duals = each(ex, _first_duals, cond, over(checks), config)
+    new: Sequence[ConditionState] = state.conditions
     for inner in range(config.inner):
-        linearised = each(
-            *(ex, "linearise_policy", stages.linearise_policy),
-            ((policy,) * len(cond), rollouts, cond),
-            *(config.linearise, seed, it),
-        )
-        given = (cond, rollouts, costs, models, linearised, duals, checks, *steps, new)
-        new = each(ex, "improve", _improve, given, config)
-        data = each(ex, "targets", _targets, (rollouts, new, duals), config.remembers)
-        policy = stages.train_policy_on(ex, policy, data, *train, 1 + inner)
+        linearise = config.linearise, seed, it
+        linearised = each(ex, stages.linearise_policy, policy, samples, cond, *linearise)
+        ties = over(linearised), over(duals)
+        new = each(ex, _improve, cond, *fitted, *ties, over(checks), mults, m, over(new), config)
+        data = each(ex, _targets, samples, over(new), over(duals), config.remembers)
+        policy = config.train_policy(ex, policy, data, seed, it, 1 + inner)
         last = inner == config.inner - 1
-        pairs = (rollouts, new, (policy,) * len(cond), duals)
-        duals = each(ex, "dual_step", _dual_step, pairs, config, it if last else None)
-    new = each(ex, "dual_step", _remember, (new, duals))
-    report = Report(
-        iteration=it,
-        conditions=tuple(ex.pick(c, "report") for c in new),
-        policy_loss=ex.pick(policy, "loss"),
-        models={
-            "cost": tuple(costs),
-            "dynamics": tuple(models),
-            "linearised": tuple(linearised),
-        },
+        step = config, it if last else None
+        duals = each(ex, _dual_step, samples, over(new), policy, over(duals), *step)
+    new = each(ex, _with_duals, over(new), over(duals))
+    return finish_iteration(
+        ex, state, new, policy, cost=costs, dynamics=models, linearised=linearised
     )
-    return replace(state, iteration=it + 1, conditions=tuple(new), policy=policy), report
 
 
+@stage("dual_step")
 def _first_duals(condition: ConditionState, checked: Assessment, config: BADMMConfig) -> Duals:
     """Those of the last iteration, or what a run begins with."""
-    known: Duals | None = condition.own
-    if known is not None:
-        return known
+    if isinstance(condition.algorithm_state, Duals):
+        return condition.algorithm_state
     T, nu = condition.controller.T, condition.controller.nu
     unit = checked.cost_scale / T
     return Duals(np.zeros((T, nu)), np.full(T, config.weight * unit), unit=unit)
@@ -284,12 +225,12 @@ def _improve(
             search=result,
         )
 
-    return stages.decide(
+    return stages.accept_or_reject(
         *(condition, condition.controller, propose, checked, mults[m], bound),
-        may_rise=True,  # to draw near to the policy may cost something
+        may_rise=True,  # to come nearer to the policy may raise the cost
         dynamics_prior=dynamics.prior,
         policy_prior=linearised.prior,
-        replay=Replay.extended(condition.replay, rollouts, config.replay),
+        replay=ReplayBuffer.extended(condition.replay, rollouts, config.replay),
     )
 
 
@@ -352,8 +293,8 @@ def kl_from_policy(
     distance = np.einsum("nti,ij,ntj->t", d, P, d) / len(X)
     trace = np.einsum("ij,tji->t", P, controller.Sigma)
     logdet = np.linalg.slogdet(Sigma)[1]
-    own = 2 * np.log(controller.chol.diagonal(axis1=1, axis2=2)).sum(axis=1)
-    return np.asarray(0.5 * (logdet - own - controller.nu + trace + distance))
+    controller_logdet = 2 * np.log(controller.chol.diagonal(axis1=1, axis2=2)).sum(axis=1)
+    return np.asarray(0.5 * (logdet - controller_logdet - controller.nu + trace + distance))
 
 
 def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) -> Array:
@@ -375,28 +316,10 @@ def new_weights(duals: Duals, near: Array, config: BADMMConfig, iteration: int) 
         w = np.where(
             less, config.weight_decrease * w, np.where(more, config.weight_increase * w, w)
         )
-    least, most = config.weight_range
-    return np.clip(w, unit * least, unit * most)
+    low, high = config.weight_range
+    return np.clip(w, unit * low, unit * high)
 
 
-def _remember(condition: ConditionState, duals: Duals) -> ConditionState:
-    return replace(condition, own=duals)
-
-
-def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
-    """The step multiplier of every condition for this iteration, each by itself.
-
-    The rule compares expected costs. An update that promised none of that, since it drew the
-    controller to the policy, leaves the multiplier as it is.
-    """
-    return [_adjust_step(check, step, guard) for check in checks]
-
-
-def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:
-    old = check.step_mult
-    if check.rejected:
-        return max(old * guard.shrink, step.min_mult)
-    mult = old
-    if check.updated and check.promised:
-        mult = new_multiplier(old, check.kept, step)
-    return mult if check.trusted else max(min(mult, old) * guard.shrink, step.min_mult)
+@stage("dual_step")
+def _with_duals(condition: ConditionState, duals: Duals) -> ConditionState:
+    return replace(condition, algorithm_state=duals)

@@ -1,37 +1,66 @@
-"""What the configurations of several algorithms have in common: how a run begins."""
+"""What the configurations of algorithms share: their options, and how a run begins and goes on."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from gps.algorithms import stages
 from gps.algorithms.exploration import ExplorationConfig, action_scale
-from gps.algorithms.state import ConditionState, GPSState, PolicyState, Unseen
-from gps.algorithms.step_size import StepConfig
+from gps.algorithms.state import (
+    ConditionState,
+    GPSState,
+    PolicyState,
+    Report,
+    Source,
+    WithoutRecordedImages,
+)
+from gps.algorithms.step_size import GuardConfig, StepConfig
 from gps.control.kl import raised
 from gps.costs.base import Cost
+from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
+from gps.execution import Deferred, Executor, each, over
+from gps.fields import Config, Whole
 from gps.policies.linearise import LineariseConfig, check_derivatives
-from gps.policies.neural import Network, initial_policy
+from gps.policies.neural import MLPConfig, Network, initial_policy
 from gps.policies.sgd import SGDConfig
+from gps.policies.training import TrainingConfig, TrainingData
 from gps.protocols import Agent, image_shape_of
 from gps.rng import stream
-from gps.types import LinearGaussianController
+from gps.types import LinearGaussianController, Record, Rollouts
 
 
-class LocalAlgorithm:
-    """Base of configurations of algorithms without a global policy."""
+class Algorithm(Config):
+    """Base of all configurations of algorithms, with a default for what only some of them need."""
 
     trains_policy: ClassVar[bool] = False
-    fewest_samples: ClassVar[int] = 2
-    exploration: ExplorationConfig = ExplorationConfig(floor=0)
-    """The least noise of the controllers; none for an algorithm without a field of this name."""
+    min_samples: ClassVar[int] = 2
 
-    @property
-    def initial_mult(self) -> float:
-        """Step multiplier of the first update; 1 for an algorithm without the field `step`."""
-        step: StepConfig | None = getattr(self, "step", None)
-        return 1.0 if step is None else step.initial_mult
+    def check(self, agent: Agent) -> None:
+        """ConfigError for options that do not fit the agent; by default all do."""
+
+    def sampling(self, state: GPSState) -> tuple[Deferred[Source], ...]:
+        """What is rolled out next, by condition: by default every condition's own controller."""
+        return self.without_images(state.conditions)
+
+    def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
+        """The sources, marked where the images of their rollouts are not recorded: where the policy
+        does not see, or there is none."""
+        sees = getattr(getattr(self, "network", None), "sees", False)
+        return tuple(sources) if sees else tuple(WithoutRecordedImages(s) for s in sources)
+
+
+class LocalAlgorithm(Algorithm):
+    """Base of configurations of algorithms with local controllers, which explore.
+
+    An algorithm without a field `exploration` has no minimum noise, one without a field `step` the
+    multiplier 1 in its first update.
+    """
+
+    exploration: ExplorationConfig = ExplorationConfig(floor=0)
+    step: StepConfig | None = None
 
     def start(
         self,
@@ -40,41 +69,65 @@ class LocalAlgorithm:
         agent: Agent,
         seed: int,
     ) -> GPSState:
-        """The state before the first iteration; initial controllers have the least noise too."""
+        """The state before the first iteration; initial controllers have the minimum noise too."""
         conditions = []
         for c in controllers:
             scale = action_scale(agent, c)
-            floor = self.exploration.std_floor(scale)
-            start = raised(c, floor)
+            start = raised(c, self.exploration.std_floor(scale))
             conditions.append(
                 ConditionState(
                     controller=start,
                     previous=start,
-                    step_mult=self.initial_mult,
+                    step_mult=1.0 if self.step is None else self.step.initial_mult,
                     action_scale=scale,
                 )
             )
         return GPSState(iteration=0, seed=seed, costs=costs, conditions=tuple(conditions))
 
-    def sampling(self, state: GPSState) -> tuple[Any, ...]:
-        """Every condition's own controller."""
-        return self.unseen(state.conditions)
 
-    def unseen(self, sources: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The sources, marked where no picture of their rollouts is used: the policy does not see,
-        or there is none."""
-        sees = getattr(getattr(self, "network", None), "sees", False)
-        return sources if sees else tuple(Unseen(source) for source in sources)
+@dataclass(frozen=True, kw_only=True)
+class GuardedAlgorithm(LocalAlgorithm):
+    """Options of algorithms whose updates are accepted or undone by the guard."""
+
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """The minimum noise of the controllers."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a model or a controller is not trusted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedAlgorithm(GuardedAlgorithm):
+    """Options of algorithms with fitted dynamics and a KL trust region."""
+
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Fit of the dynamics."""
+    step: StepConfig = field(default_factory=StepConfig)
+    """KL bound and its adaptation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyAlgorithm(LocalAlgorithm):
-    """Base of configurations of algorithms with a global policy, of the field `network`."""
+    """Options of algorithms with a global policy, and its training."""
 
     trains_policy: ClassVar[bool] = True
-    network: Network
-    sgd: SGDConfig
-    restart: bool | None
-    replay: int
+
+    network: Network = field(default_factory=MLPConfig)
+    """The global policy."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Its training in every S-step."""
+    sgd: SGDConfig = field(default_factory=SGDConfig)
+    """How processes share the training."""
+    restart: bool | None = None
+    """Train a fresh network in every S-step (True), or continue from the last weights (False), as
+    the papers do, so that the policy stays near to the last one. None continues where the network
+    can be rewritten for the units of new data, as perceptrons can (`NetworkPolicy.renormalised`);
+    any other would keep those of its first data, hold-still rollouts that differ from later ones,
+    and is trained afresh. A comparison of both: docs/stability.md."""
+    replay: Whole = 0
+    """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
+    the newest controllers' actions; never fewer than the newest ones."""
+    linearise: LineariseConfig = field(default_factory=LineariseConfig)
+    """Linearisation of the policy."""
 
     @property
     def remembers(self) -> bool:
@@ -82,17 +135,7 @@ class PolicyAlgorithm(LocalAlgorithm):
         return bool(getattr(self.network, "remembers", False))
 
     def check(self, agent: Agent) -> None:
-        """ConfigError for options that cannot be, and where the network depends on more than sizes
-        and this world lacks it."""
-        if self.restart is not None and type(self.restart) is not bool:
-            raise ConfigError(
-                f"{type(self).__name__}.restart must be True, False or None, got {self.restart!r}"
-            )
-        if type(self.replay) is not int or self.replay < 0:
-            raise ConfigError(
-                f"{type(self).__name__}.replay must be a whole number of rollouts, 0 or more, got "
-                f"{self.replay!r}"
-            )
+        """ConfigError where the network depends on more than sizes and this agent lacks it."""
         if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
             raise ConfigError(
                 f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
@@ -101,8 +144,7 @@ class PolicyAlgorithm(LocalAlgorithm):
         check = getattr(self.network, "check", None)
         if check is not None:
             check(agent.layout, image_shape_of(agent))
-        config: LineariseConfig | None = getattr(self, "linearise", None)
-        if config is not None and config.method == "jacobian":
+        if self.linearise.method == "jacobian":
             check_derivatives(self.network, agent)
         sees = getattr(self.network, "sees", False)
         if sees and hasattr(agent, "check_images"):
@@ -126,17 +168,73 @@ class PolicyAlgorithm(LocalAlgorithm):
         rng = stream(seed, "initial policy")
         sizes = agent.obs_layout.size, agent.nu
         policy = initial_policy(self.network, *sizes, rng, image_shape_of(agent), agent.layout)
-        return GPSState(
-            iteration=0,
-            seed=seed,
-            costs=costs,
+        return replace(
+            state,
             conditions=tuple(replace(c, obs_layout=agent.obs_layout) for c in state.conditions),
             policy=PolicyState(policy=policy),
         )
 
+    def train_policy(
+        self,
+        ex: Executor,
+        policy: Deferred[PolicyState],
+        data: Sequence[Deferred[TrainingData]],
+        seed: int,
+        iteration: int,
+        call: int,
+    ) -> Deferred[PolicyState]:
+        """The S-step: the policy trained on `data`; call: number of the S-step in its iteration."""
+        options = self.training, self.sgd, self.restart
+        return stages.train_policy_on(ex, policy, data, *options, seed, iteration, call)
 
-def sample_policy(state: GPSState) -> tuple[Any, ...]:
+    def train_policy_at(
+        self,
+        ex: Executor,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        conditions: Sequence[Deferred[ConditionState]],
+        call: int = 0,
+    ) -> Deferred[PolicyState]:
+        """The S-step from the state's policy: the controllers' actions at the rollouts' states."""
+        assert state.policy is not None
+        data = each(ex, stages.targets, over(rollouts), over(conditions), self.remembers)
+        return self.train_policy(ex, state.policy, data, state.seed, state.iteration, call)
+
+
+def sample_policy(state: GPSState) -> tuple[Deferred[Source], ...]:
     """What on-policy algorithms roll out: the policy, once it has been trained."""
-    if state.iteration > 0:
+    if state.iteration > 0 and state.policy is not None:
         return (state.policy,) * len(state.conditions)
     return state.conditions
+
+
+def finish_iteration(
+    ex: Executor,
+    state: GPSState,
+    conditions: Sequence[Deferred[ConditionState]],
+    policy: Deferred[PolicyState] | None = None,
+    **models: Sequence[Deferred[Record]],
+) -> tuple[GPSState, Report]:
+    """The state after an iteration, and its report.
+
+    models: records per condition, to be stored: cost, dynamics, linearised.
+    """
+    report = Report(
+        iteration=state.iteration,
+        conditions=tuple(ex.pick(c, "report") for c in conditions),
+        policy_loss=float("nan") if policy is None else ex.pick(policy, "loss"),
+        models={name: tuple(records) for name, records in models.items()},
+    )
+    new = replace(state, iteration=state.iteration + 1, conditions=tuple(conditions), policy=policy)
+    return new, report
+
+
+__all__ = [
+    "Algorithm",
+    "FittedAlgorithm",
+    "GuardedAlgorithm",
+    "LocalAlgorithm",
+    "PolicyAlgorithm",
+    "finish_iteration",
+    "sample_policy",
+]

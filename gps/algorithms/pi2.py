@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from gps.algorithms import stages
-from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.base import GuardedAlgorithm, finish_iteration
 from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
@@ -20,30 +19,32 @@ from gps.algorithms.state import (
     CostModel,
     GPSState,
     Proposal,
-    Replay,
+    ReplayBuffer,
     Report,
 )
 from gps.algorithms.step_size import GuardConfig
 from gps.control import pi2
 from gps.control.pi2 import PI2Config
-from gps.execution import Executor, Serial, each
+from gps.execution import Deferred, Executor, Serial, each, over
 from gps.policies.linearise import PolicyPrior
 from gps.types import LinearGaussianController, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class PI2TrajOptConfig(LocalAlgorithm):
-    """Trajectory optimisation by PI2; for costs without gradient, and with many samples."""
+class PI2TrajOptConfig(GuardedAlgorithm):
+    """Trajectory optimisation by PI2; for costs without gradient, and with many samples.
+
+    An update that the guard undoes shrinks the KL of the next one.
+    """
 
     pi2: PI2Config = field(default_factory=PI2Config)
     """The update."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """The least noise of the controllers."""
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    """When a controller is not trusted; an update that is taken back shrinks the next one's KL."""
 
     def iterate(
-        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
     ) -> tuple[GPSState, Report]:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
@@ -51,23 +52,17 @@ class PI2TrajOptConfig(LocalAlgorithm):
 
 def iterate(
     state: GPSState,
-    rollouts: Sequence[Any],
+    rollouts: Sequence[Deferred[Rollouts]],
     config: PI2TrajOptConfig,
     executor: Executor | None = None,
 ) -> tuple[GPSState, Report]:
     """One iteration: costs of the samples, then PI2, every condition by itself."""
     ex = executor or Serial()
-    cond = state.conditions
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    checks = each(ex, "assess", stages.assess_samples, (cond, rollouts, costs), config.guard)
-    new = each(ex, "improve", _improve, (cond, rollouts, costs, checks), config)
-    report = Report(
-        iteration=state.iteration,
-        conditions=tuple(ex.pick(c, "report") for c in new),
-        policy_loss=float("nan"),
-        models={"cost": tuple(costs)},
-    )
-    return replace(state, iteration=state.iteration + 1, conditions=tuple(new)), report
+    cond, samples = over(state.conditions), over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    checks = each(ex, stages.assess_samples, cond, samples, over(costs), config.guard)
+    new = each(ex, _improve, cond, samples, over(costs), over(checks), config)
+    return finish_iteration(ex, state, new, cost=costs)
 
 
 def _improve(
@@ -92,11 +87,11 @@ def improve(
     guard: GuardConfig,
     exploration: ExplorationConfig,
     policy_prior: PolicyPrior | None = None,
-    replay: Replay | None = None,
+    replay: ReplayBuffer | None = None,
 ) -> ConditionState:
     """One C-step by PI2 around `reference`, whose gains stay; with the guard's fall-backs.
 
-    The KL bound shrinks by `guard.shrink` when an update is taken back, and recovers as fast.
+    The KL bound shrinks by `guard.shrink` when an update is undone, and recovers as fast.
     """
     mult = condition.step_mult
     mult = mult * guard.shrink if checked.rejected else min(mult / guard.shrink, 1.0)
@@ -113,7 +108,7 @@ def improve(
             search=result,
         )
 
-    return stages.decide(
+    return stages.accept_or_reject(
         condition,
         reference,
         propose,

@@ -7,13 +7,13 @@ Reinforcement Learning, ICML 2017 (arXiv 1703.03078), algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
 from gps.algorithms import stages
-from gps.algorithms.base import LocalAlgorithm
+from gps.algorithms.base import FittedAlgorithm, finish_iteration
 from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     Assessment,
@@ -22,52 +22,47 @@ from gps.algorithms.state import (
     DynamicsModel,
     GPSState,
     Proposal,
-    Replay,
+    ReplayBuffer,
     Report,
 )
 from gps.algorithms.step_size import GuardConfig, StepConfig
 from gps.control import pilqr
 from gps.control.pilqr import PILQRConfig
-from gps.dynamics.linear import DynamicsConfig
 from gps.errors import GPSError
-from gps.execution import Executor, Serial, each
+from gps.execution import Deferred, Executor, Serial, each, over
+from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior
-from gps.types import Array, LinearGaussianController, Record, Rollouts, freeze, shape_of
+from gps.types import Array, LinearGaussianController, Record, Rollouts
 
 
 @dataclass(frozen=True, eq=False)
-class PILQRMemory(Record):
-    """What PILQR remembers of a condition: one step size and one dual variable per time step."""
+class PILQRState(Record):
+    """What PILQR keeps of a condition: one step size and one dual variable per time step."""
 
-    step_mult: Array  # (T,)
-    eta: Array  # (T,) cost units per nat; NaN before the first update
-
-    def __post_init__(self) -> None:
-        (T,) = shape_of(self, "step_mult", 1)
-        freeze(self, step_mult=(T,), eta=(T,))
+    step_mult: Annotated[Array, Shape("T")]
+    eta: Annotated[Array, Shape("T")]
+    """Cost units per nat; NaN before the first update."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PILQRTrajOptConfig(LocalAlgorithm):
-    """Trajectory optimisation by PILQR, with a step size of its own for every time step."""
+class PILQRTrajOptConfig(FittedAlgorithm):
+    """Trajectory optimisation by PILQR, with a step size of its own for every time step.
 
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-    """Fit of the dynamics."""
+    The multipliers of `step` follow the residual; its `rule` is not used. The bound holds at every
+    step, and has to leave room for stabilising a fitted model that diverges. In half_cheetah's
+    first iteration the model's states grow by a third with every step, to 1e14 in the end: half a
+    nat a step is enough to stop this (after 26 sweeps of the search, 11 with 1 nat and 7 with 2), a
+    quarter of a nat is not, and the guard rejects the update.
+    """
+
     pilqr: PILQRConfig = field(default_factory=PILQRConfig)
     """The update."""
-    step: StepConfig = field(default_factory=StepConfig)
-    """KL bound and range of its multipliers, which follow the residual; `rule` is not used. The
-    bound holds at every step, and has to leave room for holding what the fitted model lets explode.
-    In half_cheetah's first iteration the model's states grow by a third with every step, to 1e14 in
-    the end: half a nat a step is enough to stop this (after 26 sweeps of the search, 11 with 1 nat
-    and 7 with 2), a quarter of a nat is not, and the guard refuses what is expected of it."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """The least noise of the controllers."""
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    """When a model or a controller is not trusted."""
 
     def iterate(
-        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
     ) -> tuple[GPSState, Report]:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
@@ -75,27 +70,19 @@ class PILQRTrajOptConfig(LocalAlgorithm):
 
 def iterate(
     state: GPSState,
-    rollouts: Sequence[Any],
+    rollouts: Sequence[Deferred[Rollouts]],
     config: PILQRTrajOptConfig,
     executor: Executor | None = None,
 ) -> tuple[GPSState, Report]:
     """One iteration: expand costs, fit dynamics, PILQR, every condition by itself."""
     ex = executor or Serial()
-    it, seed, cond = state.iteration, state.seed, state.conditions
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    models = each(
-        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
-    )
+    it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
     rules = config.guard, config.step, config.pilqr.dual.entropy_weight
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
-    new = each(ex, "improve", _improve, (cond, rollouts, costs, models, checks), config)
-    report = Report(
-        iteration=it,
-        conditions=tuple(ex.pick(c, "report") for c in new),
-        policy_loss=float("nan"),
-        models={"cost": tuple(costs), "dynamics": tuple(models)},
-    )
-    return replace(state, iteration=it + 1, conditions=tuple(new)), report
+    checks = each(ex, stages.assess_own, cond, samples, over(costs), over(models), *rules)
+    new = each(ex, _improve, cond, samples, over(costs), over(models), over(checks), config)
+    return finish_iteration(ex, state, new, cost=costs, dynamics=models)
 
 
 def _improve(
@@ -125,7 +112,7 @@ def improve(
     guard: GuardConfig,
     exploration: ExplorationConfig,
     policy_prior: PolicyPrior | None = None,
-    replay: Replay | None = None,
+    replay: ReplayBuffer | None = None,
 ) -> ConditionState:
     """One C-step by PILQR around `reference`, with the guard's fall-backs.
 
@@ -133,21 +120,21 @@ def improve(
     where the model or the last update was bad.
     """
     T, fit = rollouts.T, dynamics.fit
-    memory: PILQRMemory | None = condition.own
-    if memory is None:
-        memory = PILQRMemory(np.full(T, condition.step_mult), np.full(T, np.nan))
+    known = condition.algorithm_state
+    if not isinstance(known, PILQRState):  # before the first update
+        known = PILQRState(np.full(T, condition.step_mult), np.full(T, np.nan))
     low, high = step.min_mult, step.max_mult
-    shrunk = np.clip(memory.step_mult * guard.shrink, low, high)
+    shrunk = np.clip(known.step_mult * guard.shrink, low, high)
     mults = shrunk
     if checked.trusted and not checked.rejected:
         samples = (fit.dynamics, cost.quadratic, reference, rollouts.X, rollouts.U, cost.l)
         try:
             share = pilqr.explain(*samples).share
-        except GPSError:  # the model's own samples leave the numbers: nothing is explained
+        except GPSError:  # the model diverges on its own samples: nothing is explained
             share = np.full(T, np.nan)
-        mults = pilqr.adjust_steps(memory.step_mult, share, low, high, config)
+        mults = pilqr.adjust_steps(known.step_mult, share, low, high, config)
     bound = step.kl_max * mults
-    eta = memory.eta if np.isfinite(memory.eta).all() else None
+    eta = known.eta if np.isfinite(known.eta).all() else None
 
     def propose(reference: LinearGaussianController) -> Proposal:
         result = pilqr.update(
@@ -166,14 +153,14 @@ def improve(
             kl=float(result.lqr.kl.mean()),
             eta=float(result.lqr.eta.mean()),
             search=result,
-            own=PILQRMemory(mults, result.lqr.eta),
+            algorithm_state=PILQRState(mults, result.lqr.eta),
         )
 
-    return stages.decide(
+    return stages.accept_or_reject(
         *(condition, reference, propose, checked, float(mults.mean()), float(bound.mean())),
-        may_rise=True,  # what the residual asks for, the model may not expect
+        may_rise=True,  # the residual's part of the update is not in the model
         dynamics_prior=dynamics.prior,
         policy_prior=policy_prior,
         replay=replay,
-        own=PILQRMemory(shrunk, memory.eta),
+        algorithm_state=PILQRState(shrunk, known.eta),
     )

@@ -1,7 +1,7 @@
-"""Planning with known dynamics: iLQR on a model of the world, local controllers only.
+"""Planning with known dynamics: iLQR on a model of the agent, local controllers only.
 
 Every condition's plan starts at its start state and is improved by `gps.control.ilqr.minimise`,
-some steps per iteration. The rollouts of the world say how well the plan is followed; they do not
+some steps per iteration. The rollouts of the agent say how well the plan is followed; they do not
 enter the plan. So the same loop, store and executors serve known dynamics as well as fitted ones,
 and the costs of both can be compared.
 """
@@ -9,31 +9,31 @@ and the costs of both can be compared.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from gps.algorithms import stages
+from gps.algorithms.base import Algorithm, finish_iteration
 from gps.algorithms.state import (
     ConditionReport,
     ConditionState,
     CostModel,
     GPSState,
     Report,
-    Unseen,
 )
 from gps.control import ilqr, models
 from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
 from gps.costs import CostOf
 from gps.costs.base import Cost
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
-from gps.execution import Executor, Serial, each
-from gps.protocols import Agent, control_range_of
+from gps.execution import Deferred, Executor, Serial, each, over
+from gps.fields import Count, Range
+from gps.protocols import Agent, DerivedState, KnownDynamics, control_range_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 __all__ = ["ILQRPlanningConfig", "iterate"]
@@ -44,57 +44,38 @@ _NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILQRPlanningConfig:
+class ILQRPlanningConfig(Algorithm):
     """iLQR with known dynamics, one plan and its gains per condition."""
 
-    trains_policy: ClassVar[bool] = False
-    fewest_samples: ClassVar[int] = 1
+    min_samples: ClassVar[int] = 1
 
     model: Any
-    """World whose dynamics the planner knows, usually the experiment's own; another one of the
-    same shape shows what a wrong model costs. An option set for the world is to be set here too."""
+    """Agent whose dynamics the planner knows, usually the experiment's own; another one of the
+    same shape shows what a wrong model costs. An option set for the agent is to be set here too."""
     planner: ILQRConfig = field(default_factory=ILQRConfig)
     """The search; of its `iterations`, `steps_per_iteration` are done at once at most."""
-    steps_per_iteration: int = 10
-    """iLQR iterations in each iteration of the run, which go on from the last plan; the
-    regularisation starts anew at `planner.initial`. At least 1."""
+    steps_per_iteration: Count = 10
+    """iLQR iterations in each iteration of the run, which continue from the last plan; the
+    regularisation is reset to `planner.initial`."""
     limits: bool = True
     """Whether the plan keeps to the model's control range. False plans without limits, and the
-    world clips what it gets."""
-    exploration: float | tuple[float, ...] = 0.05
+    agent clips what it gets."""
+    exploration: Annotated[float | tuple[float, ...], Range(above=0)] = 0.05
     """Standard deviation of the action noise in rollouts, in the unit of each action: one number
-    or one for each; above 0. No rollout without noise depends on it, and no plan."""
+    or one for each. No rollout without noise depends on it, and no plan."""
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
+        super().__post_init__()
         build = getattr(self.model, "build", None)
         if isinstance(self.model, type) or not callable(build):
             raise ConfigError(
-                f"{name}.model must be the configuration of a world, such as the experiment's own, "
-                f"got {self.model!r}"
+                "ILQRPlanningConfig.model must be the configuration of an agent, such as the "
+                f"experiment's own, got {self.model!r}"
             )
         if not isinstance(self.model, Hashable):
-            raise ConfigError(f"{name}.model must be hashable, got {self.model!r}")
-        if not isinstance(self.planner, ILQRConfig):
-            raise ConfigError(f"{name}.planner must be an ILQRConfig, got {self.planner!r}")
-        if type(self.steps_per_iteration) is not int or self.steps_per_iteration < 1:
-            raise ConfigError(
-                f"{name}.steps_per_iteration must be a whole number of at least 1, got "
-                f"{self.steps_per_iteration!r}"
-            )
-        if not isinstance(self.limits, bool):
-            raise ConfigError(f"{name}.limits must be True or False, got {self.limits!r}")
-        try:
-            values = np.atleast_1d(np.asarray(self.exploration, dtype=np.float64))
-        except (TypeError, ValueError):
-            values = np.zeros(0)
-        if values.ndim != 1 or not values.size or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(
-                f"{name}.exploration must be finite and above 0, one number or one per action, got "
-                f"{self.exploration!r}"
-            )
-        if np.ndim(self.exploration):
-            object.__setattr__(self, "exploration", tuple(values.tolist()))
+            raise ConfigError(f"ILQRPlanningConfig.model must be hashable, got {self.model!r}")
+        if self.exploration == ():
+            raise ConfigError("ILQRPlanningConfig.exploration must be one number or one per action")
 
     def start(
         self,
@@ -106,13 +87,13 @@ class ILQRPlanningConfig:
         """The state before the first iteration; the first plans follow `controllers`.
 
         Raises ConfigError when the model is not known, differs from `agent` in more than its
-        dynamics, or does not suit the costs and the first controllers.
+        dynamics, or does not suit the costs and the initial controllers.
         """
-        world = _agent_of(self.model)
-        self._check_alike(world, agent)
+        agent_config = _agent_of(self.model)
+        self._check_alike(agent_config, agent)
         self._deviations(agent.nu)
         for m, (cost, controller) in enumerate(zip(costs, controllers, strict=True)):
-            _Known.of(self, cost, m).reduced(controller)
+            _Problem.of(self, cost, m).reduced(controller)
         return GPSState(
             iteration=0,
             seed=seed,
@@ -122,18 +103,17 @@ class ILQRPlanningConfig:
             ),
         )
 
-    def sampling(self, state: GPSState) -> tuple[Any, ...]:
-        """Every condition's own controller."""
-        return tuple(Unseen(condition) for condition in state.conditions)
-
     def iterate(
-        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
     ) -> tuple[GPSState, Report]:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
 
     def _check_alike(self, model: Agent, agent: Agent) -> None:
-        """ConfigError unless the model's world has the shape and the starts of the experiment's."""
+        """ConfigError unless the model's agent has the shape and the starts of the experiment's."""
         facts: list[tuple[str, Any, Any]] = [
             ("state", model.layout.entries, agent.layout.entries),
             ("action size", model.nu, agent.nu),
@@ -144,17 +124,17 @@ class ILQRPlanningConfig:
         for what, here, there in facts:
             if here != there:
                 raise ConfigError(
-                    f"ILQRPlanningConfig.model: its {what} is {here}, the experiment's world has "
-                    f"{there}; give it the same options as the experiment's world, but for its "
+                    f"ILQRPlanningConfig.model: its {what} is {here}, the experiment's agent has "
+                    f"{there}; give it the same options as the experiment's agent, but for its "
                     "dynamics"
                 )
-        own = _columns(model)
+        columns = _columns(model, type(self.model).__name__)
         for m in range(agent.n_conditions):
-            here, there = model.start_state(m)[own], agent.start_state(m)[own]
+            here, there = model.start_state(m)[columns], agent.start_state(m)[columns]
             if not np.allclose(here, there, rtol=1e-9, atol=1e-12):
                 raise ConfigError(
                     f"ILQRPlanningConfig.model: its condition {m} starts at {here}, the "
-                    f"experiment's world at {there}; a plan has to begin where the rollouts do"
+                    f"experiment's agent at {there}; a plan has to begin where the rollouts do"
                 )
 
     def _deviations(self, nu: int) -> Array:
@@ -169,23 +149,16 @@ class ILQRPlanningConfig:
 
 def iterate(
     state: GPSState,
-    rollouts: Sequence[Any],
+    rollouts: Sequence[Deferred[Rollouts]],
     config: ILQRPlanningConfig,
     executor: Executor | None = None,
 ) -> tuple[GPSState, Report]:
     """One iteration: the cost of the rollouts, then some iLQR steps from each condition's plan."""
     ex = executor or Serial()
-    it, cond = state.iteration, state.conditions
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    columns = (cond, costs, state.costs, range(len(cond)))
-    new = each(ex, "plan", _plan, columns, config)
-    report = Report(
-        iteration=it,
-        conditions=tuple(ex.pick(c, "report") for c in new),
-        policy_loss=_NAN,
-        models={"cost": tuple(costs)},
-    )
-    return replace(state, iteration=it + 1, conditions=tuple(new)), report
+    costs = each(ex, stages.expand_cost, over(state.costs), over(rollouts))
+    m = over(range(len(costs)))
+    new = each(ex, _plan, over(state.conditions), over(costs), over(state.costs), m, config)
+    return finish_iteration(ex, state, new, cost=costs)
 
 
 def _plan(
@@ -196,7 +169,7 @@ def _plan(
     The present plan is where the controller's mean actions lead on the model, so that nothing
     but the controller has to be kept from one iteration to the next.
     """
-    known = _Known.of(config, cost, m)
+    known = _Problem.of(config, cost, m)
     planner = config.planner
     steps = min(config.steps_per_iteration, planner.iterations)
     totals = sampled.l.sum(axis=1)
@@ -261,32 +234,32 @@ def _report(m: int, totals: Array, before: float, after: float, event: str) -> C
     )
 
 
-# --- what is known of a condition
+# --- the planning problem of a condition
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class _Problem:
     """A condition's planning problem, in the states of the model."""
 
     model: models.Model
     cost: TrajectoryCost
     start: Array  # (ns,)
-    own: np.ndarray  # (ns,) where the model's state lies in the world's
-    layout: Layout  # of the world's state
+    columns: np.ndarray  # (ns,) where the model's state lies in the agent's
+    layout: Layout  # of the agent's state
     limits: tuple[Array, Array]
 
     @classmethod
-    def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Known:
-        """The problem of condition `m`; ConfigError if the world cannot say what is needed."""
+    def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Problem:
+        """The problem of condition `m`; ConfigError if the agent cannot say what is needed."""
         agent = _agent_of(config.model)
         name = type(config.model).__name__
-        own = _columns(agent)
-        # worlds know nothing of gps.control, so that they are handed its classes
+        columns = _columns(agent, name)
+        # agents know nothing of gps.control, so that they are handed its classes
         model: models.Model = agent.known_model(m, models)
-        if (model.nx, model.nu) != (len(own), agent.nu):
+        if (model.nx, model.nu) != (len(columns), agent.nu):
             raise ConfigError(
                 f"{name}.known_model: states and actions must have the sizes "
-                f"{len(own)} and {agent.nu}, got {model.nx} and {model.nu}"
+                f"{len(columns)} and {agent.nu}, got {model.nx} and {model.nu}"
             )
         limits = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
         if config.limits:
@@ -297,49 +270,49 @@ class _Known:
                     "with limits=False"
                 )
             limits = found
-        plain = np.array_equal(own, np.arange(agent.layout.size))
+        plain = np.array_equal(columns, np.arange(agent.layout.size))
         return cls(
             model=model,
             cost=CostOf(cost, agent.layout, agent.nu, agent.T)
             if plain
-            else _CostOfWhole(cost, agent, own, m),
-            start=agent.start_state(m)[own],
-            own=own,
+            else _CostOfWhole(cost, agent, columns, m),
+            start=agent.start_state(m)[columns],
+            columns=columns,
             layout=agent.layout,
             limits=limits,
         )
 
     def reduced(self, controller: LinearGaussianController) -> LinearGaussianController:
         """The controller for states of the model; ConfigError if it looks at anything else."""
-        rest = np.setdiff1d(np.arange(controller.nx), self.own)
+        rest = np.setdiff1d(np.arange(controller.nx), self.columns)
         if controller.K[:, :, rest].any():
             raise ConfigError(
                 "a plan's first controller may have gains on "
-                f"{_names(self.layout, self.own)} only, this one has others"
+                f"{_names(self.layout, self.columns)} only, this one has others"
             )
-        return replace(controller, K=controller.K[:, :, self.own])
+        return replace(controller, K=controller.K[:, :, self.columns])
 
     def widened(
         self, controller: LinearGaussianController, config: ILQRPlanningConfig
     ) -> LinearGaussianController:
-        """The controller for states of the world, with the configured noise."""
+        """The controller for states of the agent, with the configured noise."""
         T, nu, _ = controller.K.shape
         K = np.zeros((T, nu, self.layout.size))
-        K[:, :, self.own] = controller.K
+        K[:, :, self.columns] = controller.K
         noise = np.diag(config._deviations(nu))
         return LinearGaussianController(K=K, k=controller.k, chol=np.tile(noise, (T, 1, 1)))
 
 
 class _CostOfWhole:
-    """A cost of the world's whole state as a cost of the model's, which the rest follows from.
+    """A cost of the agent's whole state as a cost of the model's, which the rest follows from.
 
     With x = g(s) and G = dg/ds: l_s = G'l_x, l_ss = G'l_xx G, l_us = l_ux G; the curvature of g is
     left out, as end-point costs do.
     """
 
-    def __init__(self, cost: Cost, agent: Any, own: np.ndarray, m: int) -> None:
+    def __init__(self, cost: Cost, agent: Any, columns: np.ndarray, m: int) -> None:
         cost.check(agent.layout, agent.nu, agent.T)
-        self._cost, self._agent, self._own, self._m = cost, agent, own, m
+        self._cost, self._agent, self._columns, self._m = cost, agent, columns, m
 
     def _rollouts(self, S: Array, U: Array) -> Rollouts:
         B, T, ns = S.shape
@@ -362,11 +335,11 @@ class _CostOfWhole:
         """See `gps.control.ilqr.TrajectoryCost`."""
         rollouts = self._rollouts(X[None], U[None])
         terms = self._cost.evaluate(rollouts)
-        (T, ns), own = X.shape, self._own
+        (T, ns), columns = X.shape, self._columns
         G = np.zeros((T, rollouts.nx, ns))
-        G[:, own, np.arange(ns)] = 1.0
+        G[:, columns, np.arange(ns)] = 1.0
         for name, J in rollouts.jacobians.items():
-            G[:, rollouts.layout.slice(name)] = J[0][:, :, own]
+            G[:, rollouts.layout.slice(name)] = J[0][:, :, columns]
         Gt = G.transpose(0, 2, 1)
         gradient = np.concatenate(((Gt @ terms.l_x[0][:, :, None])[:, :, 0], terms.l_u[0]), axis=1)
         hessian = np.empty((T, gradient.shape[1], gradient.shape[1]))
@@ -376,24 +349,21 @@ class _CostOfWhole:
         return gradient, hessian
 
 
-def _columns(agent: Any) -> np.ndarray:
+def _columns(agent: Agent, name: str) -> np.ndarray:
     """Where the model's state lies in the agent's, (ns,); ConfigError if there is no model."""
-    name = type(getattr(agent, "config", agent)).__name__
-    if not callable(getattr(agent, "known_model", None)):
+    if not isinstance(agent, KnownDynamics):
         raise ConfigError(
             f"ILQRPlanningConfig.model: the dynamics of {name} are not known; its agent needs a "
-            "method known_model(condition, models)"
+            "method known_model(condition, models), and model_entries"
         )
-    layout = agent.layout
-    needed = tuple(getattr(agent, "model_entries", layout.names))
+    layout, needed = agent.layout, tuple(agent.model_entries)
     missing = [n for n in needed if n not in layout.names]
     if missing:
         raise ConfigError(
             f"ILQRPlanningConfig.model: a plan for {name} needs {' and '.join(needed)} in the "
             f"state, which holds {', '.join(layout.names)}"
         )
-    rest = [n for n in layout.names if n not in needed]
-    if (rest or needed != layout.names) and not callable(getattr(agent, "whole_states", None)):
+    if needed != layout.names and not isinstance(agent, DerivedState):
         raise ConfigError(
             f"ILQRPlanningConfig.model: a plan for {name} needs the state {', '.join(needed)} and "
             f"no more, or a method whole_states; the state holds {', '.join(layout.names)}"
@@ -401,21 +371,21 @@ def _columns(agent: Any) -> np.ndarray:
     return np.concatenate([np.arange(s.start, s.stop) for s in map(layout.slice, needed)])
 
 
-def _names(layout: Layout, own: np.ndarray) -> str:
+def _names(layout: Layout, columns: np.ndarray) -> str:
     """The entries that the columns `own` belong to."""
-    return " and ".join(n for n in layout.names if layout.slice(n).start in own)
+    return " and ".join(n for n in layout.names if layout.slice(n).start in columns)
 
 
 class _Agents(threading.local):
-    """Agents of the models; each thread has its own, as agents write into their own arrays."""
+    """Agents of the models; each thread has its own, as agents write into their columns arrays."""
 
     def __init__(self) -> None:
-        self.of = lru_cache(maxsize=4)(lambda world: world.build())
+        self.of = lru_cache(maxsize=4)(lambda agent_config: agent_config.build())
 
 
 _agents = _Agents()
 
 
-def _agent_of(world: Any) -> Any:
+def _agent_of(agent_config: Any) -> Any:
     """The agent of a configuration, built once in every thread."""
-    return _agents.of(world)
+    return _agents.of(agent_config)

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +18,9 @@ from gps.algorithms.state import (
     DynamicsModel,
     PolicyState,
     Proposal,
-    Replay,
+    ReplayBuffer,
 )
-from gps.algorithms.step_size import GuardConfig, StepConfig, kept_share
+from gps.algorithms.step_size import GuardConfig, StepConfig, adjust_steps, improvement_ratio
 from gps.control import dual, kl, lqr
 from gps.control.dual import DualConfig, DualResult
 from gps.costs.base import Cost, expand
@@ -29,13 +28,13 @@ from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import DualError, FitError, GPSError, NonFiniteError
-from gps.execution import Executor
+from gps.execution import Deferred, Executor, stage
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.neural import GlobalPolicy
 from gps.policies.sgd import SGDConfig, fit_pooled, train
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
 from gps.rng import stream
-from gps.types import Array, LinearGaussianController, QuadraticCost, Rollouts
+from gps.types import Array, LinearGaussianController, QuadraticCost, Record, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,7 @@ def linearise_policy(
     )
 
 
+@stage("linearise_policy")
 def linearise_sampled(
     policy: PolicyState | None,
     rollouts: Rollouts,
@@ -109,7 +109,7 @@ def total_expected_cost(
     entropy_weight: float = 0.0,
 ) -> float:
     """The objective of a whole rollout under the fitted model: expected cost less entropy_weight
-    (cost units per nat) times entropy. NaN or infinity if it explodes."""
+    (cost units per nat) times entropy. NaN or infinity if it diverges."""
     with np.errstate(over="ignore", invalid="ignore"):
         marginals = lqr.forward(dynamics.fit.dynamics, controller, dynamics.fit.start)
         expected = float(np.sum(lqr.expected_cost(cost.quadratic, marginals)))
@@ -149,32 +149,33 @@ def assess(
     bonus = entropy_bonus(sampled, entropy_weight)
     check = assess_samples(condition, rollouts, cost, guard, bonus, on_policy)
     gap = (expected_sampled - check.sampled_cost) / check.cost_scale
-    astray = not expected - expected_sampled <= guard.astray * check.cost_scale  # True for NaN
+    worse = not expected - expected_sampled <= guard.policy_gap * check.cost_scale  # True for NaN
     predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
     if condition.tries_policy:  # not what the last update was about
         predicted = math.nan
     now, before = expected, condition.expected_cost
-    own, updated = math.nan, math.isfinite(predicted)
+    controller_now, updated = math.nan, math.isfinite(predicted)
     if step.rule == "mc":
         now, before = check.sampled_cost, condition.last_cost
     elif step.rule == "classic":
-        own = _finite_or_nan(condition.controller, *args)
-        now, before = own, condition.controller_cost
+        controller_now = _finite_or_nan(condition.controller, *args)
+        now, before = controller_now, condition.controller_cost
         predicted = before - condition.predicted_cost
     return replace(
         check,
         updated=updated,
-        expected_controller=own,
-        promised=predicted > 0,
-        kept=kept_share(predicted, before - now),
+        expected_controller=controller_now,
+        predicts_improvement=predicted > 0,
+        improvement_ratio=improvement_ratio(predicted, before - now),
         expected_cost=expected,
         expected_sampled=expected_sampled,
         model_gap=gap,
         trusted=abs(gap) <= guard.disagreement,  # False for NaN
-        policy_astray=sampled is not reference and astray,
+        policy_worse=sampled is not reference and worse,
     )
 
 
+@stage("assess")
 def assess_own(
     condition: ConditionState,
     rollouts: Rollouts,
@@ -189,6 +190,7 @@ def assess_own(
     return assess(condition, rollouts, cost, dynamics, c, c, guard, step, entropy_weight)
 
 
+@stage("assess")
 def assess_samples(
     condition: ConditionState,
     rollouts: Rollouts,
@@ -197,11 +199,11 @@ def assess_samples(
     bonus: float = 0.0,
     on_policy: bool = False,
 ) -> Assessment:
-    """What the samples alone say, for algorithms without a model: it expects what was sampled.
+    """The assessment from samples alone, for algorithms without a model: the expected cost is the
+    sampled one.
 
-    bonus: what the objective has less than the cost; see `entropy_bonus`. on_policy: the policy is
-    sampled in every iteration, which no controller to go back to would take back; only explosions
-    are.
+    bonus: cost less objective; see `entropy_bonus`. on_policy: the policy is sampled in every
+    iteration, which no earlier controller would undo; only explosions are.
     """
     totals = cost.l.sum(axis=1)
     mean, spread = float(totals.mean()) - bonus, float(totals.std())
@@ -209,8 +211,8 @@ def assess_samples(
     error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else scale
     jump = mean - condition.sampled_cost
     noise = math.hypot(error, condition.cost_error)
-    # After a fall-back there is no update to take back: the same controller has been sampled again,
-    # and only the luck of its first samples can be above. The policy is another one every time.
+    # After a fall-back there is no update to undo: the same controller has been sampled again, and
+    # only chance in its first samples can be above. The policy is another one every time.
     updated = condition.dual is not None or condition.tries_policy
     exploded = jump > guard.explosion * condition.cost_scale
     set_back = jump > guard.setback * noise + 0.02 * condition.cost_scale
@@ -231,24 +233,25 @@ def assess_samples(
         model_gap=0.0,
         step_mult=condition.step_mult,
         updated=False,
-        promised=False,
-        kept=math.nan,
+        predicts_improvement=False,
+        improvement_ratio=math.nan,
         best_sampled=condition.sampled_cost,
         rejected=rejected,
         sampled_best=guard.against == "last" or not updated or not jump > 0,
         trusted=True,
-        policy_astray=False,
+        policy_worse=False,
     )
 
 
 def set_steps(
-    rule: Callable[[Sequence[Assessment], StepConfig, GuardConfig], list[float]],
     checks: Sequence[Assessment],
     step: StepConfig,
     guard: GuardConfig,
     iteration: int,
+    jointly: bool = False,
+    if_predicted: bool = False,
 ) -> list[float]:
-    """The step multiplier of every condition, by `rule`.
+    """The step multiplier of every condition; see `adjust_steps`.
 
     NonFiniteError when no condition at all has a finite sampled cost: nothing can be learned.
     """
@@ -257,7 +260,7 @@ def set_steps(
             f"the sampled cost of every condition is NaN or infinite in iteration {iteration + 1}; "
             "check the cost, or start with less exploration"
         )
-    return rule(checks, step, guard)
+    return adjust_steps(checks, step, guard, jointly=jointly, if_predicted=if_predicted)
 
 
 def _finite_or_nan(
@@ -268,7 +271,7 @@ def _finite_or_nan(
 ) -> float:
     try:
         return total_expected_cost(controller, cost, dynamics, entropy_weight)
-    except GPSError:  # a forward pass that leaves the numbers: the model explodes
+    except GPSError:  # a forward pass that becomes non-finite: the model diverges
         return float("nan")
 
 
@@ -278,7 +281,7 @@ def improve(
     dynamics: DynamicsModel,
     reference: LinearGaussianController,
     policy_prior: PolicyPrior | None,
-    replay: Replay | None,
+    replay: ReplayBuffer | None,
     checked: Assessment,
     step_mult: float,
     kl_max: float,
@@ -287,7 +290,7 @@ def improve(
 ) -> ConditionState:
     """One C-step: KL-constrained LQG around `reference`, with the guard's fall-backs.
 
-    `kl_max` is the bound per step at multiplier 1. See `decide`.
+    `kl_max` is the bound per step at multiplier 1. See `accept_or_reject`.
     """
     bound = kl_max * step_mult
 
@@ -305,7 +308,7 @@ def improve(
             search=result,
         )
 
-    return decide(
+    return accept_or_reject(
         condition,
         reference,
         propose,
@@ -352,7 +355,7 @@ def bounded_update(
 
 
 def warn_short(number: int, kl: Array, kl_max: float | Array, reason: str) -> None:
-    """Say in the log that the update of a condition uses less of its bound than it could.
+    """Log that the update of a condition uses less of its bound than it could.
 
     kl (T,), kl_max (T,) or one for all: nats a step.
     """
@@ -362,7 +365,7 @@ def warn_short(number: int, kl: Array, kl_max: float | Array, reason: str) -> No
     )
 
 
-def decide(
+def accept_or_reject(
     condition: ConditionState,
     reference: LinearGaussianController,
     propose: Callable[[LinearGaussianController], Proposal],
@@ -373,31 +376,32 @@ def decide(
     may_rise: bool = False,
     dynamics_prior: MixturePrior | None = None,
     policy_prior: PolicyPrior | None = None,
-    replay: Replay | None = None,
-    own: Any = None,
+    replay: ReplayBuffer | None = None,
+    algorithm_state: Record | None = None,
 ) -> ConditionState:
-    """The condition after an update by `propose`, or what the guard makes of it.
+    """The condition after an update by `propose` that the guard accepts, or after a fall-back.
 
     propose: takes the controller to start from (`reference`, or what was sampled where the policy
-    has gone astray) and gives a Proposal, or raises a GPSError. bound: KL per step in nats, for
-    the report. may_rise: a proposal may have a higher expected cost than what it starts from.
-    dynamics_prior, policy_prior, replay: remembered with the update. own: the algorithm's own
-    record if there is no update. Never raises for a model that cannot be used: the condition keeps
-    a controller that has been seen to work, and shrinks its step.
+    is far worse) and gives a Proposal, or raises a GPSError. bound: KL per step in nats, for the
+    report. may_rise: a proposal may have a higher expected cost than what it starts from.
+    dynamics_prior, policy_prior, replay: kept with an accepted update. algorithm_state: that of
+    the condition without one. Never raises for a model that cannot be used: the condition keeps a
+    controller that has worked, and shrinks its step.
     """
     event = "the policy was sampled: update from it" if condition.tries_policy else ""
+    kept = condition.algorithm_state if algorithm_state is None else algorithm_state
     if checked.rejected:
         rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
         event = f"sampled cost {what}: back to an earlier controller"
-        return _fall_back(condition, condition.previous, checked, step_mult, event, bound, own)
+        return _fall_back(condition, condition.previous, checked, step_mult, event, bound, kept)
     if not checked.trusted:
         event = (
             f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
             f"{checked.model_gap:+.3g} of its scale: smaller step"
         )
     expected = checked.expected_cost
-    if checked.policy_astray:
+    if checked.policy_worse:
         reference, expected = condition.controller, checked.expected_sampled
         event = event or (
             f"the linearised policy's expected cost {checked.expected_cost:.4g} is far above the "
@@ -407,7 +411,7 @@ def decide(
         found = propose(reference)
     except GPSError as error:
         event = f"no update: {error}"
-        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, own)
+        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, kept)
     slack = 1e-6 * checked.cost_scale
     worse = not may_rise and math.isfinite(expected) and found.predicted > expected + slack
     if worse or not math.isfinite(found.predicted):
@@ -415,7 +419,7 @@ def decide(
             f"no update: its expected cost {found.predicted:.4g} is above the present "
             f"{expected:.4g}"
         )
-        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, own)
+        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, kept)
     if event:
         log.info("condition %d: %s", checked.condition, event)
     log.debug(
@@ -426,14 +430,14 @@ def decide(
         found.eta,
     )
     return replace(
-        _remembered(condition, checked, reference if condition.tries_policy else None),
+        _with_sampled(condition, checked, reference if condition.tries_policy else None),
         controller=found.controller,
         step_mult=step_mult,
         eta=found.eta,
         dynamics_prior=dynamics_prior,
         policy_prior=policy_prior,
         replay=replay,
-        # what an untrusted model promised must not count as kept or broken
+        # the prediction of an untrusted model says nothing of its improvement ratio
         expected_cost=expected if checked.trusted else float("nan"),
         predicted_cost=found.predicted if checked.trusted else float("nan"),
         report=_report(
@@ -441,16 +445,16 @@ def decide(
             exploration_std(found.controller, condition.action_scale),
         ),
         dual=found.search,
-        own=found.own,
+        algorithm_state=found.algorithm_state,
     )
 
 
-def _remembered(
+def _with_sampled(
     condition: ConditionState,
     checked: Assessment,
     sampled: LinearGaussianController | None = None,
 ) -> ConditionState:
-    """The condition that knows its last sound rollouts, and goes back to the best controller.
+    """The condition with the costs of its last accepted rollouts, and with the best controller.
 
     sampled: what acted, where that was not the condition's own controller.
     """
@@ -477,12 +481,12 @@ def _fall_back(
     step_mult: float,
     event: str,
     bound: float,
-    own: Any,
+    algorithm_state: Record | None,
 ) -> ConditionState:
-    """Keep a controller that is known to work; the priors forget this iteration's rollouts."""
+    """Keep a controller that has worked; this iteration's rollouts do not enter the priors."""
     log.info("condition %d: %s", checked.condition, event)
     if not (checked.rejected or condition.tries_policy):
-        condition = _remembered(condition, checked)
+        condition = _with_sampled(condition, checked)
     return replace(
         condition,
         controller=controller,
@@ -494,7 +498,7 @@ def _fall_back(
             exploration_std(controller, condition.action_scale),
         ),
         dual=None,
-        own=condition.own if own is None else own,
+        algorithm_state=algorithm_state,
     )
 
 
@@ -525,9 +529,9 @@ def _report(
 
 
 def targets(rollouts: Rollouts, condition: ConditionState, remembers: bool = False) -> TrainingData:
-    """What the policy is to learn from one condition: its controller's actions where it was.
+    """Training data from one condition: its controller's mean actions at the sampled states.
 
-    remembers: the policy has memory, and must know which samples are one trajectory.
+    remembers: the policy has memory, and needs to know which samples are one trajectory.
     """
     where = condition.replay or rollouts  # before the first update there is nothing to replay
     S, T, nx = where.X.shape
@@ -562,27 +566,25 @@ def train_policy(
 
 def train_policy_on(
     ex: Executor,
-    policy: Any,
-    data: Sequence[Any],
+    policy: Deferred[PolicyState],
+    data: Sequence[Deferred[TrainingData]],
     config: TrainingConfig,
     sgd: SGDConfig,
     restart: bool | None,
     seed: int,
     iteration: int,
     call: int,
-) -> Any:
-    """The S-step in the mode of `sgd`; handles in, handle of a PolicyState out.
-
-    In mode asynchronous it waits for the end of the training.
-    """
+) -> Deferred[PolicyState]:
+    """The S-step in the mode of `sgd`; in mode asynchronous it waits until the training ends."""
     if sgd.mode == "serial":
-        args = (policy, list(data), config, restart, seed, iteration, call)
-        return ex.call("train_policy", train_policy, *args)
-    start = ex.call("train_policy", _to_train, policy, restart, seed, iteration, call)
+        pooled = list(data)
+        return ex.call(train_policy, policy, pooled, config, restart, seed, iteration, call)
+    start = ex.call(_to_train, policy, restart, seed, iteration, call)
     result = train(ex, start, data, config, sgd, seed, iteration, call)
-    return ex.call("train_policy", _trained, result)
+    return ex.call(_trained, result)
 
 
+@stage("train_policy")
 def _to_train(
     policy: PolicyState, restart: bool | None, seed: int, iteration: int, call: int
 ) -> GlobalPolicy:
@@ -595,6 +597,7 @@ def _to_train(
     return start.restarted(stream(seed, "restarted policy", iteration, call)) if fresh else start
 
 
+@stage("train_policy")
 def _trained(result: TrainingResult) -> PolicyState:
     if not math.isfinite(result.loss):
         raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
 from gps.control.dual import DualResult, PerStepResult
 from gps.control.pi2 import PI2Result
 from gps.control.pilqr import PILQRResult
+from gps.costs.base import Cost
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
+from gps.execution import Deferred
+from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior, joined_images
 from gps.policies.neural import GlobalPolicy
+from gps.policies.training import TrainingData
+from gps.protocols import Policy
 from gps.types import (
     Array,
     Images,
@@ -22,11 +27,11 @@ from gps.types import (
     QuadraticCost,
     Record,
     Rollouts,
-    freeze,
-    freeze_images,
     optional,
-    shape_of,
 )
+
+SearchResult = DualResult | PerStepResult | PI2Result | PILQRResult
+"""What the optimisers of the C-step find."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,8 @@ class ConditionReport:
 class CostModel(Record):
     """Sampled costs of one condition and their quadratic expansion."""
 
-    l: Array  # noqa: E741 (N, T)
+    l: Annotated[Array, Shape("N T")]  # noqa: E741
     quadratic: QuadraticCost
-
-    def __post_init__(self) -> None:
-        freeze(self, l=shape_of(self, "l", 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,28 +78,23 @@ class DynamicsModel(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class Replay(Record):
-    """States and observations of one condition's last sound rollouts, oldest first."""
+class ReplayBuffer(Record):
+    """States and observations of one condition's last accepted rollouts, oldest first."""
 
-    X: Array  # (S, T, nx)
-    obs: Array  # (S, T, no)
-    images: Images | None = None  # (S, T, height, width, channels)
-
-    def __post_init__(self) -> None:
-        S, T, nx = shape_of(self, "X", 3)
-        freeze(self, X=(S, T, nx), obs=(S, T, shape_of(self, "obs", 3)[-1]))
-        freeze_images(self, "images", (S, T))
+    X: Annotated[Array, Shape("S T nx")]
+    obs: Annotated[Array, Shape("S T no")]
+    images: Annotated[Images, Shape("S T height width channels")] | None = None
 
     @staticmethod
-    def extended(old: Replay | None, rollouts: Rollouts, size: int) -> Replay:
+    def extended(old: ReplayBuffer | None, rollouts: Rollouts, size: int) -> ReplayBuffer:
         """The last `size` rollouts, the new ones included; never fewer than the new ones."""
         size = max(size, rollouts.N)
         if old is None:
-            return Replay(rollouts.X, rollouts.obs, rollouts.images)
+            return ReplayBuffer(rollouts.X, rollouts.obs, rollouts.images)
         X = np.concatenate([old.X, rollouts.X])[-size:]
         obs = np.concatenate([old.obs, rollouts.obs])[-size:]
         images = joined_images(old.images, rollouts.images)
-        return Replay(X, obs, None if images is None else images[-size:])
+        return ReplayBuffer(X, obs, None if images is None else images[-size:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +104,15 @@ class ConditionState(Record):
     controller: LinearGaussianController
     """The controller to sample next."""
     previous: LinearGaussianController
-    """The one that was sampled at the least cost; the guard goes back to it."""
+    """The one with the lowest sampled cost; the guard returns to it."""
     step_mult: float
+    """Multiplier of the KL bound."""
     eta: float = float("nan")
     """Dual variable of the last update, where the next search begins; NaN before the first."""
     dynamics_prior: MixturePrior | None = None
     policy_prior: PolicyPrior | None = None
-    replay: Replay | None = None
-    """Where the policy is trained; None without a policy, and before the first iteration."""
+    replay: ReplayBuffer | None = None
+    """What the policy is trained on; None without a policy, and before the first iteration."""
     expected_cost: float = float("nan")
     """Of the last update's starting point under the last model; NaN where the update cannot be
     judged."""
@@ -126,29 +124,28 @@ class ConditionState(Record):
     cost_error: float = float("nan")
     """Standard error of `sampled_cost`."""
     last_cost: float = float("nan")
-    """Mean objective of the last sound rollouts, of whichever controller."""
+    """Mean objective of the last accepted rollouts, of whichever controller."""
     controller_cost: float = float("nan")
     """Expected cost of the controller before the last update, under the model of that update; of
     the step rule 'classic' alone."""
     report: ConditionReport | None = None
-    dual: DualResult | PerStepResult | PI2Result | PILQRResult | None = None
+    dual: SearchResult | None = None
     """What the last update found, for inspection; None where there was none."""
-    own: Any = None
-    """A record of what this algorithm alone remembers, or None."""
-    action_scale: Array | None = optional()  # noqa: RUF009 (nu,)
+    algorithm_state: Record | None = None
+    """State that only this algorithm has."""
+    action_scale: Annotated[Array, Shape("nu")] | None = optional()  # noqa: RUF009
     """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
     obs_layout: Layout | None = optional()  # noqa: RUF009
     """Names of the observation's entries, where there is a policy."""
-    astray: int | None = optional()
-    """Updates in a row that left the policy aside, since its linear form was far worse than the
-    controller; None for none. See GuardConfig.trial."""
-    trial: bool | None = optional()
-    """Whether the policy is sampled next in place of the controller; None for no."""
+    policy_trial_in: int | None = optional()
+    """Updates that may still start from the controller before the policy is sampled in its place;
+    0 where it is sampled next, None where the last update started from the policy. See
+    GuardConfig.policy_trial."""
 
     @property
     def tries_policy(self) -> bool:
         """Whether the next rollouts are the policy's."""
-        return self.trial is True
+        return self.policy_trial_in == 0
 
     @property
     def actor(self) -> LinearGaussianController:
@@ -158,19 +155,19 @@ class ConditionState(Record):
 
 @dataclass(frozen=True, eq=False)
 class Proposal(Record):
-    """An improved controller before it has been judged."""
+    """An improved controller that is not accepted yet."""
 
     controller: LinearGaussianController
     predicted: float
-    """Its expected cost, as far as the algorithm can tell."""
+    """Its expected cost, as the algorithm predicts it."""
     kl: float = float("nan")
     """Mean KL of the update per time step, in nats."""
     eta: float = float("nan")
     """Dual variable or temperature, the mean where there is one per step."""
-    search: Any = None
-    """What the optimiser found; without it the guard does not take back mere setbacks."""
-    own: Any = None
-    """What this algorithm alone remembers after the update."""
+    search: SearchResult | None = None
+    """What the optimiser found; without it the guard does not undo mere setbacks."""
+    algorithm_state: Record | None = None
+    """State that only this algorithm has, after the update."""
 
 
 @dataclass(frozen=True)
@@ -199,20 +196,20 @@ class Assessment:
     """Multiplier before this iteration's rule."""
     updated: bool
     """The last update can be judged: it was made from a model that was trusted."""
-    promised: bool
-    """It predicted an improvement."""
-    kept: float
-    """Share of it that came, by `StepConfig.rule`; between -4 and 0.9."""
+    predicts_improvement: bool
+    """It predicted a lower cost."""
+    improvement_ratio: float
+    """Actual over predicted improvement, by `StepConfig.rule`; between -4 and 0.9."""
     best_sampled: float
-    """The least so far: of the controller that the guard goes back to."""
+    """The lowest so far: of the controller that the guard returns to."""
     rejected: bool
     """The sampled cost rose, beyond the explosion threshold or beyond its noise."""
     sampled_best: bool
-    """What was sampled becomes the controller that the guard goes back to."""
+    """What was sampled becomes the controller that the guard returns to."""
     trusted: bool
     """The model's expectation for the sampled controller agrees with the samples."""
-    policy_astray: bool
-    """The linearised policy is far worse than what was sampled: no place to start from."""
+    policy_worse: bool
+    """The linearised policy is far worse than what was sampled: the update starts elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +218,10 @@ class PolicyState(Record):
 
     policy: GlobalPolicy
     loss: float = float("nan")
-    loss_trace: Array | None = None  # (k,) mean loss of k equal stretches of the training
-    staleness: Array | None = None
-    """(k,) Number of updates of staleness 0, 1, ... in asynchronous training, else None."""
+    loss_trace: Annotated[Array, Shape("k")] | None = None
+    """Mean loss of k equal parts of the training."""
+    staleness: Annotated[Array, Shape("s")] | None = None
+    """Number of updates of staleness 0, 1, ... in asynchronous training, else None."""
     dropped: int = 0
     """Gradients that were too stale in asynchronous training."""
 
@@ -233,32 +231,38 @@ class PolicyState(Record):
         return self.policy
 
 
+class Source(Protocol):
+    """What is rolled out: a ConditionState, a PolicyState, or one of the records below."""
+
+    @property
+    def actor(self) -> Policy:
+        """What chooses the actions."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ControllerOrPolicy(Record):
     """What MDGPS rolls out of a condition: its controller, or the policy where that is tried."""
 
-    condition: Any
-    """A ConditionState, or a handle of one."""
-    policy: Any
-    """A PolicyState, or a handle of one."""
+    condition: Deferred[ConditionState]
+    policy: Deferred[PolicyState]
 
     @property
-    def actor(self) -> Any:
-        """What acts."""
+    def actor(self) -> Policy:
+        """What chooses the actions."""
         return self.policy.actor if self.condition.tries_policy else self.condition.actor
 
 
 @dataclass(frozen=True, eq=False)
-class Unseen(Record):
-    """Something to roll out, in a run in which nobody looks at pictures."""
+class WithoutRecordedImages(Record):
+    """Something to roll out, in a run in which images are not recorded."""
 
-    source: Any
-    """A ConditionState, a PolicyState, or a handle of one."""
+    source: Deferred[Source]
     wants_images: ClassVar[bool] = False
 
     @property
-    def actor(self) -> Any:
-        """What acts."""
+    def actor(self) -> Policy:
+        """What chooses the actions."""
         return self.source.actor
 
 
@@ -269,28 +273,28 @@ class GPSState(Record):
     iteration: int
     """Iterations done."""
     seed: int
-    costs: tuple[Any, ...]
-    """One cost configuration per condition."""
-    conditions: tuple[Any, ...]
-    """One ConditionState per condition."""
-    policy: Any = None
-    """PolicyState, or None for algorithms without a global policy."""
-    asynchronous: Any = None
-    """AsynchronousState of an asynchronous run, whose iterations are snapshots."""
+    costs: tuple[Cost, ...]
+    """One per condition."""
+    conditions: tuple[Deferred[ConditionState], ...]
+    """One per condition."""
+    policy: Deferred[PolicyState] | None = None
+    """None for algorithms without a global policy."""
+    asynchronous: AsynchronousState | None = None
+    """Of an asynchronous run, whose iterations are snapshots."""
 
 
 @dataclass(frozen=True, eq=False)
 class AsynchronousState(Record):
-    """What an asynchronous run needs to go on, beside the conditions and the policy."""
+    """What an asynchronous run resumes from, beside the conditions and the policy."""
 
     counts: tuple[int, ...]
     """Finished updates of each condition."""
     version: int
     """Finished policy updates."""
-    memory: tuple[tuple[Any, ...], ...]
-    """TrainingData of each condition's last batches, oldest first."""
+    replay_buffer: tuple[tuple[Deferred[TrainingData], ...], ...]
+    """Of each condition's last batches, oldest first."""
     fresh: bool
-    """Whether the memory holds something that no finished policy update has seen."""
+    """Whether the replay buffer holds data that no finished policy update was trained on."""
     sampling_seconds: float
     """Time that was spent sampling for the finished updates, summed over conditions."""
     chain_seconds: float
@@ -305,15 +309,15 @@ class AsynchronousState(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class Renewed(Record):
-    """What became of one condition after its rollouts; entries may be handles of an executor."""
+class ConditionUpdate(Record):
+    """The update of one condition after its rollouts; entries may be handles of an executor."""
 
-    state: Any
-    """ConditionState, with its report."""
-    models: dict[str, Any]
+    state: Deferred[ConditionState]
+    """With its report."""
+    models: dict[str, Deferred[Record]]
     """Fitted 'cost', 'dynamics' and 'linearised'."""
-    targets: Any
-    """TrainingData for the global policy."""
+    targets: Deferred[TrainingData]
+    """For the global policy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +330,7 @@ class Report(Record):
     iteration: int
     conditions: tuple[ConditionReport, ...]
     policy_loss: float
-    models: dict[str, Any]
+    models: dict[str, tuple[Deferred[Record], ...]]
     """Per stage one record per condition: 'cost', 'dynamics', 'linearised'."""
 
 
@@ -335,11 +339,16 @@ __all__ = [
     "AsynchronousState",
     "ConditionReport",
     "ConditionState",
+    "ConditionUpdate",
+    "ControllerOrPolicy",
     "CostModel",
     "DynamicsModel",
     "GPSState",
     "PolicyState",
     "Proposal",
-    "Renewed",
+    "ReplayBuffer",
     "Report",
+    "SearchResult",
+    "Source",
+    "WithoutRecordedImages",
 ]

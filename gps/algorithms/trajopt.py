@@ -8,12 +8,10 @@ around the previous controller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from gps.algorithms import stages
-from gps.algorithms.base import LocalAlgorithm
-from gps.algorithms.exploration import ExplorationConfig
+from gps.algorithms.base import FittedAlgorithm, finish_iteration
 from gps.algorithms.state import (
     Assessment,
     ConditionState,
@@ -22,29 +20,23 @@ from gps.algorithms.state import (
     GPSState,
     Report,
 )
-from gps.algorithms.step_size import GuardConfig, StepConfig, new_multiplier
 from gps.control.dual import DualConfig
-from gps.dynamics.linear import DynamicsConfig
-from gps.execution import Executor, Serial, each
+from gps.execution import Deferred, Executor, Serial, each, over
+from gps.types import Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajOptConfig(LocalAlgorithm):
+class TrajOptConfig(FittedAlgorithm):
     """Trajectory optimisation with fitted dynamics, one step size per condition."""
 
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-    """Fit of the dynamics."""
     dual: DualConfig = field(default_factory=DualConfig)
     """Search for the dual variable of the KL bound."""
-    step: StepConfig = field(default_factory=StepConfig)
-    """KL bound and its adaptation."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """The least noise of the controllers."""
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    """When a model or a controller is not trusted."""
 
     def iterate(
-        self, state: GPSState, rollouts: Sequence[Any], executor: Executor | None = None
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
     ) -> tuple[GPSState, Report]:
         """See `iterate`."""
         return iterate(state, rollouts, self, executor)
@@ -52,30 +44,21 @@ class TrajOptConfig(LocalAlgorithm):
 
 def iterate(
     state: GPSState,
-    rollouts: Sequence[Any],
+    rollouts: Sequence[Deferred[Rollouts]],
     config: TrajOptConfig,
     executor: Executor | None = None,
 ) -> tuple[GPSState, Report]:
     """One iteration: expand costs, fit dynamics, set the steps, improve the controllers."""
     ex = executor or Serial()
-    it, seed, cond = state.iteration, state.seed, state.conditions
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    models = each(
-        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
-    )
+    it, cond, samples = state.iteration, over(state.conditions), over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, state.seed, it)
     rules = config.guard, config.step, config.dual.entropy_weight
-    checks = each(ex, "assess", stages.assess_own, (cond, rollouts, costs, models), *rules)
-    rule = (adjust_steps, checks, config.step, config.guard, it)
-    mults = ex.call("set_steps", stages.set_steps, *rule)
-    steps = ((mults,) * len(cond), range(len(cond)))
-    new = each(ex, "improve", _improve, (cond, costs, models, checks, *steps), config)
-    report = Report(
-        iteration=it,
-        conditions=tuple(ex.pick(c, "report") for c in new),
-        policy_loss=float("nan"),
-        models={"cost": tuple(costs), "dynamics": tuple(models)},
-    )
-    return replace(state, iteration=it + 1, conditions=tuple(new)), report
+    checks = each(ex, stages.assess_own, cond, samples, over(costs), over(models), *rules)
+    mults = ex.call(stages.set_steps, checks, config.step, config.guard, it, False, False)
+    m = over(range(len(checks)))
+    new = each(ex, _improve, cond, over(costs), over(models), over(checks), mults, m, config)
+    return finish_iteration(ex, state, new, cost=costs, dynamics=models)
 
 
 def _improve(
@@ -89,31 +72,6 @@ def _improve(
 ) -> ConditionState:
     """The C-step around the sampled controller."""
     return stages.improve(
-        condition,
-        cost,
-        dynamics,
-        condition.controller,
-        None,
-        None,
-        checked,
-        mults[m],
-        config.step.kl_max,
-        config.dual,
-        config.exploration,
+        *(condition, cost, dynamics, condition.controller, None, None, checked, mults[m]),
+        *(config.step.kl_max, config.dual, config.exploration),
     )
-
-
-def adjust_steps(checks: Sequence[Assessment], step: StepConfig, guard: GuardConfig) -> list[float]:
-    """The step multiplier of every condition for this iteration, each by itself."""
-    return [_adjust_step(check, step, guard) for check in checks]
-
-
-def _adjust_step(check: Assessment, step: StepConfig, guard: GuardConfig) -> float:
-    if check.rejected:
-        return max(check.step_mult * guard.shrink, step.min_mult)
-    mult = check.step_mult
-    if check.updated:
-        mult = new_multiplier(mult, check.kept, step)
-    if not check.trusted:
-        mult = max(min(mult, check.step_mult) * guard.shrink, step.min_mult)
-    return mult

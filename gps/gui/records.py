@@ -437,7 +437,7 @@ class RunReader:
 
     def own(self, n: int, m: int) -> Any:
         """What the algorithm alone remembers of a condition, a record of its own."""
-        return self._part(n, f"state/conditions/{m}/own")
+        return self._part(n, f"state/conditions/{m}/algorithm_state")
 
     def policy(self, n: int) -> Any:
         """The global policy after iteration `n`."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent import futures as threads
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dask
 import dask.utils
@@ -34,23 +34,36 @@ from distributed.comm.core import connect
 from distributed.security import Security
 
 from gps.errors import ClusterError, ConfigError, GPSError, SharedLostError, choices
-from gps.execution import Alone, Executor, Serial, Shared, map_tree, where
+from gps.execution import (
+    Deferred,
+    Executor,
+    Group,
+    LocalGroup,
+    Serial,
+    Shared,
+    T,
+    Ts,
+    error_note,
+    label,
+    map_tree,
+    stage_of,
+)
 from gps.parallel.group import fresh_address, run_member
 from gps.parallel.worker import (
     CANCELLED,
-    Absent,
-    AnsweringActor,
-    Host,
-    Kept,
-    OneThread,
+    ActorProxy,
+    ArgumentSlot,
+    CachedRef,
+    MissingValue,
+    OpaqueCall,
     Prepare,
     Result,
-    Sealed,
-    Slot,
-    attempt,
-    end_process,
+    SharedHost,
+    SingleThread,
     here,
-    nothing,
+    kill_process,
+    prepare,
+    report_seconds,
     run_task,
     running,
 )
@@ -73,13 +86,13 @@ class Handle:
     def __init__(
         self,
         number: int,
-        stage: str,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        condition: int,
+        condition: int = -1,
         gang: int = 0,
     ) -> None:
-        self.number, self.stage, self.condition, self.gang = number, stage, condition, gang
+        self.number, self.condition, self.gang = number, condition, gang
+        self.stage = stage_of(fn)
         self.fn: Callable[..., Any] | None = fn
         self.args = args
         self.needs: tuple[Handle, ...] = tuple(_handles(args))
@@ -103,7 +116,7 @@ class Handle:
     @property
     def label(self) -> str:
         """In words."""
-        return self.stage if self.condition < 0 else f"{self.stage} of condition {self.condition}"
+        return label(self.stage, self.condition)
 
     def state(self) -> str:
         """pending, finished, error or lost."""
@@ -126,7 +139,7 @@ class Handle:
         """Whether an error says that something was lost, and not that the call is wrong."""
         if self.gang and type(error) is ClusterError:  # a member that misses another
             return True
-        return isinstance(error, (Absent, KilledWorker, *CANCELLED))
+        return isinstance(error, (MissingValue, KilledWorker, *CANCELLED))
 
     def lost(self) -> bool:
         """Whether the call must be sent again."""
@@ -147,7 +160,7 @@ class Handle:
 
 
 @dataclass(frozen=True)
-class Picked:
+class AttributeHandle:
     """One attribute of a call's result."""
 
     handle: Handle
@@ -158,7 +171,7 @@ def _handles(tree: Any) -> list[Handle]:
     found: dict[int, Handle] = {}
 
     def collect(item: Any) -> Any:
-        if type(item) is Picked:
+        if type(item) is AttributeHandle:
             item = item.handle
         if type(item) is Handle:
             found[item.number] = item
@@ -244,8 +257,8 @@ class Dask:
                     memory_limit=0,
                 )
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
-        self._plugins: dict[str, OneThread | Prepare] = {}
-        self._register(OneThread())
+        self._plugins: dict[str, SingleThread | Prepare] = {}
+        self._register(SingleThread())
         self._address = str(self.client.scheduler_info(n_workers=0)["address"])
         self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result
@@ -434,13 +447,13 @@ class Dask:
         hosts: dict[str, str] = {}
         for address in self._workers:
             hosts.setdefault(address.rpartition(":")[0], address)
-        first = [Handle(next(self._count), "prepare", attempt, (fn,), -1) for _ in hosts]
+        first = [Handle(next(self._count), prepare, (fn,)) for _ in hosts]
         for handle, address in zip(first, hosts.values(), strict=True):
             self._post(handle, address)
         self.gather(first)
         self._register(Prepare(fn))
 
-    def _register(self, plugin: OneThread | Prepare) -> None:
+    def _register(self, plugin: SingleThread | Prepare) -> None:
         self._plugins[plugin.name] = plugin
         for wait in (0.2, 1.0, 5.0, None):
             try:
@@ -453,19 +466,19 @@ class Dask:
 
     # calls
 
-    def call(self, stage: str, fn: Callable[..., Any], *args: Any, condition: int = -1) -> Any:
+    def call(self, fn: Callable[[*Ts], T], *args: *Ts, condition: int = -1) -> Deferred[T]:
         """Submit `fn(*args)`; returns a Handle."""
-        return self._new(Handle(next(self._count), stage, fn, args, condition))
+        return self._submitted_handle(Handle(next(self._count), fn, args, condition))
 
-    def gang(self, stage: str, fn: Callable[..., Any], size: int, *args: Any) -> Any:
+    def gang(self, fn: Callable[[Group, *Ts], T], size: int, *args: *Ts) -> Deferred[T]:
         """Start `fn(group, *args)` on at most `size` workers at once, joined by gloo."""
-        return self._new(Handle(next(self._count), stage, fn, args, -1, gang=size))
+        return self._submitted_handle(Handle(next(self._count), fn, args, gang=size))
 
     def pick(self, handle: Any, name: str) -> Any:
         """A handle of one attribute of a result, for `gather` only."""
-        return Picked(handle, name)
+        return AttributeHandle(handle, name)
 
-    def _new(self, handle: Handle) -> Handle:
+    def _submitted_handle(self, handle: Handle) -> Any:
         self._submit(handle)
         return handle
 
@@ -473,7 +486,7 @@ class Dask:
         """Have a call sent to a worker with the next message."""
         assert handle.fn is not None
         handle.workers, handle.futures = [worker], []
-        args = (Alone(), *handle.args) if handle.gang else handle.args
+        args = (LocalGroup(), *handle.args) if handle.gang else handle.args
         handle.key, task = self._task(handle, worker, handle.fn, args)
         self._outbox[handle.key] = handle, worker, task
         self._open[handle.number] = handle
@@ -525,22 +538,22 @@ class Dask:
                 places[item.number] = self._place(item, worker, values)
             return places[item.number]
 
-        sealed = Sealed(fn, map_tree(place, args))
+        call = OpaqueCall(fn, map_tree(place, args))
         name = f"{handle.label.replace(' of condition ', '-c')}-{self._run}-{handle.number}"
         self._submitted[worker] = self._submitted.get(worker, 0) + 1
         announce = (self._topic, handle.number) if handle.attempts > 1 else None
-        task = (run_task, self._run, handle.stage, announce, sealed, *values)
+        task = (run_task, self._run, handle.stage, announce, call, *values)
         return (handle.stage, f"{name}-{rank}-{next(self._count)}"), task
 
     def _place(self, item: Handle, worker: str, values: list[Any]) -> Any:
         """What stands for a handle in the arguments of a task on `worker`."""
         here = item.workers[0] == worker and item.present
         if item.kept:
-            return Kept(item.future.key) if here else self._copy(item, worker, values)
+            return CachedRef(item.future.key) if here else self._copy(item, worker, values)
         if item.gathered and item.workers[0] not in self._workers:
             return self._copy(item, worker, values)
         values.append(item.future if item.futures else item.key)
-        return Slot(len(values) - 1)
+        return ArgumentSlot(len(values) - 1)
 
     def _copy(self, item: Handle, worker: str, values: list[Any]) -> Any:
         """The value itself when it is small, else a copy on `worker`, made once."""
@@ -558,17 +571,17 @@ class Dask:
                 self._look()
                 return item.value
         values.append(copies[worker])
-        return Slot(len(values) - 1)
+        return ArgumentSlot(len(values) - 1)
 
     # shared objects
 
-    def share(self, make: Callable[..., Any], *args: Any) -> Shared:
+    def share(self, make: Callable[[*Ts], object], *args: *Ts) -> Shared:
         """An actor on one of the workers."""
         self._look()  # a task for a worker that has just gone would wait for it in vain
         try:
             with self.client.as_current():  # without a client the actor would let go of itself
                 actor = self.client.submit(
-                    Host,
+                    SharedHost,
                     make,
                     args,
                     actor=True,
@@ -577,26 +590,25 @@ class Dask:
                 ).result(timeout=self._timeout)
         except (OSError, TimeoutError, KilledWorker, *CANCELLED) as error:
             raise SharedLostError(f"the worker of a shared object is gone ({error})") from error
-        return AnsweringActor(actor, self._timeout, self.client)
+        return ActorProxy(actor, self._timeout, self.client)
 
     # results
 
-    def wait(self, handles: Sequence[Any], timeout: float | None = None) -> list[Any]:
+    def wait(self, handles: Sequence[T], timeout: float | None = None) -> list[T]:
         """The handles whose result is there, one at least unless `timeout` seconds pass first."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        calls = cast(Sequence[Any], handles)
         self._flush()
         while True:
-            if any(type(h) is Handle and h.lost() for h in handles):
+            if any(type(h) is Handle and h.lost() for h in calls):
                 self._recover()
-            done = [
-                h for h in handles if type(h) is not Handle or h.state() in ("finished", "error")
-            ]
-            if done or not handles:
+            done = [h for h in calls if type(h) is not Handle or h.state() in ("finished", "error")]
+            if done or not calls:
                 return done
             step = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
             if step <= 0:
                 return []
-            pending = [f for h in handles for f in h.futures if f.status == "pending"]
+            pending = [f for h in calls for f in h.futures if f.status == "pending"]
             if not self._wait_for(pending, step, any_of=True):
                 self._check()
 
@@ -617,7 +629,7 @@ class Dask:
             # look again and again: Dask's callbacks hold on to what nobody waits for any more
             time.sleep(min(0.02, max(0.001, waited / 10, 1e-5 * len(futures))))
 
-    def gather(self, tree: Any) -> Any:
+    def gather(self, tree: Deferred[T]) -> T:
         """Bring the values of all handles in `tree` here; what is finished while others compute."""
         self._flush()
         todo = [h for h in _handles(tree) if not h.gathered]
@@ -630,11 +642,12 @@ class Dask:
             todo = [h for h in todo if not h.gathered]
 
         def value_of(item: Any) -> Any:
-            if type(item) is Picked:
+            if type(item) is AttributeHandle:
                 return getattr(item.handle.value, item.name)
             return item.value if type(item) is Handle else item
 
-        return map_tree(value_of, tree)
+        values: T = map_tree(value_of, tree)
+        return values
 
     def _settle(self, handles: Sequence[Handle]) -> None:
         """Wait until no call is pending, at most for a moment; mend what is lost."""
@@ -685,7 +698,7 @@ class Dask:
                     None, result.process, result.spent, result.tasks, result.memory
                 )
 
-    def keep(self, tree: Any) -> Any:
+    def keep(self, tree: T) -> T:
         """Forget how gathered handles were made; later calls start from their values."""
         handles = _handles(tree)
         self.gather(handles)
@@ -710,7 +723,7 @@ class Dask:
         try:
             future.result()
         except Exception as error:
-            error.add_note(where(root.stage, root.condition))
+            error.add_note(error_note(root.stage, root.condition))
             raise
 
     # faults
@@ -769,7 +782,7 @@ class Dask:
 
         async def end() -> None:
             with suppress(OSError, TimeoutError, ValueError):
-                await self.client.run(end_process, *here(), workers=[worker], asynchronous=True)
+                await self.client.run(kill_process, *here(), workers=[worker], asynchronous=True)
 
         self._start(end())
         deadline = time.monotonic() + 3.0
@@ -853,7 +866,7 @@ class Dask:
             if worker in self._workers and tasks > self._known(worker)
         ]
         if behind:
-            asked = [Handle(next(self._count), "seconds", nothing, (), -1) for _ in behind]
+            asked = [Handle(next(self._count), report_seconds, ()) for _ in behind]
             for handle, worker in zip(asked, behind, strict=True):
                 self._post(handle, worker)
             self._flush()

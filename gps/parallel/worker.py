@@ -19,16 +19,16 @@ from typing import Any
 from distributed import Client, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
-from gps import memory
+from gps import process_memory
 from gps.errors import SharedLostError
-from gps.execution import map_tree, run_or_say
+from gps.execution import map_tree, run_user_code, stage
 
 log = logging.getLogger(__name__)
 
 CANCELLED = (FutureCancelledError, asyncio.CancelledError, threads.CancelledError)
 
 
-class OneThread(WorkerPlugin):
+class SingleThread(WorkerPlugin):
     """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache."""
 
     name = "gps-one-thread"
@@ -65,10 +65,10 @@ class Prepare(WorkerPlugin):
     async def setup(self, worker: Any) -> None:
         """In the thread that will run the tasks, since agents belong to a thread."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(worker.executors["default"], attempt, self.fn)
+        await loop.run_in_executor(worker.executors["default"], prepare, self.fn)
 
 
-def attempt(fn: Callable[[], Any]) -> None:
+def prepare(fn: Callable[[], Any]) -> None:
     """Call `fn`, and only say so when it fails."""
     try:
         fn()
@@ -77,21 +77,21 @@ def attempt(fn: Callable[[], Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ArgumentSlot:
     """Stands in a task's arguments for a value that Dask brings."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedRef:
     """Stands for a value that lies in the memory of the worker, under a key of Dask's."""
 
     key: Any
 
 
 @dataclass(frozen=True)
-class Sealed:
+class OpaqueCall:
     """A function and its arguments, into which Dask does not look for keys and tasks."""
 
     fn: Callable[..., Any]
@@ -102,7 +102,7 @@ class Sealed:
         return uuid.uuid4().hex
 
 
-class Absent(Exception):
+class MissingValue(Exception):
     """A kept value is not where it was left; the driver sends it again."""
 
 
@@ -128,9 +128,9 @@ _spent_lock = threading.Lock()
 
 def run_task(
     run: str,
-    stage: str,
+    name: str,
     announce: tuple[str, int] | None,
-    sealed: Sealed,
+    call: OpaqueCall,
     *values: Any,
 ) -> Result:
     """A task on a worker: a function on its arguments, timed.
@@ -139,28 +139,28 @@ def run_task(
     """
 
     def value_of(item: Any) -> Any:
-        if type(item) is Slot:
+        if type(item) is ArgumentSlot:
             found = values[item.number]
-        elif type(item) is Kept:
+        elif type(item) is CachedRef:
             try:
                 found = get_worker().data[item.key]
             except KeyError:
-                raise Absent(str(item.key)) from None
+                raise MissingValue(str(item.key)) from None
         else:
             return item
         return found.value if type(found) is Result else found
 
-    full = map_tree(value_of, sealed.args)
+    full = map_tree(value_of, call.args)
     tell(announce, begins=True)
     start = time.perf_counter()
-    value = run_or_say(sealed.fn, full)  # by a SystemExit Dask would end the worker, and the next
+    value = run_user_code(call.fn, full)  # by a SystemExit Dask would end the worker, and the next
     seconds = time.perf_counter() - start
     tell(announce, begins=False)
     with _spent_lock:
         stages, tasks = _spent.get(run, ({}, 0))
-        stages = stages | {stage: stages.get(stage, 0.0) + seconds}
+        stages = stages | {name: stages.get(name, 0.0) + seconds}
         _spent[run] = stages, tasks + 1
-    return Result(value, _PROCESS, stages, tasks + 1, memory.peak())
+    return Result(value, _PROCESS, stages, tasks + 1, process_memory.peak())
 
 
 def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:
@@ -177,7 +177,7 @@ def here() -> tuple[str, int]:
     return socket.gethostname(), os.getpid()
 
 
-def end_process(host: str, pid: int) -> None:
+def kill_process(host: str, pid: int) -> None:
     """End this worker, unless it is a thread of the process named; its nanny starts another."""
     if here() != (host, pid):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -188,11 +188,12 @@ def running(dask_worker: Any) -> list[Any]:
     return [task.key for task in dask_worker.state.executing]
 
 
-def nothing() -> None:
+@stage("seconds")
+def report_seconds() -> None:
     """A task that only brings the count of seconds."""
 
 
-class Host:
+class SharedHost:
     """The actor behind a shared object."""
 
     def __init__(self, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -203,14 +204,14 @@ class Host:
         return getattr(self.value, method)(*args)
 
 
-class AnsweringActor:
+class ActorProxy:
     """A shared object in a worker, as the driver and the tasks see it."""
 
     def __init__(self, actor: Any, timeout: float, client: Client | None = None) -> None:
         self._actor, self._timeout, self._client = actor, timeout, client
 
     def __reduce__(self) -> Any:
-        return AnsweringActor, (self._actor, self._timeout)
+        return ActorProxy, (self._actor, self._timeout)
 
     def ask(self, method: str, *args: Any) -> Any:
         """Call a method and wait for its answer; SharedLostError when the worker is gone."""

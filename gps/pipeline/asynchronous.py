@@ -1,21 +1,20 @@
-"""Asynchronous runs: every condition renews itself without waiting for the others.
+"""Asynchronous runs: the conditions are updated without waiting for each other.
 
-Each condition has a chain of its own: roll out, fit, update around the newest policy, begin again.
-Beside the chains a trainer fits the policy to the memory, which holds the last batches of every
-condition, again and again. This process starts the calls and takes what comes back; it waits for
-no particular one. What an update depends on but its condition's own past, namely which policy was
-the newest, is decided by the clock: a run cannot be repeated to the same bytes, except on the
-serial executor, where the conditions take turns, the policy is trained after every turn, and only
-the times in the files differ.
+Each condition has a chain of its own: roll out, fit, update around the newest policy, and again.
+Beside the chains a trainer fits the policy continuously to the replay buffer, which holds the last
+batches of every condition. This process starts the calls and takes their results in whichever
+order they come. An update depends on the timing as far as it decides which policy is the newest: a
+run cannot be repeated to the same bytes, except on the serial executor, where the conditions take
+turns, the policy is trained after every turn, and only the times in the files differ.
 
     chain m    rollout -> [newest policy] -> fit, linearise, assess, improve, targets -> rollout ...
-    trainer    [memory] -> train_policy -> newest policy; at once again if the memory has changed
+    trainer    [replay buffer] -> train_policy -> newest policy; again when the buffer has changed
 
 Now and then a snapshot is made of the newest of everything, and stored as an ordinary iteration;
 RUN/updates.csv has a line for every single update.
 Source: A. Yahya et al., Collective Robot Reinforcement Learning with Distributed Asynchronous
-Guided Policy Search, 2016 (arXiv 1610.00673). There the replay memory is a process of its own; here
-it is a list of handles, and what a lost worker held is made again by the executor.
+Guided Policy Search, 2016 (arXiv 1610.00673). There the replay buffer is a process of its own;
+here it is a list of handles, and what a lost worker held is recomputed by the executor.
 """
 
 from __future__ import annotations
@@ -38,15 +37,18 @@ from gps.algorithms.state import (
     AsynchronousState,
     ConditionReport,
     ConditionState,
+    ConditionUpdate,
     GPSState,
-    Renewed,
+    PolicyState,
     Report,
+    Source,
 )
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
-from gps.execution import Executor, Serial
+from gps.execution import Deferred, Executor, Serial, stage
+from gps.fields import Config, Count
 from gps.pipeline import config_io, progress, stages
 from gps.pipeline.control import Control
-from gps.pipeline.experiment import AgentConfig, AsynchronousAlgorithm, Experiment
+from gps.pipeline.experiment import AgentConfig, AsynchronousAlgorithm, ChoosesImages, Experiment
 from gps.pipeline.runner import (
     IterationReport,
     initial_state,
@@ -57,7 +59,7 @@ from gps.pipeline.runner import (
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
-from gps.protocols import Agent
+from gps.protocols import Agent, Policy
 from gps.threads import one_thread
 from gps.types import Record, Rollouts
 
@@ -68,31 +70,22 @@ _POLL = 0.2  # seconds between looks at what else there is to do: a stop, a stor
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsynchronousConfig:
+class AsynchronousConfig(Config):
     """When an asynchronous run stops and stores, and what its policy is trained on."""
 
-    replay: int = 2
-    """Batches of each condition in the memory that the policy is trained on. Each keeps the actions
-    that were its targets when it was sampled. The test errors of peg_insertion with 1, 2 and 3 lie
-    within one another's noise; with the newest controllers' actions instead, they double."""
-    snapshot_every: int | None = None
+    replay_batches: Count = 2
+    """Batches of each condition in the replay buffer that the policy is trained on, one batch being
+    the rollouts of one update. Each keeps the actions that were its targets when it was sampled.
+    The test errors of peg_insertion with 1, 2 and 3 lie within one another's noise; with the newest
+    controllers' actions instead, they double."""
+    snapshot_every: Count | None = None
     """Updates of conditions between two snapshots; None for as many as there are conditions."""
-    rollouts: int | None = None
+    rollouts: Count | None = None
     """Sampled rollouts of all conditions together after which the run stops, rounded up to whole
     batches and to one batch of each condition; None with `updates` for no such limit, without it
     for as many as the synchronous run."""
-    updates: int | None = None
+    updates: Count | None = None
     """Policy updates after which the run stops; None for no such limit."""
-
-    def __post_init__(self) -> None:
-        for name in ("replay", "snapshot_every", "rollouts", "updates"):
-            value = getattr(self, name)
-            if value is None and name != "replay":
-                continue
-            if type(value) is not int or value < 1:
-                raise ConfigError(
-                    f"AsynchronousConfig.{name} must be a whole number of at least 1, got {value!r}"
-                )
 
     def total(self, experiment: Experiment, conditions: int) -> int | None:
         """Rollouts after which a run stops; None without such a limit."""
@@ -166,7 +159,7 @@ def resume_asynchronous(
     iterations: int | None = None,
     rollouts: int | None = None,
     updates: int | None = None,
-    replay: int | None = None,
+    replay_batches: int | None = None,
     executor: Executor | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -178,7 +171,8 @@ def resume_asynchronous(
     when an update starts depends on the clock.
     start: the snapshot to go on from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
-    so many synchronous iterations; replay: another length of the memory, from now on. Raises
+    so many synchronous iterations; replay_batches: another size of the
+    replay buffer, from now on. Raises
     StoreError.
     """
     folder = RunFolder.open(Path(path))
@@ -189,13 +183,13 @@ def resume_asynchronous(
         rollouts=rollouts,
         updates=updates,
         iterations=iterations,
-        replay=replay,
+        replay_batches=replay_batches,
     )
     start = folder.last() if start is None else start
     snapshot = folder.read(start)
     try:
         folder.truncate(start)
-        folder.cut_lines(UPDATES, snapshot.state.asynchronous.local_updates)
+        folder.cut_lines(UPDATES, _progress(snapshot.state).local_updates)
         with one_thread():
             agent = experiment.validate()
     except BaseException:
@@ -228,7 +222,7 @@ def changed(
     rollouts: int | None = None,
     updates: int | None = None,
     iterations: int | None = None,
-    replay: int | None = None,
+    replay_batches: int | None = None,
 ) -> tuple[AsynchronousConfig, Experiment]:
     """A stored run's configurations with other limits and memory; raises StoreError."""
     config = stored_config(folder)
@@ -239,8 +233,8 @@ def changed(
         config = replace(config, rollouts=rollouts, updates=updates)
     elif rollouts is not None or updates is not None:
         config = replace(config, rollouts=rollouts, updates=updates)
-    if replay is not None:
-        config = replace(config, replay=replay)
+    if replay_batches is not None:
+        config = replace(config, replay_batches=replay_batches)
     return config, experiment
 
 
@@ -255,8 +249,8 @@ def check(experiment: Experiment) -> AsynchronousAlgorithm:
         )
     if not isinstance(algorithm, AsynchronousAlgorithm):
         raise ConfigError(
-            f"{name} cannot run asynchronously; it lacks methods of AsynchronousAlgorithm (renew, "
-            "train), which MDGPSConfig has"
+            f"{name} cannot run asynchronously; it lacks methods of AsynchronousAlgorithm "
+            "(update_condition, train), which MDGPSConfig has"
         )
     algorithm.check_asynchronous()
     return algorithm
@@ -314,6 +308,13 @@ def _reports(
             raise driver.error
 
 
+def _progress(state: GPSState) -> AsynchronousState:
+    """The asynchronous part of a state; StoreError if a snapshot has none."""
+    if state.asynchronous is None:
+        raise StoreError(f"iteration {state.iteration} is not a snapshot of an asynchronous run")
+    return state.asynchronous
+
+
 # --- stages --------------------------------------------------------------------------------------
 
 
@@ -325,9 +326,10 @@ class Sampled(Record):
     seconds: float
 
 
+@stage("rollout")
 def sample(
-    agent_config: AgentConfig,
-    source: Any,
+    agent: AgentConfig,
+    source: Source,
     condition: int,
     samples: int,
     seed: int,
@@ -336,12 +338,11 @@ def sample(
 ) -> Sampled:
     """`gps.pipeline.stages.rollout`, timed."""
     begin = time.perf_counter()
-    rollouts = stages.rollout(
-        agent_config, source, condition, samples, seed, iteration, max_resamples
-    )
+    rollouts = stages.rollout(agent, source, condition, samples, seed, iteration, max_resamples)
     return Sampled(rollouts, time.perf_counter() - begin)
 
 
+@stage("rollout")
 def rollouts_of(sampled: Sampled) -> Rollouts:
     """The batch alone."""
     return sampled.rollouts
@@ -351,13 +352,14 @@ def rollouts_of(sampled: Sampled) -> Rollouts:
 class Acting(Record):
     """What acts in a condition, without the rest of its state."""
 
-    actor: Any
+    actor: Policy
 
 
 def closing(
     state: ConditionState, targets: TrainingData, sampled: Sampled
-) -> tuple[ConditionReport | None, float]:
-    """What the driver must know of a finished chain, as soon as all of it is there."""
+) -> tuple[ConditionReport, float]:
+    """The report and the sampling time of a finished chain, as soon as all of it is there."""
+    assert state.report is not None
     return state.report, sampled.seconds
 
 
@@ -372,14 +374,15 @@ class _Chain:
     started: float
     since: float
     """When the condition's last update was finished."""
-    sampled: Any
+    sampled: Deferred[Sampled]
+    rollouts: Deferred[Rollouts] | None = None
     version: int = 0
     sampled_at: float = 0.0
-    renewed: Renewed | None = None
-    closing: Any = None
+    update: ConditionUpdate | None = None
+    closing: Deferred[tuple[ConditionReport, float]] | None = None
 
     @property
-    def watched(self) -> Any:
+    def watched(self) -> object:
         """The handle that the next thing to do with this chain waits for."""
         return self.sampled if self.closing is None else self.closing
 
@@ -388,9 +391,9 @@ class _Chain:
 class _Newest:
     """The values of one condition's last finished update."""
 
-    state: Any
-    rollouts: Any
-    models: dict[str, Any]
+    state: ConditionState
+    rollouts: Rollouts
+    models: dict[str, Record]
     report: ConditionReport
 
 
@@ -400,8 +403,8 @@ class _Moment:
 
     state: GPSState
     newest: tuple[_Newest, ...]
-    scores: tuple[Any, ...]
-    """Handles: of the local controllers, then of the policy."""
+    scores: tuple[Deferred[stages.Score], ...]
+    """Of the local controllers, then of the policy."""
     numbers: dict[str, float]
     events: tuple[str, ...]
     seconds: float
@@ -430,16 +433,20 @@ class _Driver:
         M = self.M = agent.n_conditions
         self.limit = config.total(experiment, M)
         self.every = config.snapshot_every or M
-        state, known = begin.state, begin.state.asynchronous
+        state, known = begin.state, _progress(begin.state)
         self.seed, self.number = state.seed, state.iteration
-        self.conditions: list[Any] = list(state.conditions)
+        self.conditions: list[Deferred[ConditionState]] = list(state.conditions)
         self.counts, self.version = list(known.counts), known.version
         self.batches = sum(self.counts)  # finished and under way
-        self.policy = self.policy_value = state.policy
+        assert state.policy is not None  # `check` refuses algorithms without one
+        self.policy: Deferred[PolicyState] = state.policy
+        self.policy_value: PolicyState = state.policy
         # handles for the trainer, and their values for the store
-        self.memory: list[deque[Any]] = [deque(kept, config.replay) for kept in known.memory]
-        self.remembered = [deque(kept, config.replay) for kept in known.memory]
-        self.fresh = known.fresh  # the memory holds what no training has seen
+        size = config.replay_batches
+        self.replay_buffer: list[deque[Deferred[TrainingData]]]
+        self.replay_buffer = [deque(kept, size) for kept in known.replay_buffer]
+        self.replay_values = [deque(kept, size) for kept in known.replay_buffer]
+        self.fresh = known.fresh  # the buffer holds data that no training has used
         self.sampling, self.spans = known.sampling_seconds, known.chain_seconds
         self.newest: list[_Newest | None] = [None] * M
         if begin.report is not None:
@@ -458,13 +465,13 @@ class _Driver:
         self.began = clock() - known.seconds
         self.ended_at = [clock()] * M
         self.chains: list[_Chain | None] = [None] * M
-        self.trainer: Any = None
+        self.trainer: Deferred[PolicyState] | None = None
         self.ages: list[int] = []
         self.events: list[str] = []
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
         self.moment: _Moment | None = None
-        self.pending: list[Any] = []  # scores of `moment` that are not there yet
+        self.pending: list[Deferred[stages.Score]] = []  # scores of `moment` that are not there yet
         self.storing: _Storing | None = None
         self.halting = self.done = False
         self.error: Exception | None = None
@@ -493,7 +500,7 @@ class _Driver:
             self._tried(self._start_round)
         for chain in chains:
             if chain.closing is None and self.error is None:
-                self._tried(self._renew, chain)
+                self._tried(self._update, chain)
         for m in range(self.M):
             if self._may_sample(m):
                 self._tried(self._start_chain, m)
@@ -507,17 +514,17 @@ class _Driver:
         """Wait for a snapshot that is being written, and let go of all handles."""
         if self.storing is not None:
             self.storing.join(30.0)
-        self.chains, self.memory, self.conditions = [None] * self.M, [], []
-        self.trainer = self.policy = self.moment = None
+        self.chains, self.replay_buffer, self.conditions = [None] * self.M, [], []
+        self.trainer = self.moment = None
         self.pending = []
 
     # what is under way
 
-    def _watched(self) -> list[Any]:
-        handles = [c.watched for c in self.chains if c is not None]
+    def _watched(self) -> list[object]:
+        handles: list[object] = [c.watched for c in self.chains if c is not None]
         if self.trainer is not None:
             handles.append(self.trainer)
-        return handles + self.pending
+        return [*handles, *self.pending]
 
     def _tried(self, act: Callable[..., None], *args: Any) -> bool:
         """Do something that may raise; the first error ends the run when all is stored."""
@@ -556,26 +563,22 @@ class _Driver:
     def _start_chain(self, m: int) -> None:
         """Roll out the condition's newest controller."""
         e, now = self.experiment, self.clock()
+        source: Source = self.conditions[m]
+        if isinstance(self.algorithm, ChoosesImages):
+            (source,) = self.algorithm.without_images((source,))
         address = (self.seed, self.counts[m], e.max_resamples)
-        # an algorithm of the user's may say nothing of pictures
-        (source,) = getattr(self.algorithm, "unseen", tuple)((self.conditions[m],))
-        sampled = self.ex.call(
-            "rollout",
-            sample,
-            *(e.agent, source, m, e.samples, *address),
-            condition=m,
-        )
+        sampled = self.ex.call(sample, e.agent, source, m, e.samples, *address, condition=m)
         self.batches += 1
         self.chains[m] = _Chain(m, now, self.ended_at[m], sampled)
 
-    def _renew(self, chain: _Chain) -> None:
+    def _update(self, chain: _Chain) -> None:
         """The rollouts are there: update the condition, around the policy that is newest now."""
         m = chain.m
         with self.ex.together():
-            rollouts = self.ex.call("rollout", rollouts_of, chain.sampled, condition=m)
+            rollouts = self.ex.call(rollouts_of, chain.sampled, condition=m)
             chain.version, chain.sampled_at = self.version, self.clock()
             try:
-                chain.renewed = self.algorithm.renew(
+                chain.update = self.algorithm.update_condition(
                     self.conditions[m],
                     rollouts,
                     self.experiment.cost,
@@ -586,22 +589,20 @@ class _Driver:
             except Exception:
                 self.chains[m] = None
                 raise
-            made = chain.renewed
-            chain.closing = self.ex.call(
-                "closing", closing, made.state, made.targets, chain.sampled, condition=m
-            )
-        chain.sampled = rollouts
+            state, targets = chain.update.state, chain.update.targets
+            chain.closing = self.ex.call(closing, state, targets, chain.sampled, condition=m)
+        chain.rollouts = rollouts
 
     def _finish(self, chain: _Chain) -> None:
         """Take over an update; its condition can go on."""
         m, now = chain.m, self.clock()
         self.chains[m] = None
         try:
-            report, sampling = self.ex.gather(chain.closing)
+            report, sampling = self.ex.gather(cast(tuple[ConditionReport, float], chain.closing))
         except Exception as error:
             error.add_note(f"in update {self.counts[m] + 1} of that condition")
             raise
-        renewed = cast(Renewed, chain.renewed)
+        update = cast(ConditionUpdate, chain.update)
         age = self.version - chain.version
         if self.folder is not None:  # first: what cannot be written has not happened
             row = {
@@ -617,8 +618,8 @@ class _Driver:
                 "chain_seconds": round(now - chain.started, 4),
             }
             self.folder.append_line(UPDATES, row)
-        self.conditions[m] = renewed.state
-        self.memory[m].append(renewed.targets)
+        self.conditions[m] = update.state
+        self.replay_buffer[m].append(update.targets)
         self.fresh = True
         self.counts[m] += 1
         self.ages.append(age)
@@ -632,12 +633,13 @@ class _Driver:
 
     def _fetch(self, chain: _Chain) -> None:
         """Bring a finished update here: for snapshots, and to make again what a worker loses."""
-        m, made = chain.m, cast(Renewed, chain.renewed)
-        tree = (made.state, chain.sampled, made.models, made.targets)
+        m, update = chain.m, cast(ConditionUpdate, chain.update)
+        tree = (update.state, cast(Rollouts, chain.rollouts), update.models, update.targets)
         state, rollouts, models, targets = self.ex.gather(tree)
         self.ex.keep(tree)
-        self.newest[m] = _Newest(state, rollouts, models, state.report)
-        self.remembered[m].append(targets)
+        report = cast(ConditionReport, state.report)
+        self.newest[m] = _Newest(state, rollouts, models, report)
+        self.replay_values[m].append(targets)
         known = [n.report.cost_mean for n in self.newest if n is not None]
         if len(known) == self.M and not np.isfinite(known).any():
             raise NonFiniteError(
@@ -653,9 +655,9 @@ class _Driver:
         working = any(self.chains) or any(self._may_sample(m) for m in range(self.M))
         # where conditions take turns, once after each turn
         again = self.algorithm.keeps_training and self.ex.concurrent and working
-        if not all(self.memory) or not (self.fresh or (again and self.version > 0)):
+        if not all(self.replay_buffer) or not (self.fresh or (again and self.version > 0)):
             return
-        data = [handle for kept in self.memory for handle in kept]
+        data = [handle for kept in self.replay_buffer for handle in kept]
         self.fresh = False
         self.round_began = self.clock()
         self.trainer = self.algorithm.train(self.policy, data, self.seed, self.version, self.ex)
@@ -667,7 +669,7 @@ class _Driver:
             self._tried(self._take_policy)
 
     def _take_policy(self) -> None:
-        trained, self.trainer = self.trainer, None
+        trained, self.trainer = cast(PolicyState, self.trainer), None
         self.policy_value = self.ex.gather(trained)
         self.policy = self.ex.keep(trained)
         self.version += 1
@@ -710,7 +712,7 @@ class _Driver:
         known = AsynchronousState(
             counts=tuple(self.counts),
             version=self.version,
-            memory=tuple(map(tuple, self.remembered)),
+            replay_buffer=tuple(map(tuple, self.replay_values)),
             fresh=self.fresh or self.trainer is not None,
             sampling_seconds=self.sampling,
             chain_seconds=self.spans,
@@ -729,7 +731,7 @@ class _Driver:
         try:
             # without a condition: a worker that samples is not held up
             scores = tuple(
-                self.ex.call("score", stages.score, e.agent, e.cost, e.measure, source, i % self.M)
+                self.ex.call(stages.score, e.agent, e.cost, e.measure, source, i % self.M)
                 for i, source in enumerate(sources)
             )
         except Exception as error:  # of an executor that runs it at once
@@ -776,7 +778,7 @@ class _Driver:
         report = Report(
             iteration=moment.state.iteration - 1,
             conditions=tuple(n.report for n in moment.newest),
-            policy_loss=moment.state.policy.loss,
+            policy_loss=cast(PolicyState, moment.state.policy).loss,
             models={name: tuple(n.models[name] for n in moment.newest) for name in names},
         )
         local, policy = scores[: self.M], scores[self.M :]

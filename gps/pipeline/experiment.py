@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
-from gps.algorithms.state import GPSState, Renewed, Report
+from gps.algorithms.state import (
+    ConditionState,
+    ConditionUpdate,
+    GPSState,
+    PolicyState,
+    Report,
+    Source,
+)
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
-from gps.execution import Executor
+from gps.execution import Deferred, Executor
+from gps.policies.training import TrainingData
 from gps.protocols import Agent
-from gps.types import Array, Layout, LinearGaussianController
+from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 
 @runtime_checkable
@@ -46,8 +54,8 @@ class AlgorithmConfig(Protocol):
 
     trains_policy: ClassVar[bool]
     """Whether the algorithm learns a global policy."""
-    fewest_samples: ClassVar[int]
-    """Rollouts per condition that its fits need at least."""
+    min_samples: ClassVar[int]
+    """Minimum number of rollouts per condition that its fits need."""
 
     def start(
         self,
@@ -59,20 +67,38 @@ class AlgorithmConfig(Protocol):
         """The state before the first iteration."""
         ...
 
-    def sampling(self, state: GPSState) -> tuple[Any, ...]:
-        """What to roll out next: a policy, or a handle of one, per condition."""
+    def sampling(self, state: GPSState) -> tuple[Deferred[Source], ...]:
+        """What to roll out next, per condition."""
         ...
 
     def iterate(
-        self, state: GPSState, rollouts: tuple[Any, ...], executor: Executor
+        self, state: GPSState, rollouts: tuple[Deferred[Rollouts], ...], executor: Executor
     ) -> tuple[GPSState, Report]:
         """One iteration; pure. The entries of `rollouts` may be handles of the executor."""
         ...
 
 
 @runtime_checkable
+class ChecksAgent(Protocol):
+    """A configuration of an algorithm that some agents do not fit."""
+
+    def check(self, agent: Agent) -> None:
+        """ConfigError for options that do not fit the agent."""
+        ...
+
+
+@runtime_checkable
+class ChoosesImages(Protocol):
+    """A configuration of an algorithm that needs the images of rollouts only for some policies."""
+
+    def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
+        """The sources, marked where the images of their rollouts are not recorded."""
+        ...
+
+
+@runtime_checkable
 class AsynchronousAlgorithm(Protocol):
-    """What an algorithm's configuration has besides, if its conditions can go on by themselves."""
+    """What an algorithm's configuration has besides, if its conditions can run asynchronously."""
 
     @property
     def keeps_training(self) -> bool:
@@ -88,27 +114,31 @@ class AsynchronousAlgorithm(Protocol):
         """ConfigError when the settings need all conditions at once."""
         ...
 
-    def renew(
+    def update_condition(
         self,
-        condition: Any,
-        rollouts: Any,
+        condition: Deferred[ConditionState],
+        rollouts: Deferred[Rollouts],
         cost: Cost,
-        policy: Any,
+        policy: Deferred[PolicyState] | None,
         at: tuple[int, int, int],
         executor: Executor,
-    ) -> Renewed:
+    ) -> ConditionUpdate:
         """Submit all that one condition does after its rollouts.
 
-        condition, rollouts, policy: values or handles; the policy is None before its first
-        training. at: seed, the condition's own iteration, the condition: the address of random
-        numbers.
+        policy: None before its first training. at: seed, the condition's own iteration, the
+        condition: the address of random numbers.
         """
         ...
 
     def train(
-        self, policy: Any, data: Sequence[Any], seed: int, version: int, executor: Executor
-    ) -> Any:
-        """Submit one training of the policy on `data`; a handle of its PolicyState."""
+        self,
+        policy: Deferred[PolicyState],
+        data: Sequence[Deferred[TrainingData]],
+        seed: int,
+        version: int,
+        executor: Executor,
+    ) -> Deferred[PolicyState]:
+        """Submit one training of the policy on `data`."""
         ...
 
 
@@ -161,9 +191,9 @@ class Experiment:
                     f"Experiment.{name} must be a configuration object with the methods of "
                     f"{protocol.__name__}, got {value!r}"
                 )
-        if self.samples < self.algorithm.fewest_samples:
+        if self.samples < self.algorithm.min_samples:
             raise ConfigError(
-                f"Experiment.samples must be at least {self.algorithm.fewest_samples} for "
+                f"Experiment.samples must be at least {self.algorithm.min_samples} for "
                 f"{type(self.algorithm).__name__}, got {self.samples}"
             )
 
@@ -176,9 +206,8 @@ class Experiment:
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
-        fits = getattr(self.algorithm, "check", None)
-        if fits is not None:
-            fits(agent)
+        if isinstance(self.algorithm, ChecksAgent):
+            self.algorithm.check(agent)
         try:
             self.initial.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
         except GPSError as error:

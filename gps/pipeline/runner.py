@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gps import memory
+from gps import process_memory
 from gps.algorithms.state import GPSState, Report
 from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
@@ -405,17 +405,21 @@ def _earlier(
 def memory_row(ex: Executor) -> dict[str, float]:
     """The columns of memory, in bytes: the most that the driver's process has held so far, and the
     largest of the workers. Like the seconds, they are not part of the iteration's file."""
-    return {"memory_driver": memory.peak(), "memory_worker": ex.memory()}
+    return {"memory_driver": process_memory.peak(), "memory_worker": ex.memory()}
 
 
 def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -> list[Any]:
     sources = experiment.algorithm.sampling(state)
     return [
         ex.call(
-            "rollout",
             stages.rollout,
-            *(experiment.agent, sources[m], m, experiment.samples),
-            *(state.seed, state.iteration, experiment.max_resamples),
+            experiment.agent,
+            sources[m],
+            m,
+            experiment.samples,
+            state.seed,
+            state.iteration,
+            experiment.max_resamples,
             condition=m,
         )
         for m in M
@@ -423,12 +427,8 @@ def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -
 
 
 def _score(experiment: Experiment, ex: Executor, source: Any, m: int) -> Any:
-    return ex.call(
-        "score",
-        stages.score,
-        *(experiment.agent, experiment.cost, experiment.measure, source, m),
-        condition=m,
-    )
+    e = experiment
+    return ex.call(stages.score, e.agent, e.cost, e.measure, source, m, condition=m)
 
 
 def metrics_row(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gps.errors import ClusterError, ConfigError, FitError, SharedLostError, choices
-from gps.execution import Executor, Group, Shared
+from gps.execution import Executor, Group, Shared, stage
 from gps.policies import _kernels
 from gps.policies.neural import NeuralPolicy
 from gps.policies.training import (
@@ -119,13 +119,14 @@ def train(
     end of the training, as it looks after the server; see `train_asynchronously`.
     """
     if sgd.mode == "serial":
-        return ex.call(STAGE, fit_pooled, policy, list(data), config, seed, *index)
+        return ex.call(fit_pooled, policy, list(data), config, seed, *index)
     if sgd.mode == "asynchronous":
         return train_asynchronously(ex, policy, data, config, sgd, seed, *index)
     size = processes(sgd.shards, ex.workers)
-    return ex.gang(STAGE, fit_in_group, size, policy, list(data), config, sgd, seed, *index)
+    return ex.gang(fit_in_group, size, policy, list(data), config, sgd, seed, *index)
 
 
+@stage(STAGE)
 def fit_pooled(
     policy: Any, data: Sequence[TrainingData], config: TrainingConfig, seed: int,
     *index: int,
@@ -156,6 +157,7 @@ def shard_minibatches(
     return out
 
 
+@stage(STAGE)
 def fit_in_group(
     group: Group,
     policy: NeuralPolicy,
@@ -383,7 +385,7 @@ def train_asynchronously(
     one goes on from the last copy, and what came after it is done again. Raises FitError, and
     ClusterError when servers are lost again and again without any progress.
     """
-    start = ex.gather(ex.call(STAGE, _prepared, policy, list(data), config))
+    start = ex.gather(ex.call(_prepared, policy, list(data), config))
     state = ServerState(
         theta=flatten(start.weights),
         m=flatten(start.optimiser.m),
@@ -399,7 +401,7 @@ def train_asynchronously(
         server = ex.share(ParameterServer, state, plan, config, sgd.max_staleness)
         work = [
             ex.call(
-                STAGE, _trainer, server, policy, list(data), config, seed, (*index, servers, k)
+                _trainer, server, policy, list(data), config, seed, (*index, servers, k)
             )
             for k in range(trainers)
         ]  # fmt: skip
@@ -414,7 +416,7 @@ def train_asynchronously(
                     "than servers live"
                 )
             log.warning("lost the parameter server; on from update %d", state.version)
-    return ex.call(STAGE, _finish, policy, list(data), config, state)
+    return ex.call(_finish, policy, list(data), config, state)
 
 
 def _watch(
@@ -444,6 +446,7 @@ def _snapshot(server: Shared, state: ServerState) -> tuple[ServerState, bool]:
     return now, True
 
 
+@stage(STAGE)
 def _prepared(
     policy: NeuralPolicy, data: Sequence[TrainingData], config: TrainingConfig
 ) -> NeuralPolicy:
@@ -451,6 +454,7 @@ def _prepared(
     return prepare(policy, pooled(data), config)[0]
 
 
+@stage(STAGE)
 def _trainer(
     server: Shared,
     policy: NeuralPolicy,
@@ -485,6 +489,7 @@ def _endless_minibatches(n: int, batch_size: int, seed: int, *index: int) -> Ite
         yield from minibatches(n, math.ceil(n / batch_size), batch_size, rng)
 
 
+@stage(STAGE)
 def _finish(
     policy: NeuralPolicy, data: Sequence[TrainingData], config: TrainingConfig, state: ServerState
 ) -> TrainingResult:

@@ -15,7 +15,7 @@ from gps.rng import stream
 from gps.types import CostTerms, LinearGaussianController
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-WORLD = PointMassConfig(T=25, dt=0.08, starts=((1.0, 1.0), (1.0, -0.5)))
+AGENT = PointMassConfig(T=25, dt=0.08, starts=((1.0, 1.0), (1.0, -0.5)))
 COST = SumCost(
     terms=(
         WeightedCost(weight=1.0, cost=ActionCost(weights=0.01)),
@@ -68,9 +68,9 @@ class Reward:
         """Fits every point mass."""
 
 
-def begin(config, world=WORLD, cost=COST, seed=0):
+def begin(config, agent=AGENT, cost=COST, seed=0):
     """The agent and the first state."""
-    agent = world.build()
+    agent = agent.build()
     controllers = tuple(
         HOLD.controller(agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt)
         for m in range(agent.n_conditions)
@@ -102,9 +102,9 @@ def noise_free_cost(agent, policy, condition, cost=COST):
     return float(cost.evaluate(rollouts).l.sum())
 
 
-def optimal_costs(world=WORLD):
+def optimal_costs(agent=AGENT):
     """Cost of the optimal controller of the true dynamics, per condition; not learned."""
-    agent = world.build()
+    agent = agent.build()
     out = []
     for m in range(agent.n_conditions):
         zero = LinearGaussianController(

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from gps.algorithms import BADMMConfig, StepConfig, badmm
 from gps.algorithms.badmm import Duals
-from gps.algorithms.step_size import kept_share, new_multiplier
+from gps.algorithms.step_size import adjust_steps, improvement_ratio, new_multiplier
 from gps.control import dual
 from gps.control.dual import DualConfig
 from gps.errors import ConfigError
@@ -68,7 +68,7 @@ def test_the_step_rule():
     }
     predicted, actual = total["prev"] - total["pred"], total["prev"] - total["act"]
     config = StepConfig(min_mult=0.01, max_mult=float(d["step_mult_out"]), growth=5.0)
-    mult = new_multiplier(float(d["step_mult_in"]), kept_share(predicted, actual), config)
+    mult = new_multiplier(float(d["step_mult_in"]), improvement_ratio(predicted, actual), config)
     assert mult == pytest.approx(float(d["step_mult_out"]))
 
 
@@ -174,13 +174,13 @@ def test_duals_live_from_one_iteration_to_the_next():
     agent, state = begin(SMALL)
     one, _, _ = advance(SMALL, agent, state, 1)
     two, _, _ = advance(SMALL, agent, one, 1)
-    first, second = one.conditions[0].own, two.conditions[0].own
+    first, second = one.conditions[0].algorithm_state, two.conditions[0].algorithm_state
     assert np.abs(first.lam).max() > 0
     assert first.kl is not None
     assert digest(first) != digest(second)
     # what is remembered is used: with other duals the same rollouts give another controller
     rollouts = sample(agent, SMALL.sampling(one), 1)
-    fresh = replace(one, conditions=tuple(replace(c, own=None) for c in one.conditions))
+    fresh = replace(one, conditions=tuple(replace(c, algorithm_state=None) for c in one.conditions))
     a, b = (SMALL.iterate(s, rollouts)[0] for s in (one, fresh))
     assert digest(a.conditions[0].controller) != digest(b.conditions[0].controller)
 
@@ -191,7 +191,7 @@ def test_a_cost_without_minimum_keeps_the_controller_and_the_duals():
     for m, c in enumerate(new.conditions):
         assert "no update" in report[0].conditions[m].event
         assert digest(c.controller) == digest(state.conditions[m].controller)
-        assert type(c.own) is Duals
+        assert type(c.algorithm_state) is Duals
 
 
 def test_an_update_that_pays_for_agreement_leaves_the_step():
@@ -206,20 +206,21 @@ def test_an_update_that_pays_for_agreement_leaves_the_step():
     )
     assert np.isfinite(cost.l).all()
     step = StepConfig(initial_mult=1.0, max_mult=3.0)
-    dearer = replace(check, updated=True, promised=False, kept=-4.0)
-    cheaper = replace(check, updated=True, promised=True, kept=0.9)
+    dearer = replace(check, updated=True, predicts_improvement=False, improvement_ratio=-4.0)
+    cheaper = replace(check, updated=True, predicts_improvement=True, improvement_ratio=0.9)
     rejected = replace(cheaper, rejected=True)
-    mults = badmm.adjust_steps([dearer, cheaper, rejected], step, SMALL.guard)
+    mults = adjust_steps([dearer, cheaper, rejected], step, SMALL.guard, if_predicted=True)
     assert mults == [1.0, 2.0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"inner": 0}, "inner must be at least 1, got 0"),
-        ({"weight_rule": "wild"}, "weight_rule 'wild'; known: change, deviation, fixed"),
-        ({"weight": 0.0}, "weight_range"),
-        ({"weight_decrease": 1.5}, "weight_decrease < 1"),
+        ({"inner": 0}, "inner must be a whole number of at least 1, got 0"),
+        ({"weight_rule": "wild"}, "weight_rule must be 'fixed', 'gradient', .*, got 'wild'"),
+        ({"weight": 0.0}, "weight must be a number above 0"),
+        ({"weight": 100.0}, "weight_range"),
+        ({"weight_decrease": 1.5}, "weight_decrease must be a number above 0 and below 1"),
         ({"dual_rate": -1.0}, "dual_rate"),
         ({"weight_step": ()}, "weight_step"),
         ({"weight_step": float("nan")}, "weight_step"),

@@ -1,4 +1,4 @@
-"""Local controllers that run away on the peg world, where contacts break every linear model."""
+"""Local controllers that run away on the peg agent, where contacts break every linear model."""
 
 import math
 from dataclasses import replace
@@ -18,13 +18,13 @@ from gps.pipeline.experiment import Experiment
 from gps.types import LinearGaussianController
 
 TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)  # peg tip and top at the bottom of the hole, in m
-WORLD = peg_insertion(n_test=1)
+AGENT = peg_insertion(n_test=1)
 NEAR = EndpointCost(target=TARGET, weights=1.0, l2=10.0, log_weight=0.1)
 END = EndpointCost(
     target=TARGET, weights=1.0, l2=1.0, log_weight=1.0, ramp="final", final_multiplier=10.0
 )
 WILD = Experiment(
-    world=replace(WORLD, conditions=WORLD.conditions[:2]),
+    agent=replace(AGENT, conditions=AGENT.conditions[:2]),
     # torques cost next to nothing: the gains grow until contacts make the arm flail
     cost=SumCost(
         terms=(
@@ -48,7 +48,7 @@ def runs():
 
 
 def noise_free_cost(controller, m):
-    score = stages.evaluate_condition(WILD.world, WILD.cost, WILD.measure, controller, m, 1, 0)
+    score = stages.evaluate_condition(WILD.agent, WILD.cost, WILD.measure, controller, m, 1, 0)
     return float(score.cost[0])
 
 
@@ -77,7 +77,7 @@ def test_every_explosion_is_taken_back(runs):
 
 
 def test_the_runs_do_not_end_worse_than_they_began(runs):
-    agent = WILD.world.build()
+    agent = WILD.agent.build()
     start = runner.initial_state(WILD, agent)
     first = [noise_free_cost(c.controller, m) for m, c in enumerate(start.conditions)]
     for reports in runs:
@@ -112,7 +112,7 @@ def test_a_run_away_arm_comes_back():
     algorithm, costs = experiment.algorithm, []
     for _ in range(4):
         rollouts = [
-            stages.rollout(experiment.world, source, m, 4, 0, state.iteration, 3)
+            stages.rollout(experiment.agent, source, m, 4, 0, state.iteration, 3)
             for m, source in enumerate(algorithm.sampling(state))
         ]
         state, report = algorithm.iterate(state, rollouts)

@@ -23,7 +23,7 @@ from gps.algorithms import (
     stages,
 )
 from gps.algorithms.badmm import Duals
-from gps.algorithms.pilqr import PILQRMemory
+from gps.algorithms.pilqr import PILQRState
 from gps.algorithms.planning import ILQRPlanningConfig
 from gps.algorithms.state import Proposal
 from gps.control import HoldConfig, PI2Config
@@ -43,7 +43,7 @@ FACTORS = (1e-7, 1e-3, 1e6)
 CLOSE = 1e-6
 """Relative to the largest entry of an array."""
 
-WORLD = PointMassConfig(T=15, dt=0.1, starts=((1.0, 1.0), (1.0, -0.5)))
+AGENT = PointMassConfig(T=15, dt=0.1, starts=((1.0, 1.0), (1.0, -0.5)))
 SMOOTH = SumCost(  # not quadratic, so that models and samples disagree a little
     terms=(
         WeightedCost(weight=0.02, cost=ActionCost(weights=1.0)),
@@ -72,7 +72,7 @@ def hills(x, u, t):
 
 @dataclass(frozen=True)
 class Recorded:
-    """SMOOTH times a factor as what a world reports: minus the reward, derivatives fitted."""
+    """SMOOTH times a factor as what an agent reports: minus the reward, derivatives fitted."""
 
     factor: float
 
@@ -119,7 +119,7 @@ ALGORITHMS = {
     "pigps, controllers": PIGPSConfig(sample_from="controllers", **POLICY),
     "pilqr": PILQRTrajOptConfig(),
     "mdgps-pilqr": MDGPSPILQRConfig(**POLICY),
-    "planning": ILQRPlanningConfig(model=WORLD, limits=False, steps_per_iteration=2),
+    "planning": ILQRPlanningConfig(model=AGENT, limits=False, steps_per_iteration=2),
     "planning, limits": ILQRPlanningConfig(model=SWING, steps_per_iteration=6),
     "planning, action": ILQRPlanningConfig(
         model=SWING, steps_per_iteration=6, planner=ILQRConfig(regularise="action", initial=0.1)
@@ -155,7 +155,7 @@ def kind(event):
 
 def of_condition(c, unit):
     """One condition's part of an iteration, costs in units of `unit`: names and arrays."""
-    r, own = c.report, c.own
+    r, own = c.report, c.algorithm_state
     for part in ("K", "k", "chol"):
         yield part, getattr(c.controller, part)
     yield "step", (c.step_mult, r.step_mult, r.kl, r.kl_max)
@@ -166,7 +166,7 @@ def of_condition(c, unit):
     if isinstance(own, Duals):
         yield "multipliers", own.lam / unit
         yield "weights", own.weight / unit
-    if isinstance(own, PILQRMemory):
+    if isinstance(own, PILQRState):
         yield "steps", own.step_mult
         yield "eta of steps", own.eta / unit
 
@@ -177,7 +177,7 @@ def course(name, factor, spoilt=False, iterations=4, samples=6):
     between."""
     config = ALGORITHMS[name]
     swing = getattr(config, "model", None) is SWING
-    agent, hold = (SWING.build(), HoldConfig()) if swing else (WORLD.build(), HOLD)
+    agent, hold = (SWING.build(), HoldConfig()) if swing else (AGENT.build(), HOLD)
     starts = range(agent.n_conditions)
     cost = COSTS.get(name, partial(times, cost=ASIDE if swing else SMOOTH))(factor)
     first = (
@@ -226,7 +226,7 @@ def test_what_the_guard_takes_back(name, factor):
 @pytest.mark.parametrize("factor", [1.0, *FACTORS])
 def test_what_may_rise_by_rounding(factor):
     """An update whose expected cost is above that of where it starts, by a share of the scale."""
-    agent = WORLD.build()
+    agent = AGENT.build()
     controller = HOLD.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
     condition = ConditionState(controller=controller, previous=controller, step_mult=1.0)
     noise = np.random.default_rng(0).standard_normal((5, agent.T, agent.nu))
@@ -237,7 +237,7 @@ def test_what_may_rise_by_rounding(factor):
     other = replace(controller, k=controller.k + 1.0)
     for rise, kept in ((0.5e-6, True), (2e-6, False)):
         predicted = checked.expected_cost + rise * checked.cost_scale
-        new = stages.decide(
+        new = stages.accept_or_reject(
             *(condition, controller, lambda _, p=predicted: Proposal(other, predicted=p)),
             *(checked, 1.0, 1.0),
         )
@@ -246,7 +246,7 @@ def test_what_may_rise_by_rounding(factor):
 
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
 def test_fitted_derivatives(factor):
-    agent = WORLD.build()
+    agent = AGENT.build()
     controller = HOLD.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
     noise = np.random.default_rng(0).standard_normal((5, agent.T, agent.nu))
     rollouts = agent.rollout(controller, 0, noise)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from algorithm_problems import WORLD, advance, begin
+from algorithm_problems import AGENT, advance, begin
 from test_learning import ALL
 
 import gps
@@ -13,7 +13,7 @@ from gps.algorithms.exploration import UNLIMITED, action_scale, exploration_std
 from gps.errors import ConfigError
 from gps.types import LinearGaussianController
 
-LIMITED = replace(WORLD, force_limit=20.0)
+LIMITED = replace(AGENT, force_limit=20.0)
 
 
 def least_share(controller, scale):
@@ -24,7 +24,7 @@ def least_share(controller, scale):
 @pytest.mark.parametrize("name", ALL)
 def test_no_controller_has_less_noise_than_the_floor(name):
     config = replace(ALL[name], exploration=ExplorationConfig(floor=0.04))
-    agent, state = begin(config, world=LIMITED)
+    agent, state = begin(config, agent=LIMITED)
     scale = np.full(2, 20.0)
     lowest = np.inf
     for _ in range(4):
@@ -44,21 +44,21 @@ def test_no_controller_has_less_noise_than_the_floor(name):
 @pytest.mark.parametrize("name", ["trajopt", "mdgps on-policy", "pilqr", "badmm"])
 def test_without_a_floor_the_noise_goes_on_falling(name):
     config = replace(ALL[name], exploration=ExplorationConfig(floor=0))
-    agent, state = begin(config, world=LIMITED)
+    agent, state = begin(config, agent=LIMITED)
     state, _, _ = advance(config, agent, state, 6, samples=8)
     assert max(least_share(c.controller, np.full(2, 20.0)) for c in state.conditions) < 0.03
 
 
 def test_initial_controllers_are_raised_too():
     config = TrajOptConfig(exploration=ExplorationConfig(floor=0.5))
-    _, state = begin(config, world=LIMITED)
+    _, state = begin(config, agent=LIMITED)
     for c in state.conditions:
         assert least_share(c.controller, np.full(2, 20.0)) == pytest.approx(0.5)
         assert c.previous is c.controller
 
 
 def test_the_scale_is_half_the_range_or_the_initial_noise():
-    agent, _ = begin(TrajOptConfig(), world=WORLD)
+    agent, _ = begin(TrajOptConfig(), agent=AGENT)
     chol = np.zeros((3, 2, 2))
     chol[:, 0, 0], chol[:, 1, 0], chol[:, 1, 1] = [1.0, 2.0, 0.5], 3.0, [4.0, 4.0, 1.0]
     initial = LinearGaussianController(np.zeros((3, 2, 4)), np.zeros((3, 2)), chol)
@@ -79,7 +79,7 @@ def test_the_scale_is_half_the_range_or_the_initial_noise():
 
 
 def test_generous_limits_do_not_make_a_run_noisier_than_its_first_controller():
-    agent = replace(WORLD, force_limit=1e4).build()
+    agent = replace(AGENT, force_limit=1e4).build()
     K, k = np.zeros((3, 2, 4)), np.zeros((3, 2))
     initial = LinearGaussianController(K, k, np.tile(np.diag([1.5, 0.2]), (3, 1, 1)))
     scale = action_scale(agent, initial)
@@ -88,7 +88,9 @@ def test_generous_limits_do_not_make_a_run_noisier_than_its_first_controller():
 
 @pytest.mark.parametrize("floor", [-0.1, 1.0, np.nan, True, "5 %"])
 def test_floors_are_checked(floor):
-    with pytest.raises(ConfigError, match=r"ExplorationConfig.floor must be 0 or above"):
+    with pytest.raises(
+        ConfigError, match=r"ExplorationConfig.floor must be a number of at least 0 and below 1"
+    ):
         ExplorationConfig(floor=floor)
 
 

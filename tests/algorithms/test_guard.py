@@ -309,7 +309,9 @@ def pushing_away(rollouts, gain=6.0):
 def test_an_update_leaves_a_policy_that_went_astray_alone():
     agent, start = begin(MDGPS)
     before, _, _ = advance(MDGPS, agent, start, 2)
-    before = with_condition(with_condition(before, 0, astray=None), 1, astray=None)
+    before = with_condition(
+        with_condition(before, 0, policy_trial_in=None), 1, policy_trial_in=None
+    )
     rollouts = sample(agent, before.conditions, 2)
     policy = pushing_away(rollouts)
     for m in range(2):
@@ -321,7 +323,7 @@ def test_an_update_leaves_a_policy_that_went_astray_alone():
         old, new, seen = before.conditions[m], after.conditions[m], report.conditions[m]
         assert "linearised policy" in seen.event
         assert "update from the controller" in seen.event
-        assert (new.astray, new.trial) == (1, None)
+        assert new.policy_trial_in == 2
         assert new.step_mult == old.step_mult  # what the policy has lost is not held against it
         # the bound holds around the sampled controller, under the fitted model
         model = report.models["dynamics"][m].fit
@@ -341,11 +343,11 @@ def test_the_policy_is_sampled_after_so_many_updates_without_it():
     """Counted in a row: an update that starts from the policy begins again."""
     agent, start = begin(MDGPS)
     state, _, _ = advance(MDGPS, agent, start, 2)
-    state = with_condition(with_condition(state, 0, astray=None), 1, astray=None)
+    state = with_condition(state, 0, policy_trial_in=None)
+    state = with_condition(state, 1, policy_trial_in=None)
     policy = PolicyState(policy=pushing_away(sample(agent, state.conditions, 2)))
-    expected = [(1, None), (2, None), (None, None), (1, None), (2, None), (3, True)]
-    for it, (counted, trial) in enumerate(expected):
-        astray = counted is not None
+    for it, left in enumerate([2, 1, None, 2, 1, 0]):
+        astray = left is not None
         before = replace(state, policy=policy) if astray else state
         sources = MDGPS.sampling(before)
         for m, source in enumerate(sources):
@@ -353,13 +355,13 @@ def test_the_policy_is_sampled_after_so_many_updates_without_it():
         state, report = MDGPS.iterate(before, sample(agent, sources, 2 + it))
         for c in report.conditions:
             assert ("linearised policy" in c.event) == astray
-        assert [(c.astray, c.trial) for c in state.conditions] == [(counted, trial)] * 2
+        assert [c.policy_trial_in for c in state.conditions] == [left] * 2
     assert [s.actor for s in MDGPS.sampling(state)] == [state.policy.policy] * 2
 
 
 def with_trial(state, **policy):
     """As if the policy were to be sampled next from the first condition."""
-    return with_condition(replace(state, **policy), 0, astray=3, trial=True)
+    return with_condition(replace(state, **policy), 0, policy_trial_in=0)
 
 
 def test_a_policy_that_does_better_than_the_controller_takes_its_place():
@@ -376,7 +378,7 @@ def test_a_policy_that_does_better_than_the_controller_takes_its_place():
     after, report = MDGPS.iterate(before, sample(agent, sources, 4))
     new, seen = after.conditions[0], report.conditions[0]
     assert seen.event == "the policy was sampled: update from it"
-    assert (new.astray, new.trial) == (None, None)
+    assert new.policy_trial_in is None
     # how the policy does says nothing of the last update
     alone = with_condition(before, 1, expected_cost=math.nan)
     alone = with_condition(alone, 0, expected_cost=0.0, predicted_cost=-1.0)  # it kept nothing
@@ -406,7 +408,7 @@ def test_a_policy_that_does_worse_is_taken_back():
     assert same(new.controller, old.previous)
     assert same(new.previous, old.previous)
     assert new.sampled_cost == old.sampled_cost
-    assert (new.astray, new.trial) == (None, None)  # and it is not sampled at once again
+    assert new.policy_trial_in is None  # and it is not sampled at once again
 
 
 def test_what_the_policy_cost_is_not_put_down_to_the_controller():
@@ -423,7 +425,7 @@ def test_what_the_policy_cost_is_not_put_down_to_the_controller():
     assert same(new.controller, old.controller)
     assert same(new.previous, old.previous)
     assert new.sampled_cost == 1e6
-    assert (new.astray, new.trial) == (None, None)
+    assert new.policy_trial_in is None
 
 
 def test_an_asynchronous_update_does_not_ask_for_a_trial():
@@ -432,14 +434,14 @@ def test_an_asynchronous_update_does_not_ask_for_a_trial():
     state, _, _ = advance(MDGPS, agent, start, 2)
     rollouts = sample(agent, state.conditions, 2)
     policy = PolicyState(policy=pushing_away(rollouts))
-    condition = replace(state.conditions[0], astray=None)
+    condition = replace(state.conditions[0], policy_trial_in=None)
     for it in range(4):
-        renewed = MDGPS.renew(
+        update = MDGPS.update_condition(
             condition, rollouts[0], state.costs[0], policy, (0, 2 + it, 0), Serial()
         )
-        condition = renewed.state
+        condition = update.state
         assert "linearised policy" in condition.report.event
-        assert condition.trial is None
+        assert condition.policy_trial_in is None
         rollouts = sample(agent, (condition, state.conditions[1]), 3 + it)
 
 
@@ -447,7 +449,7 @@ def test_an_asynchronous_update_does_not_ask_for_a_trial():
 
 
 @dataclass(frozen=True, kw_only=True)
-class CliffWorld(PointMassConfig):
+class CliffConfig(PointMassConfig):
     """Whoever crosses `edge` to the left is hit by a ball: as sudden as a contact."""
 
     edge: float = 0.3
@@ -467,9 +469,9 @@ class CliffAgent(PointMassAgent):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_run_over_a_cliff_recovers(seed):
-    world = CliffWorld(T=40, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)))
+    agent_config = CliffConfig(T=40, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)))
     experiment = Experiment(
-        world=world,
+        agent=agent_config,
         cost=COST,
         initial=HOLD,
         algorithm=TrajOptConfig(step=StepConfig(kl_max=3.0)),
@@ -493,7 +495,7 @@ def test_a_run_over_a_cliff_recovers(seed):
             else:
                 sound.setdefault(m, []).append(c.cost_mean)
         last = report.state.conditions
-    assert explosions >= 2  # the world does what this test needs
+    assert explosions >= 2  # the agent does what this test needs
     for m, costs in sound.items():
         assert len(costs) >= 6
         assert last[m].sampled_cost < costs[0]  # of the controller that is kept
@@ -518,7 +520,7 @@ def test_many_small_rises_do_not_pass():
             check = stages.assess_samples(condition, rollouts, worse, replace(guard, setback=1e-9))
             rejected.append(check.rejected)
             if not check.rejected:
-                condition = stages._remembered(condition, check)
+                condition = stages._with_sampled(condition, check)
         assert any(rejected) == (against == "best"), against
         assert not rejected[0]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gps.algorithms.stages import targets
-from gps.algorithms.state import ConditionState, Replay
+from gps.algorithms.state import ConditionState, ReplayBuffer
 from gps.policies.linearise import LineariseConfig, linearise
 from gps.rng import stream
 from gps.types import Layout, LinearGaussianController, Rollouts
@@ -26,8 +26,8 @@ def brightness(images):
 
 
 def test_replay_and_its_targets():
-    replay = Replay.extended(None, rollouts(0), 5)
-    replay = Replay.extended(replay, rollouts(3), 5)
+    replay = ReplayBuffer.extended(None, rollouts(0), 5)
+    replay = ReplayBuffer.extended(replay, rollouts(3), 5)
     assert replay.images.shape == (5, T, 2, 2, 3)
     np.testing.assert_array_equal(brightness(replay.images), replay.X[:, :, 0])
     controller = LinearGaussianController(

@@ -1,11 +1,11 @@
-"""All algorithms on a world whose optimum is known, called as in a notebook."""
+"""All algorithms on an agent whose optimum is known, called as in a notebook."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from algorithm_problems import (
-    WORLD,
+    AGENT,
     advance,
     begin,
     digest,
@@ -43,7 +43,7 @@ SMALL = MDGPSConfig(
     step=STEP,
     replay=10,
 )
-DISTURBED = replace(WORLD, start_position_std=0.05)
+DISTURBED = replace(AGENT, start_position_std=0.05)
 CONFIGS = {
     "trajopt": TrajOptConfig(step=STEP),
     "trajopt, mc": TrajOptConfig(step=MC),
@@ -115,7 +115,7 @@ def test_the_policy_learns_all_conditions(name):
 
 def test_no_update_leaves_its_trust_region(config):
     """KL of the new controller from where the update started, under the fitted model."""
-    agent, state = begin(config, world=DISTURBED)
+    agent, state = begin(config, agent=DISTURBED)
     updates = 0
     for _ in range(4):
         rollouts = sample(agent, config.sampling(state), state.iteration)
@@ -211,7 +211,7 @@ def test_replay_keeps_the_newest_rollouts():
 def test_conditions_do_not_influence_each_other_without_a_policy():
     config = CONFIGS["trajopt"]
     agent, state = begin(config)
-    alone = begin(config, world=PointMassConfig(T=25, dt=0.08, starts=WORLD.starts[:1]))[1]
+    alone = begin(config, agent=PointMassConfig(T=25, dt=0.08, starts=AGENT.starts[:1]))[1]
     for _ in range(2):
         rollouts = sample(agent, config.sampling(state), state.iteration)
         state, _ = config.iterate(state, rollouts)

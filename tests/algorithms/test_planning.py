@@ -1,4 +1,4 @@
-"""Planning with known dynamics: known optima, other solvers, plans that fail, worlds refused."""
+"""Planning with known dynamics: known optima, other solvers, plans that fail, agents refused."""
 
 import hashlib
 import logging
@@ -10,8 +10,8 @@ import mujoco
 import numpy as np
 import pytest
 from algorithm_problems import (
+    AGENT,
     COST,
-    WORLD,
     Reward,
     Unusable,
     advance,
@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 
 import gps
 from gps.agents import Condition, PointMassConfig, arm_reach, cartpole, peg_insertion, pendulum
-from gps.algorithms.planning import ILQRPlanningConfig, _CostOfWhole, _Known
+from gps.algorithms.planning import ILQRPlanningConfig, _CostOfWhole, _Problem
 from gps.control import HoldConfig, ilqr
 from gps.control.ilqr import ILQRConfig
 from gps.control.models import MujocoModel, NumpyModel
@@ -73,11 +73,11 @@ ARM = replace(
 )
 
 
-def experiment(world, cost, iterations=6, samples=2, **kwargs):
-    kwargs.setdefault("model", world)
+def experiment(agent_config, cost, iterations=6, samples=2, **kwargs):
+    kwargs.setdefault("model", agent_config)
     kwargs.setdefault("steps_per_iteration", 4)
     return Experiment(
-        world=world,
+        agent=agent_config,
         cost=cost,
         initial=HoldConfig(),
         algorithm=ILQRPlanningConfig(**kwargs),
@@ -100,7 +100,7 @@ def started(e):
 
 def test_a_linear_quadratic_problem_is_solved_at_once():
     """The LQR of the true dynamics is the judge."""
-    config = ILQRPlanningConfig(model=WORLD, limits=False)
+    config = ILQRPlanningConfig(model=AGENT, limits=False)
     agent, state = begin(config)
     state, reports, _ = advance(config, agent, state, 1)
     best = optimal_costs()
@@ -153,12 +153,14 @@ def test_the_last_plan_is_where_the_next_one_begins():
     assert np.isfinite([r.row["cost_mean"] for r in reports]).all()
 
 
-def test_limits_hold_in_the_plan_and_without_them_in_the_world_only():
-    world = replace(WORLD, force_limit=1.5)
+def test_limits_hold_in_the_plan_and_without_them_in_the_agent_only():
+    agent_config = replace(AGENT, force_limit=1.5)
     free, held = (
         last(
             replace(
-                experiment(world, COST, limits=limits, model=world if limits else WORLD),
+                experiment(
+                    agent_config, COST, limits=limits, model=agent_config if limits else AGENT
+                ),
                 initial=HoldConfig(position="position", velocity="velocity"),
             )
         )
@@ -167,7 +169,7 @@ def test_limits_hold_in_the_plan_and_without_them_in_the_world_only():
     best = optimal_costs()
     for m in range(2):
         promised = free.report.conditions[m].predicted_cost
-        assert promised == pytest.approx(best[m], rel=1e-6)  # of a world without limits
+        assert promised == pytest.approx(best[m], rel=1e-6)  # of an agent without limits
         kept = held.report.conditions[m].predicted_cost
         assert kept > promised * 1.01
     got = [free.row["local_cost_mean"], held.row["local_cost_mean"]]
@@ -180,7 +182,7 @@ def test_limits_hold_in_the_plan_and_without_them_in_the_world_only():
 def test_a_wrong_model_costs_what_it_is_wrong_by():
     costs = []
     for mass in (1.0, 1.5, 3.0):
-        e = experiment(WORLD, COST, model=replace(WORLD, mass=mass), iterations=2)
+        e = experiment(AGENT, COST, model=replace(AGENT, mass=mass), iterations=2)
         e = replace(e, initial=HoldConfig(position="position", velocity="velocity"))
         costs.append(last(e).row["local_cost_mean"])
     assert costs[0] == pytest.approx(optimal_costs().mean(), rel=1e-6)
@@ -207,7 +209,7 @@ def test_exploration_is_the_noise_of_the_controller_and_changes_no_plan():
 def test_the_cost_of_end_points_is_carried_to_the_joints():
     """Gradients against central differences of the values; Hessians are Gauss-Newton."""
     agent, rng = ARM.build(), stream(0, "states")
-    known = _Known.of(ILQRPlanningConfig(model=ARM), TIP, 1)
+    known = _Problem.of(ILQRPlanningConfig(model=ARM), TIP, 1)
     assert isinstance(known.cost, _CostOfWhole)
     S, U = rng.normal(size=(ARM.T, 4)), rng.normal(size=(ARM.T, 2))
     gradient, hessian = known.cost.derivatives(S, U)
@@ -220,7 +222,7 @@ def test_the_cost_of_end_points_is_carried_to_the_joints():
     np.testing.assert_allclose(hessian, hessian.transpose(0, 2, 1), atol=1e-12)
     assert np.linalg.eigvalsh(hessian).min() > -1e-9
     rolled = agent.rollout(HELD.controller(agent), 1, np.zeros((1, ARM.T, 2)))
-    values = known.cost.values(rolled.X[:, :, known.own], rolled.U)
+    values = known.cost.values(rolled.X[:, :, known.columns], rolled.U)
     np.testing.assert_allclose(values, TIP.evaluate(rolled).l, rtol=1e-9, atol=1e-9)
 
 
@@ -253,12 +255,16 @@ def _own(agent):
 
 def test_contacts_are_part_of_the_plan():
     """A peg goes down into its hole and touches it."""
-    world = replace(peg_insertion(n_test=0), T=60, conditions=peg_insertion().conditions[2:3])
+    agent_config = replace(
+        peg_insertion(n_test=0), T=60, conditions=peg_insertion().conditions[2:3]
+    )
     e = gps.load("peg_insertion_local")
-    e = replace(experiment(world, e.cost), initial=e.initial, measure=e.measure, iterations=2)
+    e = replace(
+        experiment(agent_config, e.cost), initial=e.initial, measure=e.measure, iterations=2
+    )
     report = last(e)
     (rolled,) = ends(e, report)
-    model = world.build().model_of(0)
+    model = agent_config.build().model_of(0)
     data, touched = mujoco.MjData(model), 0
     for q in rolled.entry("joint_pos")[0]:
         data.qpos[:] = q
@@ -274,10 +280,10 @@ def test_contacts_are_part_of_the_plan():
 
 
 def test_a_cost_that_is_no_number_keeps_the_controller():
-    config = ILQRPlanningConfig(model=WORLD, limits=False)
-    world = replace(WORLD, starts=((1.0, 1.0), (-2.0, 0.5)))
-    config = replace(config, model=world)
-    agent, state = begin(config, world=world, cost=Unusable(edge=-1.0))
+    config = ILQRPlanningConfig(model=AGENT, limits=False)
+    agent_config = replace(AGENT, starts=((1.0, 1.0), (-2.0, 0.5)))
+    config = replace(config, model=agent_config)
+    agent, state = begin(config, agent=agent_config, cost=Unusable(edge=-1.0))
     first = state.conditions
     state, reports, _ = advance(config, agent, state, 2)
     good, bad = reports[-1].conditions
@@ -291,7 +297,7 @@ def test_a_cost_that_is_no_number_keeps_the_controller():
 
 
 def test_an_indefinite_cost_keeps_the_controller():
-    config = ILQRPlanningConfig(model=WORLD, planner=ILQRConfig(largest=1.0))
+    config = ILQRPlanningConfig(model=AGENT, planner=ILQRConfig(largest=1.0))
     agent, state = begin(config, cost=Reward())
     first = state.conditions
     state, reports, _ = advance(config, agent, state, 1)
@@ -306,10 +312,10 @@ class Altered:
     """A point mass whose known model is changed by `how`."""
 
     how: str
-    world: PointMassConfig = WORLD
+    agent: PointMassConfig = AGENT
 
     def build(self):
-        agent = self.world.build()
+        agent = self.agent.build()
         how = self.how
 
         class Agent(type(agent)):
@@ -355,13 +361,13 @@ def test_derivatives_that_are_no_numbers_keep_the_controller():
 
 
 class Unknown:
-    """A world whose dynamics nobody knows."""
+    """An agent whose dynamics nobody knows."""
 
     def __init__(self, **hidden):
         self.hidden = hidden
 
     def build(self):
-        agent = WORLD.build()
+        agent = AGENT.build()
 
         class Agent(type(agent)):
             """Without what is hidden."""
@@ -375,12 +381,12 @@ class Unknown:
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        (replace(WORLD, T=24), "number of steps T is 24, the experiment's world has 25"),
-        (replace(WORLD, dt=0.05), "step dt is 0.05"),
-        (replace(WORLD, starts=WORLD.starts[:1]), "number of conditions is 1"),
-        (replace(WORLD, starts=((1.0, 1.0), (1.0, 0.5))), "its condition 1 starts at"),
+        (replace(AGENT, T=24), "number of steps T is 24, the experiment's agent has 25"),
+        (replace(AGENT, dt=0.05), "step dt is 0.05"),
+        (replace(AGENT, starts=AGENT.starts[:1]), "number of conditions is 1"),
+        (replace(AGENT, starts=((1.0, 1.0), (1.0, 0.5))), "its condition 1 starts at"),
         (PENDULUM, "its state is .*joint_pos"),
-        (Unknown(known_model=None), "the dynamics of PointMassConfig are not known"),
+        (Unknown(known_model=None), "the dynamics of Unknown are not known"),
         (Unknown(control_range=None), "has no control_range"),
         (Altered("small"), "must have the sizes 4 and 2, got 3 and 2"),
     ],
@@ -396,8 +402,8 @@ def test_without_limits_no_range_is_needed():
 
 
 def test_states_that_a_plan_cannot_use_are_refused():
-    world = replace(PENDULUM, sites=("tip",), state=("joint_pos", "end_points"))
-    e = experiment(world, WeightedCost(cost=ActionCost(weights=1.0)).cost)
+    agent_config = replace(PENDULUM, sites=("tip",), state=("joint_pos", "end_points"))
+    e = experiment(agent_config, WeightedCost(cost=ActionCost(weights=1.0)).cost)
     e = replace(e, initial=HoldConfig(velocity="joint_pos"))
     with pytest.raises(
         ConfigError, match="needs joint_pos and joint_vel in the state, which holds"
@@ -434,7 +440,7 @@ def test_first_controllers_that_look_at_end_points_are_refused():
 
 
 def test_a_cost_that_does_not_fit_is_refused_at_the_start():
-    config = ILQRPlanningConfig(model=WORLD)
+    config = ILQRPlanningConfig(model=AGENT)
     with pytest.raises(ConfigError, match="did you mean 'position'"):
         begin(config, cost=StateCost(entry="positio", target=0.0, l2=1.0))
 
@@ -442,13 +448,13 @@ def test_a_cost_that_does_not_fit_is_refused_at_the_start():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"model": PointMassConfig}, r"model must be the configuration of a world"),
-        ({"model": 3}, r"model must be the configuration of a world"),
+        ({"model": PointMassConfig}, r"model must be the configuration of an agent"),
+        ({"model": 3}, r"model must be the configuration of an agent"),
         ({"planner": 3}, r"planner must be an ILQRConfig"),
         ({"steps_per_iteration": 0}, r"steps_per_iteration must be .* at least 1, got 0"),
         ({"steps_per_iteration": 1.5}, r"steps_per_iteration"),
         ({"limits": 1}, r"limits must be True or False"),
-        ({"exploration": 0.0}, r"exploration must be finite and above 0"),
+        ({"exploration": 0.0}, r"exploration must be a number above 0"),
         ({"exploration": (0.1, -1.0)}, r"exploration"),
         ({"exploration": float("inf")}, r"exploration"),
         ({"exploration": ()}, r"exploration"),
@@ -458,12 +464,12 @@ def test_a_cost_that_does_not_fit_is_refused_at_the_start():
 )
 def test_settings_are_checked(change, match):
     with pytest.raises(ConfigError, match=match):
-        ILQRPlanningConfig(**{"model": WORLD, **change})
+        ILQRPlanningConfig(**{"model": AGENT, **change})
 
 
 def test_the_noise_has_one_value_per_action():
     with pytest.raises(ConfigError, match="exploration has 3 values, there are 2 actions"):
-        begin(ILQRPlanningConfig(model=WORLD, exploration=(0.1, 0.2, 0.3)))
+        begin(ILQRPlanningConfig(model=AGENT, exploration=(0.1, 0.2, 0.3)))
 
 
 # --- the same bytes
@@ -525,7 +531,7 @@ def test_two_workers(short, tmp_path):
 
 
 def test_an_iteration_changes_nothing_that_it_is_given():
-    config = ILQRPlanningConfig(model=WORLD)
+    config = ILQRPlanningConfig(model=AGENT)
     agent, state = begin(config)
     state, _, rollouts = advance(config, agent, state, 1)
     before = digest((state.conditions, rollouts))
@@ -540,16 +546,18 @@ def test_an_iteration_changes_nothing_that_it_is_given():
 def ends(e, report):
     """Final states of noise-free rollouts, one per condition."""
     return [
-        evaluate_condition(e.world, e.cost, e.measure, c.actor, m, 1, 0).rollouts
+        evaluate_condition(e.agent, e.cost, e.measure, c.actor, m, 1, 0).rollouts
         for m, c in enumerate(report.state.conditions)
     ]
 
 
 def test_the_cart_pole_is_swung_up_in_a_few_iterations():
     e = gps.load("cartpole_swingup")
-    assert (e.world, e.algorithm.model) == (cartpole(), cartpole())
-    world = replace(e.world, conditions=e.world.conditions[:2])
-    e = replace(e, world=world, algorithm=replace(e.algorithm, model=world), iterations=3)
+    assert (e.agent, e.algorithm.model) == (cartpole(), cartpole())
+    agent_config = replace(e.agent, conditions=e.agent.conditions[:2])
+    e = replace(
+        e, agent=agent_config, algorithm=replace(e.algorithm, model=agent_config), iterations=3
+    )
     report = last(e)
     assert report.row["local_success"] == 1.0
     for rolled in ends(e, report):

@@ -82,7 +82,7 @@ def test_pilqr_has_a_step_for_every_time_step():
                 rollouts[m].X, rollouts[m].U, cost.l,
             )  # fmt: skip
             mults = pilqr.adjust_steps(mults, explained.share, 0.1, 4.0, settings)
-            own = new.conditions[m].own
+            own = new.conditions[m].algorithm_state
             np.testing.assert_allclose(own.step_mult, mults)
             np.testing.assert_allclose(new.conditions[m].dual.lqr.kl_max, 0.5 * mults)
             np.testing.assert_array_equal(own.eta, new.conditions[m].dual.lqr.eta)
@@ -96,12 +96,14 @@ def test_pilqr_shrinks_all_steps_after_a_setback():
     config = PILQRTrajOptConfig(step=WIDE)
     agent, state = begin(config)
     state, _, _ = advance(config, agent, state, 2, samples=8)
-    before = state.conditions[0].own
+    before = state.conditions[0].algorithm_state
     back, _, _ = advance(config, agent, spoiled(state), 1, samples=8)
     after = back.conditions[0]
     assert "back to an earlier controller" in after.report.event
-    np.testing.assert_allclose(after.own.step_mult, np.maximum(0.5 * before.step_mult, 0.1))
-    np.testing.assert_array_equal(after.own.eta, before.eta)
+    np.testing.assert_allclose(
+        after.algorithm_state.step_mult, np.maximum(0.5 * before.step_mult, 0.1)
+    )
+    np.testing.assert_array_equal(after.algorithm_state.eta, before.eta)
 
 
 @pytest.mark.parametrize("on_policy", [True, False])

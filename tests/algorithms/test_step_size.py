@@ -7,12 +7,12 @@ from algorithm_problems import FIXTURES
 from numpy.testing import assert_allclose
 
 from gps.algorithms import GuardConfig, StepConfig
-from gps.algorithms.step_size import kept_share, new_multiplier
+from gps.algorithms.step_size import improvement_ratio, new_multiplier
 from gps.errors import ConfigError
 
 
 def multiplier(mult, predicted, actual, config):
-    return new_multiplier(mult, kept_share(predicted, actual), config)
+    return new_multiplier(mult, improvement_ratio(predicted, actual), config)
 
 
 def test_the_rule_of_the_reference():
@@ -67,21 +67,29 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
-        (StepConfig, {"kl_max": 0.0}, "kl_max must be above 0"),
-        (StepConfig, {"kl_max": math.nan}, "kl_max must be above 0"),
-        (StepConfig, {"rule": "exact"}, "rule 'exact'; known: classic, laplace, mc"),
-        (StepConfig, {"min_mult": 0.0}, "0 < min_mult <= initial_mult <= max_mult"),
-        (StepConfig, {"initial_mult": 11.0}, "0 < min_mult <= initial_mult <= max_mult"),
-        (StepConfig, {"initial_mult": math.nan}, "0 < min_mult <= initial_mult <= max_mult"),
-        (StepConfig, {"growth": 0.9}, "growth must be at least 1 and finite, got 0.9"),
-        (StepConfig, {"growth": math.inf}, "growth must be at least 1 and finite"),
-        (GuardConfig, {"trial": 0}, "trial must be a whole number of at least 1, got 0"),
-        (GuardConfig, {"trial": 2.5}, "trial must be a whole number of at least 1, got 2.5"),
-        (GuardConfig, {"explosion": 0.0}, "explosion must be above 0"),
-        (GuardConfig, {"disagreement": math.nan}, "disagreement must be above 0"),
-        (GuardConfig, {"astray": -1.0}, "astray must be above 0"),
-        (GuardConfig, {"against": "first"}, "against 'first'; known: best, last"),
-        (GuardConfig, {"shrink": 1.0}, "shrink must lie between 0 and 1"),
+        (StepConfig, {"kl_max": 0.0}, "kl_max must be a number above 0 nats, got 0"),
+        (StepConfig, {"kl_max": math.nan}, "kl_max must be a number above 0 nats"),
+        (StepConfig, {"rule": "exact"}, "rule must be 'laplace', 'mc' or 'classic', got 'exact'"),
+        (StepConfig, {"min_mult": 0.0}, "min_mult must be a number above 0"),
+        (StepConfig, {"initial_mult": 11.0}, "needs min_mult <= initial_mult <= max_mult"),
+        (StepConfig, {"initial_mult": math.nan}, "initial_mult must be a number above 0"),
+        (StepConfig, {"growth": 0.9}, "growth must be a number of at least 1, got 0.9"),
+        (StepConfig, {"growth": math.inf}, "growth must be a number of at least 1, got inf"),
+        (
+            GuardConfig,
+            {"policy_trial": 0},
+            "policy_trial must be a whole number .*1, got 0",
+        ),
+        (
+            GuardConfig,
+            {"policy_trial": 2.5},
+            "policy_trial must be a whole number .*1, got 2.5",
+        ),
+        (GuardConfig, {"explosion": 0.0}, "explosion must be a number above 0"),
+        (GuardConfig, {"disagreement": math.nan}, "disagreement must be a number above 0"),
+        (GuardConfig, {"policy_gap": -1.0}, "policy_gap must be a number above 0"),
+        (GuardConfig, {"against": "first"}, "against must be 'best' or 'last', got 'first'"),
+        (GuardConfig, {"shrink": 1.0}, "shrink must be a number above 0 and below 1"),
     ],
 )
 def test_configurations_are_checked(config, values, message):

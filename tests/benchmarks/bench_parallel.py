@@ -38,7 +38,7 @@ import numpy as np
 import gps
 from gps.agents.mujoco import Condition
 from gps.algorithms import mdgps, stages
-from gps.execution import Executor, Serial, each
+from gps.execution import Executor, Serial, each, over
 from gps.parallel import Dask
 from gps.pipeline import runner
 from gps.threads import one_thread
@@ -106,9 +106,7 @@ def is_there(value: Any) -> bool:
 
 def hold(ex: Executor, state: Any) -> Any:
     """The state with its conditions on their workers, as a run leaves them after an iteration."""
-    conditions = tuple(
-        ex.call("hold", identity, c, condition=m) for m, c in enumerate(state.conditions)
-    )
+    conditions = tuple(ex.call(identity, c, condition=m) for m, c in enumerate(state.conditions))
     ex.gather(conditions)
     return replace(state, conditions=ex.keep(conditions))
 
@@ -119,29 +117,24 @@ def early_stages(ex: Executor, experiment: Any, state: Any) -> float:
     with ex.together():
         new = improved(ex, experiment, state)
         # a gather of `new` itself would bring it here
-        ex.gather(each(ex, "done", is_there, (new,)))
+        ex.gather(each(ex, is_there, over(new)))
     return perf_counter() - begin
 
 
 def improved(ex: Executor, experiment: Any, state: Any) -> list[Any]:
     """Stages 1 to 3 by the recipe of `gps.algorithms.mdgps.iterate`."""
     config, it, seed = experiment.algorithm, state.iteration, state.seed
-    cond, M = state.conditions, range(len(state.conditions))
+    cond, M = over(state.conditions), range(len(state.conditions))
     rollouts = runner._rollouts(experiment, state, ex, M)
-    costs = each(ex, "expand_cost", stages.expand_cost, (state.costs, rollouts))
-    models = each(
-        ex, "fit_dynamics", stages.fit_dynamics, (rollouts, cond), config.dynamics, seed, it
-    )
-    policies = ((state.policy,) * len(cond), rollouts, cond)
-    linearised = each(
-        ex, "linearise_policy", stages.linearise_policy, policies, config.linearise, seed, it
-    )
-    models_of = (cond, rollouts, costs, models, linearised)
-    checks = each(ex, "assess", mdgps._assess, models_of, False, config.guard)
-    rule = (mdgps.adjust_steps, checks, config.step, config.guard, it)
-    mults = ex.call("set_steps", stages.set_steps, *rule)
-    steps = ((mults,) * len(cond), M)
-    return each(ex, "improve", mdgps._improve, (*models_of, checks, *steps), config)
+    samples = over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    linearise = config.linearise, seed, it
+    linearised = each(ex, stages.linearise_policy, state.policy, samples, cond, *linearise)
+    fitted = (cond, samples, over(costs), over(models), over(linearised))
+    checks = each(ex, mdgps._assess, *fitted, False, config)
+    mults = ex.call(stages.set_steps, checks, config.step, config.guard, it, True, False)
+    return each(ex, mdgps._improve, *fitted, over(checks), mults, over(M), config, True)
 
 
 def alone(state: Any, experiment: Any, begin: Any, results: Any) -> None:

@@ -311,10 +311,15 @@ class Block:
         return int(self.data.nbytes)
 
 
-def block(size: float, seconds: float, *needs: Any) -> Block:
-    """Sleep, and return a block."""
-    time.sleep(seconds)
-    return Block(np.zeros(int(size) // 8))
+@dataclass(frozen=True)
+class block:
+    """A stage of this name that sleeps and returns a block."""
+
+    stage: str
+
+    def __call__(self, size: float, seconds: float, *needs: Any) -> Block:
+        time.sleep(seconds)
+        return Block(np.zeros(int(size) // 8))
 
 
 def large(how: How) -> Any:
@@ -322,8 +327,8 @@ def large(how: How) -> Any:
     M, batch, rows = how.M, how.batch, []
     with cluster(how) as (where, client):
         ex = counting(client, reserve=1)
-        states = [ex.call("start", block, STATE, 0.0, condition=m) for m in range(M)]
-        policy = ex.call("start", block, 7e4, 0.0)
+        states = [ex.call(block("start"), STATE, 0.0, condition=m) for m in range(M)]
+        policy = ex.call(block("start"), 7e4, 0.0)
         ex.keep((states, policy))
 
         def iteration() -> Any:
@@ -332,7 +337,7 @@ def large(how: How) -> Any:
 
             def each(stage: str, size: float, seconds: float, *columns: Any) -> list[Any]:
                 return [
-                    ex.call(stage, block, size, seconds, *(c[m] for c in columns), condition=m)
+                    ex.call(block(stage), size, seconds, *(c[m] for c in columns), condition=m)
                     for m in C
                 ]
 
@@ -343,10 +348,10 @@ def large(how: How) -> Any:
                 same = [policy] * M
                 lines = each("linearise_policy", SIZES["linearised"], 0.0, same, rollouts, states)
                 checks = each("assess", 100, 0.0, states, rollouts, costs, models, lines)
-                steps = [ex.call("set_steps", block, 100, 0.0, checks)] * M
+                steps = [ex.call(block("set_steps"), 100, 0.0, checks)] * M
                 new = each("improve", STATE, 0.0, states, rollouts, costs, models, lines, steps)
                 data = each("targets", TARGETS, 0.0, rollouts, new)
-                trained = ex.call("train_policy", block, 7e4, 0.0, data)
+                trained = ex.call(block("train_policy"), 7e4, 0.0, data)
                 local = each("score", 100, 0.0, new)
                 judged = each("score", 100, 0.0, [trained] * M)
                 tree = (rollouts, costs, models, lines, new, trained, local, judged)

@@ -104,7 +104,7 @@ def report(problem: Problem, data, repeats: int) -> None:
 
     def run_in(ex, sgd, steps=None):
         here = config if steps is None else TrainingConfig(steps=steps, batch_size=batch)
-        handles = [ex.call("data", part, data, k) for k in range(2)]
+        handles = [ex.call(part, data, k) for k in range(2)]
         return lambda: staleness(ex.gather(train(ex, policy, handles, here, sgd, 0)))
 
     reference = None

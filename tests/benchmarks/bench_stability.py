@@ -154,7 +154,7 @@ def without_floor(experiment: Experiment) -> Experiment:
 
 def without_guard(experiment: Experiment) -> Experiment:
     """Every update is kept, and no model is doubted."""
-    off = dict.fromkeys(("setback", "explosion", "astray", "disagreement"), math.inf)
+    off = dict.fromkeys(("setback", "explosion", "policy_gap", "disagreement"), math.inf)
     return changed(experiment, "guard", lambda guard: replace(guard, **off))
 
 
@@ -165,7 +165,7 @@ def guarded_by_last(experiment: Experiment) -> Experiment:
 
 def without_trials(experiment: Experiment) -> Experiment:
     """The policy is never sampled in place of a controller that leaves it aside."""
-    return changed(experiment, "guard", lambda guard: replace(guard, trial=sys.maxsize))
+    return changed(experiment, "guard", lambda guard: replace(guard, policy_trial=sys.maxsize))
 
 
 def with_leaps(experiment: Experiment) -> Experiment:

@@ -321,7 +321,7 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
 def test_a_part_of_an_iteration_file(run_path):
     folder = RunFolder.open(run_path)
     assert folder.read_part(2, "state/conditions/0/step_mult") == 1.0
-    assert folder.read_part(2, "state/conditions/0/own") is None
+    assert folder.read_part(2, "state/conditions/0/algorithm_state") is None
     assert folder.read_part(2, "state/no/such") is None
     same(folder.read_part(2, "rollouts/1/X"), folder.read(2).rollouts[1].X)
     with pytest.raises(StoreError, match="not stored"):

@@ -28,6 +28,7 @@ from gps.algorithms import (
     PIGPSConfig,
     PILQRTrajOptConfig,
 )
+from gps.execution import stage_of
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
@@ -117,7 +118,7 @@ def short(name):
     experiment = gps.load(kind)
     experiment = replace(
         experiment,
-        world=replace(experiment.world, T=15),
+        agent=replace(experiment.agent, T=15),
         samples=4,
         iterations=2 if name == "arm" else ITERATIONS,
     )
@@ -226,13 +227,13 @@ def test_without_working_ahead(name, where, request, serial, tmp_path, monkeypat
     ex = executor_of(where, request)
     call, seen = ex.call, []
 
-    def counted(stage, *args, **kwargs):
-        if stage == "rollout":
+    def counted(fn, *args, **kwargs):
+        if stage_of(fn) == "rollout":
             seen.append(len(list(tmp_path.glob("run/iterations/*.h5"))))
-        return call(stage, *args, **kwargs)
+        return call(fn, *args, **kwargs)
 
     monkeypatch.setattr(ex, "call", counted)
-    M = len(short(name).world.starts)
+    M = len(short(name).agent.starts)
     orders = []
     for ahead in (False, True) if name == "policy" else (False,):
         for _ in gps.run(short(name), out=tmp_path / "run", executor=ex, ahead=ahead):
@@ -333,10 +334,10 @@ def test_a_worker_killed_in_a_training_step(
     mark = tmp_path / "mark"
     gang, submit, gangs, sent = ex.gang, ex._submit, [], []
 
-    def changed(stage, fn, size, *args):
+    def changed(fn, size, *args):
         if len(gangs) == 2:  # of the second iteration
             fn = partial(breaking, str(mark), rank, at, fn)
-        handle = gang(stage, fn, size, *args)
+        handle = gang(fn, size, *args)
         gangs.append(handle.number)  # not the handle: it would be mended for us
         return handle
 
@@ -365,7 +366,7 @@ def test_workers_do_not_outlive_a_killed_driver(serial, tmp_path):
         "from dataclasses import replace\nimport gps\n"
         "experiment = replace(gps.load('point_mass'), iterations=400)\n"
     )
-    options = ["--world.T", "15", "--samples", "4"]
+    options = ["--agent.T", "15", "--samples", "4"]
     command = ["run", str(source), *options, "--workers", "2", "--out", str(run)]
     driver = subprocess.Popen(
         [sys.executable, "-m", "gps.cli", *command],

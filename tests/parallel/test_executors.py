@@ -14,9 +14,9 @@ from distributed import Client, LocalCluster
 
 import gps
 from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, SimulationError
-from gps.execution import Serial
+from gps.execution import Serial, stage
 from gps.parallel import Dask, make_executor
-from gps.parallel.worker import OneThread
+from gps.parallel.worker import SingleThread
 from gps.pipeline import runner, stages
 from gps.threads import single_thread_environment
 
@@ -43,7 +43,7 @@ def small(name):
         training = replace(experiment.algorithm.training, steps=200)
         algorithm = replace(experiment.algorithm, training=training)
         return replace(
-            experiment, algorithm=algorithm, world=replace(experiment.world, T=15), iterations=2
+            experiment, algorithm=algorithm, agent=replace(experiment.agent, T=15), iterations=2
         )
     return experiment
 
@@ -91,9 +91,8 @@ def test_rollouts_have_the_serial_bytes(two):
     for ex in (Serial(), two):
         handles = [
             ex.call(
-                "rollout",
                 stages.rollout,
-                *(experiment.world, state.conditions[m], m, 5, 0, 0, 1),
+                *(experiment.agent, state.conditions[m], m, 5, 0, 0, 1),
                 condition=m,
             )
             for m in range(2)
@@ -108,6 +107,11 @@ def test_rollouts_have_the_serial_bytes(two):
 
 
 def double(x):
+    return 2 * x
+
+
+@stage("other")
+def twice(x):
     return 2 * x
 
 
@@ -129,16 +133,16 @@ def nap(seconds):
 
 def test_handles_are_passed_on_and_gathered_wherever_they_are(two):
     two.seconds()
-    first = two.call("a", double, 2)
-    second = two.call("b", double, first, condition=1)
+    first = two.call(double, 2)
+    second = two.call(twice, first, condition=1)
     got = two.gather({"all": (first, [second, "x"]), "none": None})
     assert got == {"all": (4, [8, "x"]), "none": None}
-    assert set(two.seconds()) == {"a", "b"}
+    assert set(two.seconds()) == {"double", "other"}
 
 
 def test_seconds_count_the_work_that_nobody_asked_for(two):
     two.seconds()
-    naps = [two.call("nap", nap, 0.1, condition=m) for m in range(2)]
+    naps = [two.call(nap, 0.1, condition=m) for m in range(2)]
     seconds = two.seconds()
     assert set(seconds) == {"nap"}
     assert 0.2 <= seconds["nap"] < 2.0
@@ -153,20 +157,20 @@ def hold(megabytes):
 
 def test_the_memory_of_the_largest_worker_is_known(two):
     before = two.memory()
-    two.gather([two.call("hold", hold, 300, condition=0)])
+    two.gather([two.call(hold, 300, condition=0)])
     assert two.memory() > 300e6 + 50e6  # the worker itself is no smaller
     assert two.memory() > before or before > 350e6
     assert np.isnan(Serial().memory())
 
 
 def test_tasks_run_in_other_processes(two):
-    pids = set(two.gather([two.call("where", where, n) for n in range(8)]))
+    pids = set(two.gather([two.call(where, n) for n in range(8)]))
     assert os.getpid() not in pids
 
 
 def test_equal_calls_are_not_confused(two):
     """Dask gives a task with a known key its old result; every call here is a new one."""
-    a, b = two.call("same", double, 1, condition=0), two.call("same", double, 5, condition=0)
+    a, b = two.call(double, 1, condition=0), two.call(double, 5, condition=0)
     assert two.gather([a, b]) == [2, 10]
 
 
@@ -180,14 +184,14 @@ def test_equal_calls_are_not_confused(two):
 )
 def test_an_error_arrives_as_it_was_raised(two, kind, error, text):
     with pytest.raises(error, match=text) as caught:
-        two.gather([two.call("ok", double, 1), two.call("fail", fail, kind)])
+        two.gather([two.call(double, 1), two.call(fail, kind)])
     assert type(caught.value) is error
     if kind == "simulation":
         assert caught.value.condition == 3
     # also through a task that depends on the one that failed, and the executor still works
     with pytest.raises(error):
-        two.gather(two.call("next", double, two.call("fail", fail, kind)))
-    assert two.gather(two.call("ok", double, 3)) == 6
+        two.gather(two.call(double, two.call(fail, kind)))
+    assert two.gather(two.call(double, 3)) == 6
 
 
 def test_every_worker_is_prepared_in_the_thread_that_runs_its_tasks(two, tmp_path):
@@ -198,14 +202,14 @@ def test_every_worker_is_prepared_in_the_thread_that_runs_its_tasks(two, tmp_pat
         return f"{os.getpid()}-{threading.get_ident()}"
 
     two.prepare(mark)
-    used = set(two.gather([two.call("thread", thread, m, condition=m) for m in range(2)]))
+    used = set(two.gather([two.call(thread, m, condition=m) for m in range(2)]))
     assert len(used) == 2
     assert {path.name for path in tmp_path.iterdir()} == used
 
 
 def test_a_worker_that_cannot_be_prepared_still_works(two):
     two.prepare(lambda: 1 / 0)
-    assert two.gather(two.call("double", double, 4)) == 8
+    assert two.gather(two.call(double, 4)) == 8
 
 
 def test_workers_have_one_thread(two):
@@ -228,7 +232,7 @@ def test_close_leaves_no_processes():
     started = {p.pid for p in psutil.Process().children(recursive=True)} - before
     (pid,) = ex.client.run(os.getpid).values()
     assert pid in started
-    ex.call("nap", nap, 0.01)
+    ex.call(nap, 0.01)
     ex.close()
     ex.close()  # a second time does no harm
     deadline = time.monotonic() + 10
@@ -250,12 +254,12 @@ def test_a_client_that_was_handed_in_stays_open_and_a_scheduler_can_be_joined():
         Client(cluster, set_as_default=False) as client,
     ):
         ex = Dask(client=client)
-        assert ex.gather(ex.call("double", double, 4)) == 8
+        assert ex.gather(ex.call(double, 4)) == 8
         ex.close()
         assert client.status == "running"
         assert client.submit(double, 5).result() == 10
         joined = make_executor("dask", scheduler=cluster.scheduler_address)
-        assert joined.gather(joined.call("double", double, 6)) == 12
+        assert joined.gather(joined.call(double, 6)) == 12
         joined.close()
         assert client.submit(double, 7).result() == 14  # the cluster goes on
 
@@ -283,7 +287,7 @@ def test_make_executor():
 def test_the_numba_cache_of_the_driver_is_that_of_workers_without_one(monkeypatch, tmp_path):
     """Workers of a running cluster have another environment."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "shared"))
-    plugin = OneThread()
+    plugin = SingleThread()
     set_up = partial(threading.Thread, target=plugin.setup, args=(None,))  # not the main thread
     for own, expected in ((None, str(tmp_path / "shared")), (str(tmp_path / "own"), "")):
         monkeypatch.setattr(numba.config, "CACHE_DIR", "")

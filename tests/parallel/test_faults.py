@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster
 import gps
 from gps.costs import StateCost
 from gps.errors import ClusterError, ConfigError, GPSError, SharedLostError
+from gps.execution import stage, stage_of
 from gps.parallel import Dask
 from gps.pipeline.store import RunFolder
 
@@ -57,7 +58,7 @@ def small():
     return replace(
         experiment,
         algorithm=replace(experiment.algorithm, training=training),
-        world=replace(experiment.world, T=15),
+        agent=replace(experiment.agent, T=15),
         samples=4,
         iterations=3,
     )
@@ -94,23 +95,23 @@ def hang():
     time.sleep(3600)
 
 
-def sabotage(monkeypatch, executor, stage, act, mark, after=0):
-    """Let one task of `stage`, but `after` of them, begin with `act` in its worker."""
+def sabotage(monkeypatch, executor, where, act, mark, after=0):
+    """Let one task of stage `where`, but `after` of them, begin with `act` in its worker."""
     call, seen = executor.call, []
 
-    def changed(name, fn, *args, condition=-1):
-        if name == stage:
+    def changed(fn, *args, condition=-1):
+        if stage_of(fn) == where:
             seen.append(condition)
             if len(seen) > after:
-                fn = partial(once, str(mark), act, fn)
-        return call(name, fn, *args, condition=condition)
+                fn = stage(where)(partial(once, str(mark), act, fn))
+        return call(fn, *args, condition=condition)
 
     monkeypatch.setattr(executor, "call", changed)
 
 
-def run_with_fault(monkeypatch, executor, stage, act, tmp_path, after=4):
+def run_with_fault(monkeypatch, executor, where, act, tmp_path, after=4):
     mark = tmp_path / "mark"
-    sabotage(monkeypatch, executor, stage, act, mark, after)
+    sabotage(monkeypatch, executor, where, act, mark, after)
     reports = list(gps.run(small(), out=tmp_path / "run", executor=executor))
     assert mark.exists()  # it has happened
     assert len(reports) == 3
@@ -121,18 +122,18 @@ def run_with_fault(monkeypatch, executor, stage, act, tmp_path, after=4):
 
 
 @pytest.mark.parametrize(
-    "stage",
+    "where",
     [
         s if s in ("improve", "train_policy") else pytest.param(s, marks=pytest.mark.slow)
         for s in STAGES
     ],
 )
 def test_a_worker_killed_in_a_stage_changes_no_byte(
-    stage, two, serial_hashes, monkeypatch, tmp_path, caplog
+    where, two, serial_hashes, monkeypatch, tmp_path, caplog
 ):
-    after = 1 if stage == "train_policy" else 5  # in the second iteration
+    after = 1 if where == "train_policy" else 5  # in the second iteration
     with caplog.at_level(logging.WARNING, "gps"):
-        assert run_with_fault(monkeypatch, two, stage, die, tmp_path, after) == serial_hashes
+        assert run_with_fault(monkeypatch, two, where, die, tmp_path, after) == serial_hashes
     assert "running it again" in caplog.text
 
 
@@ -164,7 +165,7 @@ def test_a_worker_lost_while_it_is_prepared(two, worker, after):
     two.prepare(partial(time.sleep, 1.5))
     timer.join()
     assert time.monotonic() - start < 60
-    assert two.gather(two.call("fine", abs, -3)) == 3
+    assert two.gather(two.call(abs, -3)) == 3
     both(two)
 
 
@@ -180,16 +181,17 @@ def test_a_worker_that_dask_gives_up_is_replaced(two):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     both(two)
-    assert two.gather([two.call("fine", abs, -3, condition=m) for m in range(4)]) == [3] * 4
+    assert two.gather([two.call(abs, -3, condition=m) for m in range(4)]) == [3] * 4
 
 
+@stage("expand_cost")
 def leave(*_):
     sys.exit(3)
 
 
 def test_a_task_that_calls_exit_is_named(two):
     with pytest.raises(GPSError, match=r"called sys\.exit\(3\)") as caught:
-        two.gather(two.call("expand_cost", leave, condition=1))
+        two.gather(two.call(leave, condition=1))
     assert caught.value.__notes__ == ["in expand_cost of condition 1"]
 
 
@@ -197,13 +199,13 @@ def test_a_large_value_for_a_worker_that_is_gone_costs_seconds(two):
     import numpy as np
 
     both(two)
-    handle = two.call("make", np.ones, 10**6, condition=0)
+    handle = two.call(np.ones, 10**6, condition=0)
     two.gather(handle)
     two.keep(handle)
     two._homes[5] = "tcp://127.0.0.1:1"  # as if a worker had left since the last look
     two._workers.append("tcp://127.0.0.1:1")
     start = time.monotonic()
-    assert two.gather(two.call("sum", np.sum, handle, condition=5)) == 10**6
+    assert two.gather(two.call(np.sum, handle, condition=5)) == 10**6
     assert time.monotonic() - start < 20
 
 
@@ -295,11 +297,11 @@ def test_a_result_that_is_not_fetched_is_no_hang(two, monkeypatch, caplog):
     both(two)
     monkeypatch.setattr(two, "_task_timeout", HANGS)
     idle, busy = 100, next(m for m in range(101, 120) if two._home(m) != two._home(100))
-    done = two.call("quick", abs, -3, condition=idle)
+    done = two.call(abs, -3, condition=idle)
     two.wait([done])
     with caplog.at_level(logging.WARNING, "gps"):
         for _ in range(4):
-            two.gather(two.call("slow", time.sleep, HANGS / 3, condition=busy))
+            two.gather(two.call(time.sleep, HANGS / 3, condition=busy))
     assert "has not finished" not in caplog.text
     assert two.gather(done) == 3
 
@@ -465,7 +467,7 @@ def test_a_task_that_raises_is_named_and_keeps_its_traceback(two):
     with pytest.raises(AttributeError) as serial:
         next(gps.run(replace(small(), cost=cost)))
     assert serial.value.__notes__ == caught.value.__notes__
-    assert two.gather(two.call("fine", abs, -3)) == 3  # the executor goes on
+    assert two.gather(two.call(abs, -3)) == 3  # the executor goes on
 
 
 # --- shared objects
@@ -489,7 +491,7 @@ def add_often(counter, n):
 def test_a_shared_object_answers_driver_and_tasks_until_its_worker_dies(two):
     counter = two.share(Counter, 10)
     assert counter.ask("add", 5) == 15
-    asked = [two.call("ask", add_often, counter, 20, condition=m) for m in range(2)]
+    asked = [two.call(add_often, counter, 20, condition=m) for m in range(2)]
     values = sorted(v for answers in two.gather(asked) for v in answers)
     assert values == list(range(16, 56))  # every request once, none lost
     with pytest.raises(ValueError, match="only up"):
@@ -540,11 +542,11 @@ def ranks(group, value):
 
 def test_a_gang_talks(two):
     both(two)
-    value = two.call("value", abs, -7)
-    got, size = two.gather(two.gang("train_policy", ranks, 4, value))
+    value = two.call(abs, -7)
+    got, size = two.gather(two.gang(ranks, 4, value))
     assert size == 2
     assert got == [[0.0, 7.0], [1.0, 7.0]]
-    assert two.gather(two.gang("train_policy", ranks, 1, value)) == ([[0.0, 7.0]], 1)
+    assert two.gather(two.gang(ranks, 1, value)) == ([[0.0, 7.0]], 1)
 
 
 def fragile(group, mark):
@@ -559,7 +561,7 @@ def fragile(group, mark):
 
 def test_a_gang_that_loses_a_member_starts_again(two, tmp_path):
     both(two)
-    assert two.gather(two.gang("train_policy", fragile, 2, str(tmp_path / "mark"))) == 19.0
+    assert two.gather(two.gang(fragile, 2, str(tmp_path / "mark"))) == 19.0
     assert (tmp_path / "mark").exists()
 
 
@@ -572,18 +574,18 @@ def quarrel(group, _):
 
 def test_an_error_of_a_gang_is_the_members_own(two):
     with pytest.raises(GPSError, match="the same on every member"):
-        two.gather(two.gang("train_policy", quarrel, 2, 0))
+        two.gather(two.gang(quarrel, 2, 0))
 
 
 def test_a_handle_cannot_be_sent_by_accident(two):
-    handle = two.call("fine", abs, -3)
+    handle = two.call(abs, -3)
 
     class Opaque:
         def __init__(self, inside):
             self.inside = inside
 
     with pytest.raises(TypeError) as caught:
-        two.call("fine", abs, Opaque(handle))
+        two.call(abs, Opaque(handle))
     assert "a handle cannot be sent" in str(caught.getrepr(chain=True))
 
 

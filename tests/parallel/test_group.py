@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gps.errors import ClusterError
-from gps.execution import Alone
+from gps.execution import LocalGroup
 from gps.parallel.group import GlooGroup, fresh_address, run_member
 from gps.policies import MLPConfig, SGDConfig, TrainingConfig, TrainingData, initial_policy
 from gps.policies.sgd import fit_in_group
@@ -154,11 +154,12 @@ def bytes_of(result):
 @pytest.mark.parametrize("mode", ["synchronous", "local"])
 def test_the_number_of_processes_does_not_change_a_byte(crew, mode):
     network = MLPConfig(hidden=(40, 30), activation="tanh")
-    alone = bytes_of(train(Alone(), mode, network))
+    alone = bytes_of(train(LocalGroup(), mode, network))
     for size in (1, 2, 4):
         results = [out[0] for out in crew.run(train, size, mode, network)]
         assert bytes_of(results[0]) == alone, size
-    other = bytes_of(train(Alone(), {"synchronous": "local"}.get(mode, "synchronous"), network))
+    another = {"synchronous": "local"}.get(mode, "synchronous")
+    other = bytes_of(train(LocalGroup(), another, network))
     assert other != alone
 
 

@@ -14,6 +14,7 @@ import gps
 from gps import cli
 from gps.agents.point_mass import PointMassAgent
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
+from gps.execution import stage, stage_of
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.control import Command, Control
@@ -230,20 +231,21 @@ def test_the_policy_is_trained_on_the_last_batches(experiment, replay, monkeypat
     seen, ex = [], virtual(rollout=(3.0, 5.0, 7.0))
     call = ex.call
 
-    def spy(stage, fn, *args, condition=-1):
+    def spy(fn, *args, condition=-1):
+        stage = stage_of(fn)
         if stage == "train_policy":
             seen.append([h.value for h in args[1]])
         if stage == "targets":
             made.setdefault(condition, [])
-        handle = call(stage, fn, *args, condition=condition)
+        handle = call(fn, *args, condition=condition)
         if stage == "targets":
             made[condition].append(handle)
         return handle
 
     made: dict[int, list] = {}
     monkeypatch.setattr(ex, "call", spy)
-    last = drain(experiment, ex, rollouts=96, replay=replay)[-1]
-    memory = last.state.asynchronous.memory
+    last = drain(experiment, ex, rollouts=96, replay_batches=replay)[-1]
+    memory = last.state.asynchronous.replay_buffer
     for m in range(3):
         assert [d.obs.tobytes() for d in memory[m]] == [
             h.value.obs.tobytes() for h in made[m][-replay:]
@@ -391,6 +393,7 @@ def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatc
     """Scores only report: the snapshot is stored without them, then the run ends."""
     plain, seen = asynchronous.stages.score, []
 
+    @stage("score")
     def fails_late(*args):
         seen.append(args)
         if len(seen) > 4:
@@ -438,7 +441,7 @@ def test_algorithms_that_cannot(experiment):
         next(run_asynchronous(replace(experiment, algorithm=server)))
 
 
-@pytest.mark.parametrize("name", ["replay", "snapshot_every", "rollouts", "updates"])
+@pytest.mark.parametrize("name", ["replay_batches", "snapshot_every", "rollouts", "updates"])
 def test_wrong_configurations(name):
     for value in (0, -1, 1.5, True):
         with pytest.raises(ConfigError, match=rf"AsynchronousConfig\.{name} must be"):

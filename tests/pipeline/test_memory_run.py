@@ -155,7 +155,7 @@ def test_files_without_memory_do_not_know_of_it(tmp_path):
     options = ["--executor", "serial", "--asynchronous", "--iterations", "1", "--out", str(run)]
     assert cli.main(["run", file, *options]) == 0
     with RunFolder.open(run)._opened(1) as h5:
-        memory = h5["state/asynchronous/memory/0/0"]
+        memory = h5["state/asynchronous/replay_buffer/0/0"]
         assert set(memory.attrs) == {"@type", "images", "state", "layout"}
     state = RunFolder.open(run).read_state(1)
-    assert state.asynchronous.memory[0][0].T is None
+    assert state.asynchronous.replay_buffer[0][0].T is None

@@ -17,7 +17,7 @@ import gps
 from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.costs import EndpointMeasure, StateCost
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
-from gps.execution import map_tree
+from gps.execution import map_tree, stage_of
 from gps.pipeline import stages
 from gps.pipeline.store import RunFolder, Snapshot, encode, identity_of
 
@@ -152,9 +152,9 @@ class Backwards:
     def keep(self, tree):
         return tree
 
-    def call(self, stage, fn, *args, condition=-1):
+    def call(self, fn, *args, condition=-1):
         self.waiting.append(Late(fn, args))
-        self.order.append((stage, condition))
+        self.order.append((stage_of(fn), condition))
         return self.waiting[-1]
 
     def gather(self, tree):
@@ -483,10 +483,10 @@ def test_an_experiment_checks_its_fields(experiment, changes, message):
 
 def test_an_error_says_in_which_iteration(experiment):
     class Stumbling(Backwards):
-        def call(self, stage, fn, *args, condition=-1):
-            if stage == "improve" and ("improve", 1) in self.order:
+        def call(self, fn, *args, condition=-1):
+            if stage_of(fn) == "improve" and ("improve", 1) in self.order:
                 raise SimulationError(1, ())
-            return super().call(stage, fn, *args, condition=condition)
+            return super().call(fn, *args, condition=condition)
 
     with pytest.raises(SimulationError) as caught:
         drain(gps.run(experiment, executor=Stumbling()))

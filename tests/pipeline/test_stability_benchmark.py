@@ -92,7 +92,7 @@ def test_every_part_is_one_change_of_the_algorithm(bench):
         with pytest.raises(bench.DoesNotApply):
             change(change(experiment)) if name != "restart" else change(gps.load("point_mass"))
     off = bench.PARTS["guard"](experiment).algorithm.guard
-    assert (off.setback, off.explosion, off.astray, off.disagreement) == (math.inf,) * 4
+    assert (off.setback, off.explosion, off.policy_gap, off.disagreement) == (math.inf,) * 4
     assert bench.chosen(None) == []
     assert bench.chosen([]) == list(bench.PARTS)
     with pytest.raises(SystemExit, match="no part 'flor'; there are: floor"):

@@ -91,7 +91,7 @@ def test_workers_with_several_threads_give_the_serial_bytes():
     calls = [(experiment.agent, c, m, 3, 0, 1, 0) for m, c in enumerate(state.conditions)] * 4
 
     def results(executor):
-        return executor.gather([executor.call("rollout", rollout, *call) for call in calls])
+        return executor.gather([executor.call(rollout, *call) for call in calls])
 
     expected = results(Serial())
     with (
@@ -134,7 +134,7 @@ def test_first_controllers_are_checked_with_the_rest():
 
 
 def test_values_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="finite"):
+    with pytest.raises(ConfigError, match="above 0 nats, got inf"):
         StepConfig(kl_max=float("inf"))
     with pytest.raises(ConfigError, match="2\\^63"):
         replace(gps.load("point_mass"), seed=10**20)
@@ -148,9 +148,8 @@ def test_values_that_cannot_work_are_refused():
 )
 def test_options_of_the_policys_training_are_checked(option, value):
     experiment = gps.load("point_mass_policy")
-    algorithm = replace(experiment.algorithm, **{option: value})
     with pytest.raises(ConfigError, match=rf"MDGPSConfig\.{option} must be .*{value}"):
-        list(gps.run(replace(experiment, algorithm=algorithm)))
+        replace(experiment.algorithm, **{option: value})
 
 
 def test_a_file_that_exits_is_an_error_with_its_line(tmp_path):

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from gps.execution import map_tree, where
+from gps.execution import error_note, map_tree, stage_of
 from gps.pipeline.asynchronous import Sampled
 
 
@@ -43,8 +43,8 @@ class Virtual:
     def together(self):
         return nullcontext()
 
-    def call(self, stage, fn, *args, condition=-1):
-        waits, errors = [self.now], []
+    def call(self, fn, *args, condition=-1):
+        stage, waits, errors = stage_of(fn), [self.now], []
 
         def value_of(item):
             if isinstance(item, Handle):
@@ -66,7 +66,7 @@ class Virtual:
                 value = replace(value, seconds=seconds)
         except Exception as error:
             if not errors:
-                error.add_note(where(stage, condition))
+                error.add_note(error_note(stage, condition))
             errors.append(error)
         self.free[worker] = begin + seconds
         self.log.append((stage, condition, begin, begin + seconds))

@@ -12,7 +12,7 @@ from policy_networks import GatedNetwork, TorchMLP, some_data
 import gps
 from gps.algorithms import PolicyState, stages
 from gps.errors import ClusterError, ConfigError, FitError, SharedLostError
-from gps.execution import Alone, Here, Serial
+from gps.execution import LocalGroup, LocalShared, Serial, stage_of
 from gps.policies import (
     MLPConfig,
     SGDConfig,
@@ -70,14 +70,14 @@ def assert_same_bytes(a, b):
 class Threads:
     """Groups and calls in threads of this process."""
 
-    def __init__(self, workers, share=Here):
+    def __init__(self, workers, share=LocalShared):
         self.workers, self._share = workers, share
         self.pool = futures.ThreadPoolExecutor(workers)
 
-    def call(self, stage, fn, *args, condition=-1):
+    def call(self, fn, *args, condition=-1):
         return self.pool.submit(lambda: fn(*self.gather(list(args))))
 
-    def gang(self, stage, fn, size, *args):
+    def gang(self, fn, size, *args):
         """Rank 0's result; every member's outcome stays in `outcomes`."""
         slots, barrier = [None] * size, threading.Barrier(size, timeout=20)
 
@@ -236,7 +236,7 @@ def test_a_larger_group_than_needed_still_gives_the_same_bytes():
     args = (start(NETWORKS["kernel"]), PARTS, CONFIG, LOCAL, 0, 4)
     ex = Threads(1)
     assert_same_bytes(
-        ex.gang("x", sgd.fit_in_group, 5, *args).result(), sgd.fit_in_group(Alone(), *args)
+        ex.gang(sgd.fit_in_group, 5, *args).result(), sgd.fit_in_group(LocalGroup(), *args)
     )
 
 
@@ -467,7 +467,7 @@ def test_every_mode_learns_as_well_as_serial(mode):
         assert result.staleness.sum() == 3000
 
 
-class Interleaved(Here):
+class Interleaved(LocalShared):
     """A server whose every second push waits until another one has come before it."""
 
     def __init__(self, value):
@@ -504,7 +504,7 @@ def test_staleness_of_trainers_that_overtake_each_other_is_in_the_result(bound, 
         assert result.dropped == 0
 
 
-class Fragile(Here):
+class Fragile(LocalShared):
     """A server that is lost, if at all, after the second snapshot that has seen progress."""
 
     made = ()
@@ -541,7 +541,7 @@ def test_a_lost_server_costs_what_came_after_the_last_snapshot():
     assert result.loss < 2.0 * serial.loss
 
 
-class Gone(Here):
+class Gone(LocalShared):
     """A server that nobody ever reaches."""
 
     made = 0
@@ -571,9 +571,9 @@ class Counting(Serial):
         super().__init__()
         self.calls = []
 
-    def call(self, stage, fn, *args, condition=-1):
-        self.calls.append((stage, fn.__name__))
-        return super().call(stage, fn, *args, condition=condition)
+    def call(self, fn, *args, condition=-1):
+        self.calls.append((stage_of(fn), fn.__name__))
+        return super().call(fn, *args, condition=condition)
 
 
 @pytest.mark.parametrize("restart", [True, False])
