@@ -43,8 +43,8 @@ from gps.control.dual import DualConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError, choices
 from gps.execution import Executor, Serial, each
+from gps.policies import MLPConfig, Network
 from gps.policies.linearise import LineariseConfig, Linearised, mean_actions
-from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
 from gps.types import (

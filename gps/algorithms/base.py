@@ -12,9 +12,9 @@ from gps.control.kl import raised
 from gps.costs.base import Cost
 from gps.errors import ConfigError
 from gps.policies.linearise import LineariseConfig, check_derivatives
-from gps.policies.neural import Network, initial_policy
+from gps.policies.policy import Network, Sizes
 from gps.policies.sgd import SGDConfig
-from gps.protocols import Agent, image_shape_of
+from gps.protocols import Agent
 from gps.rng import stream
 from gps.types import LinearGaussianController
 
@@ -63,7 +63,7 @@ class LocalAlgorithm:
     def unseen(self, sources: tuple[Any, ...]) -> tuple[Any, ...]:
         """The sources, marked where no picture of their rollouts is used: the policy does not see,
         or there is none."""
-        sees = getattr(getattr(self, "network", None), "sees", False)
+        sees = getattr(getattr(self, "network", None), "needs_images", False)
         return sources if sees else tuple(Unseen(source) for source in sources)
 
 
@@ -79,7 +79,7 @@ class PolicyAlgorithm(LocalAlgorithm):
     @property
     def remembers(self) -> bool:
         """Whether the policy has memory, and is trained on whole trajectories."""
-        return bool(getattr(self.network, "remembers", False))
+        return self.network.has_memory
 
     def check(self, agent: Agent) -> None:
         """ConfigError for options that cannot be, and where the network depends on more than sizes
@@ -93,18 +93,16 @@ class PolicyAlgorithm(LocalAlgorithm):
                 f"{type(self).__name__}.replay must be a whole number of rollouts, 0 or more, got "
                 f"{self.replay!r}"
             )
-        if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
+        if not isinstance(self.network, Network):
             raise ConfigError(
                 f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
                 f"got {self.network!r}"
             )
-        check = getattr(self.network, "check", None)
-        if check is not None:
-            check(agent.layout, image_shape_of(agent))
+        self.network.check(Sizes.of(agent))
         config: LineariseConfig | None = getattr(self, "linearise", None)
         if config is not None and config.method == "jacobian":
             check_derivatives(self.network, agent)
-        sees = getattr(self.network, "sees", False)
+        sees = self.network.needs_images
         if sees and hasattr(agent, "check_images"):
             agent.check_images()
         if (sees or self.remembers) and self.sgd.mode != "serial":
@@ -124,8 +122,7 @@ class PolicyAlgorithm(LocalAlgorithm):
         """The state before the first iteration, with an untrained policy."""
         state = super().start(costs, controllers, agent, seed)
         rng = stream(seed, "initial policy")
-        sizes = agent.obs_layout.size, agent.nu
-        policy = initial_policy(self.network, *sizes, rng, image_shape_of(agent), agent.layout)
+        policy = self.network.initial_policy(Sizes.of(agent), rng)
         return GPSState(
             iteration=0,
             seed=seed,

@@ -34,8 +34,8 @@ from gps.costs.base import Cost
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
 from gps.execution import Executor, Serial, each
+from gps.policies import MLPConfig, Network
 from gps.policies.linearise import LineariseConfig, Linearised
-from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig
 from gps.types import Rollouts

@@ -26,8 +26,8 @@ from gps.algorithms.step_size import GuardConfig, StepConfig
 from gps.control.pilqr import PILQRConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.execution import Executor, Serial, each
+from gps.policies import MLPConfig, Network
 from gps.policies.linearise import LineariseConfig, Linearised
-from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig
 from gps.types import Rollouts

@@ -27,8 +27,8 @@ from gps.algorithms.step_size import GuardConfig
 from gps.control.pi2 import PI2Config
 from gps.errors import ConfigError
 from gps.execution import Executor, Serial, each
+from gps.policies import MLPConfig, Network
 from gps.policies.linearise import LineariseConfig, Linearised
-from gps.policies.neural import MLPConfig, Network
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig
 from gps.types import Rollouts

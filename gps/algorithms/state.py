@@ -13,7 +13,7 @@ from gps.control.pilqr import PILQRResult
 from gps.distributions.regression import MixturePrior
 from gps.dynamics.linear import DynamicsFit
 from gps.policies.linearise import PolicyPrior, joined_images
-from gps.policies.neural import GlobalPolicy
+from gps.policies.policy import GlobalPolicy
 from gps.types import (
     Array,
     Images,

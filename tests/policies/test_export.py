@@ -21,7 +21,7 @@ from gps import cli
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import RunFolder
 from gps.policies import ExportedPolicy, MLPConfig, PolicyFacts, export_program, load
-from gps.policies.export import check_export
+from gps.policies.exported import check_export
 from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Layout
@@ -163,7 +163,7 @@ def test_asking_wrongly(saved):
         loaded.predict(np.zeros(6), deterministic=False)
     with pytest.raises(ShapeError, match="describes 5 values, the policy takes 6"):
         export_program(saved[0], replace(FACTS, obs_layout=Layout((("q", 5),))))
-    with pytest.raises(ConfigError, match=r"PolicyFacts\.dt must be above 0"):
+    with pytest.raises(ConfigError, match=r"PolicyFacts\.dt must be a number above 0"):
         replace(FACTS, dt=0.0)
     with pytest.raises(ConfigError, match=r"PolicyFacts\.iteration must be a whole number"):
         replace(FACTS, iteration=1.0)
@@ -195,11 +195,11 @@ class Odd(torch.nn.Module):
 class OddNetwork(GatedNetwork):
     what: str = ""
 
-    def build(self, no, nu):
-        return Odd(self.what, no, nu)
+    def build(self, sizes):
+        return Odd(self.what, sizes.no, sizes.nu)
 
-    def initial_weights(self, no, nu, rng):
-        return (rng.normal(size=(nu, no)),)
+    def initial_weights(self, sizes, rng):
+        return (rng.normal(size=(sizes.nu, sizes.no)),)
 
 
 @pytest.mark.parametrize(
