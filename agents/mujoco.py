@@ -49,7 +49,7 @@ from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
-from gps.protocols import Policy, acting, needs_images, wants_images
+from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
 
@@ -644,7 +644,7 @@ class MujocoAgent:
 
         With cameras, `Rollouts.images` shows every sample on its own model. A policy with
         `needs_images` gets the pictures of a step when it acts; otherwise they are drawn all at
-        once at the end, unless the policy says by `wants_images` that nobody will look. Raises
+        once at the end, unless `gps.protocols.records_images` is false. Raises
         ConfigError for a policy that needs them without cameras, and GPSError where OpenGL is
         missing.
         """
@@ -684,7 +684,7 @@ class MujocoAgent:
                     break
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
-        if run.qpos is not None and images is None and wants_images(policy):
+        if run.qpos is not None and images is None and records_images(policy):
             images = self._pictures(compiled, models, run.qpos)
         if images is not None:
             images.flags.writeable = False

@@ -1,4 +1,4 @@
-"""What agents and policies are to the rest of the toolkit: protocols, and what is optional in them.
+"""What agents and policies are to the rest of the toolkit: protocols, also of what is optional.
 
 Whatever acts is a `Policy`, whatever a controller acts in an `Agent`. What only some of them can do
 is a protocol of its own here; nothing asks for classes.
@@ -6,31 +6,56 @@ is a protocol of its own here; nothing asks for classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from gps.types import Array, Layout, Rollouts
+from gps.types import Array, Images, Layout, Rollouts
 
 
 @runtime_checkable
 class Policy(Protocol):
     """Whatever chooses actions in a rollout: a local controller or the global policy.
 
-    A policy with an attribute `needs_images` that is true is given the pictures of this step as
-    well, `act(x, obs, t, noise, images=images)` with uint8 (N, height, width, channels). With an
-    attribute `wants_images` that is false, an agent with cameras may leave `Rollouts.images` out.
-
-    A policy with an attribute `has_memory` that is true is given what it remembers, (N, size), and
-    gives back actions and what it remembers next: `act(x, obs, t, noise, memory=memory)`. Before
-    the first step that is its `memory0` (size,) in every row. An agent need not know: `acting`
-    makes a Policy like any other of it.
+    One whose actions depend on more than state and observation is a `UsesImages` or `UsesMemory`
+    besides.
     """
 
     def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
         """Actions (N, nu) for states (N, nx), observations (N, no), unit-variance noise (N, nu)."""
+        ...
+
+
+@runtime_checkable
+class UsesImages(Protocol):
+    """A policy that may need images: then `act` is given those of the step as well.
+
+    `act(x, obs, t, noise, images=images)`, uint8 (N, height, width, channels).
+    """
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class UsesMemory(Protocol):
+    """A policy that may have memory: then `act` is given that of the last step as well.
+
+    `act(x, obs, t, noise, memory=memory)` returns actions and the memory for the next step, (N,
+    size). An agent need not know: `acting` makes a Policy like any other of it.
+    """
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it does."""
+        ...
+
+    @property
+    def memory0(self) -> Array:
+        """Memory of a sample before the first step, (size,)."""
         ...
 
 
@@ -121,57 +146,6 @@ def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
     return low, high
 
 
-def needs_images(policy: object) -> bool:
-    """Whether a policy's actions depend on pictures; see `Policy`."""
-    return bool(getattr(policy, "needs_images", False))
-
-
-def wants_images(policy: object) -> bool:
-    """Whether somebody will look at the pictures of a policy's rollouts; see `Policy`."""
-    return needs_images(policy) or bool(getattr(policy, "wants_images", True))
-
-
-@dataclass(frozen=True)
-class WithoutImages:
-    """A policy that does not see, acting in rollouts whose pictures nobody will look at."""
-
-    policy: Policy
-    wants_images: ClassVar[bool] = False
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """What the policy does."""
-        return self.policy.act(x, obs, t, noise)
-
-
-def has_memory(policy: object) -> bool:
-    """Whether a policy's actions depend on earlier observations; see `Policy`."""
-    return bool(getattr(policy, "has_memory", False))
-
-
-def acting(policy: Any) -> Policy:
-    """The policy as it acts in the rollouts of one call: one with memory carries it from step to
-    step, a row for each sample, and begins anew at step 0; any other is given back as it is."""
-    actor: Policy = _Remembering(policy) if has_memory(policy) else policy
-    return actor
-
-
-class _Remembering:
-    """A policy and what it remembers of the rollouts under way."""
-
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
-        self._memory: Array | None = None
-        self.needs_images = needs_images(policy)
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array, **images: Any) -> Array:
-        """See `Policy`."""
-        if t == 0 or self._memory is None:
-            self._memory = np.tile(self._policy.memory0, (len(obs), 1))
-        u, self._memory = self._policy.act(x, obs, t, noise, memory=self._memory, **images)
-        actions: Array = u
-        return actions
-
-
 @runtime_checkable
 class KnownDynamics(Protocol):
     """An agent whose dynamics are known, so that a controller can be planned with them."""
@@ -197,3 +171,58 @@ class DerivedState(KnownDynamics, Protocol):
         """The agent's states (S, nx) at states of the model (S, ns), and d entry / d state of the
         other entries by their names, (S, size, nx)."""
         ...
+
+
+def needs_images(policy: object) -> bool:
+    """Whether a policy's actions depend on images; see `UsesImages`."""
+    return isinstance(policy, UsesImages) and policy.needs_images
+
+
+def records_images(policy: object) -> bool:
+    """Whether the images of a policy's rollouts are recorded: an agent with cameras may leave out
+    those that its policy does not need where `acting` was told that nothing else needs them."""
+    return not isinstance(policy, Actor) or policy.records_images
+
+
+def has_memory(policy: object) -> bool:
+    """Whether a policy's actions depend on earlier observations; see `UsesMemory`."""
+    return isinstance(policy, UsesMemory) and policy.has_memory
+
+
+class Actor:
+    """A policy in the rollouts of one call, as a Policy like any other.
+
+    The memory of a policy that has one is carried from step to step, a row for each sample, and
+    begins anew at step 0. `act` takes images where `needs_images` is true.
+    """
+
+    def __init__(self, policy: Policy, records_images: bool = True) -> None:
+        self.policy = policy
+        self.needs_images = needs_images(policy)
+        self.records_images = records_images or self.needs_images
+        self._memory0 = policy.memory0 if has_memory(policy) else None  # type: ignore[attr-defined]
+        self._memory: Array | None = None
+        self._act: Any = policy.act
+
+    def act(
+        self, x: Array, obs: Array, t: int, noise: Array, images: Images | None = None
+    ) -> Array:
+        """See `Policy`."""
+        given = {"images": images} if self.needs_images else {}
+        if self._memory0 is None:
+            actions: Array = self._act(x, obs, t, noise, **given)
+            return actions
+        if t == 0 or self._memory is None:
+            self._memory = np.tile(self._memory0, (len(obs), 1))
+        actions, self._memory = self._act(x, obs, t, noise, memory=self._memory, **given)
+        return actions
+
+
+def acting(policy: Policy, *, records_images: bool = True) -> Actor:
+    """The policy as it acts in the rollouts of one call; an Actor is kept.
+
+    records_images: whether the images of the rollouts are used by others than the policy.
+    """
+    if not isinstance(policy, Actor):
+        return Actor(policy, records_images)
+    return policy if records_images else Actor(policy.policy, False)

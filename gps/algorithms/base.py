@@ -23,11 +23,12 @@ from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
 from gps.execution import Deferred, Executor, each, over
 from gps.fields import Config, Whole
+from gps.policies import MLPConfig
 from gps.policies.linearise import LineariseConfig, check_derivatives
-from gps.policies.neural import MLPConfig, Network, initial_policy
+from gps.policies.policy import Network, Sizes
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
-from gps.protocols import Agent, image_shape_of
+from gps.protocols import Agent
 from gps.rng import stream
 from gps.types import LinearGaussianController, Record, Rollouts
 
@@ -48,7 +49,7 @@ class Algorithm(Config):
     def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
         """The sources, marked where the images of their rollouts are not recorded: where the policy
         does not see, or there is none."""
-        sees = getattr(getattr(self, "network", None), "sees", False)
+        sees = getattr(getattr(self, "network", None), "needs_images", False)
         return tuple(sources) if sees else tuple(WithoutRecordedImages(s) for s in sources)
 
 
@@ -132,21 +133,19 @@ class PolicyAlgorithm(LocalAlgorithm):
     @property
     def remembers(self) -> bool:
         """Whether the policy has memory, and is trained on whole trajectories."""
-        return bool(getattr(self.network, "remembers", False))
+        return self.network.has_memory
 
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes and this agent lacks it."""
-        if isinstance(self.network, type) or not hasattr(self.network, "plain_layout"):
+        if not isinstance(self.network, Network):
             raise ConfigError(
                 f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
                 f"got {self.network!r}"
             )
-        check = getattr(self.network, "check", None)
-        if check is not None:
-            check(agent.layout, image_shape_of(agent))
+        self.network.check(Sizes.of(agent))
         if self.linearise.method == "jacobian":
             check_derivatives(self.network, agent)
-        sees = getattr(self.network, "sees", False)
+        sees = self.network.needs_images
         if sees and hasattr(agent, "check_images"):
             agent.check_images()
         if (sees or self.remembers) and self.sgd.mode != "serial":
@@ -166,8 +165,7 @@ class PolicyAlgorithm(LocalAlgorithm):
         """The state before the first iteration, with an untrained policy."""
         state = super().start(costs, controllers, agent, seed)
         rng = stream(seed, "initial policy")
-        sizes = agent.obs_layout.size, agent.nu
-        policy = initial_policy(self.network, *sizes, rng, image_shape_of(agent), agent.layout)
+        policy = self.network.initial_policy(Sizes.of(agent), rng)
         return replace(
             state,
             conditions=tuple(replace(c, obs_layout=agent.obs_layout) for c in state.conditions),

@@ -30,7 +30,7 @@ from gps.dynamics.linear import DynamicsConfig
 from gps.errors import DualError, FitError, GPSError, NonFiniteError
 from gps.execution import Deferred, Executor, stage
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
-from gps.policies.neural import GlobalPolicy
+from gps.policies.policy import GlobalPolicy
 from gps.policies.sgd import SGDConfig, fit_pooled, train
 from gps.policies.training import TrainingConfig, TrainingData, TrainingResult
 from gps.rng import stream
@@ -598,7 +598,7 @@ def _to_train(
 
 
 @stage("train_policy")
-def _trained(result: TrainingResult) -> PolicyState:
+def _trained(result: TrainingResult[GlobalPolicy]) -> PolicyState:
     if not math.isfinite(result.loss):
         raise FitError(f"the policy's training loss became {result.loss}; lower the learning rate")
     return PolicyState(

@@ -16,7 +16,7 @@ from gps.dynamics.linear import DynamicsFit
 from gps.execution import Deferred
 from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior, joined_images
-from gps.policies.neural import GlobalPolicy
+from gps.policies.policy import GlobalPolicy
 from gps.policies.training import TrainingData
 from gps.protocols import Policy
 from gps.types import (

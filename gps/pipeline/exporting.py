@@ -12,7 +12,6 @@ from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
 from gps.pipeline.progress import Choice
-from gps.policies.export import memory_of
 from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, control_range_of
 
@@ -88,19 +87,18 @@ def _stored(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
     agent = experiment.validate()
-    shape = getattr(state.policy.policy, "image_shape", None)
-    facts = policies.PolicyFacts(
+    policy = state.policy.policy
+    facts = policies.PolicyFacts.of(
+        policy,
         obs_layout=agent.obs_layout,
         dt=agent.dt,
         experiment=experiment.name,
         iteration=n,
         seed=state.seed,
-        image_shape=shape,
-        cameras=() if shape is None else tuple(getattr(experiment.agent, "cameras", ())),
-        memory0=memory_of(state.policy.policy),
+        cameras=tuple(getattr(experiment.agent, "cameras", ())) if policy.needs_images else (),
         limits=_limits(agent),
     )
-    return state.policy.policy, facts
+    return policy, facts
 
 
 def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

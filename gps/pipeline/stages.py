@@ -14,7 +14,7 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
 from gps.pipeline.experiment import AgentConfig
-from gps.protocols import Agent, Policy, WithoutImages, acting, image_shape_of, needs_images
+from gps.protocols import Agent, Policy, acting
 from gps.rng import stream
 from gps.types import Array, Record, Rollouts, freeze
 
@@ -40,13 +40,6 @@ def agent_of(config: AgentConfig) -> Agent:
     return agent
 
 
-def _unseen(agent: Agent, policy: Policy) -> Policy:
-    """The policy, such that the agent draws no pictures that it does not need to act."""
-    if image_shape_of(agent) is None or needs_images(policy):
-        return policy
-    return WithoutImages(policy)
-
-
 def rollout(
     config: AgentConfig,
     source: Any,
@@ -63,9 +56,7 @@ def rollout(
     is trained from these rollouts.
     """
     agent = agent_of(config)
-    actor = acting(source.actor)
-    if not getattr(source, "wants_images", True):
-        actor = _unseen(agent, actor)
+    actor = acting(source.actor, records_images=getattr(source, "wants_images", True))
     attempts = [0] * samples
     for attempt in range(max_resamples + 1):
         noise = np.empty((samples, agent.T, agent.nu))
@@ -130,7 +121,8 @@ def evaluate_condition(
             start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
                 agent.n_start
             )
-    rollouts = agent.rollout(_unseen(agent, acting(policy)), condition, zeta, start, test=test)
+    actor = acting(policy, records_images=False)
+    rollouts = agent.rollout(actor, condition, zeta, start, test=test)
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
     if measure is not None:

@@ -1,73 +1,66 @@
-"""Global policies: neural networks, their training, their linearisation and their export."""
+"""Global policies: networks, their training, their linearisation and their export."""
 
-from gps.policies.export import ExportedPolicy, PolicyFacts, export_program, load
-from gps.policies.linearise import (
-    LineariseConfig,
-    Linearised,
-    PolicyPrior,
-    linearise,
-)
-from gps.policies.memory import WindowConfig, WindowPolicy
+from gps.policies.export import export_program, load
+from gps.policies.exported import ExportedPolicy
+from gps.policies.facts import PolicyFacts
+from gps.policies.image_module import ImageModuleConfig, ImageModulePolicy
+from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
+from gps.policies.mlp import MLPConfig
 from gps.policies.module import ModuleConfig
-from gps.policies.neural import (
-    AdamState,
-    GlobalPolicy,
-    MLPConfig,
-    Network,
-    NetworkPolicy,
-    NeuralPolicy,
-    PlainLayout,
-    initial_policy,
-)
+from gps.policies.neural import NetworkPolicy, TorchNetwork, batch_gradient, prepare, updated
 from gps.policies.onnx import export_onnx
-from gps.policies.recurrent import RecurrentConfig, RecurrentPolicy
-from gps.policies.seeing import SeeingModuleConfig, SeeingPolicy
+from gps.policies.optimisation import (
+    AdamState,
+    MLPLayout,
+    adam_step,
+    flatten,
+    minibatches,
+    schedule,
+    unflatten,
+)
+from gps.policies.policy import BasePolicy, GlobalPolicy, Network, Sizes, fit, initial_policy
+from gps.policies.recurrent import RecurrentConfig
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import (
+    Normaliser,
     Problem,
     TrainingConfig,
     TrainingData,
     TrainingResult,
-    adam_step,
-    batch_gradient,
     capped_weights,
-    fit,
-    flatten,
-    minibatches,
     policy_variance,
-    prepare,
-    schedule,
-    unflatten,
-    updated,
 )
-from gps.policies.visual import Encoder, VisionConfig, VisualPolicy
+from gps.policies.vision import Encoder, VisionConfig, VisionPolicy
+from gps.policies.window import WindowConfig, WindowPolicy
 
 __all__ = [
     "AdamState",
+    "BasePolicy",
     "Encoder",
     "ExportedPolicy",
     "GlobalPolicy",
+    "ImageModuleConfig",
+    "ImageModulePolicy",
     "LineariseConfig",
     "Linearised",
     "MLPConfig",
+    "MLPLayout",
     "ModuleConfig",
     "Network",
     "NetworkPolicy",
-    "NeuralPolicy",
-    "PlainLayout",
+    "Normaliser",
     "PolicyFacts",
     "PolicyPrior",
     "Problem",
     "RecurrentConfig",
-    "RecurrentPolicy",
     "SGDConfig",
-    "SeeingModuleConfig",
-    "SeeingPolicy",
+    "Sizes",
+    "TorchNetwork",
     "TrainingConfig",
     "TrainingData",
     "TrainingResult",
     "VisionConfig",
-    "VisualPolicy",
+    "VisionPolicy",
     "WindowConfig",
     "WindowPolicy",
     "adam_step",

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from gps.policies.neural import Normaliser
+from gps.policies.training import Normaliser
 from gps.types import Array
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -31,7 +31,8 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Module:
 
 
 class WhitenedNetwork(nn.Module):
-    """A network with its normaliser: raw observations to mean actions."""
+    """A network with its normaliser: raw observations, and whatever else it takes, to mean actions,
+    and memory if it has one."""
 
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
@@ -45,22 +46,28 @@ class WhitenedNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(values))
 
     def whitened(self, obs: torch.Tensor) -> torch.Tensor:
-        """What the network sees of observations (..., no)."""
+        """The network's inputs for observations (..., no)."""
         return (obs - self.obs_mean) / self.obs_std
 
     def action(self, output: torch.Tensor) -> torch.Tensor:
-        """The action that an output of the network (..., nu) means."""
+        """Actions for outputs of the network (..., nu)."""
         return self.action_mean + self.action_std * output
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Mean actions (..., nu) of raw observations (..., no)."""
-        return self.action(self.network(self.whitened(obs)))
+    def forward(
+        self, obs: torch.Tensor, *others: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Mean actions (..., nu) of raw observations (..., no), images and memory as they are."""
+        wide = (x.to(torch.float64) if x.is_floating_point() else x for x in others)
+        out = self.network(self.whitened(obs), *wide)
+        if isinstance(out, tuple | list):
+            return self.action(out[0]), out[1]
+        return self.action(out)
 
 
 class WindowNetwork(nn.Module):
     """obs (B, no), memory (B, (steps-1) no) -> mean action (B, nu), the memory of the next step.
 
-    NaN in the memory stands for an observation that was not made: the present one is the first.
+    NaN in the memory stands for a missing observation: the present one is the first.
     """
 
     def __init__(self, head: nn.Module, steps: int) -> None:
@@ -75,38 +82,17 @@ class WindowNetwork(nn.Module):
         return self.head(window), window[:, obs.shape[1] :]
 
 
-class WhitenedSeeing(WhitenedNetwork):
-    """A network of the whitened observation and of pictures (B, H, W, C) uint8."""
+class PoseRegressor(nn.Module):
+    """The whitened pose (B, k) as a linear function of a module's features of images."""
 
-    def forward(  # type: ignore[override]
-        self, obs: torch.Tensor, images: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean actions (B, nu) of raw observations (B, no)."""
-        return self.action(self.network(self.whitened(obs), images))
-
-
-class PoseOf(nn.Module):
-    """The whitened pose (B, k) that a linear layer tells from the features of a seeing module."""
-
-    def __init__(self, seeing: nn.Module, layer: nn.Module) -> None:
+    def __init__(self, network: nn.Module, layer: nn.Module) -> None:
         super().__init__()
-        self.seeing, self.layer = seeing, layer
+        self.network, self.layer = network, layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The pose."""
-        pose: torch.Tensor = self.layer(self.seeing.features(images))  # type: ignore[operator]
+        pose: torch.Tensor = self.layer(self.network.features(images))  # type: ignore[operator]
         return pose
-
-
-class WhitenedRecurrent(WhitenedNetwork):
-    """A recurrent network of the whitened observation: obs, hidden -> mean action, hidden."""
-
-    def forward(  # type: ignore[override]
-        self, obs: torch.Tensor, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean actions (B, nu) and hidden (B, nh) of raw observations (B, no), hidden (B, nh)."""
-        output, after = self.network(self.whitened(obs), hidden.to(torch.float64))
-        return self.action(output), after
 
 
 def set_parameters(module: nn.Module, weights: Sequence[Array]) -> None:

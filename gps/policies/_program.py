@@ -6,10 +6,8 @@ import torch
 from torch import nn
 
 from gps.policies._modules import WhitenedNetwork
+from gps.policies.facts import Bounds
 from gps.types import Array
-
-Limits = tuple[tuple[float, ...], tuple[float, ...]]
-"""Lowest and highest actions, (nu,) each, infinite where there is no limit."""
 
 
 class PolicyProgram(nn.Module):
@@ -23,7 +21,7 @@ class PolicyProgram(nn.Module):
     low: torch.Tensor
     high: torch.Tensor
 
-    def __init__(self, network: nn.Module, chol: Array, limits: Limits | None = None) -> None:
+    def __init__(self, network: nn.Module, chol: Array, limits: Bounds | None = None) -> None:
         super().__init__()
         self.network, self.clips = network, limits is not None
         self.register_buffer("chol", torch.tensor(chol))
@@ -35,22 +33,28 @@ class PolicyProgram(nn.Module):
         """The mean action within the limits, where the program has some."""
         return torch.minimum(torch.maximum(mean, self.low), self.high) if self.clips else mean
 
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def outputs(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Mean and covariance of the action, and the memory of the next step if there is one."""
+        out = self.network(*inputs)
+        mean, *memory = out if isinstance(out, tuple) else (out,)
+        return self.bounded(mean), self.chol @ self.chol.T, *memory
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mean and covariance of the action."""
-        return self.bounded(self.network(obs)), self.chol @ self.chol.T
+        return self.outputs(obs)
 
 
-class SeeingProgram(PolicyProgram):
+class ImageProgram(PolicyProgram):
     """obs (B, no) and images (B, H, W, C) uint8 -> mean action and covariance."""
 
     def forward(  # type: ignore[override]
         self, obs: torch.Tensor, images: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Mean and covariance of the action."""
-        return self.bounded(self.network(obs, images)), self.chol @ self.chol.T
+        return self.outputs(obs, images)
 
 
-class RememberingProgram(PolicyProgram):
+class MemoryProgram(PolicyProgram):
     """obs (B, no) and memory (B, size) -> mean action, covariance, and the memory of the next step.
 
     network: raw observations and memory to mean actions and memory.
@@ -58,10 +62,26 @@ class RememberingProgram(PolicyProgram):
 
     def forward(  # type: ignore[override]
         self, obs: torch.Tensor, memory: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Mean and covariance of the action, and the memory."""
-        mean, after = self.network(obs, memory)
-        return self.bounded(mean), self.chol @ self.chol.T, after
+        return self.outputs(obs, memory)
+
+
+class ImageMemoryProgram(PolicyProgram):
+    """The same with images: obs, images, memory -> mean action, covariance, memory."""
+
+    def forward(  # type: ignore[override]
+        self, obs: torch.Tensor, images: torch.Tensor, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Mean and covariance of the action, and the memory."""
+        return self.outputs(obs, images, memory)
+
+
+def kind_of(needs_images: bool, has_memory: bool) -> type[PolicyProgram]:
+    """The program of a policy: torch's exporters take names and number of inputs from `forward`."""
+    if has_memory:
+        return ImageMemoryProgram if needs_images else MemoryProgram
+    return ImageProgram if needs_images else PolicyProgram
 
 
 class SinglePrecisionProgram(PolicyProgram):
@@ -74,15 +94,15 @@ class SinglePrecisionProgram(PolicyProgram):
     network: WhitenedNetwork
 
     def __init__(
-        self, whitened: WhitenedNetwork, chol: Array, limits: Limits | None = None
+        self, whitened: WhitenedNetwork, chol: Array, limits: Bounds | None = None
     ) -> None:
         super().__init__(whitened, chol, limits)
         whitened.network.float()  # the normaliser stays float64
 
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mean and covariance of the action."""
-        seen = self.network.whitened(obs).float()
-        mean = self.network.action(self.network.network(seen).double())
+        white = self.network.whitened(obs).float()
+        mean = self.network.action(self.network.network(white).double())
         return self.bounded(mean), self.chol @ self.chol.T
 
 

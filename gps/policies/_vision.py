@@ -1,4 +1,4 @@
-"""The torch side of policies that see: convolutions, feature points and their trainings."""
+"""The torch side of policies with images: convolutions, feature points and their trainings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch import nn
 
 from gps.errors import ConfigError, FitError
 from gps.policies import _modules
-from gps.policies.training import Indices, Problem
+from gps.policies.optimisation import Indices
+from gps.policies.training import Problem
 from gps.types import Array, Images
 
-_CHUNK = 256  # pictures at once where no gradient is needed: bounds the memory
+_CHUNK = 256  # images at once where no gradient is needed: bounds the memory
 
 
 class FeaturePoints(nn.Module):
-    """Pictures (B, H, W, C) uint8 to feature points (B, 2 n) in [-1, 1]: n times x, n times y.
+    """Images (B, H, W, C) uint8 to feature points (B, 2 n) in [-1, 1]: n times x, n times y.
 
-    Every channel of the last convolution becomes a probability over the picture by a softmax, and
-    the point is its mean: where that channel sees what it looks for.
+    Every channel of the last convolution becomes a probability over the image by a softmax, and the
+    point is its mean: where that channel responds.
     Source: S. Levine, C. Finn, T. Darrell, P. Abbeel, End-to-End Training of Deep Visuomotor
     Policies, JMLR 17(39), 2016, section 5.1.
     """
@@ -63,7 +64,7 @@ class FeaturePoints(nn.Module):
 
 
 class PoseNetwork(nn.Module):
-    """Feature points, and a linear layer that tells a whitened pose (B, k) from them."""
+    """Feature points, and the whitened pose (B, k) as a linear function of them."""
 
     def __init__(self, points: FeaturePoints, n_points: int, k: int) -> None:
         super().__init__()
@@ -76,8 +77,8 @@ class PoseNetwork(nn.Module):
         return pose
 
 
-class SeeingNetwork(nn.Module):
-    """Vector observation (B, no) and pictures (B, H, W, C) to mean actions (B, nu), float64."""
+class VisionNetwork(nn.Module):
+    """Vector observation (B, no) and images (B, H, W, C) to mean actions (B, nu), float64."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class SeeingNetwork(nn.Module):
 def device_of(name: str) -> torch.device:
     """Where a policy acts: on the CPU if a configuration says so or torch finds no GPU.
 
-    A run that was trained on a GPU can so be looked at on a laptop.
+    So a run that was trained on a GPU can be looked at on a laptop.
     """
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -123,7 +124,7 @@ def computing() -> Iterator[None]:
 
 
 def points_of(module: FeaturePoints, images: Images) -> Array:
-    """Feature points (n, 2 points) of pictures (n, H, W, C), computed where the module lies."""
+    """Feature points (n, 2 points) of images (n, H, W, C), computed on the module's device."""
     parts, device = [], module.rows.device
     with computing(), torch.no_grad():
         for start in range(0, len(images), _CHUNK):
@@ -136,7 +137,7 @@ def train_pose(
     network: nn.Module, images: Images, pose: Array, batches: Indices, rate: float,
     device: torch.device,
 ) -> Array:  # fmt: skip
-    """Adam on the mean squared error of the whitened pose; the losses (steps,) are given back."""
+    """Adam on the mean squared error of the whitened pose; returns the losses (steps,)."""
     network.to(device)
     want = torch.tensor(pose, dtype=torch.float32).to(device)
 
@@ -148,7 +149,7 @@ def train_pose(
 
 
 def train_whole(
-    network: SeeingNetwork, obs: Array, images: Images, problem: Problem, batches: Indices,
+    network: VisionNetwork, obs: Array, images: Images, problem: Problem, batches: Indices,
     rate: float, device: torch.device,
 ) -> Array:  # fmt: skip
     """Adam on the policy's loss through head and convolutions; the losses lack the scale."""

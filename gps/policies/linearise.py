@@ -1,9 +1,9 @@
-"""The global policy seen as a time-varying linear-Gaussian controller near some rollouts."""
+"""The global policy as a time-varying linear-Gaussian controller near some rollouts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from gps.errors import (
     NonFiniteError,
     NotPositiveDefiniteError,
     ShapeError,
-    choices,
 )
-from gps.fields import readonly
+from gps.fields import Config, NonNegative, Shape, check_shapes, readonly
 from gps.linalg import smallest_eigenvalue
+from gps.policies.policy import Network
 from gps.protocols import Agent, needs_images
 from gps.types import (
     Array,
@@ -30,14 +30,11 @@ from gps.types import (
     LinearGaussianController,
     Record,
     Rollouts,
-    freeze,
-    freeze_images,
-    shape_of,
 )
 
 
 class LinearisablePolicy(Protocol):
-    """What `linearise` asks of a policy; one with `needs_images` takes `mean(obs, images)`."""
+    """What `linearise` asks of a policy; one that needs images takes `mean(obs, images)`."""
 
     def mean(self, obs: Array) -> Array:
         """Mean actions (..., nu) for observations (..., no)."""
@@ -49,11 +46,17 @@ class LinearisablePolicy(Protocol):
         ...
 
 
-METHODS = ("samples", "jacobian")
+@runtime_checkable
+class DifferentiablePolicy(Protocol):
+    """A policy whose derivative is known, as method 'jacobian' needs it."""
+
+    def jacobian(self, obs: Array) -> Array:
+        """Derivatives of the mean actions by the observation, (..., nu, no), at (..., no)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineariseConfig:
+class LineariseConfig(Config):
     """How the policy becomes a linear function of the state.
 
     'samples' works for every policy, and describes it as wide as the samples lie: kinks and
@@ -67,39 +70,38 @@ class LineariseConfig:
     """'samples': the policy's actions are regressed on the states of the samples. 'jacobian': the
     network's own derivative by the observation at the samples, carried over to the state; then all
     entries of the observation must be entries of the state, without noise on them."""
-    ridge: float = 1e-3
+    ridge: NonNegative = 1e-3
     """'samples': added to the variance of every entry of the state, as a share of its variance over
-    the rollouts; not below 0."""
+    the rollouts."""
     standardise: bool = True
     """'samples': count `ridge` in these shares. False: in the squared units of the state; see also
     `prior.gmm.standardise`."""
     prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
-    """'samples': mixture over [x; pi(o)] that stands in where samples are few; None for plain
-    regression."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError(f"LineariseConfig.method: {choices('method', self.method, METHODS)}")
-        if not 0 <= self.ridge < np.inf:
-            raise ConfigError(f"LineariseConfig.ridge must be at least 0, got {self.ridge}")
+    """'samples': mixture over [x; pi(o)] that regularises the regression where samples are few;
+    None for plain regression."""
 
 
 @dataclass(frozen=True, eq=False)
 class PolicyPrior(MixturePrior):
-    """A mixture prior over [x; pi(o)] that remembers the observations of its rollouts.
+    """A mixture prior over [x; pi(o)] with the observations of its rollouts.
 
     The policy changes from one linearisation to the next: with them, the actions in the history
     can be those of the policy at hand and not of its predecessors.
     """
 
-    obs: Array  # (S, T, no) of the rollouts in `history`
-    images: Images | None = None  # (S, T, height, width, channels), of a policy that needs them
+    obs: Annotated[Array, Shape("S T no")]
+    """Of the rollouts in `history`."""
+    images: Annotated[Images, Shape("S T height width channels")] | None = None
+    """Of a policy that needs them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shapes(self)
         S, T, _ = self.history.shape
-        freeze(self, obs=(S, T, shape_of(self, "obs", 3)[-1]))
-        freeze_images(self, "images", (S, T))
+        if self.obs.shape[:2] != (S, T):
+            raise ShapeError(
+                f"PolicyPrior.obs must have shape ({S}, {T}, no), got {self.obs.shape}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +166,10 @@ def linearise(
     return Linearised(LinearGaussianController(K, k, chol), new)
 
 
-def check_derivatives(network: object, agent: Agent) -> None:
+def check_derivatives(network: Network, agent: Agent) -> None:
     """ConfigError where a policy of this network has no known derivative by the agent's state."""
     what = "LineariseConfig.method 'jacobian' needs the policy's derivative by the state"
-    if hasattr(network, "initial_policy"):  # it sees, remembers, or is of a kind of its own
+    if network.needs_images or network.has_memory:
         raise ConfigError(
             f"{what}, which is not known for a {type(network).__name__}: it depends on more than "
             "the observation of the step; use 'samples'"
@@ -189,14 +191,14 @@ def _by_derivatives(
     derivative goes to those, as the derivatives of costs do. k is the mean of pi(o) - K x, and the
     scatter the second moment over samples of pi(o) - K x - k.
     """
-    jacobian = getattr(policy, "jacobian", None)
-    if jacobian is None or obs_layout is None:
-        missing = "names of the observation's entries" if jacobian else "derivative"
+    if not isinstance(policy, DifferentiablePolicy) or obs_layout is None:
+        known = isinstance(policy, DifferentiablePolicy)
+        missing = "names of the observation's entries" if known else "derivative"
         raise ConfigError(
             f"LineariseConfig.method 'jacobian': no {missing} for {type(policy).__name__}; use "
             "'samples'"
         )
-    slopes = jacobian(rollouts.obs)
+    slopes = policy.jacobian(rollouts.obs)
     for name, values in (("action", U), ("derivative", slopes), ("state", rollouts.X)):
         bad = np.argwhere(~np.isfinite(values).reshape(rollouts.N, rollouts.T, -1).all(axis=2))
         if len(bad):
@@ -210,11 +212,11 @@ def _by_derivatives(
                 f"{name!r} is not part of the state; use 'samples'"
             )
         slope = slopes[..., obs_layout.slice(name)]
-        known = rollouts.jacobians.get(name)
-        if known is None:
+        J = rollouts.jacobians.get(name)
+        if J is None:
             K[..., rollouts.layout.slice(name)] += slope.mean(axis=0)
         else:
-            K += np.matmul(slope, known).mean(axis=0)
+            K += np.matmul(slope, J).mean(axis=0)
     rest = U - np.einsum("tux,ntx->ntu", K, rollouts.X)
     k = rest.mean(axis=0)
     rest = rest - k
@@ -245,12 +247,12 @@ def _updated(
 
 
 def mean_actions(policy: LinearisablePolicy, obs: Array, images: Images | None) -> Array:
-    """Mean actions (..., nu) at observations (..., no), with their pictures where it needs them."""
+    """Mean actions (..., nu) at observations (..., no), with their images where it needs them."""
     if needs_images(policy):
         return policy.mean(obs, images)  # type: ignore[call-arg]
     return policy.mean(obs)
 
 
 def joined_images(old: Images | None, new: Images | None) -> Images | None:
-    """Pictures one after another; None unless both are there."""
+    """Images one after another; None unless both are there."""
     return None if old is None or new is None else np.concatenate([old, new])

@@ -10,10 +10,10 @@
 
     network = ModuleConfig(module=MyNetwork, arguments=(("hidden", 64),))
 
-The policy is asked step by step and keeps nothing in between. Over a window of observations such a
-network goes by `gps.policies.memory.WindowConfig`; one that carries a hidden state is named by
-`gps.policies.recurrent.RecurrentConfig`, one that takes pictures by
-`gps.policies.seeing.SeeingModuleConfig`.
+Such a policy has no memory. `gps.policies.window.WindowConfig` gives such a network a window of the
+last observations; one that carries a hidden state is named by
+`gps.policies.recurrent.RecurrentConfig`, one that takes images by
+`gps.policies.image_module.ImageModuleConfig`.
 """
 
 from __future__ import annotations
@@ -25,47 +25,36 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from gps.errors import ConfigError
-from gps.policies.neural import PlainLayout
+from gps.policies.neural import TorchNetwork
+from gps.policies.policy import Sizes
 from gps.types import Array
 
 if TYPE_CHECKING:
     import torch
 
-Sizes = tuple[Any, ...]
-"""What a module is called with: no, nu, and what its kind has besides."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class UserModule:
+class UserModule(TorchNetwork):
     """Base of the networks that are a torch module of the user's, `module` with `arguments`."""
 
     module: Callable[..., Any]
-    """A subclass of torch.nn.Module or a function that gives one; called as
-    module(no, nu, **arguments) with the sizes of observation and action, and what the class says
-    besides."""
+    """A subclass of torch.nn.Module or a function that returns one; called as
+    module(no, nu, **arguments) with the sizes of observation and action, or as the class says."""
     arguments: tuple[tuple[str, Any], ...] = ()
     """Further arguments by name, (("hidden", 64), ...): numbers, text, or tuples of them."""
 
     def __post_init__(self) -> None:
-        made = not isinstance(self.module, type) and hasattr(self.module, "state_dict")
-        if made or not callable(self.module):
+        super().__post_init__()
+        if _is_module(self.module) or not callable(self.module):
             raise ConfigError(
-                f"{self._kind}.module must be a class or function that gives a torch module when "
+                f"{self._kind}.module must be a class or function that returns a torch module when "
                 "it is called with (no, nu), not a module itself or anything else; got a "
                 f"{type(self.module).__name__}"
             )
-        pairs = self.arguments
-        if not isinstance(pairs, tuple) or not all(
-            isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs
-        ):
-            raise ConfigError(
-                f'{self._kind}.arguments must be a tuple of pairs, (("hidden", 64), ...), got '
-                f"{pairs!r}"
-            )
-        names = [name for name, _ in pairs]
+        names = [name for name, _ in self.arguments]
         if len(set(names)) < len(names):
             raise ConfigError(f"{self._kind}.arguments names one argument twice: {names}")
-        for name, value in pairs:
+        for name, value in self.arguments:
             try:
                 hash(value)
             except TypeError:
@@ -74,32 +63,15 @@ class UserModule:
                     f"got a {type(value).__name__}"
                 ) from None
 
-    def build(self, no: int, nu: int) -> torch.nn.Module:
+    def build(self, sizes: Sizes) -> torch.nn.Module:
         """The network in float64; always the same, with parameters that are to be replaced."""
-        return self._made((no, nu), seed=0)
+        return self._made(sizes, seed=0)
 
-    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
-        """Parameters as the module's constructor draws them, from a seed that `rng` gives.
+    def initial_weights(self, sizes: Sizes, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Parameters as the module's constructor draws them, from a seed that `rng` draws.
 
         Raises ConfigError where the module does not do what its configuration says.
         """
-        return self._weights((no, nu), rng)
-
-    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
-        """None: torch is the only one that knows the network."""
-        return None
-
-    @property
-    def _kind(self) -> str:
-        return type(self).__name__
-
-    @property
-    def _shown(self) -> str:
-        name = getattr(self.module, "__qualname__", repr(self.module))
-        return f"{self._kind}.module {name}"
-
-    def _weights(self, sizes: Sizes, rng: np.random.Generator) -> tuple[Array, ...]:
-        """See `initial_weights`; sizes: what the module is called with first."""
         seed = int(rng.integers(2**63))
         network = self._made(sizes, seed)
         self._check(network, sizes)
@@ -112,27 +84,39 @@ class UserModule:
                 )
         return weights
 
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__
+
+    @property
+    def _shown(self) -> str:
+        name = getattr(self.module, "__qualname__", repr(self.module))
+        return f"{self._kind}.module {name}"
+
     def _made(self, sizes: Sizes, seed: int) -> torch.nn.Module:
         import torch
 
-        call = ", ".join([*map(str, sizes), *(f"{k}={v!r}" for k, v in self.arguments)])
+        given = (sizes.no, sizes.nu, *((sizes.image_shape,) if self.needs_images else ()))
+        call = ", ".join([*map(str, given), *(f"{k}={v!r}" for k, v in self.arguments)])
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
-                network = self.module(*sizes, **dict(self.arguments))
+                network = self.module(*given, **dict(self.arguments))
                 if isinstance(network, torch.nn.Module):
                     if any(torch.nn.parameter.is_lazy(p) for p in network.parameters()):
-                        # the sizes of lazy layers come of a call
-                        network(*self._inputs(network, sizes, torch.zeros(2, sizes[0])))
+                        # a call sets the sizes of lazy layers
+                        network(*self._inputs(network, sizes, torch.zeros(2, sizes.no)))
                     network = network.double()
         except ConfigError:
             raise
         except Exception as error:  # the user's code
-            raise ConfigError(f"{self._shown}: the call with ({call}) {_said(error)}") from error
+            raise ConfigError(
+                f"{self._shown}: the call with ({call}) {described(error)}"
+            ) from error
         if not isinstance(network, torch.nn.Module):
             raise ConfigError(
-                f"{self._shown} must give a torch.nn.Module when it is called with ({call}), got a "
-                f"{type(network).__name__}"
+                f"{self._shown} must return a torch.nn.Module when it is called with ({call}), got "
+                f"a {type(network).__name__}"
             )
         return network
 
@@ -147,22 +131,20 @@ class UserModule:
     def _outputs(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, ...]:
-        """What forward gives, after it has been looked at."""
-        return (self._action(self._called(network, inputs), inputs, sizes[1]),)
+        """What forward returns, checked."""
+        return (self._action(self._called(network, inputs), inputs, sizes.nu),)
 
-    def _seen(
+    def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """Actions that every parameter has a part in."""
+        """Actions that depend on every parameter, after the checks of this kind of network."""
         return self._outputs(network, sizes, inputs)[0]
-
-    # looking at the module
 
     def _check(self, network: torch.nn.Module, sizes: Sizes) -> None:
         """Raise ConfigError unless the module is a function of its parameters and each row."""
         import torch
 
-        shown, no = self._shown, sizes[0]
+        shown, no = self._shown, sizes.no
         named = dict(network.named_parameters())
         if not named:
             raise ConfigError(f"{shown} has no parameters that could be trained")
@@ -170,10 +152,10 @@ class UserModule:
             if not parameter.requires_grad:
                 raise ConfigError(
                     f"{shown}: every parameter is trained, but {name} has requires_grad=False; "
-                    "register what is to stay as a buffer"
+                    "register constants as buffers"
                 )
             if not torch.isfinite(parameter).all():
-                raise ConfigError(f"{shown}: the start values of {name} are not finite")
+                raise ConfigError(f"{shown}: the initial values of {name} are not finite")
         rows = torch.tensor(np.linspace(-2.0, 2.0, 3 * no).reshape(no, 3).T.copy())
         inputs = self._inputs(network, sizes, rows)
         buffers = {name: value.clone() for name, value in network.named_buffers()}
@@ -202,7 +184,7 @@ class UserModule:
                         raise ConfigError(
                             f"{shown}: the action of a row depends on the other rows of the batch"
                         )
-            total = self._seen(network, sizes, inputs).sum()
+            total = self._checked(network, sizes, inputs).sum()
         gradients: tuple[Any, ...] = (None,) * len(named)
         if total.requires_grad:
             gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
@@ -215,42 +197,44 @@ class UserModule:
         try:
             return network(*inputs)
         except Exception as error:  # the user's code
-            hint = "; it is given float64" if "dtype" in str(error) else ""
+            hint = "; its inputs are float64" if "dtype" in str(error) else ""
             what = " and ".join(
                 f"{name} {tuple(a.shape)}" for name, a in zip(self._given, inputs, strict=True)
             )
-            raise ConfigError(f"{self._shown}: forward of {what} {_said(error)}{hint}") from error
+            raise ConfigError(
+                f"{self._shown}: forward of {what} {described(error)}{hint}"
+            ) from error
 
     _given: ClassVar[tuple[str, ...]] = ("observations",)
 
     def _action(self, out: Any, inputs: tuple[torch.Tensor, ...], nu: int) -> torch.Tensor:
-        """Actions that forward gave, checked."""
+        """Actions that forward returned, checked."""
         if isinstance(out, tuple | list):
             raise ConfigError(
-                f"{self._shown}: forward gives a {type(out).__name__} and must give actions only; "
-                "a network that carries a hidden state is named by RecurrentConfig"
+                f"{self._shown}: forward returns a {type(out).__name__} and must return actions "
+                "only; a network that carries a hidden state is named by RecurrentConfig"
             )
         return self._tensor(out, "actions", (len(inputs[0]), nu), inputs)
 
     def _tensor(
         self, out: Any, what: str, shape: tuple[int, int], inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """A tensor that forward gave, checked."""
+        """A tensor that forward returned, checked."""
         import torch
 
         shown = self._shown
         if not isinstance(out, torch.Tensor):
             kind = type(out).__name__
-            raise ConfigError(f"{shown}: forward must give {what} as a tensor, got a {kind}")
+            raise ConfigError(f"{shown}: forward must return {what} as a tensor, got a {kind}")
         if tuple(out.shape) != shape:
             raise ConfigError(
-                f"{shown}: forward must give {what} of shape {shape} for observations "
+                f"{shown}: forward must return {what} of shape {shape} for observations "
                 f"{tuple(inputs[0].shape)}, got {tuple(out.shape)}"
             )
         if out.dtype != torch.float64:
-            raise ConfigError(f"{shown}: forward must give float64 for float64, got {out.dtype}")
+            raise ConfigError(f"{shown}: forward must return float64 for float64, got {out.dtype}")
         if not torch.isfinite(out).all():
-            raise ConfigError(f"{shown}: forward gives NaN or infinity for finite observations")
+            raise ConfigError(f"{shown}: forward returns NaN or infinity for finite observations")
         return out
 
 
@@ -263,12 +247,18 @@ class ModuleConfig(UserModule):
 
     The module's parameters, cast to float64, are what is trained and stored. So it must not draw
     random numbers in `forward` (dropout) nor change buffers there (batch normalisation): layer
-    normalisation works. Every row must be computed for itself. The start values are drawn by the
+    normalisation works. Every row must be computed for itself. The initial values are drawn by the
     module's own constructor from torch's generator, which is seeded from the run's and put back.
     """
 
 
-def _said(error: Exception) -> str:
+def _is_module(thing: object) -> bool:
+    """Whether it is a torch module, asked without torch."""
+    return any(c.__module__ == "torch.nn.modules.module" for c in type(thing).__mro__)
+
+
+def described(error: Exception) -> str:
+    """What an exception of the user's code was, in one line."""
     text = " ".join(str(error).split())
     return f"raised {type(error).__name__}: {text}".rstrip(": ")
 

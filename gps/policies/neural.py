@@ -1,254 +1,154 @@
-"""Neural policies as records of arrays: pi(o) = N(network((o - mean) / std), chol chol').
+"""Policies that are one network, trained as a whole: u ~ N(network((o - mean) / std), chol chol').
 
-Torch defines what a network computes. A plain multi-layer perceptron is evaluated by a numba kernel
-that a rollout can call thousands of times; every other network takes the slower way through torch.
+Torch defines what a network computes. A multi-layer perceptron is evaluated by a compiled kernel
+that a rollout can call thousands of times; every other network is evaluated by torch, which takes
+longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import numpy as np
 
-from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
-from gps.fields import readonly
+from gps.errors import ConfigError, ShapeError
+from gps.fields import Shape, readonly
 from gps.policies import _kernels
-from gps.types import Array, Layout, Record, freeze, optional, shape_of
+from gps.policies.optimisation import (
+    AdamState,
+    Gradient,
+    Indices,
+    MLPGradient,
+    MLPLayout,
+    TorchGradient,
+    diverged,
+    flatten,
+    freeze_tuples,
+    minibatches,
+    schedule,
+    unflatten,
+)
+from gps.policies.policy import NO_MEMORY, GlobalPolicy, Network, Sizes, means_at
+from gps.policies.training import (
+    Normaliser,
+    Problem,
+    TrainingConfig,
+    TrainingData,
+    TrainingResult,
+    policy_variance,
+    problem_of,
+)
+from gps.types import Array, Images, optional
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
 
-class PlainLayout(NamedTuple):
-    """What the fast kernels need to know of a plain multi-layer perceptron."""
-
-    sizes: tuple[int, ...]
-    """Widths of all layers, observation and action included."""
-    activation: int
-    """A code of `gps.policies._kernels`."""
-
-    @property
-    def n_weights(self) -> int:
-        """Length of the vector of all weights."""
-        return sum((n + 1) * m for n, m in pairwise(self.sizes))
+_CHUNK = 256  # images at once where no gradient is needed: bounds the memory
 
 
-class Network(Protocol):
-    """A network's configuration: hashable, and all that is needed to build the network."""
+class TorchNetwork(Network):
+    """Base of the configurations of networks that torch defines, and that are trained as a whole.
 
-    def build(self, no: int, nu: int) -> torch.nn.Module:
-        """The network: whitened observations (B, no) to mean actions (B, nu), float64."""
-        ...
-
-    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
-        """Start values in the order of the module's parameters, drawn from `rng` only."""
-        ...
-
-    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
-        """The layout for the fast kernels, or None where `build` is the only way."""
-        ...
-
-
-class GlobalPolicy(Protocol):
-    """What every global policy has, whatever its network.
-
-    `mean`, `act` and `predict` take pictures besides where it has a true `needs_images`, and `act`
-    takes and gives what it remembers where it has a true `has_memory`; see `gps.protocols`. A
-    policy with a method `fit(data, config, rng)` is trained by that. One with `jacobian(obs)` can
-    be linearised by its derivative; see `gps.policies.linearise`.
+    A configuration of your own has `build` and `initial_weights`; the rest is for networks of other
+    inputs than a whitened observation.
     """
 
-    @property
-    def network(self) -> Any:
-        """The configuration."""
-        ...
+    @abstractmethod
+    def build(self, sizes: Sizes) -> torch.nn.Module:
+        """The network: whitened observations (B, no), then images and memory where it takes them,
+        to actions (B, nu) in units of their spread, and memory (B, size); all in float64 but the
+        images, uint8 (B, height, width, channels)."""
 
-    @property
-    def no(self) -> int:
-        """Observation size."""
-        ...
+    @abstractmethod
+    def initial_weights(self, sizes: Sizes, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Initial values in the order of the module's parameters, drawn from `rng` only."""
 
-    @property
-    def nu(self) -> int:
-        """Action size."""
-        ...
+    def mlp_layout(self, sizes: Sizes) -> MLPLayout | None:
+        """The layout for the compiled kernels, or None where `build` is the only way."""
+        return None
 
-    @property
-    def chol(self) -> Array:
-        """Lower Cholesky factor of the action covariance, (nu, nu)."""
-        ...
+    def memory0(self, network: torch.nn.Module) -> Array:
+        """Memory before the first observation, (size,)."""
+        return NO_MEMORY
 
-    @property
-    def Sigma(self) -> Array:
-        """Action covariance, (nu, nu)."""
-        ...
+    def outputs(
+        self, network: torch.nn.Module, obs: torch.Tensor, images: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The network's actions for whitened observations (B, no); with memory along trajectories,
+        (B, T, nu) for (B, T, no)."""
+        out: torch.Tensor = network(obs) if images is None else network(obs, images)
+        return out
 
-    @property
-    def obs_mean(self) -> Array:
-        """What observations are centred at, (no,)."""
-        ...
+    def batches(self, data: TrainingData, config: TrainingConfig) -> tuple[int, int]:
+        """What minibatches are drawn of, samples or trajectories: how many there are, and how many
+        of them are in a batch."""
+        return data.n, config.batch_size
 
-    @property
-    def obs_std(self) -> Array:
-        """What they are divided by then, (no,)."""
-        ...
-
-    @property
-    def trained(self) -> bool:
-        """Whether its weights come of a training."""
-        ...
-
-    @property
-    def renormalises(self) -> bool:
-        """Whether a further training takes the normaliser of its data: see
-        `NetworkPolicy.renormalised`."""
-        ...
-
-    def restarted(self, rng: np.random.Generator) -> GlobalPolicy:
-        """The policy that a training from scratch starts from."""
-        ...
-
-    def mean(self, *args: Any, **kwargs: Any) -> Array:
-        """Mean actions (..., nu); with memory those along trajectories, (..., T, nu)."""
-        ...
-
-    def act(self, *args: Any, **kwargs: Any) -> Any:
-        """Actions in a rollout."""
-        ...
-
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Array, Any]:
-        """Action and what is remembered next, in the manner of Stable-Baselines3."""
-        ...
-
-    def module(self) -> torch.nn.Module:
-        """A torch module of its own, normaliser inside."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class MLPConfig:
-    """A multi-layer perceptron: linear layers with one kind of activation between them."""
-
-    hidden: tuple[int, ...] = (40, 40)
-    """Widths of the hidden layers; empty for a linear policy."""
-    activation: str = "relu"
-    """Function between the layers: relu, tanh or softplus."""
-    init_scale: float = 1.0
-    """Start deviation of the hidden weights, in units of sqrt(2 / n_in); above zero."""
-    output_init_scale: float = 0.1
-    """The same of the output layer, in units of sqrt(1 / n_in); small: first actions near 0."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.hidden, tuple) or not all(
-            isinstance(n, int) and n > 0 for n in self.hidden
-        ):
-            raise ConfigError(
-                f"MLPConfig.hidden must be a tuple of whole numbers above 0, got {self.hidden!r}"
-            )
-        if self.activation not in _kernels.ACTIVATIONS:
-            text = choices("activation", self.activation, _kernels.ACTIVATIONS)
-            raise ConfigError(f"MLPConfig.activation: {text}")
-        for name in ("init_scale", "output_init_scale"):
-            value = getattr(self, name)
-            if not 0 < value < np.inf:
-                raise ConfigError(f"MLPConfig.{name} must be above 0 and finite, got {value}")
-
-    def build(self, no: int, nu: int) -> torch.nn.Module:
-        """The network in torch, with all parameters zero."""
-        from gps.policies import _modules
-
-        return _modules.mlp((no, *self.hidden, nu), self.activation)
-
-    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
-        """Normal weights with deviations after He, biases 0."""
-        sizes = (no, *self.hidden, nu)
-        scales = [self.init_scale * np.sqrt(2.0)] * len(self.hidden) + [self.output_init_scale]
-        weights: list[Array] = []
-        for (n, m), scale in zip(pairwise(sizes), scales, strict=True):
-            weights += [rng.normal(size=(m, n)) * (scale / np.sqrt(n)), np.zeros(m)]
-        return tuple(weights)
-
-    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
-        """Always there: this is the network that the fast kernels compute."""
-        return PlainLayout((no, *self.hidden, nu), _kernels.ACTIVATIONS[self.activation])
+    def initial_policy(self, sizes: Sizes, rng: np.random.Generator) -> NetworkPolicy:
+        """See `Network.initial_policy`."""
+        self.check(sizes)
+        return NetworkPolicy.initial(self, sizes, rng)
 
 
 @dataclass(frozen=True, eq=False)
-class AdamState(Record):
-    """State of the Adam optimiser, continued in the next training on the same data."""
+class NetworkPolicy(GlobalPolicy):
+    """u ~ N(action_mean + action_std network((obs - obs_mean) / obs_std), chol chol').
 
-    m: tuple[Array, ...]  # running mean of the gradient, shaped like the weights
-    v: tuple[Array, ...]  # running mean of its square
-    step: int = 0  # updates made so far
-
-    def __post_init__(self) -> None:
-        _freeze_arrays(self, "m")
-        _freeze_arrays(self, "v")
-        if [a.shape for a in self.m] != [a.shape for a in self.v]:
-            raise ShapeError("AdamState.m and AdamState.v must have the same shapes")
-
-    @classmethod
-    def zero(cls, weights: Sequence[Array]) -> AdamState:
-        """The state before the first update."""
-        zeros = tuple(np.zeros(w.shape) for w in weights)
-        return cls(m=zeros, v=zeros)
-
-
-class Normaliser(NamedTuple):
-    """Of inputs and outputs: a network sees (obs - obs_mean) / obs_std, and its output z means the
-    action action_mean + action_std z."""
-
-    obs_mean: Array  # (no,)
-    obs_std: Array  # (no,)
-    action_mean: Array  # (nu,)
-    action_std: Array  # (nu,)
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkPolicy(Record):
-    """Base of the policies that are one network, trained as a whole.
-
-    It sees whitened observations, and its outputs count in units of the actions' spread, so that
-    neither unit matters to the training.
+    Inputs are whitened and outputs count in units of the actions' spread, so that neither unit
+    matters to the training. Made by `initial_policy`.
     """
 
-    network: Network
-    weights: tuple[Array, ...]  # in the order of the torch module's parameters
-    obs_mean: Array  # (no,) of the training data, in the units of the observation
-    obs_std: Array  # (no,) above zero
-    chol: Array  # (nu, nu) lower
+    network: TorchNetwork
+    weights: tuple[Array, ...]
+    """In the order of the torch module's parameters."""
+    obs_mean: Annotated[Array, Shape("no")]
+    """Of the training data, in the units of the observation."""
+    obs_std: Annotated[Array, Shape("no")]
+    """Above zero."""
+    chol: Annotated[Array, Shape("nu nu")]
+    """Lower Cholesky factor of the action covariance."""
     optimiser: AdamState
-    action_mean: Array = optional()  # noqa: RUF009
-    """(nu,) of the training data, in the units of the action; zero unless given."""
-    action_std: Array = optional()  # noqa: RUF009
-    """(nu,) above zero, what the network's outputs are multiplied by; one unless given."""
+    action_mean: Annotated[Array, Shape("nu")]
+    """Of the training data, in the units of the action."""
+    action_std: Annotated[Array, Shape("nu")]
+    """Above zero."""
+    image_shape: tuple[int, int, int] | None = optional()
+    """Height, width and channels of the images that the network takes; None if it takes none."""
 
     def __post_init__(self) -> None:
-        kind = type(self).__name__
-        (no,), (nu, _) = shape_of(self, "obs_mean", 1), shape_of(self, "chol", 2)
-        freeze(self, obs_mean=(no,), obs_std=(no,), chol=(nu, nu))
-        for name, value in (("action_mean", 0.0), ("action_std", 1.0)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, np.full(nu, value))
-        freeze(self, action_mean=(nu,), action_std=(nu,))
-        _freeze_arrays(self, "weights")
-        shapes = [w.shape for w in self.weights]
-        layout = self.network.plain_layout(no, nu)
-        if layout is not None:
-            want: list[tuple[int, ...]] = []
-            for n, m in pairwise(layout.sizes):
-                want += [(m, n), (m,)]
-            if shapes != want:
-                raise ShapeError(f"{kind}.weights must have shapes {want}, got {shapes}")
+        super().__post_init__()
+        freeze_tuples(self, "weights")
+        kind, shapes = type(self).__name__, [w.shape for w in self.weights]
+        layout = self.network.mlp_layout(self.sizes)
+        if layout is not None and shapes != layout.shapes:
+            raise ShapeError(f"{kind}.weights must have shapes {layout.shapes}, got {shapes}")
         if [a.shape for a in self.optimiser.m] != shapes:
             raise ShapeError(f"{kind}.optimiser must hold arrays of shapes {shapes}")
-        for name in ("obs_std", "action_std"):
-            if not np.all(getattr(self, name) > 0):
+        for name, std in (("obs_std", self.obs_std), ("action_std", self.action_std)):
+            if not np.all(std > 0):
                 raise ShapeError(f"{kind}.{name} must be above 0 everywhere")
+
+    @classmethod
+    def initial(cls, network: TorchNetwork, sizes: Sizes, rng: np.random.Generator) -> Self:
+        """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
+        weights = network.initial_weights(sizes, rng)
+        return cls(
+            network=network,
+            weights=weights,
+            obs_mean=np.zeros(sizes.no),
+            obs_std=np.ones(sizes.no),
+            chol=np.eye(sizes.nu),
+            optimiser=AdamState.zero(weights),
+            action_mean=np.zeros(sizes.nu),
+            action_std=np.ones(sizes.nu),
+            image_shape=sizes.image_shape if network.needs_images else None,
+        )
 
     @property
     def no(self) -> int:
@@ -261,42 +161,36 @@ class NetworkPolicy(Record):
         return self.chol.shape[0]
 
     @property
-    def Sigma(self) -> Array:
-        """Action covariance, (nu, nu), the same at every step and observation."""
-        return self.chol @ self.chol.T
+    def sizes(self) -> Sizes:
+        """What the network is built for."""
+        return Sizes(self.no, self.nu, self.image_shape)
 
     @property
     def normaliser(self) -> Normaliser:
-        """Means and deviations of observations and actions."""
+        """Means and standard deviations of observations and actions."""
         return Normaliser(self.obs_mean, self.obs_std, self.action_mean, self.action_std)
+
+    @cached_property
+    def memory0(self) -> Array:
+        """Memory before the first observation, (size,)."""
+        if not self.network.has_memory:
+            return NO_MEMORY
+        return readonly(self.network.memory0(self._module.network))
 
     @property
     def trained(self) -> bool:
-        """Whether `fit` has updated the weights, and so has set the normaliser."""
+        """Whether it has been trained, and so has a normaliser."""
         return self.optimiser.step > 0
-
-    @classmethod
-    def initial(cls, network: Network, no: int, nu: int, rng: np.random.Generator) -> Self:
-        """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
-        weights = network.initial_weights(no, nu, rng)
-        return cls(
-            network=network,
-            weights=weights,
-            obs_mean=np.zeros(no),
-            obs_std=np.ones(no),
-            chol=np.eye(nu),
-            optimiser=AdamState.zero(weights),
-        )
 
     @property
     def renormalises(self) -> bool:
         """Whether `renormalised` can rewrite the network."""
-        return self.network.plain_layout(self.no, self.nu) is not None
+        return self.network.mlp_layout(self.sizes) is not None
 
     def renormalised(self, normaliser: Normaliser) -> Self:
         """The same function of raw observations with another normaliser.
 
-        For a perceptron (`plain_layout`), whose weights can be rewritten: the first layer takes up
+        For a perceptron (`mlp_layout`), whose weights can be rewritten: the first layer takes up
         the change of the observations, the last one that of the actions. The optimiser's state is
         reset. Any other network keeps its normaliser.
         """
@@ -314,171 +208,231 @@ class NetworkPolicy(Record):
 
     def restarted(self, rng: np.random.Generator) -> Self:
         """An untrained policy of the same network and sizes."""
-        return type(self).initial(self.network, self.no, self.nu, rng)
+        return type(self).initial(self.network, self.sizes, rng)
 
     def built(self) -> torch.nn.Module:
         """The network with its weights, without the normaliser."""
         from gps.policies import _modules
 
-        network = self.network.build(self.no, self.nu)
+        network = self.network.build(self.sizes)
         _modules.set_parameters(network, self.weights)
         return network
 
+    def module(self) -> torch.nn.Module:
+        """See `GlobalPolicy.module`."""
+        from gps.policies import _modules
 
-@dataclass(frozen=True, eq=False)
-class NeuralPolicy(NetworkPolicy):
-    """u ~ N(action_mean + action_std network((obs - obs_mean) / obs_std), chol chol').
-
-    Made by `initial_policy`.
-    """
+        return _modules.WhitenedNetwork(self.built(), self.normaliser).eval()
 
     @cached_property
-    def _fast(self) -> tuple[Array, np.ndarray, int] | None:
-        """Layers with transposed weights in one vector, sizes, activation; for the kernel."""
-        layout = self.network.plain_layout(self.no, self.nu)
+    def _module(self) -> Any:
+        """The module that evaluates the policy where the kernels do not."""
+        return self.module()
+
+    @cached_property
+    def _kernel(self) -> tuple[Array, np.ndarray, int] | None:
+        """Layers with transposed weights in one vector, widths, activation; for the kernel."""
+        layout = self.network.mlp_layout(self.sizes)
         if layout is None:
             return None
         flat = np.concatenate([w.T.ravel() for w in self.weights])
-        return readonly(flat), np.array(layout.sizes, dtype=np.int64), layout.activation
+        return readonly(flat), np.array(layout.widths, dtype=np.int64), layout.activation
 
-    @cached_property
-    def _slow(self) -> torch.nn.Module:
-        """The module behind `mean` where there is no fast kernel."""
-        return self.module()
+    def _rows(self, obs: Array, images: Images | None, memory: Array) -> tuple[Array, Array]:
+        if self._kernel is None:
+            return self._rows_by_torch(obs, images, memory)
+        out = np.empty((len(obs), self.nu))
+        args = self._kernel
+        _kernels.forward_rows(*args, self.obs_mean, self.obs_std, readonly(obs), out)
+        return self.action_mean + self.action_std * out, memory
 
-    def mean(self, obs: Array) -> Array:
-        """Mean actions (..., nu) for observations (..., no), NaN where the observation has NaN."""
-        obs, rows = self._rows(obs)
-        fast = self._fast
-        if fast is None:
-            out = self._mean_torch(rows)
-        else:
-            layers, sizes, activation = fast
-            out = np.empty((rows.shape[0], self.nu))
-            _kernels.forward_rows(layers, sizes, activation, self.obs_mean, self.obs_std, rows, out)
-            out = self.action_mean + self.action_std * out
-        return out.reshape(*obs.shape[:-1], self.nu)
+    def _rows_by_torch(
+        self, obs: Array, images: Images | None, memory: Array
+    ) -> tuple[Array, Array]:
+        import torch
+
+        from gps.policies import _modules
+
+        inputs: list[np.ndarray] = [obs] if images is None else [obs, images]
+        if self.has_memory:
+            inputs.append(memory)
+        mean, size = np.empty((len(obs), self.nu)), len(obs) if images is None else _CHUNK
+        after = np.empty_like(memory)
+        with _modules.one_thread(), torch.no_grad():
+            for i in range(0, len(obs), size):
+                out = self._module(*(torch.tensor(a[i : i + size]) for a in inputs))
+                if self.has_memory:
+                    out, after[i : i + size] = out[0], out[1].numpy()
+                mean[i : i + size] = out.numpy()
+        return mean, after
+
+    def _along(self, obs: Array, images: Images | None) -> Array:
+        import torch
+
+        from gps.policies import _modules
+
+        module = self._module
+        with _modules.one_thread(), torch.no_grad():
+            seen = None if images is None else torch.tensor(images)
+            white = module.whitened(torch.tensor(obs))
+            mean: Array = module.action(self.network.outputs(module.network, white, seen)).numpy()
+        return mean
 
     def jacobian(self, obs: Array) -> Array:
         """Derivatives of the mean actions by the observation, (..., nu, no), at (..., no).
 
-        Exact; where an activation has a kink, that of one side.
+        Exact; where an activation has a kink, that of one side. Raises ConfigError for a network
+        that takes more than the observation.
         """
-        obs, rows = self._rows(obs)
-        fast = self._fast
-        if fast is None:
-            out = self._jacobian_torch(rows)
+        if self.needs_images or self.has_memory:
+            kind = type(self.network).__name__
+            raise ConfigError(f"a {kind} is a function of more than one observation")
+        obs = self._observations(obs)
+        rows = readonly(obs.reshape(-1, self.no))
+        out = np.empty((len(rows), self.nu, self.no))
+        if self._kernel is None:
+            self._jacobian_by_torch(rows, out)
         else:
-            layers, sizes, activation = fast
-            out = np.empty((rows.shape[0], self.nu, self.no))
-            _kernels.jacobian_rows(
-                layers, sizes, activation, self.obs_mean, self.obs_std, rows, out
-            )
+            _kernels.jacobian_rows(*self._kernel, self.obs_mean, self.obs_std, rows, out)
             out *= self.action_std[:, None]
         return out.reshape(*obs.shape[:-1], self.nu, self.no)
 
-    def _rows(self, obs: Array) -> tuple[Array, Array]:
-        """The observations (..., no) as an array, and as rows (B, no)."""
-        obs = np.asarray(obs, dtype=np.float64)
-        if obs.ndim == 0 or obs.shape[-1] != self.no:
-            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
-        return obs, readonly(obs.reshape(-1, self.no))
-
-    def _jacobian_torch(self, rows: Array) -> Array:
+    def _jacobian_by_torch(self, rows: Array, out: Array) -> None:
         """One pass back for each action; no row depends on another, so their sum will do."""
         import torch
 
         from gps.policies import _modules
 
-        out = np.empty((rows.shape[0], self.nu, self.no))
         with _modules.one_thread():
             inputs = torch.tensor(rows, requires_grad=True)
-            actions = self._slow(inputs)
+            actions = self._module(inputs)
             for j in range(self.nu):
                 (slope,) = torch.autograd.grad(
                     actions[:, j].sum(), inputs, retain_graph=True, materialize_grads=True
                 )
                 out[:, j] = slope.numpy()
-        return out
 
-    def _mean_torch(self, rows: Array) -> Array:
-        import torch
+    def gradient(self, problem: Problem, data: TrainingData | None = None) -> Gradient:
+        """Of minibatches of `problem`, by the kernels where they know the network.
 
-        from gps.policies import _modules
-
-        with _modules.one_thread(), torch.no_grad():
-            out: Array = self._slow(torch.tensor(rows)).numpy()
-        return out
-
-    def act(self, x: Array, obs: Array, t: int, noise: Array) -> Array:
-        """Actions (N, nu) for observations (N, no) and unit-variance noise (N, nu)."""
-        return self.mean(obs) + noise @ self.chol.T
-
-    def predict(
-        self,
-        obs: Array,
-        state: object = None,
-        episode_start: object = None,
-        deterministic: bool = True,
-        *,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[Array, None]:
-        """Action (..., nu) and None, in the manner of Stable-Baselines3; two arguments unused.
-
-        With `deterministic=False` the policy's noise is drawn from `rng`, which must be given.
-        Raises NonFiniteError where the mean action is not finite.
+        data: what the problem was made of, needed by a network that takes more than the
+        observation; with memory a row of a minibatch is a trajectory.
         """
-        return predicted(self.mean(obs), self.chol, deterministic, rng), None
+        layout = self.network.mlp_layout(self.sizes)
+        if layout is not None:
+            return MLPGradient(layout, problem)
+        network, images, T = self.network, None, None
+        if data is not None and network.needs_images:
+            images = self._needed(data)
+        if data is not None and network.has_memory:
+            T = data.trajectories.shape[1]
+        return TorchGradient(network.build(self.sizes), network.outputs, problem, images, T)
 
-    def module(self) -> torch.nn.Module:
-        """A torch module of its own, normaliser inside: raw observation to mean action."""
-        from gps.policies import _modules
+    def fit(
+        self, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
+    ) -> TrainingResult[Self]:
+        """See `GlobalPolicy.fit`.
 
-        return _modules.WhitenedNetwork(self.built(), self.normaliser).eval()
+        The training sets the normaliser (see `prepare`) and the covariance (`policy_variance`). The
+        optimiser's state continues where the normaliser stays the same, and is reset where it
+        changes.
+        """
+        if self.network.needs_images:
+            self._needed(data)
+        n, size = self.network.batches(data, config)
+        policy, problem = prepare(self, data, config)
+        batches = minibatches(n, config.steps, size, rng)
+        theta, m, v = policy.vectors()
+        plan = schedule(config, policy.optimiser.step)
+        losses = policy.gradient(problem, data).train(theta, m, v, batches, plan, config)
+        return finished(policy, problem, data, theta, m, v, losses, config)
+
+    def vectors(self) -> tuple[Array, Array, Array]:
+        """Weights and Adam's two running means, each in one new vector (`flatten`)."""
+        return flatten(self.weights), flatten(self.optimiser.m), flatten(self.optimiser.v)
 
 
-def initial_policy(
-    network: Network,
-    no: int,
-    nu: int,
-    rng: np.random.Generator,
-    image_shape: tuple[int, int, int] | None = None,
-    layout: Layout | None = None,
-) -> GlobalPolicy:
-    """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance.
+P = TypeVar("P", bound=NetworkPolicy)
 
-    A NeuralPolicy; a network with an `initial_policy` of its own (`VisionConfig`, `WindowConfig`),
-    which is given the shape of the world's pictures and the layout of its states too, makes another
-    one.
+
+def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, Problem]:
+    """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
+
+    The normaliser is that of the data; a policy that was trained before is rewritten for it
+    (`NetworkPolicy.renormalised`), and computes what it did. The spread of the actions is that of
+    the targets and of the noise around them, so it is above zero where all targets are one.
     """
-    make = getattr(network, "initial_policy", None)
-    if make is None:
-        return NeuralPolicy.initial(network, no, nu, rng)
-    policy: GlobalPolicy = make(no, nu, image_shape, layout, rng)
-    return policy
-
-
-def predicted(
-    mean: Array, chol: Array, deterministic: bool, rng: np.random.Generator | None
-) -> Array:
-    """A mean action (..., nu), with the policy's noise from `rng` unless `deterministic`.
-
-    chol: lower Cholesky factor of the action covariance, (nu, nu). Raises ConfigError without rng,
-    NonFiniteError for a mean that would stop or damage a motor: NaN and infinity.
-    """
-    if not np.isfinite(mean).all():
-        raise NonFiniteError(
-            "the policy's action is not finite; there is NaN or infinity in the observation, or a "
-            "value far beyond those it was trained on"
+    if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
+        raise ShapeError(
+            f"the policy maps {policy.no} observations to {policy.nu} actions, the data have "
+            f"{data.obs.shape[1]} and {data.target.shape[1]}"
         )
-    if deterministic:
-        return mean
-    if rng is None:
-        raise ConfigError("predict(deterministic=False) needs rng, the generator of noise")
-    noisy: Array = mean + rng.normal(size=mean.shape) @ chol.T
-    return noisy
+    data.check_finite()
+    variance = policy_variance(data, config)
+    normaliser = Normaliser(
+        obs_mean=data.obs.mean(axis=0),
+        obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
+        action_mean=data.target.mean(axis=0),
+        action_std=np.sqrt(data.target.var(axis=0) + variance),
+    )
+    given = normaliser._asdict()
+    policy = policy.renormalised(normaliser) if policy.trained else replace(policy, **given)
+    policy = replace(policy, chol=np.diag(np.sqrt(variance)))
+    return policy, problem_of(data, policy.normaliser, config)
 
 
-def _freeze_arrays(record: object, name: str) -> None:
-    """Cast a field that is a sequence of arrays to a tuple of read-only arrays."""
-    object.__setattr__(record, name, tuple(readonly(a) for a in getattr(record, name)))
+def updated(policy: P, theta: Array, m: Array, v: Array, step: int) -> P:
+    """The policy with weights and optimiser state from vectors (`flatten`)."""
+    m_parts, v_parts = unflatten(m, policy.weights), unflatten(v, policy.weights)
+    state = AdamState(m=m_parts, v=v_parts, step=step)
+    return replace(policy, weights=unflatten(theta, policy.weights), optimiser=state)
+
+
+def finished(
+    policy: P,
+    problem: Problem,
+    data: TrainingData,
+    theta: Array,
+    m: Array,
+    v: Array,
+    losses: Array,
+    config: TrainingConfig,
+    staleness: Array | None = None,
+    dropped: int = 0,
+) -> TrainingResult[P]:
+    """The result of a training of `config.steps` updates; losses (steps,) lack the problem's scale.
+
+    policy, problem: as from `prepare`; theta, m, v: the vectors after the last update. Raises
+    FitError when the loss over all samples is not finite.
+    """
+    policy = updated(policy, theta, m, v, policy.optimiser.step + config.steps)
+    loss = problem.loss(means_at(policy, data))
+    if not np.isfinite(loss):
+        raise diverged(config.steps, config)
+    trace = trace_of(losses * problem.scale, config)
+    log.debug("policy: loss %.4g -> %.4g nats in %d steps", trace[0], loss, config.steps)
+    return TrainingResult(policy, trace, loss, staleness, dropped)
+
+
+def trace_of(losses: Array, config: TrainingConfig) -> Array:
+    """Means of the losses over `config.trace_points` equal intervals."""
+    parts = np.array_split(losses, min(config.trace_points, len(losses)))
+    return np.array([part.mean() for part in parts])
+
+
+def batch_gradient(
+    policy: NetworkPolicy, theta: Array, problem: Problem, batch: Indices
+) -> tuple[float, Array]:
+    """Mean loss of the samples in `batch` and its gradient, both without the problem's scale.
+
+    theta: all weights in one vector (`flatten`); the gradient has its order. The gradient of a
+    joined batch is the mean of the gradients of its equal parts.
+    """
+    theta, batch = np.array(theta, dtype=np.float64), np.array(batch, dtype=np.int64)
+    if batch.ndim != 1 or not batch.size or batch.min() < 0 or batch.max() >= len(problem.obs):
+        raise ShapeError(f"batch must hold rows of the {len(problem.obs)} samples, got {batch}")
+    layout = policy.network.mlp_layout(policy.sizes)
+    if layout is not None and theta.shape != (layout.n_weights,):
+        raise ShapeError(f"theta must hold {layout.n_weights} weights, got shape {theta.shape}")
+    grad = np.empty(theta.size)
+    return policy.gradient(problem)(theta, batch, grad), grad

@@ -1,11 +1,11 @@
 """Policies as files that need onnxruntime only: `export_onnx` makes one, `gps.policies.load` reads.
 
-The graph maps `obs` (batch, no), float64 in the units of the world, to `mean` (batch, nu), the mean
-action, and `covariance` (nu, nu), both float64; the normaliser is inside. A policy that sees has a
-second input `images` (batch, height, width, channels), uint8; one with memory an input `memory`
-(batch, size), float64, and an output `next_memory`: see `gps.policies.export`. What else a user of
-the policy has to know is JSON in the metadata of the model, under `gps_policy.json`. Where there is
-neither gps nor torch:
+The graph maps `obs` (batch, no), float64 in the units of the agent, to `mean` (batch, nu), the mean
+action, and `covariance` (nu, nu), both float64; the normaliser is inside. A policy with images
+has a second input `images` (batch, height, width, channels), uint8; one with memory an input
+`memory` (batch, size), float64, and an output `next_memory`: see `gps.policies.export`. Everything
+else that a user of the policy needs is JSON in the metadata of the model, under `gps_policy.json`.
+Where there is neither gps nor torch:
 
     session = onnxruntime.InferenceSession("policy.onnx")
     mean, covariance = session.run(None, {"obs": obs})
@@ -35,9 +35,16 @@ import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.fields import readonly
-from gps.policies import export
-from gps.policies.export import FACTS_FILE, SINGLE_TOLERANCE, ExportedPolicy, PolicyFacts
-from gps.policies.neural import GlobalPolicy
+from gps.policies.exported import (
+    SINGLE_TOLERANCE,
+    TOLERANCE,
+    ExportedPolicy,
+    check_export,
+    exact_module,
+    examples,
+)
+from gps.policies.facts import FACTS_FILE, PolicyFacts, facts_json, read_facts
+from gps.policies.policy import GlobalPolicy
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OPSET = 18
-_LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # they report on what is none of the user's concern
+_LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # their reports are of no use to the user
 
 
 def _need(name: str) -> Any:
@@ -94,7 +101,7 @@ class OnnxPolicy(ExportedPolicy):
 def _names(facts: PolicyFacts) -> list[str]:
     """The inputs of the graph."""
     images = ["images"] if facts.image_shape is not None else []
-    return ["obs", *images, *(["memory"] if facts.memory0 is not None else [])]
+    return ["obs", *images, *(["memory"] if facts.memory0 else [])]
 
 
 def _session(model: bytes) -> Any:
@@ -119,7 +126,7 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     function that ONNX has not, or computes something else; ShapeError when the layout is not the
     policy's.
     """
-    export.check_facts(policy, facts)
+    facts.check(policy)
     for name in ("onnx", "onnxscript"):
         _need(name)
     double = _convert(policy, facts, single=False)
@@ -133,7 +140,7 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
             raise ConfigError(f"onnxruntime cannot read the model: {_line(error)}") from error
         log.info("onnxruntime: %s; the network is exported in float32", _line(error))
     else:
-        export.check_export(policy, again, _tolerance(facts))
+        check_export(policy, again, _tolerance(facts))
         return double
     if facts.image_shape is not None:
         raise ConfigError(
@@ -148,13 +155,13 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
             f"onnxruntime cannot compute the network {type(policy.network).__name__}: "
             f"{_line(error)}"
         ) from error
-    export.check_export(policy, again, SINGLE_TOLERANCE)
+    check_export(policy, again, SINGLE_TOLERANCE)
     return model
 
 
 def _tolerance(facts: PolicyFacts) -> float:
     """Of a check in float64: an observation in float32 is rounded before it gets there."""
-    return SINGLE_TOLERANCE if facts.single_obs else export.TOLERANCE
+    return SINGLE_TOLERANCE if facts.single_obs else TOLERANCE
 
 
 def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
@@ -163,22 +170,20 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
 
     from gps.policies import _program
 
-    module: Any = _program.without_convolutions(export.exact_module(policy))
-    kind = _program.SinglePrecisionProgram if single else _program.PolicyProgram
-    if facts.image_shape is not None:
-        kind = _program.SeeingProgram
-    if facts.memory0 is not None:
-        kind = _program.RememberingProgram
-    program = kind(module, policy.chol, export.clip_of(facts)).eval()
+    module: Any = _program.without_convolutions(exact_module(policy))
+    kind = _program.kind_of(policy.needs_images, policy.has_memory)
+    if single and kind is _program.PolicyProgram:
+        kind = _program.SinglePrecisionProgram
+    program = kind(module, policy.chol, facts.bounds).eval()
     # of 1 row torch makes a constant
-    obs, *others = map(torch.tensor, export.examples(facts, 2))
+    obs, *others = map(torch.tensor, examples(facts, 2))
     inputs: tuple[Any, ...] = (obs.float() if facts.single_obs else obs, *others)
     batch = {0: torch.export.Dim("batch")}
     try:
         with _quiet():
             shapes: Any = (batch,) * len(inputs)
             given: Any = program
-            if facts.memory0 is not None:
+            if facts.memory0:
                 # to plain arithmetic: onnxruntime's own recurrent functions are float32
                 traced = torch.export.export(program, inputs, dynamic_shapes=shapes, strict=False)
                 given, inputs, shapes = traced.run_decompositions(), (), None
@@ -213,10 +218,10 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
             f"{model.graph.input[0].type.tensor_type.shape.dim[0].dim_value} rows only; it must "
             "take any number of rows"
         )
-    _forget_sources(model)
+    _without_sources(model)
     entry = model.metadata_props.add()
     entry.key = FACTS_FILE
-    entry.value = export.facts_json(
+    entry.value = facts_json(
         policy,
         facts,
         chol=policy.chol.tolist(),
@@ -227,8 +232,8 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
     return data
 
 
-def _forget_sources(model: Any) -> None:
-    """Take out what torch notes about the files and lines that the nodes come from."""
+def _without_sources(model: Any) -> None:
+    """Remove torch's notes of the files and lines that the nodes come from."""
     del model.metadata_props[:]
     graph = model.graph
     holders = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info]
@@ -255,7 +260,7 @@ def _quiet() -> Iterator[None]:
 def read(path: Path) -> OnnxPolicy:
     """The policy in a file that `export_onnx` made; `gps.policies.load` comes here.
 
-    Raises StoreError for a file that cannot be read or is not of gps, ConfigError without
+    Raises StoreError for a file that cannot be read or was not written by gps, ConfigError without
     onnxruntime.
     """
     _need("onnxruntime")
@@ -272,13 +277,13 @@ def read(path: Path) -> OnnxPolicy:
         values = json.loads(meta[FACTS_FILE])
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {FACTS_FILE}: {error}") from error
-    facts, nu = export.read_facts(path, values)
+    facts, nu = read_facts(path, values)
     try:
         chol = np.array(values["chol"], dtype=np.float64)
         if chol.shape != (nu, nu):
             raise ShapeError(f"chol has shape {chol.shape}, not {nu, nu}")
         policy = OnnxPolicy(model, facts, chol)
-        mean, covariance, *_ = policy._outputs(*export.examples(facts, 1))
+        mean, covariance, *_ = policy._outputs(*examples(facts, 1))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise StoreError(f"{path} is damaged: {_line(error)}") from error
     same = covariance.shape == (nu, nu) and np.allclose(covariance, chol @ chol.T, rtol=1e-9)

@@ -12,33 +12,36 @@
 
     network = RecurrentConfig(module=MyGRU, arguments=(("hidden", 16),))
 
-The hidden state is one tensor of any size: [h; c] of an LSTM are joined and chunked. In training
-all steps of a trajectory are computed one after another, and the gradient goes back through all of
-them. A module may have a method for whole trajectories besides, which is faster where torch has one
-call for them (`torch.nn.GRU`):
+The hidden state is one tensor of any size: [h; c] of an LSTM are joined and chunked. Training is by
+backpropagation through time, over whole trajectories. A module may have a method for these, which
+is faster where torch has one call for them (`torch.nn.GRU`):
 
         def along(self, obs, hidden):  # (B, T, no), (B, nh) to the actions (B, T, nu)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-
-from gps.errors import ConfigError, ShapeError
-from gps.fields import readonly
-from gps.policies import training
-from gps.policies.memory import Remembering, along_time, checked
-from gps.policies.module import Sizes, UserModule
-from gps.policies.neural import NetworkPolicy
-from gps.policies.training import Indices, Problem, TrainingConfig, TrainingData, TrainingResult
-from gps.types import Array, Layout
+from gps.errors import ConfigError
+from gps.fields import Range, readonly
+from gps.policies.module import UserModule, described
+from gps.policies.policy import Sizes
+from gps.policies.training import TrainingConfig, TrainingData
+from gps.types import Array
 
 if TYPE_CHECKING:
     import torch
+
+
+@runtime_checkable
+class Along(Protocol):
+    """A recurrent module with a method for whole trajectories."""
+
+    def along(self, obs: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Actions (B, T, nu) for whitened observations (B, T, no) and hidden states (B, nh)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,42 +54,45 @@ class RecurrentConfig(UserModule):
     `ModuleConfig` says what a module may do and where it must be defined.
     """
 
-    trajectories: int = 4
+    trajectories: Annotated[int, Range(at_least=1, at_most=100_000)] = 4
     """Trajectories per update of the training, in place of TrainingConfig.batch_size."""
 
-    remembers: ClassVar[bool] = True
-    """The policy has memory, and is trained on whole trajectories."""
+    has_memory: ClassVar[bool] = True
     _given: ClassVar[tuple[str, ...]] = ("observations", "hidden states")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if type(self.trajectories) is not int or self.trajectories < 1:
-            raise ConfigError(
-                "RecurrentConfig.trajectories must be a whole number of at least 1, got "
-                f"{self.trajectories!r}"
-            )
+    def memory0(self, network: torch.nn.Module) -> Array:
+        """The hidden state before the first observation, (nh,)."""
+        return readonly(_hidden0(network).detach().numpy())
 
-    def initial_policy(
-        self,
-        no: int,
-        nu: int,
-        image_shape: tuple[int, int, int] | None,
-        layout: Layout | None,
-        rng: np.random.Generator,
-    ) -> RecurrentPolicy:
-        """An untrained policy; see `gps.policies.initial_policy`."""
-        return RecurrentPolicy.initial(self, no, nu, rng)
+    def batches(self, data: TrainingData, config: TrainingConfig) -> tuple[int, int]:
+        """Trajectories, and how many are in a batch."""
+        n = len(data.trajectories)
+        return n, min(self.trajectories, n)
+
+    def outputs(
+        self, network: torch.nn.Module, obs: torch.Tensor, images: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Actions (B, T, nu) along whitened observations (B, T, no)."""
+        import torch
+
+        hidden = _hidden0(network).expand(len(obs), -1)
+        if isinstance(network, Along):
+            return network.along(obs, hidden)
+        actions = []
+        for t in range(obs.shape[1]):
+            action, hidden = network(obs[:, t], hidden)
+            actions.append(action)
+        return torch.stack(actions, dim=1)
 
     def _inputs(
         self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         import torch
 
-        hidden0: Any = getattr(network, "hidden0", None)
+        hidden0 = _hidden0(network)
         if not isinstance(hidden0, torch.Tensor) or hidden0.dim() != 1 or not len(hidden0):
-            got = "no such attribute" if hidden0 is None else f"a {type(hidden0).__name__}"
-            if isinstance(hidden0, torch.Tensor):
-                got = f"shape {tuple(hidden0.shape)}"
+            found = isinstance(hidden0, torch.Tensor)
+            got = f"shape {tuple(hidden0.shape)}" if found else "no such attribute"
             raise ConfigError(
                 f"{self._shown} must have hidden0, a buffer or parameter of shape (nh,): the "
                 f"hidden state before the first observation; got {got}"
@@ -102,148 +108,53 @@ class RecurrentConfig(UserModule):
         if not isinstance(out, tuple | list) or len(out) != 2:
             got = f"{len(out)} values" if isinstance(out, tuple | list) else type(out).__name__
             raise ConfigError(
-                f"{self._shown}: forward must give two tensors, actions and hidden states, got "
+                f"{self._shown}: forward must return two tensors, actions and hidden states, got "
                 f"{got}"
             )
         rows = len(inputs[0])
-        action = self._tensor(out[0], "actions", (rows, sizes[1]), inputs)
+        action = self._tensor(out[0], "actions", (rows, sizes.nu), inputs)
         hidden = self._tensor(out[1], "hidden states", (rows, inputs[1].shape[1]), inputs)
         return action, hidden
 
-    def _seen(
+    def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """The actions of the second of two steps; ConfigError where no memory has a part in them,
-        and where `along` is something else than step after step."""
+        """The actions of the second of two steps; ConfigError where they do not depend on the
+        hidden state, and where `along` gives others."""
         import torch
 
         obs, hidden0 = inputs
         first, hidden = self._outputs(network, sizes, (obs, hidden0))
         second, _ = self._outputs(network, sizes, (obs.flip(0), hidden))
-        way = torch.autograd.grad(
-            second.sum(), hidden, retain_graph=True, allow_unused=True
-        ) if second.requires_grad and hidden.requires_grad else (None,)  # fmt: skip
-        if way[0] is None:
+        slope = None
+        if second.requires_grad and hidden.requires_grad:
+            (slope,) = torch.autograd.grad(
+                second.sum(), hidden, retain_graph=True, allow_unused=True
+            )
+        if slope is None:
             raise ConfigError(
                 f"{self._shown}: the actions do not depend on the hidden state; a network without "
                 "memory is named by ModuleConfig"
             )
-        if hasattr(network, "along"):
+        if isinstance(network, Along):
             both = torch.stack([obs, obs.flip(0)], dim=1)
             try:
-                out = cast(Any, network).along(both, hidden0)
+                out: Any = network.along(both, hidden0)
             except Exception as error:  # the user's code
                 raise ConfigError(
-                    f"{self._shown}: along of observations {tuple(both.shape)} raised "
-                    f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    f"{self._shown}: along of observations {tuple(both.shape)} {described(error)}"
                 ) from error
             want = torch.stack([first, second], dim=1)
             same = isinstance(out, torch.Tensor) and out.shape == want.shape
             if not same or not torch.allclose(out, want, rtol=1e-9, atol=1e-9):
                 raise ConfigError(
-                    f"{self._shown}: along must give the actions (B, T, nu) of forward, step after "
-                    "step, and gives others"
+                    f"{self._shown}: along must return the actions (B, T, nu) of forward, step "
+                    "after step, and returns others"
                 )
         return second
 
 
-@dataclass(frozen=True, eq=False)
-class RecurrentPolicy(Remembering, NetworkPolicy):
-    """z, hidden <- network((obs - obs_mean) / obs_std, hidden); u = action_mean + action_std z.
-
-    Made by `initial_policy`.
-    """
-
-    @property
-    def _config(self) -> RecurrentConfig:
-        return cast(RecurrentConfig, self.network)
-
-    @cached_property
-    def _module(self) -> torch.nn.Module:
-        return self.module()
-
-    @cached_property
-    def memory0(self) -> Array:
-        """The hidden state before the first observation, (nh,)."""
-        hidden0: Any = cast(Any, self._module).network.hidden0
-        return readonly(hidden0.detach().numpy())
-
-    def step(self, obs: Array, memory: Array) -> tuple[Array, Array]:
-        """Mean actions (..., nu) and hidden states (..., nh) after observations (..., no)."""
-        import torch
-
-        from gps.policies import _modules
-
-        obs, memory = checked(self, obs, memory)
-        size = memory.shape[-1]
-        lead = obs.shape[:-1]
-        rows = torch.tensor(obs.reshape(-1, self.no)), torch.tensor(memory.reshape(-1, size))
-        with _modules.one_thread(), torch.no_grad():
-            mean, after = self._module(*rows)
-        return mean.numpy().reshape(*lead, self.nu), after.numpy().reshape(*lead, size)
-
-    def mean(self, obs: Array) -> Array:
-        """Mean actions (..., T, nu) along trajectories of observations (..., T, no); ShapeError."""
-        import torch
-
-        from gps.policies import _modules
-
-        obs = along_time(obs)
-        if obs.shape[-1] != self.no:
-            raise ShapeError(f"observations must have {self.no} values, got shape {obs.shape}")
-        rows = torch.tensor(obs.reshape(-1, obs.shape[-2], self.no))
-        with _modules.one_thread(), torch.no_grad():
-            module = cast(_modules.WhitenedRecurrent, self._module)
-            output = _along(module.network, module.whitened(rows))
-            mean: Array = module.action(output).numpy()
-        return mean.reshape(*obs.shape[:-1], self.nu)
-
-    def fit(
-        self, data: TrainingData, config: TrainingConfig, rng: np.random.Generator
-    ) -> TrainingResult:
-        """Train on whole trajectories, the gradient going back through time to their beginning."""
-        n, T, _ = data.trajectories.shape
-        data = replace(data, images=None, state=None, layout=None)
-        policy, problem = training.prepare(self, data, config)
-        size = min(self._config.trajectories, n)
-        batches = training.minibatches(n, config.steps, size, rng)
-        gradient = _ThroughTime(self.built(), problem, T)
-        return training.descended(policy, problem, data, gradient, batches, config)
-
-    def module(self) -> torch.nn.Module:
-        """A torch module of its own: raw observation and hidden state to mean action and hidden."""
-        from gps.policies import _modules
-
-        return _modules.WhitenedRecurrent(self.built(), self.normaliser).eval()
-
-
-class _ThroughTime(training.TorchGradient):
-    """Minibatches of whole trajectories of T steps."""
-
-    def __init__(self, module: torch.nn.Module, problem: Problem, T: int) -> None:
-        super().__init__(module, problem)
-        self.T = T
-
-    def rows(self, batch: Indices) -> Indices:
-        """The samples of the trajectories `batch`."""
-        return (batch[:, None] * self.T + np.arange(self.T)).ravel()
-
-    def means(self, rows: torch.Tensor) -> torch.Tensor:
-        """The mean actions along the trajectories."""
-        obs = self.obs[rows].reshape(-1, self.T, self.obs.shape[1])
-        means: torch.Tensor = _along(self.module, obs)
-        return means.reshape(len(rows), -1)
-
-
-def _along(network: Any, obs: torch.Tensor) -> Any:
-    """Actions (B, T, nu) of a network along whitened observations (B, T, no)."""
-    import torch
-
-    hidden = network.hidden0.expand(len(obs), -1)
-    if hasattr(network, "along"):
-        return network.along(obs, hidden)
-    actions = []
-    for t in range(obs.shape[1]):
-        action, hidden = network(obs[:, t], hidden)
-        actions.append(action)
-    return torch.stack(actions, dim=1)
+def _hidden0(network: torch.nn.Module) -> Any:
+    """The module's hidden state before the first observation, None where it has none."""
+    tensors = {**dict(network.named_buffers()), **dict(network.named_parameters())}
+    return tensors.get("hidden0")

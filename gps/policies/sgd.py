@@ -13,44 +13,37 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from gps.errors import ClusterError, ConfigError, FitError, SharedLostError, choices
+from gps.errors import ClusterError, FitError, SharedLostError
 from gps.execution import Executor, Group, Shared, stage
+from gps.fields import Config, Count, Positive, Range, Shape, Whole
 from gps.policies import _kernels
-from gps.policies.neural import NeuralPolicy
-from gps.policies.training import (
+from gps.policies.neural import NetworkPolicy, finished, prepare
+from gps.policies.optimisation import (
     Gradient,
     Indices,
-    TrainingConfig,
-    TrainingData,
-    TrainingResult,
     adam_step,
     diverged,
-    finished,
-    fit,
-    flatten,
-    gradient_of,
     minibatches,
-    pooled,
-    prepare,
     schedule,
 )
+from gps.policies.policy import GlobalPolicy
+from gps.policies.training import TrainingConfig, TrainingData, TrainingResult, pooled
 from gps.rng import stream
-from gps.types import Array, Record, freeze, shape_of
+from gps.types import Array, Record
 
 log = logging.getLogger(__name__)
 
 STAGE = "train_policy"
-MODES = ("serial", "synchronous", "local", "asynchronous")
 FUTILE = 5
 """Servers that may be lost one after another without an update kept in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDConfig:
+class SGDConfig(Config):
     """How processes share a training. `TrainingConfig.steps` and `.batch_size` are as follows.
 
     serial: `steps` updates with minibatches of `batch_size`, in one process.
@@ -69,38 +62,18 @@ class SGDConfig:
     mode: Literal["serial", "synchronous", "local", "asynchronous"] = "serial"
     """serial: in one process. synchronous: the mean gradient of all shards in every step. local:
     every shard by itself, averaged now and then. asynchronous: a parameter server."""
-    shards: int = 2
-    """Parts that the samples are divided into; at least 1. A matter of the result, not of speed:
+    shards: Annotated[int, Range(at_least=1, at_most=10_000)] = 2
+    """Parts that the samples are divided into. A matter of the result, not of speed:
     with fewer workers a process computes several shards one after another. Asynchronous: the
     largest number of trainers, each of which draws from all samples."""
-    average_every: int = 20
-    """local: updates of each shard between two averages, which also ends the training; at least
-    1."""
-    max_staleness: int | None = None
-    """asynchronous: most updates that may have been made since the weights of a gradient were read.
-    A staler one is dropped, and its minibatch computed anew at the newest weights. None for no
-    bound; not below 0."""
-    snapshot_seconds: float = 5.0
-    """asynchronous: time between two copies of the server's state, from which training goes on
-    when the server is lost; above zero."""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"SGDConfig.mode: {choices('mode', self.mode, MODES)}")
-        least = {"shards": 1, "average_every": 1, "max_staleness": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if name == "max_staleness" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
-                raise ConfigError(
-                    f"SGDConfig.{name} must be a whole number of at least {bound}, got {value!r}"
-                )
-        if not 0 < self.snapshot_seconds < math.inf:
-            raise ConfigError(
-                "SGDConfig.snapshot_seconds must be above 0 and finite, "
-                f"got {self.snapshot_seconds}"
-            )
+    average_every: Count = 20
+    """local: updates of each shard between two averages, of which the last ends the training."""
+    max_staleness: Whole | None = None
+    """asynchronous: maximum number of updates made since the weights of a gradient were read. A
+    staler one is dropped, and its minibatch recomputed at the newest weights. None for no bound."""
+    snapshot_seconds: Positive = 5.0
+    """asynchronous: time between two copies of the server's state, from which training continues
+    when the server is lost."""
 
 
 def train(
@@ -114,9 +87,9 @@ def train(
 ) -> Any:
     """Train `policy` on the pooled `data`; returns a handle of a TrainingResult.
 
-    policy: a NeuralPolicy or its handle; data: records of TrainingData or their handles. All random
-    numbers have addresses below (seed, *index). In mode asynchronous this function waits for the
-    end of the training, as it looks after the server; see `train_asynchronously`.
+    policy: a NetworkPolicy or its handle; data: records of TrainingData or their handles. All
+    random numbers have addresses below (seed, *index). In mode asynchronous this function waits for
+    the end of the training, as it watches the server; see `train_asynchronously`.
     """
     if sgd.mode == "serial":
         return ex.call(fit_pooled, policy, list(data), config, seed, *index)
@@ -128,11 +101,11 @@ def train(
 
 @stage(STAGE)
 def fit_pooled(
-    policy: Any, data: Sequence[TrainingData], config: TrainingConfig, seed: int,
+    policy: GlobalPolicy, data: Sequence[TrainingData], config: TrainingConfig, seed: int,
     *index: int,
-) -> TrainingResult:  # fmt: skip
+) -> TrainingResult[GlobalPolicy]:  # fmt: skip
     """Serial training."""
-    return fit(policy, pooled(data), config, stream(seed, "train policy", *index))
+    return policy.fit(pooled(data), config, stream(seed, "train policy", *index))
 
 
 def processes(shards: int, workers: int) -> int:
@@ -160,13 +133,13 @@ def shard_minibatches(
 @stage(STAGE)
 def fit_in_group(
     group: Group,
-    policy: NeuralPolicy,
+    policy: NetworkPolicy,
     data: Sequence[TrainingData],
     config: TrainingConfig,
     sgd: SGDConfig,
     seed: int,
     *index: int,
-) -> TrainingResult | None:
+) -> TrainingResult[NetworkPolicy] | None:
     """Synchronous or local training as one member of `group`; rank 0 returns the result.
 
     Every member has all samples and ends with the same weights; only the gradients are shared out.
@@ -176,13 +149,13 @@ def fit_in_group(
     """
     joined = pooled(data)
     policy, problem = prepare(policy, joined, config)
-    theta, m, v = (flatten(a) for a in (policy.weights, policy.optimiser.m, policy.optimiser.v))
+    theta, m, v = policy.vectors()
     plan = schedule(config, policy.optimiser.step)
     each = math.ceil(sgd.shards / group.size)
     mine = range(sgd.shards)[group.rank * each : (group.rank + 1) * each]
     batches = [shard_minibatches(joined.n, k, config, sgd, seed, *index) for k in mine]
     work = _synchronous if sgd.mode == "synchronous" else _local
-    gradient = gradient_of(policy.network, problem)
+    gradient = policy.gradient(problem)
     losses = work(group, gradient, theta, m, v, batches, each, plan, config, sgd)
     if group.rank:
         return None
@@ -239,7 +212,7 @@ def _local(
 ) -> Array:
     """The same, with `sgd.average_every` updates of each shard between two exchanges.
 
-    theta, m and v are averaged alike. If the shards kept their own v, they would go on with step
+    theta, m and v are averaged alike. If the shards kept their own v, they would continue with step
     sizes of their own, and their mean would favour the shard with the smallest gradients.
     """
     n, H = theta.size, min(sgd.average_every, config.steps)
@@ -255,7 +228,7 @@ def _local(
             sent[j, : 3 * n] = mean[: 3 * n]
             try:
                 out = gradient.train(*states[j], rows[now], plan[now], config)
-            except FitError:  # told to all members below, which stop together
+            except FitError:  # all members learn of it below, and stop together
                 out = np.full(count, np.nan)
             sent[j, 3 * n : 3 * n + count] = out
         _mean_of_shards(group.all_gather(sent), each, sgd.shards, mean)
@@ -285,21 +258,17 @@ def _mean_of_shards(gathered: Sequence[Array], each: int, shards: int, out: Arra
 
 @dataclass(frozen=True, eq=False)
 class ServerState(Record):
-    """All that a parameter server needs to go on, as of one moment."""
+    """State of a parameter server, from which another one continues."""
 
-    theta: Array  # (n,)
-    m: Array  # (n,)
-    v: Array  # (n,)
-    losses: Array  # (version,) of the gradients applied, without the problem's scale
-    staleness: Array  # (version,) updates made between reading the weights and applying
+    theta: Annotated[Array, Shape("n")]
+    m: Annotated[Array, Shape("n")]
+    v: Annotated[Array, Shape("n")]
+    losses: Annotated[Array, Shape("version")]
+    """Of the gradients applied, without the problem's scale."""
+    staleness: Annotated[Array, Shape("version")]
+    """Updates made between reading the weights and applying the gradient."""
     dropped: int = 0
     """Gradients that were too stale."""
-
-    def __post_init__(self) -> None:
-        n = shape_of(self, "theta", 1)
-        freeze(self, theta=n, m=n, v=n)
-        count = shape_of(self, "losses", 1)
-        freeze(self, losses=count, staleness=count)
 
     @property
     def version(self) -> int:
@@ -382,17 +351,11 @@ def train_asynchronously(
 
     NOT reproducible: the result depends on which gradient comes first. Waits until all updates are
     made, and copies the server's state every `sgd.snapshot_seconds`. When the server is lost, a new
-    one goes on from the last copy, and what came after it is done again. Raises FitError, and
+    one continues from the last copy, and later updates are repeated. Raises FitError, and
     ClusterError when servers are lost again and again without any progress.
     """
-    start = ex.gather(ex.call(_prepared, policy, list(data), config))
-    state = ServerState(
-        theta=flatten(start.weights),
-        m=flatten(start.optimiser.m),
-        v=flatten(start.optimiser.v),
-        losses=np.zeros(0),
-        staleness=np.zeros(0),
-    )
+    start: NetworkPolicy = ex.gather(ex.call(_prepared, policy, list(data), config))
+    state = ServerState(*start.vectors(), losses=np.zeros(0), staleness=np.zeros(0))
     plan = schedule(config, start.optimiser.step)
     trainers = max(1, min(sgd.shards, ex.workers))  # one more would wait for a worker
     futile, servers = 0, 0
@@ -415,14 +378,14 @@ def train_asynchronously(
                     f"{state.version} of {config.steps}; SGDConfig.snapshot_seconds may be longer "
                     "than servers live"
                 )
-            log.warning("lost the parameter server; on from update %d", state.version)
+            log.warning("lost the parameter server; continuing from update %d", state.version)
     return ex.call(_finish, policy, list(data), config, state)
 
 
 def _watch(
     ex: Executor, server: Shared, work: Sequence[Any], state: ServerState, seconds: float
 ) -> ServerState:
-    """Take snapshots until all trainers have ended; the last that could be had."""
+    """Take snapshots until all trainers have ended; returns the last one received."""
     pending, alive = list(work), True
     due = time.monotonic() + seconds
     while pending:
@@ -448,8 +411,8 @@ def _snapshot(server: Shared, state: ServerState) -> tuple[ServerState, bool]:
 
 @stage(STAGE)
 def _prepared(
-    policy: NeuralPolicy, data: Sequence[TrainingData], config: TrainingConfig
-) -> NeuralPolicy:
+    policy: NetworkPolicy, data: Sequence[TrainingData], config: TrainingConfig
+) -> NetworkPolicy:
     """The policy that the first server starts from, after all checks of the data."""
     return prepare(policy, pooled(data), config)[0]
 
@@ -457,7 +420,7 @@ def _prepared(
 @stage(STAGE)
 def _trainer(
     server: Shared,
-    policy: NeuralPolicy,
+    policy: NetworkPolicy,
     data: Sequence[TrainingData],
     config: TrainingConfig,
     seed: int,
@@ -466,7 +429,7 @@ def _trainer(
     """Hand gradients to the server until it has enough; False when it is gone."""
     joined = pooled(data)
     policy, problem = prepare(policy, joined, config)
-    gradient = gradient_of(policy.network, problem)
+    gradient = policy.gradient(problem)
     batches = _endless_minibatches(joined.n, config.batch_size, seed, *index)
     try:
         version, theta = server.ask("pull")
@@ -491,8 +454,8 @@ def _endless_minibatches(n: int, batch_size: int, seed: int, *index: int) -> Ite
 
 @stage(STAGE)
 def _finish(
-    policy: NeuralPolicy, data: Sequence[TrainingData], config: TrainingConfig, state: ServerState
-) -> TrainingResult:
+    policy: NetworkPolicy, data: Sequence[TrainingData], config: TrainingConfig, state: ServerState
+) -> TrainingResult[NetworkPolicy]:
     """The result from the server's last state."""
     joined = pooled(data)
     policy, problem = prepare(policy, joined, config)

@@ -33,9 +33,7 @@ from gps.control import DualConfig, dual, kl_per_step, lqr
 from gps.execution import Serial
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.runner import run
-from gps.policies import MLPConfig, TrainingConfig
-from gps.policies.neural import initial_policy
-from gps.policies.training import TrainingData, fit
+from gps.policies import MLPConfig, TrainingConfig, TrainingData, fit, initial_policy
 from gps.rng import stream
 
 TRAJOPT = TrajOptConfig(step=StepConfig(kl_max=1.0))

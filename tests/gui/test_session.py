@@ -17,7 +17,7 @@ from gps.gui.records import RunReader
 from gps.gui.session import Session, duration, feature_points, status_line
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.control import Command, Control, Status
-from gps.policies.visual import VisionConfig
+from gps.policies import Sizes, VisionConfig
 
 
 def until(what, seconds=60.0):
@@ -334,18 +334,18 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
 
 def test_feature_points_lie_where_the_convolutions_look():
     config = VisionConfig(channels=(4, 6), kernels=(5, 3), strides=(2, 1), finetune_steps=1)
-    policy = config.initial_policy(2, 2, (32, 48, 3), None, np.random.default_rng(0))
+    policy = config.initial_policy(Sizes(2, 2, (32, 48, 3)), np.random.default_rng(0))
     frame = np.zeros((32, 48, 3), np.uint8)
     points = feature_points(policy, frame)
     # on an even picture every softmax is flat: its mean is the middle
     np.testing.assert_allclose(points, np.tile([[23.0, 15.0]], (6, 1)), atol=1e-4)
     assert feature_points(policy, frame[:10]) is None
-    assert feature_points(object(), frame) is None
+    assert feature_points(None, frame) is None
 
 
 def test_a_feature_point_is_column_and_row_of_what_is_seen():
     config = VisionConfig(channels=(1,), kernels=(3,), strides=(1,), finetune_steps=1)
-    policy = config.initial_policy(2, 2, (20, 30, 3), None, np.random.default_rng(0))
+    policy = config.initial_policy(Sizes(2, 2, (20, 30, 3)), np.random.default_rng(0))
     middle = np.zeros((1, 3, 3, 3))
     middle[:, :, 1, 1] = 200.0
     encoder = replace(policy.encoder, weights=(middle, np.zeros(1)))

@@ -24,7 +24,7 @@ from gps.algorithms.state import (
 from gps.errors import StoreError
 from gps.pipeline import loader, store
 from gps.pipeline.store import RunFolder, Snapshot
-from gps.policies.neural import MLPConfig, initial_policy
+from gps.policies import MLPConfig, initial_policy
 from gps.types import Layout, LinearGaussianController, QuadraticCost, Record, Rollouts
 
 N, T, NX, NU = 3, 5, 4, 2

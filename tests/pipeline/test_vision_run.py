@@ -288,7 +288,7 @@ def test_a_gpu_that_is_not_there_is_named_before_the_rollouts(file, monkeypatch)
 OWN = """
 
 import torch
-from gps.policies import SeeingModuleConfig
+from gps.policies import ImageModuleConfig
 from dataclasses import replace
 
 
@@ -306,7 +306,7 @@ class Eyes(torch.nn.Module):
         return self.head(torch.cat([obs, self.features(images)], dim=1))
 
 
-network = SeeingModuleConfig(module=Eyes, pose=("joint_pos",), pose_first_steps=20, pose_steps=5)
+network = ImageModuleConfig(module=Eyes, pose=("joint_pos",), pose_first_steps=20, pose_steps=5)
 algorithm = replace(experiment.algorithm, network=network, training=TrainingConfig(steps=20))
 experiment = replace(experiment, algorithm=algorithm, iterations=2)
 """
@@ -330,5 +330,5 @@ def test_a_seeing_network_of_the_users_is_stored_resumed_and_exported(file, tmp_
     want = policy.mean(rollouts.obs, rollouts.images)
     np.testing.assert_allclose(again.mean(rollouts.obs, rollouts.images), want, rtol=1e-9)
     assert again.facts.cameras == ("top",)
-    told = policy.told_pose(rollouts.images[0])
-    assert told.shape == (20, 2)
+    pose = policy.predicted_pose(rollouts.images[0])
+    assert pose.shape == (20, 2)

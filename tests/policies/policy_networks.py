@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from gps.policies import MLPConfig, PlainLayout, TrainingData
+from gps.policies import MLPConfig, MLPLayout, Sizes, TorchNetwork, TrainingData
 from gps.rng import stream
 from gps.types import Array
 
@@ -16,7 +16,7 @@ from gps.types import Array
 class TorchMLP(MLPConfig):
     """The same network, but known to the toolkit as a torch module only."""
 
-    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
+    def mlp_layout(self, sizes: Sizes) -> MLPLayout | None:
         return None
 
 
@@ -31,17 +31,15 @@ class _Gated(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class GatedNetwork:
-    """A network that is no multi-layer perceptron."""
+class GatedNetwork(TorchNetwork):
+    """A network that is not a multi-layer perceptron."""
 
-    def build(self, no: int, nu: int) -> torch.nn.Module:
-        return _Gated(no, nu)
+    def build(self, sizes: Sizes) -> torch.nn.Module:
+        return _Gated(sizes.no, sizes.nu)
 
-    def initial_weights(self, no: int, nu: int, rng: np.random.Generator) -> tuple[Array, ...]:
-        return (rng.normal(size=(nu, no)) / no, rng.normal(size=(nu, no)) / no)
-
-    def plain_layout(self, no: int, nu: int) -> PlainLayout | None:
-        return None
+    def initial_weights(self, sizes: Sizes, rng: np.random.Generator) -> tuple[Array, ...]:
+        shape = (sizes.nu, sizes.no)
+        return (rng.normal(size=shape) / sizes.no, rng.normal(size=shape) / sizes.no)
 
 
 def in_other_units(data: TrainingData, unit: Array, offset: Array) -> TrainingData:

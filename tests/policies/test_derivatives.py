@@ -11,8 +11,14 @@ import gps
 from gps.agents import PointMassConfig, arm_reach
 from gps.algorithms import BADMMConfig, MDGPSConfig
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.policies import LineariseConfig, MLPConfig, ModuleConfig, WindowConfig, linearise
-from gps.policies.neural import initial_policy
+from gps.policies import (
+    LineariseConfig,
+    MLPConfig,
+    ModuleConfig,
+    WindowConfig,
+    initial_policy,
+    linearise,
+)
 from gps.rng import stream
 from gps.types import Layout, Rollouts
 
@@ -160,7 +166,7 @@ def test_what_has_no_derivative_by_the_state():
     obs[2, 3] = np.nan
     with pytest.raises(NonFiniteError, match="sample 2 at t=3"):
         linearise(policy, replace(r, obs=obs), None, JACOBIAN, stream(0, "em"), SEEN)
-    with pytest.raises(ConfigError, match=r"LineariseConfig\.method: .*jacobian"):
+    with pytest.raises(ConfigError, match=r"LineariseConfig\.method must be .* mean .jacobian"):
         LineariseConfig(method="jacobean")
 
 
@@ -175,12 +181,12 @@ REFUSED = {
 @pytest.mark.parametrize("algorithm", [MDGPSConfig, BADMMConfig])
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_experiment_without_the_derivative_is_refused_before_it_starts(name, algorithm):
-    world, network, words = REFUSED[name]
+    agent, network, words = REFUSED[name]
     config = algorithm(network=network, linearise=JACOBIAN)
     with pytest.raises(ConfigError, match=words) as error:
-        config.check(world.build())
+        config.check(agent.build())
     assert "\n" not in str(error.value)
-    algorithm(network=network).check(world.build())
+    algorithm(network=network).check(agent.build())
     quiet = replace(ARM, obs_noise=(("joint_vel", 0.0),)).build()
     algorithm(linearise=JACOBIAN).check(quiet)
 
@@ -189,7 +195,7 @@ def test_a_stored_run_goes_on_with_the_same_bytes(tmp_path):
     experiment = gps.load("point_mass_policy")
     algorithm = replace(experiment.algorithm, linearise=JACOBIAN)
     experiment = replace(experiment, algorithm=algorithm, samples=2, iterations=3)
-    assert isinstance(experiment.world, PointMassConfig)
+    assert isinstance(experiment.agent, PointMassConfig)
     rows = [r.row for r in gps.run(experiment, seed=0, out=tmp_path / "run")]
     again = [r.row for r in gps.resume(tmp_path / "run", start=1)]
     assert [r["policy_cost_mean"] for r in again] == [r["policy_cost_mean"] for r in rows[1:]]

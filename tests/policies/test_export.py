@@ -21,7 +21,7 @@ from gps import cli
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import RunFolder
 from gps.policies import ExportedPolicy, MLPConfig, PolicyFacts, export_program, load
-from gps.policies.export import check_export
+from gps.policies.exported import check_export
 from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Layout
@@ -163,7 +163,7 @@ def test_asking_wrongly(saved):
         loaded.predict(np.zeros(6), deterministic=False)
     with pytest.raises(ShapeError, match="describes 5 values, the policy takes 6"):
         export_program(saved[0], replace(FACTS, obs_layout=Layout((("q", 5),))))
-    with pytest.raises(ConfigError, match=r"PolicyFacts\.dt must be above 0"):
+    with pytest.raises(ConfigError, match=r"PolicyFacts\.dt must be a number above 0"):
         replace(FACTS, dt=0.0)
     with pytest.raises(ConfigError, match=r"PolicyFacts\.iteration must be a whole number"):
         replace(FACTS, iteration=1.0)
@@ -195,11 +195,11 @@ class Odd(torch.nn.Module):
 class OddNetwork(GatedNetwork):
     what: str = ""
 
-    def build(self, no, nu):
-        return Odd(self.what, no, nu)
+    def build(self, sizes):
+        return Odd(self.what, sizes.no, sizes.nu)
 
-    def initial_weights(self, no, nu, rng):
-        return (rng.normal(size=(nu, no)),)
+    def initial_weights(self, sizes, rng):
+        return (rng.normal(size=(sizes.nu, sizes.no)),)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def runs(tmp_path_factory):
             algorithm = replace(algorithm, training=replace(algorithm.training, steps=60))
         experiment = replace(
             experiment,
-            world=replace(experiment.world, T=12),
+            agent=replace(experiment.agent, T=12),
             samples=4,
             iterations=2,
             algorithm=algorithm,
@@ -333,7 +333,7 @@ def test_exported_by_the_command(run, tmp_path, capsys):
     for path in paths.values():
         np.save(f"{path}.obs.npy", obs)
     outs = dict(zip(paths, alone(paths.values(), tmp_path), strict=True))
-    agent = gps.load("point_mass_policy").world.build()
+    agent = gps.load("point_mass_policy").agent.build()
     for n, path in paths.items():
         want = stored[n].mean(obs)
         np.testing.assert_allclose(outs[n]["float64-9"], want, rtol=1e-12, atol=1e-12)
@@ -363,7 +363,7 @@ def test_exported_by_the_command(run, tmp_path, capsys):
 def test_a_loaded_policy_rolls_out_like_the_stored_one(run, tmp_path):
     loaded = load(gps.export_policy(run, tmp_path / "policy.pt2"))
     folder = RunFolder.open(run)
-    agent = folder.experiment().world.build()
+    agent = folder.experiment().agent.build()
     noise = stream(0, "noise").normal(size=(3, agent.T, agent.nu))
     stored = folder.read_state(2).policy.policy
     a, b = (agent.rollout(policy, 1, noise) for policy in (loaded, stored))

@@ -27,14 +27,13 @@ from gps.policies import (
     initial_policy,
     load,
 )
-from gps.policies.export import memory_of
 from gps.policies.training import pooled
 from gps.protocols import acting
 from gps.rng import stream
 from gps.types import Layout
 
 networks = pytest.mark.parametrize("network", ALL, ids=name)
-FACTS = PolicyFacts(obs_layout=Layout((("x", 2),)), dt=0.1)
+LAYOUT = Layout((("x", 2),))
 
 
 def a_policy(network, no=2, nu=2):
@@ -143,12 +142,11 @@ def test_normalisers_are_those_of_the_first_data(network):
 def test_the_gradient_goes_back_through_time():
     """Against differences of the loss over a whole trajectory, with and without `along`."""
     from gps.policies import flatten, prepare
-    from gps.policies.recurrent import _ThroughTime
 
     data = some_trajectories(S=3, T=5)
     for network in RECURRENT:
         policy, problem = prepare(a_policy(network), data, TrainingConfig())
-        gradient = _ThroughTime(policy.built(), problem, 5)
+        gradient = policy.gradient(problem, data)
         theta = flatten(policy.weights)
         grad, scratch, batch = np.empty(theta.size), np.empty(theta.size), np.array([2, 0])
         gradient(theta, batch, grad)
@@ -163,7 +161,7 @@ def test_trajectories_are_needed_and_kept_together():
     data = some_trajectories()
     with pytest.raises(ShapeError, match=r"TrainingData\.T must be given"):
         fit(a_policy(WINDOW), replace(data, T=None), TrainingConfig(steps=2), stream(0, "f"))
-    with pytest.raises(ShapeError, match="no trajectories of 7 steps"):
+    with pytest.raises(ShapeError, match="not trajectories of 7 steps"):
         replace(data, T=7)
     other = some_trajectories(S=2, seed=1)
     both = pooled([data, other])
@@ -175,7 +173,7 @@ def test_trajectories_are_needed_and_kept_together():
 @networks
 def test_export_and_back(network, tmp_path):
     policy = a_policy(network)
-    facts = replace(FACTS, memory0=memory_of(policy))
+    facts = PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)
     path = tmp_path / "policy.pt2"
     path.write_bytes(export_program(policy, facts))
     obs = stream(0, "obs").normal(size=(3, 5, 2))
@@ -190,7 +188,7 @@ def test_export_and_back(network, tmp_path):
         action, _ = again.predict(obs[:, 1], state)
         np.testing.assert_allclose(action, want[:, 1], rtol=1e-9, atol=1e-12)
     with pytest.raises(ShapeError, match=r"memory0 must be \("):
-        export_program(policy, FACTS)
+        export_program(policy, PolicyFacts(obs_layout=LAYOUT, dt=0.1))
 
 
 ROBOT = """
@@ -216,7 +214,7 @@ def test_a_robot_without_gps_steps_by_what_the_facts_say(tmp_path):
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     np.save(tmp_path / "obs.npy", obs)
     for kind, policy in policies.items():
-        facts = replace(FACTS, memory0=memory_of(policy))
+        facts = PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)
         (tmp_path / f"{kind}.pt2").write_bytes(export_program(policy, facts))
     done = subprocess.run(
         [sys.executable, "-c", ROBOT], cwd=tmp_path, capture_output=True, text=True
@@ -237,7 +235,7 @@ def test_onnx_and_back(network, tmp_path):
 
     policy = a_policy(network)
     path = tmp_path / "policy.onnx"
-    path.write_bytes(export_onnx(policy, replace(FACTS, memory0=memory_of(policy))))
+    path.write_bytes(export_onnx(policy, PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)))
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     np.testing.assert_allclose(load(path).mean(obs), policy.mean(obs), rtol=1e-6, atol=1e-7)
 
@@ -302,11 +300,11 @@ REFUSED = [
     (NoStart, r"must have hidden0, a buffer or parameter of shape \(nh,\).* no such attribute"),
     (Column, r"must have hidden0.* got shape \(1, 8\)"),
     (Forgets, "do not depend on the hidden state; .* named by ModuleConfig"),
-    (Alone, "must give two tensors, actions and hidden states, got Tensor"),
+    (Alone, "must return two tensors, actions and hidden states, got Tensor"),
     (Grows, r"hidden states of shape \(3, 8\) .* got \(3, 16\)"),
     (Explodes, "NaN or infinity"),
     (OneArgument, r"forward of observations \(3, 2\) and hidden states \(3, 8\) raised TypeError"),
-    (OtherAlong, r"along must give the actions \(B, T, nu\) of forward, step after step"),
+    (OtherAlong, r"along must return the actions \(B, T, nu\) of forward, step after step"),
     (WrongAlong, r"along of observations \(3, 2, 2\) raised TypeError"),
     (Coupled, "depends on the other rows"),
     (lambda no, nu: nn.GRU(no, nu), "must have hidden0"),
@@ -324,13 +322,13 @@ def test_recurrent_modules_that_cannot_be_trained_are_refused(module, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: WindowConfig(steps=1), r"WindowConfig\.steps must be .* at least 2, got 1"),
+        (lambda: WindowConfig(steps=1), r"WindowConfig\.steps must be .* from 2 to 10000, got 1"),
         (lambda: WindowConfig(network=VisionConfig()), r"WindowConfig\.network must be a network"),
         (lambda: WindowConfig(network=WINDOW), r"WindowConfig\.network must be a network"),
         (lambda: WindowConfig(network=MLPConfig), r"WindowConfig\.network must be a network"),
         (
             lambda: RecurrentConfig(module=Cell, trajectories=0),
-            r"RecurrentConfig\.trajectories must be .* at least 1, got 0",
+            r"RecurrentConfig\.trajectories must be .* from 1 to 100000, got 0",
         ),
     ],
 )

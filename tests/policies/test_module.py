@@ -1,4 +1,4 @@
-"""Networks of the user's: any torch module that keeps to the rules, and refusals of the others."""
+"""Networks of the user's: any torch module that follows the rules, and refusals of the others."""
 
 import subprocess
 import sys
@@ -16,14 +16,15 @@ from gps.errors import ConfigError, ExperimentError
 from gps.pipeline import config_io
 from gps.policies import (
     MLPConfig,
+    ModuleConfig,
     PolicyFacts,
+    Sizes,
     TrainingConfig,
     export_program,
     fit,
     initial_policy,
     load,
 )
-from gps.policies.module import ModuleConfig
 from gps.rng import stream
 from gps.types import Layout
 
@@ -46,7 +47,7 @@ def lazy(no, nu):
 
 
 class Window(nn.Module):
-    """A recurrent layer over three observations that the world gives at once."""
+    """A recurrent layer over three observations that the agent gives at once."""
 
     def __init__(self, no, nu):
         super().__init__()
@@ -59,6 +60,7 @@ class Window(nn.Module):
         return self.last(state)
 
 
+SIZES = Sizes(6, 3)
 NETWORKS = [
     ModuleConfig(module=Mine, arguments=(("hidden", 9),)),
     ModuleConfig(module=lazy),
@@ -71,16 +73,18 @@ networks = pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.module._
 def test_weights_come_from_the_given_generator_alone(network):
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first, again, other = (network.initial_weights(6, 3, stream(seed, "net")) for seed in (0, 0, 1))
-    network.build(6, 3)
+    first, again, other = (
+        network.initial_weights(SIZES, stream(seed, "net")) for seed in (0, 0, 1)
+    )
+    network.build(SIZES)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(4)  # of no consequence
-    for a, b in zip(first, network.initial_weights(6, 3, stream(0, "net")), strict=True):
+    for a, b in zip(first, network.initial_weights(SIZES, stream(0, "net")), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == np.float64
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert any(np.abs(a - b).max() > 0.01 for a, b in zip(first, other, strict=True))
-    shapes = [tuple(p.shape) for p in network.build(6, 3).parameters()]
+    shapes = [tuple(p.shape) for p in network.build(SIZES).parameters()]
     assert [w.shape for w in first] == shapes
 
 
@@ -101,14 +105,14 @@ def test_buffers_are_the_same_in_every_process():
     """Only parameters are stored: what the constructor draws besides must come back by itself."""
     code = (
         "import sys; sys.path[:0] = {path}\n"
-        "from test_module import NETWORKS\n"
-        "print(NETWORKS[0].build(6, 3).scale.tolist())"
+        "from test_module import NETWORKS, SIZES\n"
+        "print(NETWORKS[0].build(SIZES).scale.tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code.format(path=repr(sys.path))], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert eval(done.stdout) == NETWORKS[0].build(6, 3).scale.tolist()
+    assert eval(done.stdout) == NETWORKS[0].build(SIZES).scale.tolist()
 
 
 @networks
@@ -193,21 +197,21 @@ class NumpyDraws(Mine):
 
 
 REFUSED = [
-    (Recurrent, "gives a tuple and must give actions only; .*hidden state.*RecurrentConfig"),
+    (Recurrent, "returns a tuple and must return actions only; .*hidden state.*RecurrentConfig"),
     (Noisy, r"different actions from one call to the next \(dropout\?\)"),
     (Normed, r"changes the buffer batch\.running_mean.*layer normalisation"),
     (Coupled, "depends on the other rows"),
     (Unused, r"do not depend on spare\.weight, spare\.bias"),
     (Frozen, r"first\.weight has requires_grad=False"),
-    (Single, r"must give float64 for float64, got torch\.float32"),
-    (Constant, r"raised RuntimeError: .*it is given float64"),
+    (Single, r"must return float64 for float64, got torch\.float32"),
+    (Constant, r"raised RuntimeError: .*its inputs are float64"),
     (Infinite, "NaN or infinity"),
     (Detached, "do not depend on first"),
     (NumpyDraws, "two calls with the same seed of torch gave different weights"),
     (lambda no, nu: nn.Linear(no, nu + 1), r"actions of shape \(3, 3\) .* got \(3, 4\)"),
     (lambda no, nu: nn.Linear(no + 1, nu), r"observations \(3, 6\) raised RuntimeError"),
     (lambda no, nu: nn.Tanh(), "no parameters that could be trained"),
-    (lambda no, nu: 3.0, r"must give a torch\.nn\.Module .* called with \(6, 3\), got a float"),
+    (lambda no, nu: 3.0, r"must return a torch\.nn\.Module .* called with \(6, 3\), got a float"),
     (lambda no: nn.Tanh(), r"the call with \(6, 3\) raised TypeError"),
 ]
 
@@ -216,7 +220,7 @@ REFUSED = [
 def test_modules_that_cannot_be_trained_are_refused(module, message):
     state = torch.random.get_rng_state()
     with pytest.raises(ConfigError, match=message) as caught:
-        ModuleConfig(module=module).initial_weights(6, 3, stream(0, "net"))
+        ModuleConfig(module=module).initial_weights(SIZES, stream(0, "net"))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"ModuleConfig.module {module.__qualname__}")
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -227,8 +231,14 @@ def test_modules_that_cannot_be_trained_are_refused(module, message):
     [
         ({"module": nn.Linear(2, 2)}, "not a module itself.* got a Linear"),
         ({"module": "Mine"}, "got a str"),
-        ({"module": Mine, "arguments": {"hidden": 3}}, "tuple of pairs"),
-        ({"module": Mine, "arguments": (("hidden",),)}, "tuple of pairs"),
+        (
+            {"module": Mine, "arguments": {"hidden": 3}},
+            "a tuple of text, anything",
+        ),
+        (
+            {"module": Mine, "arguments": (("hidden",),)},
+            "a tuple of text, anything",
+        ),
         ({"module": Mine, "arguments": (("hidden", 3), ("hidden", 4))}, "one argument twice"),
         ({"module": Mine, "arguments": (("hidden", [3]),)}, "hidden must be a number.*list"),
     ],
@@ -240,7 +250,7 @@ def test_configurations_that_cannot_be_right(fields, message):
 
 def test_a_wrong_argument_is_named():
     with pytest.raises(ConfigError, match=r"call with \(6, 3, hiden=4\) raised TypeError.*hiden"):
-        ModuleConfig(module=Mine, arguments=(("hiden", 4),)).build(6, 3)
+        ModuleConfig(module=Mine, arguments=(("hiden", 4),)).build(SIZES)
 
 
 def test_configurations_are_compared_by_value():
@@ -256,8 +266,8 @@ def test_a_module_of_another_package_cannot_be_stored():
 
 
 def test_another_network_than_the_kernels():
-    assert NETWORKS[0].plain_layout(6, 3) is None
-    assert MLPConfig().plain_layout(6, 3) is not None
+    assert NETWORKS[0].mlp_layout(SIZES) is None
+    assert MLPConfig().mlp_layout(SIZES) is not None
 
 
 FILE = '''

@@ -8,7 +8,7 @@ import torch
 from policy_networks import GatedNetwork, TorchMLP
 
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.policies import AdamState, MLPConfig, NeuralPolicy, _kernels, initial_policy
+from gps.policies import AdamState, MLPConfig, NetworkPolicy, _kernels, initial_policy
 from gps.protocols import Policy
 from gps.rng import stream
 
@@ -23,7 +23,7 @@ NETWORKS = [
 networks = pytest.mark.parametrize("network", NETWORKS, ids=repr)
 
 
-def make_policy(network, no=6, nu=3) -> NeuralPolicy:
+def make_policy(network, no=6, nu=3) -> NetworkPolicy:
     """A policy with normalisers, a full covariance and biases that are not zero."""
     rng = stream(1, "policy")
     policy = initial_policy(network, no, nu, rng)
@@ -201,7 +201,7 @@ def test_start_weights_have_the_asked_deviation():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"hidden": [40, 40]}, "hidden"),
+        ({"hidden": (40, 10**6)}, "hidden must be .* from 1 to 10000"),
         ({"hidden": (40, 0)}, "hidden"),
         ({"hidden": (40.0,)}, "hidden"),
         ({"activation": "rely"}, "did you mean 'relu'"),

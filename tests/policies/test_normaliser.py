@@ -8,8 +8,15 @@ from policy_networks import GatedNetwork, TorchMLP, some_data
 
 from gps.algorithms import stages
 from gps.algorithms.state import PolicyState
-from gps.policies import MLPConfig, TrainingConfig, WindowConfig, fit, initial_policy, prepare
-from gps.policies.neural import Normaliser
+from gps.policies import (
+    MLPConfig,
+    Normaliser,
+    TrainingConfig,
+    WindowConfig,
+    fit,
+    initial_policy,
+    prepare,
+)
 from gps.rng import stream
 
 CONFIG = TrainingConfig(steps=40)
@@ -61,7 +68,7 @@ def test_the_same_units_change_nothing():
     assert old.renormalised(old.normaliser) is old
 
 
-def test_a_network_that_is_no_perceptron_keeps_its_units():
+def test_a_network_that_is_not_a_perceptron_keeps_its_units():
     old = trained(GatedNetwork())
     assert not old.renormalises
     assert old.renormalised(other_normaliser(old.no, old.nu)) is old

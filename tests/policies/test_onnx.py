@@ -41,11 +41,11 @@ class _Gelu(torch.nn.Module):
 class GeluNetwork(GatedNetwork):
     """Its function has no float64 kernel in onnxruntime."""
 
-    def build(self, no, nu):
-        return _Gelu(no, nu)
+    def build(self, sizes):
+        return _Gelu(sizes.no, sizes.nu)
 
-    def initial_weights(self, no, nu, rng):
-        return (rng.normal(size=(nu, no)),)
+    def initial_weights(self, sizes, rng):
+        return (rng.normal(size=(sizes.nu, sizes.no)),)
 
 
 NETWORKS = [
@@ -189,10 +189,10 @@ class Refused(GatedNetwork):
 
     module: type = _Branching
 
-    def build(self, no, nu):
+    def build(self, sizes):
         return self.module()
 
-    def initial_weights(self, no, nu, rng):
+    def initial_weights(self, sizes, rng):
         return ()
 
 

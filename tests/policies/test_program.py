@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from memory_networks import RECURRENT, WINDOW
-from test_seeing import PLAIN
+from test_image_module import PLAIN
 from torch import nn
 
 import gps
@@ -26,12 +26,13 @@ from gps.policies import (
     load,
 )
 from gps.policies._program import without_convolutions
-from gps.policies.export import memory_of
+from gps.policies.features import FeaturePolicy
 from gps.rng import stream
 from gps.types import Layout
 
 SHAPE = (16, 16, 3)
-FACTS = PolicyFacts(obs_layout=Layout((("x", 2),)), dt=0.1)
+LAYOUT = Layout((("x", 2),))
+FACTS = PolicyFacts(obs_layout=LAYOUT, dt=0.1)
 LIMITS = ((-0.05, float("-inf")), (0.02, 0.01))
 
 
@@ -54,7 +55,7 @@ def test_a_convolution_as_a_matrix_product(options):
     assert type(conv) is not nn.Conv2d
 
 
-def visual(precision=None):
+def vision(precision=None):
     """The features are almost the same for all pictures: the head makes much of their rounding."""
     network = VisionConfig(
         head=MLPConfig(hidden=(20,), activation="tanh", output_init_scale=1.0),
@@ -71,11 +72,11 @@ def visual(precision=None):
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "users"])
-def test_pictures_are_computed_in_float64_by_both_runtimes(kind, tmp_path):
+def test_images_are_computed_in_float64_by_both_runtimes(kind, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     users = initial_policy(PLAIN, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
-    policy = users if kind == "users" else visual(None if kind == "float32" else kind)
+    policy = users if kind == "users" else vision(None if kind == "float32" else kind)
     facts, rng = replace(FACTS, image_shape=SHAPE), np.random.default_rng(0)
     obs, images = rng.normal(size=(50, 2)), rng.integers(0, 256, (50, *SHAPE), dtype=np.uint8)
     (tmp_path / "p.onnx").write_bytes(export_onnx(policy, facts))
@@ -94,7 +95,7 @@ def test_a_precision_that_is_not_used_is_not_stored():
     assert "precision" not in config_io.to_json(plain)["fields"]
     for config in (plain, double):
         assert config_io.from_json(config_io.to_json(config)) == config
-    with pytest.raises(ConfigError, match=r"VisionConfig\.precision: .*'half'.*float64"):
+    with pytest.raises(ConfigError, match=r"VisionConfig\.precision must be .*'half'"):
         VisionConfig(precision="half")
 
 
@@ -103,7 +104,7 @@ UNITS = dict(action_mean=np.array([51.1, -2e5 / 3]), action_std=np.array([1e-3, 
 
 def in_far_units(policy):
     """The same policy where an action a counts as action_mean + action_std a."""
-    if hasattr(policy, "head"):
+    if isinstance(policy, FeaturePolicy):
         return replace(policy, head=replace(policy.head, **UNITS))
     return replace(policy, **UNITS)
 
@@ -116,8 +117,8 @@ PLAIN_POLICIES = {
     "mlp": lambda: mlp(),
     "window": lambda: net(WINDOW),
     "recurrent": lambda: net(RECURRENT[0]),
-    "seeing": lambda: net(PLAIN),
-    "vision": lambda: visual(),
+    "image module": lambda: net(PLAIN),
+    "vision": lambda: vision(),
 }
 
 
@@ -129,10 +130,9 @@ def test_the_program_acts_in_the_policys_units(kind, end, tmp_path):
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     plain, rng = PLAIN_POLICIES[kind](), np.random.default_rng(0)
-    policy, facts = in_far_units(plain), replace(FACTS, memory0=memory_of(plain))
+    policy, facts = in_far_units(plain), PolicyFacts.of(plain, obs_layout=LAYOUT, dt=0.1)
     inputs = [rng.normal(size=(20, 4, 2) if facts.memory0 else (20, 2))]
-    if kind in ("seeing", "vision"):
-        facts = replace(facts, image_shape=SHAPE)
+    if policy.needs_images:
         inputs.append(rng.integers(0, 256, (20, *SHAPE), dtype=np.uint8))
     path = tmp_path / f"p.{end}"
     path.write_bytes((export_onnx if end == "onnx" else export_program)(policy, facts))
@@ -160,7 +160,7 @@ def mlp():
 
 
 @pytest.mark.parametrize("end", ["pt2", "onnx"])
-def test_the_program_clips_where_it_is_told_to(end, tmp_path):
+def test_the_program_clips_on_request(end, tmp_path):
     if end == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
@@ -208,13 +208,13 @@ assert "gps" not in sys.modules and "torch" not in sys.modules
 """
 
 
-def test_a_run_is_exported_with_the_limits_of_its_world(tmp_path, capsys):
+def test_a_run_is_exported_with_the_limits_of_its_agent(tmp_path, capsys):
     """By the command line; a process that has not imported gps acts with it."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     run = str(tmp_path / "run")
     experiment = gps.load("point_mass_policy")
-    experiment = replace(experiment, world=replace(experiment.world, force_limit=2.0))
+    experiment = replace(experiment, agent=replace(experiment.agent, force_limit=2.0))
     for _ in gps.run(experiment, iterations=1, out=run):
         pass
     policy = gps.load_policy(run)

@@ -177,7 +177,7 @@ def test_local_averages_what_the_shards_have_trained(network):
     for s in range(30):
         for k, batches in enumerate(all_batches(LOCAL, DATA.n)):
             theta, m, v = states[k]
-            losses[k, s], grad = batch_gradient(network, theta, problem, batches[s])
+            losses[k, s], grad = batch_gradient(policy, theta, problem, batches[s])
             adam_step(theta, m, v, grad, plan[s], CONFIG)
         if s in (7, 15, 23, 29):
             means = [np.mean(parts, axis=0) for parts in zip(*states, strict=True)]
@@ -208,9 +208,7 @@ def test_with_one_shard_all_modes_are_serial_training(config):
     policy, problem = prepare(policy, DATA, CONFIG)
     theta, m, v = vectors(policy)
     for batch, row in zip(all_batches(config, DATA.n)[0], schedule(CONFIG, 5), strict=True):
-        adam_step(
-            theta, m, v, batch_gradient(policy.network, theta, problem, batch)[1], row, CONFIG
-        )
+        adam_step(theta, m, v, batch_gradient(policy, theta, problem, batch)[1], row, CONFIG)
     for ours, want in zip(vectors(result.policy), (theta, m, v), strict=True):
         np.testing.assert_array_equal(ours, want)
 
@@ -285,13 +283,13 @@ def test_divergence_is_an_error_of_every_member(network, config):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"mode": "sync"}, "unknown mode 'sync'"),
-        ({"shards": 0}, r"shards must be a whole number of at least 1, got 0"),
+        ({"mode": "sync"}, r"mode must be 'serial', .* got 'sync'"),
+        ({"shards": 0}, r"shards must be a whole number from 1 to 10000, got 0"),
         ({"shards": 2.0}, r"shards must be a whole number"),
         ({"average_every": 0}, r"average_every must be a whole number of at least 1"),
         ({"max_staleness": -1}, r"max_staleness must be a whole number of at least 0"),
-        ({"snapshot_seconds": 0.0}, r"snapshot_seconds must be above 0"),
-        ({"snapshot_seconds": float("nan")}, r"snapshot_seconds must be above 0"),
+        ({"snapshot_seconds": 0.0}, r"snapshot_seconds must be a number above 0"),
+        ({"snapshot_seconds": float("nan")}, r"snapshot_seconds must be a number above 0"),
     ],
 )
 def test_a_wrong_configuration_is_refused(change, text):

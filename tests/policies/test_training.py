@@ -123,12 +123,12 @@ def test_gradient_is_the_central_difference(network):
     rng = stream(0, "gradient")
     theta = flatten(policy.weights) + 0.1 * rng.normal(size=sum(w.size for w in policy.weights))
     batch = rng.integers(0, data.n, size=9)
-    loss, grad = batch_gradient(network, theta, problem, batch)
+    loss, grad = batch_gradient(policy, theta, problem, batch)
     assert loss > 0.1
     for i in rng.integers(0, theta.size, size=20):
         e = np.zeros(theta.size)
         e[i] = 1e-5
-        up, down = (batch_gradient(network, t, problem, batch)[0] for t in (theta + e, theta - e))
+        up, down = (batch_gradient(policy, t, problem, batch)[0] for t in (theta + e, theta - e))
         np.testing.assert_allclose(grad[i], (up - down) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
@@ -138,8 +138,8 @@ def test_gradient_of_a_joined_batch_is_the_mean_over_its_parts(kind):
     policy, problem = prepare(start(kind(), data), data, TrainingConfig())
     theta = flatten(policy.weights)
     batch = stream(0, "batch").permutation(data.n)
-    loss, grad = batch_gradient(policy.network, theta, problem, batch)
-    parts = [batch_gradient(policy.network, theta, problem, b) for b in np.split(batch, 4)]
+    loss, grad = batch_gradient(policy, theta, problem, batch)
+    parts = [batch_gradient(policy, theta, problem, b) for b in np.split(batch, 4)]
     np.testing.assert_allclose(np.mean([g for _, g in parts], axis=0), grad, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(np.mean([x for x, _ in parts]), loss, rtol=1e-12)
 
@@ -152,7 +152,7 @@ def test_the_parts_of_a_training_make_up_fit():
     theta, m, v = (flatten(a) for a in (got.weights, got.optimiser.m, got.optimiser.v))
     batches = minibatches(data.n, config.steps, config.batch_size, stream(0, "batches"))
     for batch, row in zip(batches, schedule(config, 0), strict=True):
-        _, grad = batch_gradient(got.network, theta, problem, batch)
+        _, grad = batch_gradient(got, theta, problem, batch)
         adam_step(theta, m, v, grad, row, config)
     assert_same_bytes(updated(got, theta, m, v, 30), want)
     for a, b in zip(unflatten(theta, got.weights), want.weights, strict=True):
@@ -461,9 +461,9 @@ def test_parts_refuse_wrong_sizes():
     theta = flatten(policy.weights)
     rows = np.arange(4)
     with pytest.raises(ShapeError, match="batch"):
-        batch_gradient(policy.network, theta, problem, rows + data.n)
+        batch_gradient(policy, theta, problem, rows + data.n)
     with pytest.raises(ShapeError, match="theta"):
-        batch_gradient(policy.network, theta[1:], problem, rows)
+        batch_gradient(policy, theta[1:], problem, rows)
     with pytest.raises(ShapeError, match="one shape"):
         adam_step(theta, theta[1:], theta, theta, schedule(config, 0)[0], config)
     with pytest.raises(ShapeError, match="values"):

@@ -1,4 +1,4 @@
-"""Networks of the user's that see: trained end to end and on a pose, exported, and refusals."""
+"""Networks of the user's with images: trained end to end and on a pose, export, refusals."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from torch import nn
 
 from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
+    ImageModuleConfig,
     PolicyFacts,
-    SeeingModuleConfig,
     TrainingConfig,
     TrainingData,
     export_program,
@@ -26,8 +26,8 @@ SHAPE = (16, 16, 3)
 LAYOUT = Layout((("own", 2), ("disc", 2)))
 
 
-class Eyes(nn.Module):
-    """Where the picture is bright, after one convolution, and the robot's own state."""
+class Vision(nn.Module):
+    """Where the image is bright, after one convolution, and the robot's own state."""
 
     def __init__(self, no, nu, image_shape, channels=4):
         super().__init__()
@@ -46,12 +46,12 @@ class Eyes(nn.Module):
         return self.head(torch.cat([obs, self.features(images)], dim=1))
 
 
-PLAIN = SeeingModuleConfig(module=Eyes)
-POSE = SeeingModuleConfig(module=Eyes, pose=("disc",), pose_first_steps=200, pose_rate=2e-2)
+PLAIN = ImageModuleConfig(module=Vision)
+POSE = ImageModuleConfig(module=Vision, pose=("disc",), pose_first_steps=200, pose_rate=2e-2)
 
 
 def some_data(n=200, seed=0):
-    """A disc somewhere in the picture; the action is where it is from the robot's own place."""
+    """A disc somewhere in the image; the action is where it is from the robot's own place."""
     rng = np.random.default_rng(seed)
     disc, own = rng.uniform(-0.7, 0.7, (n, 2)), rng.uniform(-0.5, 0.5, (n, 2))
     y, x = np.mgrid[-1:1:16j, -1:1:16j]
@@ -102,11 +102,10 @@ def test_neither_unit_nor_offset_of_the_actions_matters():
 
 def test_the_gradient_is_that_of_the_loss():
     from gps.policies import flatten, prepare
-    from gps.policies.seeing import _Seeing
 
     data = some_data(n=12)
     policy, problem = prepare(fresh(PLAIN), data, TrainingConfig())
-    gradient = _Seeing(policy.built(), problem, data.images)
+    gradient = policy.gradient(problem, data)
     theta, batch = flatten(policy.weights), np.array([3, 7, 1])
     grad, scratch = np.empty(theta.size), np.empty(theta.size)
     gradient(theta, batch, grad)
@@ -120,17 +119,17 @@ def test_the_gradient_is_that_of_the_loss():
 def test_training_on_a_pose_comes_first_and_stays():
     result, other = trained(POSE, 5), some_data(n=80, seed=1)
     policy = result.policy
-    told = policy.told_pose(other.images)
-    assert np.abs(told - other.state[:, 2:]).mean() < 0.1  # 0.35 for the mean of the data
+    pose = policy.predicted_pose(other.images)
+    assert np.abs(pose - other.state[:, 2:]).mean() < 0.1  # 0.35 for the mean of the data
     again = policy.restarted(stream(1, "net"))
     kept = [np.array_equal(a, b) for a, b in zip(policy.weights, again.weights, strict=True)]
     assert kept == [True, True, False, False, False, False]  # the convolution; the head is fresh
     assert not again.trained
-    np.testing.assert_array_equal(again.told_pose(other.images), told)
+    np.testing.assert_array_equal(again.predicted_pose(other.images), pose)
     assert not any(map(np.array_equal, trained(PLAIN, 5).policy.restarted(stream(1, "n")).weights,
                        policy.weights))  # fmt: skip
     with pytest.raises(GPSError, match="has not been trained on a pose"):
-        fresh(POSE).told_pose(other.images)
+        fresh(POSE).predicted_pose(other.images)
 
 
 def test_what_it_is_asked_has_to_fit():
@@ -138,7 +137,7 @@ def test_what_it_is_asked_has_to_fit():
     assert policy.mean(data.obs[:0], data.images[:0]).shape == (0, 2)
     many = policy.mean(data.obs[:, None], data.images[:, None])
     np.testing.assert_allclose(many[:, 0], policy.mean(data.obs, data.images), rtol=1e-12)
-    with pytest.raises(ShapeError, match=r"images must be uint8 \(4, 16, 16, 3\), got none"):
+    with pytest.raises(ShapeError, match=r"they must be uint8 \(4, 16, 16, 3\), got none"):
         policy.mean(data.obs)
     with pytest.raises(ShapeError, match=r"got float64"):
         policy.mean(data.obs, data.images / 1.0)
@@ -163,32 +162,32 @@ class TwoSizes(nn.Linear):
         super().__init__(no, nu)
 
 
-class Blind(Eyes):
+class Blind(Vision):
     def forward(self, obs, images):
         return super().forward(obs, torch.zeros_like(images))
 
 
-class Wide(Eyes):
+class Wide(Vision):
     def __init__(self, no, nu, image_shape):
         super().__init__(no, nu + 1, image_shape)
 
 
-class OneArgument(Eyes):
+class OneArgument(Vision):
     def forward(self, obs):
         return obs
 
 
-class Raises(Eyes):
+class Raises(Vision):
     def forward(self, obs, images):
         raise RuntimeError("no\neyes")
 
 
-class NotFinite(Eyes):
+class NotFinite(Vision):
     def forward(self, obs, images):
         return super().forward(obs, images) * float("nan")
 
 
-class Coupled(Eyes):
+class Coupled(Vision):
     def forward(self, obs, images):
         return super().forward(obs, images - images.min(dim=0).values)
 
@@ -203,42 +202,49 @@ class NoFeatures(nn.Module):
         return self.last(torch.cat([obs, rows], dim=1))
 
 
-class PictureFeatures(NoFeatures):
+class ImageFeatures(NoFeatures):
     def features(self, images):
         return images.to(self.last.weight.dtype)
 
 
 REFUSED = [
     (TwoSizes, (), r"the call with \(2, 2, \(16, 16, 3\)\) raised TypeError"),
-    (Blind, (), "do not depend on the pictures; .* named by ModuleConfig"),
+    (Blind, (), "do not depend on the images; .* named by ModuleConfig"),
     (Wide, (), r"actions of shape \(3, 2\) .* got \(3, 3\)"),
     (OneArgument, (), r"raised TypeError: .*forward\(\) takes 2 positional"),
     (Raises, (), "raised RuntimeError: no eyes"),
     (NotFinite, (), "NaN or infinity"),
     (Coupled, (), "depends on the other rows"),
     (NoFeatures, ("disc",), r"must have a method features\(images\)"),
-    (PictureFeatures, ("disc",), r"features must give \(B, n\) .* got shape \(3, 16, 16, 3\)"),
+    (ImageFeatures, ("disc",), r"features must return \(B, n\) .* got shape \(3, 16, 16, 3\)"),
 ]
 
 
 @pytest.mark.parametrize(("module", "pose", "message"), REFUSED, ids=lambda v: str(v)[:30])
 def test_modules_that_cannot_be_trained_are_refused(module, pose, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        fresh(SeeingModuleConfig(module=module, pose=pose))
+        fresh(ImageModuleConfig(module=module, pose=pose))
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"SeeingModuleConfig.module {module.__name__}")
+    assert str(caught.value).startswith(f"ImageModuleConfig.module {module.__name__}")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SeeingModuleConfig(module=Eyes, pose="disc"), "pose must be a tuple of names"),
-        (lambda: SeeingModuleConfig(module=Eyes, pose_steps=-1), "pose_steps must be .* 0, got -1"),
-        (lambda: SeeingModuleConfig(module=Eyes, pose_rate=0.0), "pose_rate must be above 0"),
-        (lambda: initial_policy(PLAIN, 2, 2, stream(0, "n")), "needs pictures.* cameras"),
+        (lambda: ImageModuleConfig(module=Vision, pose="disc"), "pose must be a tuple, each text"),
         (
-            lambda: fresh(SeeingModuleConfig(module=Eyes, pose=("dics",))),
-            r"SeeingModuleConfig\.pose: .*'dics'.*disc",
+            lambda: ImageModuleConfig(module=Vision, pose_steps=-1),
+            "pose_steps must .* got -1",
+        ),
+        (lambda: ImageModuleConfig(module=Vision, pose_rate=0.0), "pose_rate must be .* above 0"),
+        (
+            lambda: ImageModuleConfig(module=Vision, pose_steps=10**7, pose_batch_size=1000),
+            "pose_steps times pose_batch_size must be at most",
+        ),
+        (lambda: initial_policy(PLAIN, 2, 2, stream(0, "n")), "needs images.* cameras"),
+        (
+            lambda: fresh(ImageModuleConfig(module=Vision, pose=("dics",))),
+            r"ImageModuleConfig\.pose: .*'dics'.*disc",
         ),
     ],
 )

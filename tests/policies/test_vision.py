@@ -1,4 +1,4 @@
-"""Policies that see: what the convolutions learn, how they travel, and what they refuse."""
+"""Policies with images: what the convolutions learn, pickling, export, and refusals."""
 
 import pickle
 from dataclasses import replace
@@ -12,6 +12,7 @@ from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
     MLPConfig,
     PolicyFacts,
+    Sizes,
     TrainingConfig,
     TrainingData,
     VisionConfig,
@@ -42,7 +43,7 @@ SMALL = VisionConfig(
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def pictures(centres, radius=0.2):
+def images_of(centres, radius=0.2):
     """A red disc on grey at centres (n, 2) in [-1, 1]: x to the right, y down."""
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     images = np.full((len(centres), *SHAPE), 90, dtype=np.uint8)
@@ -60,7 +61,7 @@ def some_data(n=400, seed=0):
         target=disc - own,
         precision=np.tile(np.eye(2) * 4.0, (n, 1, 1)),
         weight=np.ones(n),
-        images=pictures(disc),
+        images=images_of(disc),
         state=np.concatenate([own, disc], axis=1),
         layout=LAYOUT,
     )
@@ -74,14 +75,14 @@ def trained(request):
     return fit(start, data, TrainingConfig(steps=1500), stream(0, "train"))
 
 
-def test_convolutions_tell_where_the_disc_is(trained):
+def test_convolutions_regress_where_the_disc_is(trained):
     fresh = some_data(n=100, seed=1)
     found = trained.policy.encoder.pose(fresh.images)
     error = np.sqrt(((found - fresh.state[:, 2:]) ** 2).mean())
     assert error < 1.0 * 2 / 32  # within a pixel, against 0.4 for the mean of the data
 
 
-def test_policy_acts_on_unseen_pictures(trained):
+def test_policy_acts_on_unseen_images(trained):
     fresh = some_data(n=100, seed=2)
     action = trained.policy.mean(fresh.obs, fresh.images)
     assert np.sqrt(((action - fresh.target) ** 2).mean()) < 0.1
@@ -91,7 +92,7 @@ def test_policy_acts_on_unseen_pictures(trained):
 
 def test_feature_point_is_the_mean_of_the_softmax():
     policy = initial_policy(SMALL, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
-    module, images = policy.encoder.module(), pictures(np.array([[0.3, -0.2]]))
+    module, images = policy.encoder.module(), images_of(np.array([[0.3, -0.2]]))
     with torch.no_grad():
         x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.5
         response = module.layers(x)[0].numpy().astype(np.float64)
@@ -124,7 +125,7 @@ def test_finetuning_lowers_the_policys_loss(trained, unit, offset):
 
 
 @pytest.mark.parametrize("finetune_steps", [0, 30])
-def test_a_head_that_is_told_the_pose_alone(finetune_steps):
+def test_a_head_on_the_predicted_pose_alone(finetune_steps):
     config = replace(SMALL, through_pose=True, finetune_steps=finetune_steps)
     start = initial_policy(config, 2, 2, stream(0, "policy"), SHAPE, LAYOUT)
     assert (start.no, start.head.no, start.encoder.n_features) == (2, 4, 2)
@@ -164,14 +165,14 @@ def test_same_seed_same_bytes_and_no_global_generator(trained):
     np.testing.assert_array_equal(again.policy.head.weights[0], trained.policy.head.weights[0])
 
 
-def test_a_restart_keeps_what_the_convolutions_know(trained):
+def test_a_restart_keeps_what_the_convolutions_have_learned(trained):
     fresh = trained.policy.restarted(stream(0, "again"))
     assert not fresh.trained
     for a, b in zip(fresh.encoder.weights, trained.policy.encoder.weights, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_later_trainings_go_on_from_the_last_weights(trained):
+def test_later_trainings_continue_from_the_last_weights(trained):
     data = some_data(seed=3)
     again = fit(
         trained.policy.restarted(stream(0, "again")),
@@ -199,7 +200,7 @@ def test_module_predict_and_act_agree_with_mean(trained):
     np.testing.assert_allclose(one, mean[0], atol=1e-6)
 
 
-def test_it_travels(trained):
+def test_it_is_pickled(trained):
     data = some_data(n=5)
     policy = pickle.loads(pickle.dumps(trained.policy))
     want = trained.policy.mean(data.obs, data.images)
@@ -213,7 +214,7 @@ FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE,
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("through_pose", [False, True])
-def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
+def test_export_computes_the_same(suffix, through_pose, trained, tmp_path):
     policy = trained.policy
     if through_pose:
         config = replace(policy.network, through_pose=True, first_steps=20)
@@ -233,7 +234,7 @@ def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
     np.testing.assert_allclose(again.mean(data.obs, data.images), want, atol=1e-5)
     one = again.predict(data.obs[0], images=data.images[0])[0]
     np.testing.assert_allclose(one, want[0], atol=1e-5)
-    with pytest.raises(ShapeError, match="this policy sees"):
+    with pytest.raises(ShapeError, match="this policy needs images"):
         again.mean(data.obs)
     with pytest.raises(ShapeError, match="image_shape"):
         make(policy, replace(FACTS, image_shape=None, cameras=()))
@@ -247,8 +248,8 @@ def test_export_sees_the_same(suffix, through_pose, trained, tmp_path):
     [
         ({"channels": (8,)}, "one value for each convolution"),
         ({"channels": (8, 0)}, "VisionConfig.channels"),
-        ({"kernels": [5, 5]}, "VisionConfig.kernels"),
-        ({"pose": "disc"}, "tuple of names"),
+        ({"kernels": (5.5, 5)}, "VisionConfig.kernels"),
+        ({"pose": "disc"}, "pose must be a tuple"),
         ({"pose": (), "through_pose": True}, "needs state entries"),
         ({"batch_size": 0}, "VisionConfig.batch_size"),
         ({"finetune_rate": 0.0}, "VisionConfig.finetune_rate"),
@@ -268,20 +269,20 @@ def test_bad_configurations(change, said):
         (Layout((("disc", 2),)), (10, 10, 3), "2 x 2"),
     ],
 )
-def test_worlds_that_do_not_fit(layout, shape, said):
+def test_agents_that_do_not_fit(layout, shape, said):
     with pytest.raises(ConfigError, match="never be trained"):
-        replace(SMALL, pose=()).check(layout, SHAPE)
+        replace(SMALL, pose=()).check(Sizes(2, 2, SHAPE, layout))
     with pytest.raises(ConfigError, match=said):
-        SMALL.check(layout, shape)
+        SMALL.check(Sizes(2, 2, shape, layout))
 
 
 def test_wrong_pictures_are_refused(trained):
     data = some_data(n=3)
-    with pytest.raises(ShapeError, match="must be given"):
+    with pytest.raises(ShapeError, match="needs images"):
         trained.policy.mean(data.obs)
     with pytest.raises(ShapeError, match="uint8"):
         trained.policy.mean(data.obs, data.images.astype(np.float64))
-    with pytest.raises(ShapeError, match="for each observation"):
+    with pytest.raises(ShapeError, match=r"uint8 \(3, 32, 32, 3\), got uint8 \(2, "):
         trained.policy.mean(data.obs, data.images[:2])
     with pytest.raises(ShapeError, match="images must be given"):
         fit(trained.policy, replace(data, images=None), TrainingConfig(), stream(0, "x"))
