@@ -25,8 +25,8 @@ and the next function that is given the result hands the error on.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -91,7 +91,11 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "mask"]
 S = TypeVar("S")
-_launch = threading.Lock()  # one parallel kernel at a time: some threading layers allow no more
+Call = tuple[Any, ...]
+"""A kernel and its arguments but for the last three: status, and the range of the problems."""
+
+CHUNKS = 4
+"""Parts of the problems per thread: some problems take longer than others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,9 +458,10 @@ def backward(
     C = job.symmetric("cost", c.C)
     K, k, chol = np.empty((job.B, T, nu, nx)), np.empty((job.B, T, nu)), _square(job.B, T, nu)
     job.run(
-        kernels.backward_each, kernels.backward_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, heat, K, k, chol,
-    )  # fmt: skip
+        *_finite(C, c.c, c.c0, d.F, d.f, d.W),
+        (kernels.backward, C, c.c, d.F, d.f, heat, K, k, chol),
+        *_finite(K, chol),
+    )
 
     def single(b: int) -> tuple[Array, ...]:
         found = lqr.backward(_at(d, b), _at(c, b), heat[b])
@@ -498,10 +503,14 @@ def backward_per_step(
     inv, _, good = _factors(p)
     job.doubt(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
+    terms = _precision_terms(p, inv)
     job.run(
-        kernels.per_step_each, kernels.per_step_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), p.K, p.k, inv, given, w, kl_under == "new",
-        K, k, chol,
+        *_finite(C, c.c, c.c0, d.F, d.f, d.W, *terms),
+        (
+            kernels.backward_per_step, C, c.c, d.F, d.f, *terms, p.K, p.k, inv, given, w,
+            kl_under == "new", K, k, chol,
+        ),
+        *_finite(K, chol),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -532,11 +541,12 @@ def forward(
     )
     job = _Job(threads, on_error, dynamics=d, controller=p, start=s)
     T, nx, nu = _sizes(d, controller=p, start=s)
-    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("start", s.cov[:, None])[:, 0]
+    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("start", s.cov[:, None])
     mean, cov = np.empty((job.B, T, nx + nu)), _square(job.B, T, nx + nu)
     job.run(
-        kernels.forward_each, kernels.forward_threads,
-        p.K, p.k, p.chol, d.F, d.f, W, s.mean, S0, mean, cov,
+        *_controller(p), *_model(d, W, s, S0),
+        (kernels.forward, p.K, p.k, p.chol, d.F, d.f, W, s.mean, S0, mean, cov),
+        *_finite(cov),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -562,9 +572,10 @@ def expected_cost(
         raise ShapeError(f"cost.C must have shape (B, {T}, {nz}, {nz}), got {c.C.shape}")
     C, out = job.symmetric("cost", c.C), np.empty((job.B, T))
     job.run(
-        kernels.expected_cost_each, kernels.expected_cost_threads,
-        C, c.c, c.c0, m.mean, m.cov, out,
-    )  # fmt: skip
+        *_finite(C, c.c, c.c0, m.mean, m.cov),
+        (kernels.expected_cost, C, c.c, c.c0, m.mean, m.cov, out),
+        *_finite(out),
+    )
     errors = job.settle(lambda b: (lqr.expected_cost(_at(c, b), _at(m, b)),), expected_cost=out)
     return StepValues(*_read(out), errors=errors)
 
@@ -597,8 +608,9 @@ def kl_per_step(
     job.doubt(good)
     out = np.empty((job.B, T))
     job.run(
-        kernels.divergence_each, kernels.divergence_threads,
-        n.K, n.k, n.chol, o.K, o.k, inv, half, m.mean, m.cov, out,
+        *_controller(n), *_finite(m.mean, m.cov),
+        (kernels.divergence, n.K, n.k, n.chol, o.K, o.k, inv, half, m.mean, m.cov, out),
+        *_finite(out),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -645,15 +657,16 @@ def minimise(
     job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
     B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
     most = _positive("kl_max", kl_max, (B,))
-    first = np.zeros(B) if eta is None else _positive("eta", eta, (B,))
+    first = None if eta is None else _positive("eta", eta, (B,))
     floor = kl.floor_of(std_floor, nu)
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    S0 = job.symmetric("start", s.cov[:, None])
+    unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
     R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
-    kernels.penalties_each(q.K, q.k, inv, R, r, good)
-    job.doubt(good)
+    _kernels.relative_penalty(*map(_steps, (q.K, q.k, inv, R, r)))
+    job.doubt(good & _chain(p.B, *_finite(R, r)))
     R, r = _read(R, r)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
@@ -661,18 +674,20 @@ def minimise(
     trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
     under, *at = _averaged_over(job, config, d, W, s, S0, q)
     job.run(
-        kernels.search_each, kernels.search_threads,
-        C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
-        w, np.minimum(most * T, 1e300), first, floor, config.tol, config.eta_min, config.eta_max,
-        under, *at,
-        K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+        *_finite(C, c.c, c.c0), *_model(d, W, s, S0),
+        (
+            kernels.search, C, c.c, R, r, d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
+            w, np.minimum(most * T, 1e300), unit if first is None else first, low, high,
+            floor, config.tol, under, *at, K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+        ),
+        *_finite(K, chol, cov),
     )  # fmt: skip
     active, converged = end != kernels.FLOOR, end <= kernels.FLOOR
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config,
-            None if eta is None else float(first[b]), w[b], std_floor,
+            None if first is None else float(first[b]), w[b], std_floor,
         )  # fmt: skip
         rows = np.zeros((config.max_trials, 2))
         rows[: len(x.trace)] = x.trace
@@ -735,7 +750,7 @@ def minimise_per_step(
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     floor = kl.floor_of(std_floor, nu)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    S0 = job.symmetric("start", s.cov[:, None])
     r, inv, half, good = _references(p, floor)
     job.doubt(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
@@ -743,18 +758,23 @@ def minimise_per_step(
     trace, found = np.zeros((B, config.max_trials)), np.empty((B, T))
     active, trials = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=np.int64)
     end = np.zeros(B, dtype=np.int64)
+    terms = _precision_terms(r, inv)
     job.run(
-        kernels.steps_each, kernels.steps_threads,
-        C, c.c, c.c0, *_pulls(r, inv), d.F, d.f, W, s.mean, S0, r.K, r.k, r.chol, inv, half,
-        w, bound, first, config.tol, floor, config.kl_under == "previous",
-        K, k, chol, mean, cov, kl_t, trace, found, active, trials, end,
+        *_finite(C, c.c, c.c0, *terms), *_model(d, W, s, S0),
+        (
+            kernels.search_per_step, C, c.c, c.c0, *terms, d.F, d.f, W, s.mean, S0,
+            r.K, r.k, r.chol, inv, half, w, bound, first, config.tol, floor,
+            config.kl_under == "previous", K, k, chol, mean, cov, kl_t, trace, found, active,
+            trials, end,
+        ),
+        *_finite(K, chol, cov),
     )  # fmt: skip
     converged = end == kernels.DONE
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise_per_step(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
-            None if eta is None else first[b], w[b], floor if len(floor) else None,
+            None if eta is None else first[b], w[b], floor,
         )  # fmt: skip
         row = np.zeros(config.max_trials)
         row[: len(x.trace)] = x.trace
@@ -820,9 +840,12 @@ def pi2_update(
     k, chol, eta = np.empty((B, T, nu)), np.zeros((B, T, nu, nu)), np.empty((B, T))
     kl_t, weights = np.empty((B, T)), np.empty((B, T, N))
     job.run(
-        kernels.pi2_each, kernels.pi2_threads,
-        states, actions, values, p.K, p.k, p.chol, most, config.temperature_min, given, damping,
-        config.floor, k, chol, eta, kl_t, weights,
+        *_controller(p), *_finite(states, actions, values),
+        (
+            kernels.pi2_update, states, actions, values, p.K, p.chol, most, config.temperature_min,
+            given, damping, config.floor, k, chol, eta, kl_t, weights,
+        ),
+        *_finite(k, chol, eta, kl_t), (kernels.factors, _seen(chol)),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -892,9 +915,12 @@ def kalman_filter(
     pred_cov, cov = _square(B, T, nx), _square(B, T, nx)
     gain, log_likelihood = np.empty((B, T, nx, no)), np.empty((B, N, T))
     job.run(
-        kernels.filter_each, kernels.filter_threads,
-        d.F, d.f, W, o.H, o.h, V, s.mean, S0, actions, measured,
-        pred_mean, pred_cov, mean, cov, gain, log_likelihood,
+        *_model(d, W, s, S0), *_finite(o.H, o.h, V, actions, measured),
+        (kernels.roots, W), (kernels.roots, V), (kernels.roots, S0),
+        (
+            kernels.kalman_filter, d.F, d.f, W, o.H, o.h, V, s.mean, S0, actions, measured,
+            pred_mean, pred_cov, mean, cov, gain, log_likelihood,
+        ),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -933,8 +959,11 @@ def smooth(
         job.doubt(off == 0)
     mean, cov, cross = np.empty((B, N, T, nx)), _square(B, T, nx), _square(B, T - 1, nx)
     job.run(
-        kernels.smooth_each, kernels.smooth_threads,
-        d.F, d.f, W, f.pred_mean, f.pred_cov, f.mean, f.cov, mean, cov, cross,
+        *_finite(d.F, d.f, W, f.pred_mean, f.mean),
+        # what is not finite has no root
+        (kernels.variances, W), (kernels.roots, W), (kernels.roots, f.pred_cov),
+        (kernels.roots, f.cov),
+        (kernels.smooth, d.F, W, f.pred_mean, f.pred_cov, f.mean, f.cov, mean, cov, cross),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -1002,18 +1031,24 @@ class _Job:
         out.setflags(write=False)
         return out
 
-    def run(self, each: Callable[..., None], threaded: Callable[..., None], *args: Any) -> None:
-        """One kernel over all problems; the number of threads is given back afterwards."""
+    def run(self, *calls: Call) -> None:
+        """The kernels, one after another, over all problems, which the threads share out."""
+        size = self.B if self.threads == 1 else -(-self.B // (CHUNKS * self.threads))
+        chunks = iter(range(0, self.B, size))
+
+        def work() -> None:
+            for first in chunks:
+                for kernel, *args in calls:
+                    kernel(*args, self.status, first, min(first + size, self.B))
+
         if self.threads == 1:
-            each(*args, self.status)
+            work()
             return
-        with _launch:
-            before = numba.get_num_threads()
-            numba.set_num_threads(self.threads)
-            try:
-                threaded(*args, self.status)
-            finally:
-                numba.set_num_threads(before)
+        with ThreadPoolExecutor(self.threads - 1) as pool:
+            others = [pool.submit(work) for _ in range(self.threads - 1)]
+            work()
+        for other in others:
+            other.result()
 
     def settle(self, single: Callable[[int], Sequence[Any]], **outputs: Any) -> dict[int, GPSError]:
         """Ask the single function about every problem in doubt; returns the errors."""
@@ -1129,22 +1164,61 @@ def _positive(
     return array
 
 
+def _seen(array: Array) -> Array:
+    """A read-only view, so that a check is compiled once for inputs and results."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def _steps(array: Array) -> Array:
+    """The steps of all problems along one axis."""
+    return array.reshape(-1, *array.shape[2:])
+
+
+def _finite(*arrays: Array) -> list[Call]:
+    """Checks that arrays hold numbers alone."""
+    return [(kernels.finite, _seen(array.reshape(len(array), -1))) for array in arrays]
+
+
+def _controller(value: ControllerBatch) -> list[Call]:
+    """Checks that controllers are finite, with lower factors of a positive diagonal."""
+    return [*_finite(value.K, value.k, value.chol), (kernels.factors, value.chol)]
+
+
+def _model(dynamics: DynamicsBatch, W: Array, start: GaussianBatch, S0: Array) -> list[Call]:
+    """Checks that dynamics and start states are finite, with covariances that can be ones."""
+    finite = _finite(dynamics.F, dynamics.f, W, start.mean, S0)
+    return [*finite, (kernels.variances, W), (kernels.variances, S0)]
+
+
+def _chain(B: int, *calls: Call) -> npt.NDArray[np.bool_]:
+    """Run kernels over B problems; which of them are good."""
+    status = np.zeros(B, dtype=np.int64)
+    for kernel, *args in calls:
+        kernel(*args, status, 0, B)
+    return status == _kernels.OK
+
+
 def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Inverse factors, half log determinants, and which controllers have them."""
-    good = np.empty(controller.B, dtype=bool)
     inv, half = np.zeros(controller.chol.shape), np.zeros(controller.k.shape[:2])
-    kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
+    good, chol = _chain(controller.B, *_controller(controller)), controller.chol
+    if not good.all():
+        chol = chol.copy()
+        chol[~good] = np.eye(chol.shape[-1])
+    _kernels.invert_factors(_seen(_steps(chol)), _steps(inv), half.reshape(-1))
     inv, half = _read(inv, half)
-    return inv, half, good
+    return inv, half, good & _chain(controller.B, *_finite(inv))
 
 
 def _references(
-    controller: ControllerBatch, floor: Array
+    controller: ControllerBatch, floor: Array | None
 ) -> tuple[ControllerBatch, Array, Array, npt.NDArray[np.bool_]]:
-    """Controllers raised to a floor (empty for none), their factors as `_factors`, and which can be
-    used; the others are left to the single function."""
+    """Controllers raised to a floor, their factors as `_factors`, and which can be used; the others
+    are left to the single function."""
     inv, half, good = _factors(controller)
-    if not len(floor):
+    if floor is None:
         return controller, inv, half, good
     chol, risen = controller.chol.copy(), good.copy()
     for b in np.flatnonzero(good):
@@ -1154,11 +1228,22 @@ def _references(
     return raised, inv, half, risen & fine
 
 
-def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
-    """P, P K and P k of every controller, with P = Sigma^-1; what overflows the kernels find."""
+def _precision_terms(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
+    """P, P K and P k of every controller, with P = Sigma^-1; what overflows the checks find."""
     with np.errstate(all="ignore"):
         P = inv.swapaxes(-1, -2) @ inv
         return _read(P, P @ controller.K, np.einsum("btij,btj->bti", P, controller.k))
+
+
+def _eta_limits(C: Array, c: Array, config: DualConfig, B: int) -> tuple[Array, Array, Array]:
+    """Every cost's largest coefficient, and floor and ceiling of its eta, each (B,)."""
+    with np.errstate(all="ignore"):
+        unit = np.maximum(abs(C).max(axis=(1, 2, 3)), abs(c).max(axis=(1, 2)))
+        unit[unit == 0.0] = 1.0
+        high = np.minimum(config.eta_max * unit, 1e250)
+        low = np.minimum(np.maximum(config.eta_min * unit, 1e-250), high)
+    unit, low, high = (np.broadcast_to(a, (B,)).copy() for a in (unit, low, high))
+    return unit, low, high
 
 
 def _averaged_over(
@@ -1180,12 +1265,12 @@ def _averaged_over(
     n = max(dynamics.B, start.B, previous.B)
     mean, cov = np.empty((n, T, nx + nu)), _square(n, T, nx + nu)
     args = (previous.K, previous.k, previous.chol, dynamics.F, dynamics.f, W, start.mean, S0)
+    checks = [*_controller(previous), *_model(dynamics, W, start, S0)]
+    calls = [*checks, (kernels.forward, *args, mean, cov), *_finite(cov)]
     if n == job.B:
-        job.run(kernels.forward_each, kernels.forward_threads, *args, mean, cov)
+        job.run(*calls)
     else:  # one for all
-        status = np.zeros(n, dtype=np.int64)
-        kernels.forward_each(*args, mean, cov, status)
-        job.doubt(status != kernels.DOUBTFUL)
+        job.doubt(_chain(n, *calls))
     return True, mean, cov
 
 

@@ -230,10 +230,7 @@ def minimise(
     w = per_step("entropy_weight", weight, p.T, zero=True)
     low, high = p.limits(config)
     R, r = penalty(previous, p.inv)
-    trial: Callable[..., tuple[int, int, float]] = _kernels.trial
-    under: tuple[Array, ...] = ()
-    if config.kl_under == "previous":
-        trial, under = _kernels.trial_under, p.marginals_of(previous)
+    averaged_over = p.marginals_of(previous) if config.kl_under == "previous" else None
     trace: list[tuple[float, float]] = []
     best = math.inf  # smallest eta within the bound
     why, accepted = _Failure("no trial", None, eta, None), False
@@ -243,7 +240,7 @@ def minimise(
         nonlocal best, why, accepted
         e = min(max(math.exp(x), low), high)
         args = (p.C, p.c, R, r, e, e + w, p.std_floor, *p.model, *p.reference, *p.spare, p.Q_uu)
-        status, t, kl = trial(*args, *under)
+        status, t, kl = _kernels.trial(*args, *(averaged_over or p.spare[3:5]))
         trace.append((e, kl))
         if status != _kernels.OK:
             why = p.failure(status, t, e)
