@@ -664,19 +664,20 @@ def minimise(
     S0 = job.symmetric("start", s.cov[:, None])
     unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
-    R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
-    _kernels.relative_penalty(*map(_steps, (q.K, q.k, inv, R, r)))
-    job.doubt(good & _chain(p.B, *_finite(R, r)))
-    R, r = _read(R, r)
+    job.doubt(good)
+    R, r = _square(p.B, T, nx + nu), np.empty((p.B, T, nx + nu))
+    penalties: list[Call] = [(_penalties, q.K, q.k, inv, R, r), *_finite(R, r)]
+    if p.B < B:  # one for all
+        job.doubt(_chain(p.B, *penalties))
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
     trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
     under, *at = _averaged_over(job, config, d, W, s, S0, q)
     job.run(
-        *_finite(C, c.c, c.c0), *_model(d, W, s, S0),
+        *_finite(C, c.c, c.c0), *_model(d, W, s, S0), *(penalties if p.B == B else ()),
         (
-            kernels.search, C, c.c, R, r, d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
+            kernels.search, C, c.c, _seen(R), _seen(r), d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
             w, np.minimum(most * T, 1e300), unit if first is None else first, low, high,
             floor, config.tol, under, *at, K, k, chol, mean, cov, kl_t, trace, found, trials, end,
         ),
@@ -1008,10 +1009,9 @@ class _Job:
         self.status = np.zeros(self.B, dtype=np.int64)
         self.inherited: dict[int, GPSError] = {}
         for value in inputs.values():
-            for b in range(self.B):
-                error = value.errors.get(b if value.B > 1 else 0)
-                if error is not None:
-                    self.inherited.setdefault(b, error)
+            for b, error in value.errors.items():
+                for every in (b,) if value.B > 1 else range(self.B):
+                    self.inherited.setdefault(every, error)
         self.status[list(self.inherited)] = kernels.DOUBTFUL
 
     def doubt(self, good: npt.NDArray[np.bool_]) -> None:
@@ -1198,6 +1198,13 @@ def _chain(B: int, *calls: Call) -> npt.NDArray[np.bool_]:
     for kernel, *args in calls:
         kernel(*args, status, 0, B)
     return status == _kernels.OK
+
+
+def _penalties(
+    K: Array, k: Array, inv: Array, R: Array, r: Array, status: Any, first: int, stop: int
+) -> None:
+    """Hessian and gradient of the controllers' -log density, as a kernel of this file."""
+    _kernels.relative_penalty(*(_steps(array[first:stop]) for array in (K, k, inv, R, r)))
 
 
 def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
