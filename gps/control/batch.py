@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.control import _batch_kernels as kernels
-from gps.control import _kernels, dual, kl, lqr, pi2, tracking
+from gps.control import _checks, _kernels, dual, kl, lqr, pi2, tracking
 from gps.control._checks import SYMMETRY_TOLERANCE
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.pi2 import PI2Config, PI2Result
@@ -431,7 +431,7 @@ class SmootherBatch(Stack[SmootherResult]):
 Dynamics = LinearDynamics | DynamicsBatch
 Cost = QuadraticCost | CostBatch
 Controllers = LinearGaussianController | ControllerBatch
-Start = Gaussian | GaussianBatch
+Start = Gaussian | GaussianBatch | npt.ArrayLike
 Along = Marginals | MarginalsBatch
 Sensor = LinearSensor | SensorBatch
 Filtered = FilterResult | FilterBatch
@@ -454,7 +454,7 @@ def backward(
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     job = _Job(threads, on_error, dynamics=d, cost=c)
     T, nx, nu = _sizes(d, cost=c)
-    heat = _positive("temperature", temperature, (job.B, T))
+    heat = _positive("temperature", temperature, (job.B, T), zero=True)
     C = job.symmetric("cost", c.C)
     K, k, chol = np.empty((job.B, T, nu, nx)), np.empty((job.B, T, nu)), _square(job.B, T, nu)
     job.run(
@@ -524,12 +524,12 @@ def backward_per_step(
 def forward(
     dynamics: Dynamics,
     controller: Controllers,
-    start: Start,
+    x0: Start,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
 ) -> MarginalsBatch:
-    """`lqr.forward` for every problem: marginals of z = [x; u] from x[0] ~ start.
+    """`lqr.forward` for every problem: marginals of z = [x; u] from x[0] ~ x0.
 
     Raises the errors of `lqr.forward` with the problem's index, and ShapeError and ConfigError for
     what concerns all problems.
@@ -537,11 +537,11 @@ def forward(
     d, p, s = (
         _batched("dynamics", dynamics),
         _batched("controller", controller),
-        _batched("start", start),
+        _start(x0),
     )
-    job = _Job(threads, on_error, dynamics=d, controller=p, start=s)
-    T, nx, nu = _sizes(d, controller=p, start=s)
-    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("start", s.cov[:, None])
+    job = _Job(threads, on_error, dynamics=d, controller=p, x0=s)
+    T, nx, nu = _sizes(d, controller=p, x0=s)
+    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("x0", s.cov[:, None])
     mean, cov = np.empty((job.B, T, nx + nu)), _square(job.B, T, nx + nu)
     job.run(
         *_controller(p), *_model(d, W, s, S0),
@@ -624,7 +624,7 @@ def kl_per_step(
 def minimise(
     dynamics: Dynamics,
     cost: Cost,
-    start: Start,
+    x0: Start,
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
@@ -637,10 +637,10 @@ def minimise(
 ) -> DualBatch:
     """`dual.minimise` for every problem, each with its own search in compiled code.
 
-    kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,); eta=None begins at
-    each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that of
-    `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so
-    that one problem can be solved for many bounds at once. The searches are those of
+    kl_max, in nats per time step, and eta, in cost units per nat: broadcast to (B,); eta=None
+    begins at each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that
+    of `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments,
+    so that one problem can be solved for many bounds at once. The searches are those of
     `dual.minimise`, trial for trial; one that does not converge is done again by that function.
     Problems whose bound holds but is not met to `config.tol` have `converged[b] = False`, and one
     log line names them.
@@ -651,17 +651,17 @@ def minimise(
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
-    s, p = _batched("start", start), _batched("previous", previous)
+    s, p = _start(x0), _batched("previous", previous)
     lengths = [_length("kl_max", kl_max, 1), _length("eta", 0.0 if eta is None else eta, 1)]
     lengths.append(_length("entropy_weight", weight, 2))
-    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
-    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, x0=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, x0=s, previous=p)
     most = _positive("kl_max", kl_max, (B,))
     first = None if eta is None else _positive("eta", eta, (B,))
     floor = kl.floor_of(std_floor, nu)
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])
+    S0 = job.symmetric("x0", s.cov[:, None])
     unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
     job.doubt(good)
@@ -677,9 +677,10 @@ def minimise(
     job.run(
         *_finite(C, c.c, c.c0), *_model(d, W, s, S0), *(penalties if p.B == B else ()),
         (
-            kernels.search, C, c.c, _seen(R), _seen(r), d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
-            w, np.minimum(most * T, 1e300), unit if first is None else first, low, high,
-            floor, config.tol, under, *at, K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+            kernels.search, C, c.c, _seen(R), _seen(r), d.F, d.f, W, s.mean, S0,
+            q.K, q.k, inv, half, w, np.minimum(most * T, 1e300), unit if first is None else first,
+            low, high, floor, config.tol, under, *at,
+            K, k, chol, mean, cov, kl_t, trace, found, trials, end,
         ),
         *_finite(K, chol, cov),
     )  # fmt: skip
@@ -720,7 +721,7 @@ def minimise(
 def minimise_per_step(
     dynamics: Dynamics,
     cost: Cost,
-    start: Start,
+    x0: Start,
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
@@ -733,25 +734,25 @@ def minimise_per_step(
 ) -> PerStepBatch:
     """`dual.minimise_per_step` for every problem, by the same compiled search.
 
-    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). std_floor
-    (nu,), in action units, is the same for all. Problems that did not converge have
+    kl_max, in nats per time step, eta and entropy_weight, in cost units per nat: broadcast to (B,
+    T). std_floor (nu,), in action units, is the same for all. Problems that did not converge have
     `converged[b] = False`, and one log line names them. Else as `minimise`.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
-    s, p = _batched("start", start), _batched("previous", previous)
+    s, p = _start(x0), _batched("previous", previous)
     lengths = [_length("kl_max", kl_max, 2), _length("entropy_weight", weight, 2)]
     if eta is not None:
         lengths.append(_length("eta", eta, 2))
-    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
-    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, x0=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, x0=s, previous=p)
     bound = _positive("kl_max", kl_max, (B, T))
     first = np.full((B, T), np.nan) if eta is None else _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     floor = kl.floor_of(std_floor, nu)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])
+    S0 = job.symmetric("x0", s.cov[:, None])
     r, inv, half, good = _references(p, floor)
     job.doubt(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
@@ -880,7 +881,7 @@ def kalman_filter(
     sensor: Sensor,
     Y: npt.ArrayLike,
     U: npt.ArrayLike,
-    start: Start,
+    x0: Start,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
@@ -894,10 +895,10 @@ def kalman_filter(
     d, o, s = (
         _batched("dynamics", dynamics),
         _batched("sensor", sensor),
-        _batched("start", start),
+        _start(x0),
     )
     measured, actions = readonly(Y), readonly(U)
-    T, nx, nu = _sizes(d, start=s)
+    T, nx, nu = _sizes(d, x0=s)
     no = o.H.shape[2]
     if o.H.shape[1:] != (T, no, nx):
         raise ShapeError(f"sensor.H must have shape (B, {T}, no, {nx}), got {o.H.shape}")
@@ -908,10 +909,10 @@ def kalman_filter(
     if actions.shape[1] != N:
         raise ShapeError(f"Y has {N} samples per system, U has {actions.shape[1]}")
     lengths = [("Y", len(measured)), ("U", len(actions))]
-    job = _Job(threads, on_error, *lengths, dynamics=d, sensor=o, start=s)
+    job = _Job(threads, on_error, *lengths, dynamics=d, sensor=o, x0=s)
     B = job.B
     W, V = job.symmetric("dynamics", d.W), job.symmetric("sensor", o.V)
-    S0 = job.symmetric("start", s.cov[:, None])
+    S0 = job.symmetric("x0", s.cov[:, None])
     pred_mean, mean = np.empty((B, N, T, nx)), np.empty((B, N, T, nx))
     pred_cov, cov = _square(B, T, nx), _square(B, T, nx)
     gain, log_likelihood = np.empty((B, T, nx, no)), np.empty((B, N, T))
@@ -1106,6 +1107,21 @@ def _batched(name: str, value: Any) -> Any:
             f"{name} must be a record of one problem or a batch of them, got {type(value).__name__}"
         )
     return kind(**{field: getattr(value, field)[None] for field in kind._names})
+
+
+def _start(x0: Start) -> GaussianBatch:
+    """Start distributions; arrays (nx,), or (B, nx), are states that are known exactly."""
+    if not isinstance(x0, Record):
+        mean = _checks.numbers("x0", x0)
+        if mean.ndim not in (1, 2):
+            raise ShapeError(
+                f"x0 must be Gaussians, or states of shape (nx,) or (B, nx), got {mean.shape}"
+            )
+        n = mean.shape[-1]
+        mean = mean.reshape(-1, n)
+        return GaussianBatch(mean, np.zeros((len(mean), n, n)))
+    batched: GaussianBatch = _batched("x0", x0)
+    return batched
 
 
 def _at(batch: Stack[S], b: int) -> S:

@@ -1,12 +1,14 @@
 """Iterative LQR for known dynamics, with limits on the actions.
 
 The problem: minimise sum_t l_t(x[t], u[t]) for t = 0 .. T-1 over actions within limits, where
-x[t+1] is what a `gps.control.models.Model` says. Every iteration linearises the model along the
-trajectory, solves the quadratic problem backwards in time, and rolls the new gains out for several
-step sizes. Second derivatives of the dynamics are left out (iLQR, the Gauss-Newton form of DDP).
-Source: W. Li, E. Todorov, Iterative linear quadratic regulator design, ICINCO 2004; Y. Tassa,
-T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IROS 2012 (regularisation,
-line search); Y. Tassa, N. Mansard, E. Todorov, Control-limited DDP, ICRA 2014 (limits).
+x[t+1] is what a `gps.control.models.Model` says. There are T states and T actions: the last action
+leads to no state, and a terminal cost need not charge it. Every iteration linearises the model
+along the trajectory, solves the quadratic problem backwards in time, and rolls the new gains out
+for several step sizes. Second derivatives of the dynamics are left out (iLQR, the Gauss-Newton form
+of DDP). Source: W. Li, E. Todorov, Iterative linear quadratic regulator design, ICINCO 2004; Y.
+Tassa, T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IROS 2012
+(regularisation, line search); Y. Tassa, N. Mansard, E. Todorov, Control-limited DDP, ICRA 2014
+(limits).
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import numpy.typing as npt
 
 from gps.control import _checks, _kernels
 from gps.control import _ilqr_kernels as kernels
-from gps.control.lqr import controller_of, per_step
-from gps.control.models import Limited, Model
+from gps.control.lqr import controller_of, per_step, terminal
+from gps.control.models import Limited, Model, UserDefined
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.types import (
     Array,
+    Gaussian,
     LinearGaussianController,
     QuadraticCost,
     Record,
@@ -180,7 +183,7 @@ class ILQRResult(Record):
 def minimise(
     model: Model,
     cost: TrajectoryCost | QuadraticCost,
-    start: npt.ArrayLike,
+    x0: Gaussian | npt.ArrayLike,
     actions: npt.ArrayLike,
     *,
     limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
@@ -190,16 +193,17 @@ def minimise(
 ) -> ILQRResult:
     """Improve a sequence of actions until a tolerance of `config` is met.
 
-    start: the state x[0] (nx,). actions: where the search begins, (T, nu); an earlier result's U
-    warm-starts it. limits: lowest and highest actions, numbers, (nu,) or (T, nu), infinite where
-    there are none; by default those of the model, if it clips its actions (`models.Limited`, as a
-    `MujocoModel` does). An action that a limit holds has zero gains. controller: its mean actions
-    begin the search instead, rolled out in closed loop from the start (`actions` is then ignored
-    beyond its shape); for models that fly apart in open loop. temperature: Sigma = temperature
-    times the inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
+    x0: the state x[0] (nx,), or a Gaussian, whose mean is taken. actions: where the search begins,
+    (T, nu); an earlier result's U warm-starts it. limits: lowest and highest actions, numbers,
+    (nu,) or (T, nu), infinite where there are none; by default those of the model, if it clips its
+    actions (`models.Limited`, as a `MujocoModel` does). An action that a limit holds has zero
+    gains. controller: its mean actions begin the search instead, rolled out in closed loop from the
+    start (`actions` is then ignored beyond its shape); for models that fly apart in open loop.
+    temperature: Sigma = temperature times the inverse of the (regularised) Q_uu, in cost units per
+    nat, as in `lqr.backward`.
 
     The model is deterministic; the controller's noise is for those who sample around it. Raises
-    ShapeError, ConfigError, NonFiniteError (start, limits, a first trajectory or derivatives that
+    ShapeError, ConfigError, NonFiniteError (x0, limits, a first trajectory or derivatives that
     are not finite, with the step), NotPositiveDefiniteError when no regularisation up to
     `config.largest` makes the first backward pass possible, or when the cost falls without bound,
     with the step and the eigenvalue.
@@ -208,7 +212,7 @@ def minimise(
     those in torch too, go through `gps.costs.CostOf`.
     """
     config = config or ILQRConfig()
-    problem = _Problem(model, cost, start, actions, limits)
+    problem = _Problem(model, cost, x0, actions, limits)
     X, U, J = problem.begin(controller)
     T, nx, nu = problem.T, problem.nx, problem.nu
     heat = per_step("temperature", temperature, T)
@@ -329,6 +333,11 @@ class _Schedule:
             self.mu = 0.0
 
 
+def _made_of(source: object) -> str:
+    """The user's function that a model or a cost consists of, in brackets."""
+    return f" ({source.user_function})" if isinstance(source, UserDefined) else ""
+
+
 class _Problem:
     """Checked inputs, and the buffers of the passes."""
 
@@ -336,21 +345,17 @@ class _Problem:
         self,
         model: Model,
         cost: TrajectoryCost | QuadraticCost,
-        start: npt.ArrayLike,
+        x0: Gaussian | npt.ArrayLike,
         actions: npt.ArrayLike,
         limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     ) -> None:
         self.model, self.nx, self.nu = model, model.nx, model.nu
-        self.start = _checks.numbers("start", start)
+        self.x0 = _checks.start_state(x0, model.nx)
         self.actions = _checks.numbers("actions", actions)
-        if self.start.shape != (self.nx,):
-            raise ShapeError(f"start must have shape {(self.nx,)}, got {self.start.shape}")
         if self.actions.ndim != 2 or self.actions.shape[1] != self.nu or not len(self.actions):
             raise ShapeError(
                 f"actions must have shape (T, {self.nu}) with T >= 1, got {self.actions.shape}"
             )
-        if not np.isfinite(self.start).all():
-            raise NonFiniteError("start holds NaN or infinity")
         _checks.finite("actions", self.actions)
         self.T = T = len(self.actions)
         self.cost: TrajectoryCost
@@ -417,7 +422,7 @@ class _Problem:
         """The first trajectory and its cost."""
         T, nx, nu = self.T, self.nx, self.nu
         K, U, X = np.zeros((T, nu, nx)), self.actions, np.zeros((T, nx))
-        X[0] = self.start
+        X[0] = self.x0
         if controller is not None:
             _checks.controller("controller", controller, T, nu, nx)
             # u = k + K x: about a trajectory that is zero from the second step on
@@ -426,28 +431,52 @@ class _Problem:
         states, actions, totals = self.roll(X, U, np.zeros((T, nu)), K, np.zeros(1))
         if not np.isfinite(totals[0]):
             bad = ~(np.isfinite(states[0]).all(axis=1) & np.isfinite(actions[0]).all(axis=1))
-            where = f"at t={int(bad.argmax())}" if bad.any() else "in its cost"
+            if not bad.any():
+                raise self.cost_failure(states[0], actions[0])
             raise NonFiniteError(
-                f"the first trajectory is not finite {where}; begin with other actions, or with a "
-                "controller that stabilises the model"
+                f"the first trajectory is not finite at t={int(bad.argmax())}{_made_of(self.model)}"
+                "; begin with other actions, or with a controller that stabilises the model"
             )
         return states[0], actions[0], float(totals[0])
+
+    def cost_failure(self, X: Array, U: Array) -> NonFiniteError:
+        """Where the cost of the first trajectory is not finite, in the cost's own words if any."""
+        with np.errstate(all="ignore"):
+            try:
+                self.cost.derivatives(X, U)
+            except NonFiniteError as error:
+                return NonFiniteError(f"the cost of the first trajectory is not finite: {error}")
+            values = self.cost.values(X[None], U[None])[0]
+        where = (
+            f"at t={int((~np.isfinite(values)).argmax())}"
+            if not np.isfinite(values).all()
+            else ("when summed over the steps")
+        )
+        return NonFiniteError(
+            f"the cost of the first trajectory ({type(self.cost).__qualname__}.values"
+            f"{_made_of(self.cost)}) is not finite {where}; check the cost there, or begin with "
+            "other actions"
+        )
 
     def expand(self, X: Array, U: Array) -> None:
         """Derivatives along a trajectory."""
         with np.errstate(all="ignore"):  # the step that is not finite is named below
             F = self.model.jacobians(X, U)
             l_z, l_zz = self.cost.derivatives(X, U)
-        for name, array, want in (
-            ("the model's Jacobians", F, self.F.shape),
-            ("the cost's gradient", l_z, self.l_z.shape),
-            ("the cost's Hessian", l_zz, self.l_zz.shape),
+        for name, source, array, want in (
+            ("the model's Jacobians", self.model, F, self.F.shape),
+            ("the cost's gradient", self.cost, l_z, self.l_z.shape),
+            ("the cost's Hessian", self.cost, l_zz, self.l_zz.shape),
         ):
             if np.shape(array) != want:
                 raise ShapeError(f"{name} must have shape {want}, got {np.shape(array)}")
-            _checks.finite(name, array)
+            t = _checks.not_finite(array)
+            if t >= 0:
+                made_of = _made_of(source) or f" ({type(source).__qualname__})"
+                raise NonFiniteError(f"{name}{made_of}: not finite at t={t}")
         self.F[:], self.l_z[:] = F, l_z
-        self.l_zz[:] = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+        l_zz = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+        self.l_zz[:] = terminal(l_zz, self.l_z, self.nu)
         if not self.unit:
             curvature = float(np.abs(self.l_zz).max(axis=(1, 2)).mean())
             self.unit = curvature or float(np.abs(self.l_z).max(axis=1).mean()) or 1.0

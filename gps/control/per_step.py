@@ -141,7 +141,7 @@ def backward_per_step(
 def minimise_per_step(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     previous: LinearGaussianController,
     kl_max: float | Array,
     config: DualConfig | None = None,
@@ -158,7 +158,8 @@ def minimise_per_step(
     eta are damped where they turn back. With "previous" every step has the least cost-to-go at the
     states of `previous`, and one pass finds it.
 
-    kl_max: nats, scalar or (T,), above 0. eta: start of the search, scalar or (T,), in cost units
+    x0: distribution of x[0], or the state (nx,) itself. kl_max: nats per time step, scalar or (T,),
+    above 0. eta: start of the search, scalar or (T,), in cost units
     per nat, such as the last result's; by default the first backward pass solves each step at the
     states of `previous`. entropy_weight and `config.kl_under`: as for `minimise`. std_floor:
     least standard deviations, in action units, scalar or (nu,), above 0, so that
@@ -179,12 +180,12 @@ def minimise_per_step(
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
-    _checks.kinds(dynamics=dynamics, cost=cost, start=start, previous=previous)
+    _checks.kinds(dynamics=dynamics, cost=cost, previous=previous)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)
     _checks.controller("previous", previous, T, nu, nx)
-    W, x0_cov = _checks.noise(dynamics), _checks.start(start, nx)
+    W, (x0_mean, x0_cov) = _checks.noise(dynamics), _checks.start(x0, nx)
     bound = per_step("kl_max", kl_max, T)
     first = np.full(T, np.nan) if eta is None else per_step("eta", eta, T)
     w = per_step("entropy_weight", weight, T, zero=True)
@@ -195,7 +196,7 @@ def minimise_per_step(
     mean, cov, kl = np.empty((T, nx + nu)), np.empty((T, nx + nu, nx + nu)), np.empty(T)
     trace, found, active = np.zeros(config.max_trials), np.empty(T), np.zeros(T, dtype=bool)
     end, n = kernels.search(
-        C, cost.c, cost.c0, *_pulls(reference, inv), dynamics.F, dynamics.f, W, start.mean, x0_cov,
+        C, cost.c, cost.c0, *_pulls(reference, inv), dynamics.F, dynamics.f, W, x0_mean, x0_cov,
         reference.K, reference.k, reference.chol, inv, half_logdet,
         w, bound, first, config.tol, floor, config.kl_under == "previous",
         K, k, chol, mean, cov, kl, trace, found, active,

@@ -212,7 +212,7 @@ def explain(
 def update(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     previous: LinearGaussianController,
     X: npt.ArrayLike,
     U: npt.ArrayLike,
@@ -233,8 +233,8 @@ def update(
        that a small residual moves the controller little; where the residual is over ten times the
        cost-to-go, at least those that it asks for itself.
 
-    dynamics, cost, start: the model fitted to the samples, as `dual.minimise` takes it. X
-    (N, T, nx), U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats,
+    dynamics, cost, x0: the model fitted to the samples, as `dual.minimise` takes it. X (N, T, nx),
+    U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats per time step,
     scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor: least
     standard deviations of the result, as there. Raises the errors of `dual.minimise_per_step` and
     `pi2.update`.
@@ -248,7 +248,7 @@ def update(
         raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(X)[0]}")
     known = explain(dynamics, cost, previous, X, U, costs)
     step = dual.minimise_per_step(
-        dynamics, cost, start, previous, kl_max, config.dual, eta, std_floor=std_floor
+        dynamics, cost, x0, previous, kl_max, config.dual, eta, std_floor=std_floor
     )
     asked, states, values = step.controller, readonly(X), readonly(costs)
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)

@@ -8,8 +8,8 @@ the state itself::
     from gps.control import tracking
     sensor = tracking.LinearSensor.constant(T, H, V)
     found = tracking.track(dynamics, X_ref, U_ref, Q, R)
-    runs = tracking.simulate(dynamics, found.controller, start, sensor, N=100, rng=rng)
-    estimated = tracking.kalman_filter(dynamics, sensor, runs.Y, runs.U, start)
+    runs = tracking.simulate(dynamics, found.controller, x0, sensor, N=100, rng=rng)
+    estimated = tracking.kalman_filter(dynamics, sensor, runs.Y, runs.U, x0)
     smoothed = tracking.smooth(dynamics, estimated)
 
 Letters beside those of `gps.types`: H, h, V of a sensor with no outputs, and Y (N, T, no) measured.
@@ -388,20 +388,21 @@ def kalman_filter(
     sensor: LinearSensor,
     Y: npt.ArrayLike,
     U: npt.ArrayLike,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
 ) -> FilterResult:
     """Gaussian state estimates from measurements up to each step, for known actions.
 
-    For t = 0 .. T-1, from P = start.cov, m = start.mean before the first measurement::
+    For t = 0 .. T-1, from P = x0.cov, m = x0.mean before the first measurement::
 
         S = H P H' + V      gain = P H' S^-1      m <- m + gain (y - H m - h)
         P <- (I - gain H) P (I - gain H)' + gain V gain'
         m <- F [m; u] + f   P <- A P A' + W
 
-    Y: (N, T, no) or (T, no). U: (N, T, nu) or (T, nu), of which the last action is not read. V and
-    W may be singular as long as every measurement says something new. Results have the axis of
-    samples, N = 1 for a single one. Covariances are positive semi-definite up to rounding relative
-    to the covariance before the measurement.
+    x0: distribution of x[0], or the state (nx,) itself. Y: (N, T, no) or (T, no). U: (N, T, nu) or
+    (T, nu), of which the last action is not read. V and W may be singular as long as every
+    measurement says something new. Results have the axis of samples, N = 1 for a single one.
+    Covariances are positive semi-definite up to rounding relative to the covariance before the
+    measurement.
 
     Raises NotPositiveDefiniteError with the step where an innovation covariance S is singular to
     rounding (an exact measurement made twice) or an input covariance is indefinite; ShapeError and
@@ -409,7 +410,7 @@ def kalman_filter(
     Source: R. E. Kalman, A new approach to linear filtering and prediction problems, 1960, with the
     covariance update of P. D. Joseph.
     """
-    W, V, S0 = _estimation(dynamics, sensor, start)
+    W, V, x0_mean, S0 = _estimation(dynamics, sensor, x0)
     T, nx, nu, no = dynamics.T, dynamics.nx, dynamics.nu, sensor.no
     measured, actions = _samples("Y", Y, (T, no)), _samples("U", U, (T, nu))
     N = len(measured)
@@ -419,7 +420,7 @@ def kalman_filter(
     pred_mean, mean = np.empty((N, T, nx)), np.empty((N, T, nx))
     log_likelihood = np.empty((N, T))
     status, t = kernels.filter_means(
-        dynamics.F, dynamics.f, sensor.H, sensor.h, gain, chol, start.mean, actions, measured,
+        dynamics.F, dynamics.f, sensor.H, sensor.h, gain, chol, x0_mean, actions, measured,
         pred_mean, mean, log_likelihood,
     )  # fmt: skip
     if status != OK:
@@ -474,7 +475,7 @@ def smooth(dynamics: LinearDynamics, filtered: FilterResult) -> SmootherResult:
 def simulate(
     dynamics: LinearDynamics,
     controller: LinearGaussianController,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     sensor: LinearSensor | None = None,
     *,
     feedback: Literal["estimate", "state"] = "estimate",
@@ -484,6 +485,8 @@ def simulate(
     explore: bool = False,
 ) -> Simulation:
     """N samples of x[t+1] ~ N(F z + f, W) in closed loop with a controller.
+
+    x0: distribution of x[0], or the state (nx,) itself.
 
     With a sensor, y[t] ~ N(H x + h, V) is measured, a Kalman filter that knows the actions gives
     the estimate, and the action is u[t] = K (estimate or state, as `feedback` says) + k. Without
@@ -503,8 +506,8 @@ def simulate(
     by_estimate = feedback == "estimate" and sensor is not None
     if sensor is None:
         sensor = LinearSensor(np.zeros((T, 0, nx)), np.zeros((T, 0)), np.zeros((T, 0, 0)))
-    W, V, S0 = _estimation(dynamics, sensor, start)
-    _checks.controller("controller", controller, T, nu, nx)
+    W, V, x0_mean, S0 = _estimation(dynamics, sensor, x0)
+    _checks.controller("controller", controller, T, nu, nx, noiseless=True)
     no = sensor.no
     if noise is None:
         assert rng is not None
@@ -523,7 +526,7 @@ def simulate(
     X, U = np.empty((samples, T, nx)), np.empty((samples, T, nu))
     Y, estimates = np.empty((samples, T, no)), np.empty((samples, T, nx))
     status, t = kernels.simulate(
-        dynamics.F, dynamics.f, root_W, sensor.H, sensor.h, root_V, start.mean, root_0[0],
+        dynamics.F, dynamics.f, root_W, sensor.H, sensor.h, root_V, x0_mean, root_0[0],
         controller.K, controller.k, controller.chol, gain, by_estimate,
         noise.start, noise.process, noise.sensor, noise.action, X, U, Y, estimates,
     )  # fmt: skip
@@ -573,9 +576,9 @@ def _semi_definite(name: str, matrices: Array) -> Array:
 
 
 def _estimation(
-    dynamics: LinearDynamics, sensor: LinearSensor, start: Gaussian
-) -> tuple[Array, Array, Array]:
-    """W, V and the start covariance, checked and symmetric."""
+    dynamics: LinearDynamics, sensor: LinearSensor, x0: Gaussian | npt.ArrayLike
+) -> tuple[Array, Array, Array, Array]:
+    """W, V, and mean and covariance of the start, checked and symmetric."""
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     want = (dynamics.T, sensor.no, dynamics.nx)
@@ -586,8 +589,8 @@ def _estimation(
     V = sensor.V
     if sensor.no:
         V = _semi_definite("sensor.V", _checks.symmetric("sensor.V", sensor.V))
-    S0 = _checks.start(start, dynamics.nx)
-    return W, V, _semi_definite("start.cov", S0[None])[0]
+    x0_mean, x0_cov = _checks.start(x0, dynamics.nx)
+    return W, V, x0_mean, _semi_definite("x0.cov", x0_cov[None])[0]
 
 
 def _gains(

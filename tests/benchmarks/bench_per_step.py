@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "control"))
 
 from control_problems import hard_problem
 
-from gps.control import DualConfig, _kernels, lqr, minimise_per_step
+from gps.control import DualConfig, _kernels, lqr
+from gps.control.dual import minimise_per_step
 from gps.control.kl import factors
 from gps.errors import NonFiniteError
 from gps.threads import one_thread
