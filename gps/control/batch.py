@@ -27,9 +27,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 import numba
 import numpy as np
@@ -49,7 +50,7 @@ from gps.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
-from gps.fields import readonly
+from gps.fields import Axes, Shape, check_shapes, declared, readonly, shapes_of
 from gps.types import (
     Array,
     Gaussian,
@@ -58,8 +59,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -98,24 +97,59 @@ CHUNKS = 4
 """Parts of the problems per thread: some problems take longer than others."""
 
 
+@cache
+def _shapes(batch: Any) -> Mapping[str, Axes]:
+    """Shapes in a batch: those of the record's arrays behind an axis B, (B,) of its numbers, and
+    what the batch itself declares."""
+    record, out = batch.record, {}
+    if is_dataclass(record):
+        arrays, B = shapes_of(batch.record), ((1, "B"),)
+        for name, (hint, _) in declared(batch.record).items():
+            if name in arrays:
+                out[name] = arrays[name]._replace(axes=(B, *arrays[name].axes))
+            elif hint in (float, bool):
+                out[name] = Axes((B,), np.dtype(hint), optional=False)
+    return {**out, **shapes_of(batch)}
+
+
+_BATCHES: dict[Any, type[Stack[Any]]] = {}
+"""The batch of each kind of record."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stack(Record, Generic[S]):
-    """B records of one kind and size, stacked: `stack[b]` gives the b-th one back."""
+    """B records of one kind and size, stacked: `stack[b]` gives the b-th one back.
+
+    A class for a kind of record repeats the names of its fields, for type checkers, and nothing
+    else: an array has the shape that the record declares, with the problems along a first axis, a
+    number is an array (B,), and a record is stacked in turn.
+    """
 
     errors: Mapping[int, GPSError] = field(default_factory=dict, kw_only=True)
     """Of the problems that failed, by index; their arrays hold NaN."""
 
-    _names: ClassVar[tuple[str, ...]] = ()
-    _record: ClassVar[Any] = None
+    record: ClassVar[Any] = None
+    """The kind of a single problem."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        (cls.record,) = get_args(vars(cls)["__orig_bases__"][0])
+        _BATCHES[cls.record] = cls
 
     def __post_init__(self) -> None:
-        shape = np.shape(getattr(self, self._names[0]))
-        if not shape or shape[0] < 1:
-            raise ShapeError(f"{type(self).__name__} needs at least one problem, got shape {shape}")
-        wrong = [b for b in self.errors if not 0 <= b < shape[0]]
+        check_shapes(self, self.shapes())
+        if self.B < 1:
+            raise ShapeError(f"{type(self).__name__} needs at least one problem, got none")
+        wrong = [b for b in self.errors if not 0 <= b < self.B]
         if wrong:
-            raise ShapeError(f"{type(self).__name__}.errors names {wrong} of {shape[0]} problems")
+            raise ShapeError(f"{type(self).__name__}.errors names {wrong} of {self.B} problems")
         object.__setattr__(self, "errors", MappingProxyType(dict(self.errors)))
+
+    @classmethod
+    def shapes(cls) -> Mapping[str, Axes]:
+        """The declared shapes of the arrays, by name."""
+        kind: Any = cls
+        return _shapes(kind)
 
     @classmethod
     def stack(cls, records: Iterable[S]) -> Self:
@@ -124,13 +158,13 @@ class Stack(Record, Generic[S]):
         if not items:
             raise ShapeError(f"{cls.__name__}.stack needs at least one record")
         stacked: dict[str, Any] = {}
-        for name in cls._names:
+        for name in cls.shapes():
             parts = [getattr(item, name) for item in items]
             for b, part in enumerate(parts):
-                if part.shape != parts[0].shape:
+                if np.shape(part) != np.shape(parts[0]):
                     raise ShapeError(
-                        f"{cls.__name__}.stack: {name} of problem {b} has shape {part.shape}, "
-                        f"that of problem 0 has {parts[0].shape}"
+                        f"{cls.__name__}.stack: {name} of problem {b} has shape {np.shape(part)}, "
+                        f"that of problem 0 has {np.shape(parts[0])}"
                     )
             stacked[name] = np.stack(parts)
             stacked[name].setflags(write=False)
@@ -139,7 +173,7 @@ class Stack(Record, Generic[S]):
     @property
     def B(self) -> int:
         """Number of problems."""
-        return int(getattr(self, self._names[0]).shape[0])
+        return len(getattr(self, next(iter(self.shapes()))))
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
@@ -167,104 +201,67 @@ class Stack(Record, Generic[S]):
         return b
 
     def _single(self, b: int) -> S:
-        record: S = self._record(**{name: getattr(self, name)[b] for name in self._names})
+        values = {}
+        for f in fields(self.record):
+            if f.name in self.__dict__:
+                value = getattr(self, f.name)[b]
+                values[f.name] = value.item() if isinstance(value, np.generic) else value
+        record: S = self.record(**values)
         return record
+
+
+Flags = npt.NDArray[np.bool_]
+Counts = Annotated[npt.NDArray[np.int64], Shape("B")]
 
 
 @dataclass(frozen=True, eq=False)
 class DynamicsBatch(Stack[LinearDynamics]):
-    """B `LinearDynamics`: F (B, T-1, nx, nx+nu), f (B, T-1, nx), W (B, T-1, nx, nx)."""
+    """B `LinearDynamics`."""
 
     F: Array
     f: Array
     W: Array
 
-    _names = ("F", "f", "W")
-    _record = LinearDynamics
-
-    def __post_init__(self) -> None:
-        B, steps, nx, nz = shape_of(self, "F", 4)
-        freeze(self, F=(B, steps, nx, nz), f=(B, steps, nx), W=(B, steps, nx, nx))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class CostBatch(Stack[QuadraticCost]):
-    """B `QuadraticCost`s: C (B, T, nz, nz), c (B, T, nz), c0 (B, T)."""
+    """B `QuadraticCost`s."""
 
     C: Array
     c: Array
     c0: Array
 
-    _names = ("C", "c", "c0")
-    _record = QuadraticCost
-
-    def __post_init__(self) -> None:
-        B, T, nz, _ = shape_of(self, "C", 4)
-        freeze(self, C=(B, T, nz, nz), c=(B, T, nz), c0=(B, T))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class ControllerBatch(Stack[LinearGaussianController]):
-    """B `LinearGaussianController`s: K (B, T, nu, nx), k (B, T, nu), chol (B, T, nu, nu)."""
+    """B `LinearGaussianController`s."""
 
     K: Array
     k: Array
     chol: Array
 
-    _names = ("K", "k", "chol")
-    _record = LinearGaussianController
-
-    def __post_init__(self) -> None:
-        B, T, nu, nx = shape_of(self, "K", 4)
-        freeze(self, K=(B, T, nu, nx), k=(B, T, nu), chol=(B, T, nu, nu))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class GaussianBatch(Stack[Gaussian]):
-    """B `Gaussian`s: mean (B, n), cov (B, n, n)."""
+    """B `Gaussian`s."""
 
     mean: Array
     cov: Array
-
-    _names = ("mean", "cov")
-    _record = Gaussian
-
-    def __post_init__(self) -> None:
-        B, n = shape_of(self, "mean", 2)
-        freeze(self, mean=(B, n), cov=(B, n, n))
-        super().__post_init__()
 
 
 @dataclass(frozen=True, eq=False)
 class MarginalsBatch(Stack[Marginals]):
-    """B `Marginals`: mean (B, T, nz), cov (B, T, nz, nz)."""
+    """B `Marginals`."""
 
     mean: Array
     cov: Array
 
-    _names = ("mean", "cov")
-    _record = Marginals
-
-    def __post_init__(self) -> None:
-        B, T, nz = shape_of(self, "mean", 3)
-        freeze(self, mean=(B, T, nz), cov=(B, T, nz, nz))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class StepValues(Stack[Array]):
-    """A number per problem and step: values (B, T)."""
+    """A number per problem and step."""
 
-    values: Array
-
-    _names = ("values",)
-
-    def __post_init__(self) -> None:
-        freeze(self, values=shape_of(self, "values", 2))
-        super().__post_init__()
+    values: Annotated[Array, Shape("B T")]
 
     def _single(self, b: int) -> Array:
         row: Array = self.values[b]
@@ -273,159 +270,80 @@ class StepValues(Stack[Array]):
 
 @dataclass(frozen=True, eq=False)
 class DualBatch(Stack[DualResult]):
-    """What `minimise` found; every field has the problems along its first axis."""
+    """B `DualResult`s of `minimise`."""
 
     controller: ControllerBatch
-    marginals: MarginalsBatch  # of [x; u] under the controllers
-    eta: Array  # (B,) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (B,) nats per step
-    active: npt.NDArray[np.bool_]  # (B,)
-    converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
-    trace: Array  # (B, most trials, 2): eta, total KL; rows from trials[b] on are 0
-
-    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        freeze(self, eta=(B,), kl=(B, T), kl_max=(B,))
-        freeze(self, trace=(B, shape_of(self, "trace", 3)[1], 2))
-        _flags(self, B, active=np.bool_, converged=np.bool_, trials=np.int64)
-        super().__post_init__()
+    marginals: MarginalsBatch
+    eta: Array
+    kl: Array
+    kl_max: Array
+    active: Flags
+    converged: Flags
+    trials: Counts
+    """Passes that the search took; rows of `trace` from there on are 0."""
+    trace: Array
 
     def _single(self, b: int) -> DualResult:
-        return DualResult(
-            controller=self.controller[b],
-            marginals=self.marginals[b],
-            eta=float(self.eta[b]),
-            kl=self.kl[b],
-            kl_max=float(self.kl_max[b]),
-            active=bool(self.active[b]),
-            converged=bool(self.converged[b]),
-            trace=self.trace[b, : self.trials[b]],
-        )
+        return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
 
 
 @dataclass(frozen=True, eq=False)
 class PerStepBatch(Stack[PerStepResult]):
-    """What `minimise_per_step` found; every field has the problems along its first axis."""
+    """B `PerStepResult`s of `minimise_per_step`."""
 
     controller: ControllerBatch
-    marginals: MarginalsBatch  # of [x; u] under the controllers
-    eta: Array  # (B, T) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (B, T) nats
-    active: npt.NDArray[np.bool_]  # (B, T)
-    converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) sweeps that the search took
-    trace: Array  # (B, most trials): largest KL / bound; entries from trials[b] on are 0
-
-    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        freeze(self, eta=(B, T), kl=(B, T), kl_max=(B, T))
-        freeze(self, trace=(B, shape_of(self, "trace", 2)[1]))
-        _flags(self, B, converged=np.bool_, trials=np.int64)
-        active = np.array(self.active, dtype=bool).reshape(B, T)
-        active.setflags(write=False)
-        object.__setattr__(self, "active", active)
-        super().__post_init__()
+    marginals: MarginalsBatch
+    eta: Array
+    kl: Array
+    kl_max: Array
+    active: Flags
+    converged: Flags
+    trials: Counts
+    """Sweeps that the search took; entries of `trace` from there on are 0."""
+    trace: Array
 
     def _single(self, b: int) -> PerStepResult:
-        return PerStepResult(
-            controller=self.controller[b],
-            marginals=self.marginals[b],
-            eta=self.eta[b],
-            kl=self.kl[b],
-            kl_max=self.kl_max[b],
-            active=self.active[b],
-            converged=bool(self.converged[b]),
-            trace=self.trace[b, : self.trials[b]],
-        )
+        return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
 
 
 @dataclass(frozen=True, eq=False)
 class PI2Batch(Stack[PI2Result]):
-    """What `pi2_update` found; every field has the problems along its first axis."""
+    """B `PI2Result`s of `pi2_update`."""
 
     controller: ControllerBatch
-    temperature: Array  # (B, T) in cost units
-    weights: Array  # (B, T, N), rows sum to 1
-    kl: Array  # (B, T) nats, of the weights from equal ones
-
-    _names = ("kl", "temperature", "weights")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        N = shape_of(self, "weights", 3)[2]
-        freeze(self, temperature=(B, T), weights=(B, T, N), kl=(B, T))
-        super().__post_init__()
-
-    def _single(self, b: int) -> PI2Result:
-        return PI2Result(
-            controller=self.controller[b],
-            temperature=self.temperature[b],
-            weights=self.weights[b],
-            kl=self.kl[b],
-        )
+    temperature: Array
+    weights: Array
+    kl: Array
 
 
 @dataclass(frozen=True, eq=False)
 class SensorBatch(Stack[LinearSensor]):
-    """B `LinearSensor`s: H (B, T, no, nx), h (B, T, no), V (B, T, no, no)."""
+    """B `LinearSensor`s."""
 
     H: Array
     h: Array
     V: Array
 
-    _names = ("H", "h", "V")
-    _record = LinearSensor
-
-    def __post_init__(self) -> None:
-        B, T, no, nx = shape_of(self, "H", 4)
-        freeze(self, H=(B, T, no, nx), h=(B, T, no), V=(B, T, no, no))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class FilterBatch(Stack[FilterResult]):
-    """What `kalman_filter` found; every field has the systems along its first axis."""
+    """B `FilterResult`s of `kalman_filter`."""
 
-    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t]]
-    pred_mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t-1]]
-    pred_cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t-1]]
-    gain: Array  # (B, T, nx, no)
-    log_likelihood: Array  # (B, N, T) nats: log p(y[t] | y[0 .. t-1])
-
-    _names = ("mean", "cov", "pred_mean", "pred_cov", "gain", "log_likelihood")
-    _record = FilterResult
-
-    def __post_init__(self) -> None:
-        B, N, T, nx = shape_of(self, "mean", 4)
-        no = shape_of(self, "gain", 4)[3]
-        freeze(self, mean=(B, N, T, nx), pred_mean=(B, N, T, nx), log_likelihood=(B, N, T))
-        freeze(self, cov=(B, T, nx, nx), pred_cov=(B, T, nx, nx), gain=(B, T, nx, no))
-        super().__post_init__()
+    mean: Array
+    cov: Array
+    pred_mean: Array
+    pred_cov: Array
+    gain: Array
+    log_likelihood: Array
 
 
 @dataclass(frozen=True, eq=False)
 class SmootherBatch(Stack[SmootherResult]):
-    """What `smooth` found; every field has the systems along its first axis."""
+    """B `SmootherResult`s of `smooth`."""
 
-    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. T-1]]
-    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. T-1]]
-    cross: Array  # (B, T-1, nx, nx): Cov[x[t], x[t+1] | y[0 .. T-1]]
-
-    _names = ("mean", "cov", "cross")
-    _record = SmootherResult
-
-    def __post_init__(self) -> None:
-        B, N, T, nx = shape_of(self, "mean", 4)
-        freeze(self, mean=(B, N, T, nx), cov=(B, T, nx, nx), cross=(B, T - 1, nx, nx))
-        super().__post_init__()
+    mean: Array
+    cov: Array
+    cross: Array
 
 
 Dynamics = LinearDynamics | DynamicsBatch
@@ -1086,17 +1004,6 @@ def _numbered(error: GPSError, b: int) -> GPSError:
     return type(error)(text)
 
 
-_BATCHES: dict[type, type[Stack[Any]]] = {
-    LinearDynamics: DynamicsBatch,
-    QuadraticCost: CostBatch,
-    LinearGaussianController: ControllerBatch,
-    Gaussian: GaussianBatch,
-    Marginals: MarginalsBatch,
-    LinearSensor: SensorBatch,
-    FilterResult: FilterBatch,
-}
-
-
 def _batched(name: str, value: Any) -> Any:
     """A single record as a batch of one, without a copy; a batch as it is."""
     if isinstance(value, Stack):
@@ -1106,7 +1013,7 @@ def _batched(name: str, value: Any) -> Any:
         raise ShapeError(
             f"{name} must be a record of one problem or a batch of them, got {type(value).__name__}"
         )
-    return kind(**{field: getattr(value, field)[None] for field in kind._names})
+    return kind(**{field: getattr(value, field)[None] for field in kind.shapes()})
 
 
 def _start(x0: Start) -> GaussianBatch:
@@ -1319,15 +1226,3 @@ def _read(*arrays: Array) -> tuple[Array, ...]:
     for array in arrays:
         array.setflags(write=False)
     return arrays
-
-
-def _flags(record: Any, B: int, **fields: Any) -> None:
-    """Cast fields that hold one flag or count per problem, and make them read-only."""
-    for name, dtype in fields.items():
-        array = np.array(getattr(record, name), dtype=dtype)
-        if array.shape != (B,):
-            raise ShapeError(
-                f"{type(record).__name__}.{name} must have shape {(B,)}, got {array.shape}"
-            )
-        array.setflags(write=False)
-        object.__setattr__(record, name, array)

@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from gps.control.kl import factors, floor_of, penalty, raised
 from gps.control.lqr import controller_of, per_step
 from gps.control.per_step import PerStepResult, backward_per_step, minimise_per_step
 from gps.errors import DualError, NonFiniteError
+from gps.fields import Shape
 from gps.types import (
     Array,
     Gaussian,
@@ -39,8 +41,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -62,18 +62,22 @@ class DualResult(Record):
     """What `minimise` found."""
 
     controller: LinearGaussianController
-    marginals: Marginals  # of [x; u] under the controller
-    eta: float  # cost units per nat, that the controller was computed with
-    kl: Array  # (T,) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: float  # nats per step; the bound is kl_max * T
-    active: bool  # False: eta is at its floor, and the KL below the bound and constant there
-    converged: bool  # False: the bound holds, but the KL is not within `tol` of it
-    trace: Array  # (n_trials, 2): eta, total KL (NaN: no controller, or no finite trajectory)
-    reason: str = ""  # why it has not converged; `batch.minimise` gives none
-
-    def __post_init__(self) -> None:
-        n, _ = shape_of(self, "trace", 2)
-        freeze(self, kl=(self.controller.T,), trace=(n, 2))
+    marginals: Marginals
+    """Of [x; u] under the controller."""
+    eta: float
+    """Cost units per nat, that the controller was computed with."""
+    kl: Annotated[Array, Shape("T")]
+    """Nats, under the marginals, or those of `DualConfig.kl_under`."""
+    kl_max: float
+    """Nats per step; the bound is kl_max * T."""
+    active: bool
+    """False: eta is at its floor, and the KL below the bound and constant there."""
+    converged: bool
+    """False: the bound holds, but the KL is not within `tol` of it."""
+    trace: Annotated[Array, Shape("n 2")]
+    """Of every trial: eta and the total KL (NaN: no controller, or no finite trajectory)."""
+    reason: str = ""
+    """Why it has not converged; `batch.minimise` gives none."""
 
 
 @dataclass(frozen=True)

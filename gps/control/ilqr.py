@@ -14,10 +14,9 @@ Tassa, T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IR
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +26,13 @@ from gps.control import _ilqr_kernels as kernels
 from gps.control.lqr import controller_of, per_step, terminal
 from gps.control.models import Limited, Model, UserDefined
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import Config, Count, NonNegative, Positive, Range, Shape
 from gps.types import (
     Array,
     Gaussian,
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = ["ILQRConfig", "ILQRResult", "TrajectoryCost", "minimise"]
@@ -45,26 +43,28 @@ Reason = Literal["gradient", "cost", "iterations", "regularisation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILQRConfig:
+class ILQRConfig(Config):
     """When the iteration stops, and how it is kept from diverging."""
 
-    iterations: int = 200
-    """Most iterations; at least 1."""
+    iterations: Count = 200
+    """Maximum number of iterations."""
 
-    tol_gradient: float = 1e-6
+    tol_gradient: NonNegative = 1e-6
     """Stop when no action would change by more than this fraction of 1 + |u|."""
 
-    tol_cost: float = 1e-9
+    tol_cost: NonNegative = 1e-9
     """Stop when an accepted step lowers the cost by less than this fraction of unit + |cost|. The
     unit, here and below, is the largest entry of a step's Hessian (of its gradient, where that is
     zero), averaged over the first trajectory, so that the cost times a positive factor is minimised
     by the same steps."""
 
-    step_sizes: tuple[float, ...] = tuple(1.1 ** -(k * k) for k in range(10))
+    step_sizes: tuple[Annotated[float, Range(above=0, at_most=1)], ...] = tuple(
+        1.1 ** -(k * k) for k in range(10)
+    )
     """Tried in the line search, from large to small. The first alone, then all others as one batch
     of rollouts."""
 
-    min_ratio: float = 1e-4
+    min_ratio: Annotated[float, Range(at_least=0, below=1)] = 1e-4
     """A step is accepted when it lowers the cost by more than this share of what the quadratic
     model expects."""
 
@@ -72,48 +72,26 @@ class ILQRConfig:
     """What the regularisation is a multiple of: B'B ("state": deviations of the next state are
     penalised) or the identity on Q_uu ("action")."""
 
-    initial: float = 1e-6
-    """Regularisation of the first iteration, in the cost's unit; 0 or above."""
+    initial: NonNegative = 1e-6
+    """Regularisation of the first iteration, in the cost's unit."""
 
-    factor: float = 1.6
-    """By which it grows and falls, faster with every repetition; above 1."""
+    factor: Annotated[float, Range(above=1)] = 1.6
+    """By which it grows and falls, faster with every repetition."""
 
-    smallest: float = 1e-6
+    smallest: Positive = 1e-6
     """Where it falls to 0 and from where it grows, in the cost's unit."""
 
-    largest: float = 1e10
+    largest: Positive = 1e10
     """Where the iteration gives up, in the cost's unit."""
 
     def __post_init__(self) -> None:
-        if not (type(self.iterations) is int and self.iterations >= 1):
-            raise ConfigError(f"ILQRConfig.iterations must be at least 1, got {self.iterations!r}")
-        for name in ("tol_gradient", "tol_cost", "initial"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"ILQRConfig.{name} must be finite and >= 0, got {value}")
-        if not isinstance(self.step_sizes, tuple):
-            raise ConfigError(
-                f"ILQRConfig.step_sizes must be a tuple of numbers, got {self.step_sizes!r}"
-            )
+        super().__post_init__()
         sizes = self.step_sizes
-        falling = all(a > b for a, b in pairwise(sizes))
-        if not sizes or not falling or not (sizes[0] <= 1.0 and sizes[-1] > 0.0):
+        if not sizes or not all(a > b for a, b in pairwise(sizes)):
+            raise ConfigError(f"ILQRConfig.step_sizes must fall, from at most 1, got {sizes}")
+        if not self.smallest < self.largest or self.initial > self.largest:
             raise ConfigError(
-                f"ILQRConfig.step_sizes must fall from at most 1 to above 0, got {sizes}"
-            )
-        if not 0 <= self.min_ratio < 1:
-            raise ConfigError(
-                f"ILQRConfig.min_ratio must be at least 0 and below 1, got {self.min_ratio}"
-            )
-        if self.regularise not in ("state", "action"):
-            raise ConfigError(
-                f"ILQRConfig.regularise must be 'state' or 'action', got {self.regularise!r}"
-            )
-        if not 1 < self.factor < math.inf:
-            raise ConfigError(f"ILQRConfig.factor must be above 1, got {self.factor}")
-        if not 0 < self.smallest < self.largest < math.inf or self.initial > self.largest:
-            raise ConfigError(
-                "ILQRConfig needs 0 < smallest < largest and initial <= largest, got "
+                "ILQRConfig needs smallest < largest and initial <= largest, got "
                 f"{self.smallest}, {self.largest} and {self.initial}"
             )
 
@@ -152,22 +130,26 @@ class _Quadratic:
 class ILQRResult(Record):
     """What `minimise` found."""
 
-    X: Array  # (T, nx) states of the best trajectory
-    U: Array  # (T, nu) its actions, within the limits
-    controller: LinearGaussianController  # u = U + K (x - X) + noise, in absolute states
-    cost: float  # sum over the trajectory, in cost units
-    reason: Reason  # why it stopped: "gradient" and "cost" are tolerances that were met
-    costs: Array  # (n+1,) of the start, and after every iteration
-    regularisation: Array  # (n,) that each iteration's backward pass succeeded with, in the unit
-    step_sizes: Array  # (n,) accepted by the line search; 0 where no step was
-    gradients: Array  # (n,) largest change of an action that was asked for, over 1 + |u|
-    unit: float  # of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost
-
-    def __post_init__(self) -> None:
-        (T, nx), nu = shape_of(self, "X", 2), shape_of(self, "U", 2)[1]
-        (n,) = shape_of(self, "step_sizes", 1)
-        freeze(self, X=(T, nx), U=(T, nu), costs=(n + 1,))
-        freeze(self, regularisation=(n,), step_sizes=(n,), gradients=(n,))
+    X: Annotated[Array, Shape("T nx")]
+    """States of the best trajectory."""
+    U: Annotated[Array, Shape("T nu")]
+    """Its actions, within the limits."""
+    controller: LinearGaussianController
+    """u = U + K (x - X) + noise, in absolute states."""
+    cost: float
+    """Sum over the trajectory, in cost units."""
+    reason: Reason
+    """Why it stopped: "gradient" and "cost" are tolerances that were met."""
+    costs: Annotated[Array, Shape("n+1")]
+    """Of the start, and after every iteration."""
+    regularisation: Annotated[Array, Shape("n")]
+    """With which each iteration's backward pass succeeded, in the unit."""
+    step_sizes: Annotated[Array, Shape("n")]
+    """Step sizes that the line search accepted; 0 where no step was."""
+    gradients: Annotated[Array, Shape("n")]
+    """Largest change of an action that was asked for, over 1 + |u|."""
+    unit: float
+    """Of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost."""
 
     @property
     def converged(self) -> bool:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from gps.control.dual_config import DualConfig
 from gps.control.kl import factors, floor_of, precise, raised
 from gps.control.lqr import check_overflow, controller_of, per_step
 from gps.errors import ConfigError, DualError, NonFiniteError, NotPositiveDefiniteError
+from gps.fields import Shape
 from gps.types import (
     Array,
     Gaussian,
@@ -38,8 +39,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = ["PerStepResult", "backward_per_step", "minimise_per_step"]
@@ -60,22 +59,22 @@ class PerStepResult(Record):
     """What `minimise_per_step` found."""
 
     controller: LinearGaussianController
-    marginals: Marginals  # of [x; u] under the controller
-    eta: Array  # (T,) cost units per nat
-    kl: Array  # (T,) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (T,) nats
-    active: npt.NDArray[np.bool_]  # (T,) False: eta is at its floor and the KL below the bound
-    converged: bool  # False: every bound holds, but the controller need not be the optimum
-    trace: Array  # (n_sweeps,) largest KL / bound of the backward pass (NaN: no finite trajectory)
-    reason: str = ""  # why it has not converged; `batch.minimise_per_step` gives none
-
-    def __post_init__(self) -> None:
-        T = self.controller.T
-        (n,) = shape_of(self, "trace", 1)
-        freeze(self, eta=(T,), kl=(T,), kl_max=(T,), trace=(n,))
-        active = np.array(self.active, dtype=bool).reshape(T)
-        active.setflags(write=False)
-        object.__setattr__(self, "active", active)
+    marginals: Marginals
+    """Of [x; u] under the controller."""
+    eta: Annotated[Array, Shape("T")]
+    """Cost units per nat."""
+    kl: Annotated[Array, Shape("T")]
+    """Nats, under the marginals, or those of `DualConfig.kl_under`."""
+    kl_max: Annotated[Array, Shape("T")]
+    """Nats."""
+    active: Annotated[npt.NDArray[np.bool_], Shape("T")]
+    """False: eta is at its floor and the KL below the bound."""
+    converged: bool
+    """False: every bound holds, but the controller need not be the optimum."""
+    trace: Annotated[Array, Shape("n")]
+    """Of every sweep: the largest KL / bound of the backward pass (NaN: no finite trajectory)."""
+    reason: str = ""
+    """Why it has not converged; `batch.minimise_per_step` gives none."""
 
 
 def backward_per_step(

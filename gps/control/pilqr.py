@@ -10,8 +10,8 @@ and Model-Free Updates for Trajectory-Centric Reinforcement Learning, ICML 2017 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from gps.control.dual import DualConfig, PerStepResult
 from gps.control.lqr import per_step
 from gps.control.pi2 import PI2Config, PI2Result
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import Config, Positive, Shape, readonly
 from gps.linalg import solve_lower
 from gps.types import (
     Array,
@@ -32,8 +32,6 @@ from gps.types import (
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -52,7 +50,7 @@ _WRONG = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PILQRConfig:
+class PILQRConfig(Config):
     """Both halves of an update, and how the residual sets the step of the first."""
 
     dual: DualConfig = field(default_factory=DualConfig)
@@ -61,17 +59,17 @@ class PILQRConfig:
     pi2: PI2Config = field(default_factory=PI2Config)
     """The update on the residual."""
 
-    decrease: float = 0.2
+    decrease: Positive = 0.2
     """Residual share of the cost above which a step's KL bound is halved."""
 
-    increase: float = 0.05
+    increase: Positive = 0.05
     """Residual share of the cost below which a step's KL bound is doubled."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.increase < self.decrease < math.inf:
+        super().__post_init__()
+        if not self.increase < self.decrease:
             raise ConfigError(
-                "PILQRConfig needs 0 < increase < decrease, both finite, got "
-                f"{self.increase} and {self.decrease}"
+                f"PILQRConfig needs increase < decrease, got {self.increase} and {self.decrease}"
             )
 
 
@@ -79,14 +77,14 @@ class PILQRConfig:
 class Explained(Record):
     """How much of the sampled costs a model accounts for."""
 
-    noise: Array  # (N, T, nu) unit-variance noise of the sampled actions
-    predicted: Array  # (N, T) cost of that noise under the model
-    residual: Array  # (N, T) sampled cost less the predicted one
-    share: Array  # (T,) sum_{t' >= t} |residual| over sum_{t' >= t} |cost|, over all samples
-
-    def __post_init__(self) -> None:
-        N, T, nu = shape_of(self, "noise", 3)
-        freeze(self, noise=(N, T, nu), predicted=(N, T), residual=(N, T), share=(T,))
+    noise: Annotated[Array, Shape("N T nu")]
+    """Unit-variance noise of the sampled actions."""
+    predicted: Annotated[Array, Shape("N T")]
+    """Cost of that noise under the model."""
+    residual: Annotated[Array, Shape("N T")]
+    """Sampled cost less the predicted one."""
+    share: Annotated[Array, Shape("T")]
+    """sum_{t' >= t} |residual| over sum_{t' >= t} |cost|, over all samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +92,10 @@ class PILQRResult(Record):
     """What `update` found."""
 
     controller: LinearGaussianController
-    lqr: PerStepResult  # the model-based half
-    pi2: PI2Result  # the model-free half
+    lqr: PerStepResult
+    """The model-based half."""
+    pi2: PI2Result
+    """The model-free half."""
     explained: Explained
 
 

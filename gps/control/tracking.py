@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from gps.control import _tracking_kernels as kernels
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK
 from gps.control.models import Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import Shape, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -39,8 +39,6 @@ from gps.types import (
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -63,33 +61,26 @@ __all__ = [
 class TrackingResult(Record):
     """What `track` and `track_model` found."""
 
-    controller: LinearGaussianController  # of absolute states, as everywhere
-    cost: QuadraticCost  # of being away from the reference, about z = 0
-    dynamics: LinearDynamics  # given, or the linearisation along the reference
-    X_ref: Array  # (T, nx)
-    U_ref: Array  # (T, nu)
-    defects: Array  # (T-1, nx): where the dynamics lead from the reference, less the reference
-
-    def __post_init__(self) -> None:
-        T, nx = shape_of(self, "X_ref", 2)
-        nu = shape_of(self, "U_ref", 2)[1]
-        freeze(self, X_ref=(T, nx), U_ref=(T, nu), defects=(T - 1, nx))
+    controller: LinearGaussianController
+    """Of absolute states, as everywhere."""
+    cost: QuadraticCost
+    """Of being away from the reference, about z = 0."""
+    dynamics: LinearDynamics
+    """Given, or the linearisation along the reference."""
+    X_ref: Annotated[Array, Shape("T nx")]
+    U_ref: Annotated[Array, Shape("T nu")]
+    defects: Annotated[Array, Shape("T-1 nx")]
+    """Where the dynamics lead from the reference, less the reference."""
 
 
 @dataclass(frozen=True, eq=False)
 class LinearSensor(Record):
-    """y[t] ~ N(H[t] x[t] + h[t], V[t]) for t = 0 .. T-1.
+    """y[t] ~ N(H[t] x[t] + h[t], V[t]) for t = 0 .. T-1."""
 
-    H: (T, no, nx). h: (T, no). V: (T, no, no), symmetric positive semi-definite.
-    """
-
-    H: Array  # (T, no, nx)
-    h: Array  # (T, no)
-    V: Array  # (T, no, no) symmetric positive semi-definite
-
-    def __post_init__(self) -> None:
-        T, no, nx = shape_of(self, "H", 3)
-        freeze(self, H=(T, no, nx), h=(T, no), V=(T, no, no))
+    H: Annotated[Array, Shape("T no nx")]
+    h: Annotated[Array, Shape("T no")]
+    V: Annotated[Array, Shape("T no no")]
+    """Symmetric positive semi-definite."""
 
     @classmethod
     def constant(
@@ -129,46 +120,41 @@ class LinearSensor(Record):
 class FilterResult(Record):
     """What `kalman_filter` found. Covariances and gains do not depend on what was measured."""
 
-    mean: Array  # (N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. t]]
-    pred_mean: Array  # (N, T, nx): E[x[t] | y[0 .. t-1]]
-    pred_cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. t-1]]
-    gain: Array  # (T, nx, no): mean = pred_mean + gain (y - H pred_mean - h)
-    log_likelihood: Array  # (N, T) nats: log p(y[t] | y[0 .. t-1]); its sum is that of the sample
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "mean", 3)
-        no = shape_of(self, "gain", 3)[2]
-        freeze(self, mean=(N, T, nx), pred_mean=(N, T, nx), log_likelihood=(N, T))
-        freeze(self, cov=(T, nx, nx), pred_cov=(T, nx, nx), gain=(T, nx, no))
+    mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. t]]."""
+    pred_mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t-1]]."""
+    pred_cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. t-1]]."""
+    gain: Annotated[Array, Shape("T nx no")]
+    """mean = pred_mean + gain (y - H pred_mean - h)."""
+    log_likelihood: Annotated[Array, Shape("N T")]
+    """Nats: log p(y[t] | y[0 .. t-1]); its sum is that of the sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class SmootherResult(Record):
     """What `smooth` found: states given all measurements."""
 
-    mean: Array  # (N, T, nx): E[x[t] | y[0 .. T-1]]
-    cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. T-1]]
-    cross: Array  # (T-1, nx, nx): Cov[x[t], x[t+1] | y[0 .. T-1]]
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "mean", 3)
-        freeze(self, mean=(N, T, nx), cov=(T, nx, nx), cross=(T - 1, nx, nx))
+    mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. T-1]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. T-1]]."""
+    cross: Annotated[Array, Shape("T-1 nx nx")]
+    """Cov[x[t], x[t+1] | y[0 .. T-1]]."""
 
 
 @dataclass(frozen=True, eq=False)
 class SimulationNoise(Record):
     """Independent unit-variance numbers for N samples; `simulate` gives them their covariances."""
 
-    start: Array  # (N, nx)
-    process: Array  # (N, T-1, nx)
-    sensor: Array  # (N, T, no)
-    action: Array  # (N, T, nu); zeros: the controller's mean action is taken
-
-    def __post_init__(self) -> None:
-        N, T, nu = shape_of(self, "action", 3)
-        nx, no = shape_of(self, "start", 2)[1], shape_of(self, "sensor", 3)[2]
-        freeze(self, start=(N, nx), process=(N, T - 1, nx), sensor=(N, T, no), action=(N, T, nu))
+    start: Annotated[Array, Shape("N nx")]
+    process: Annotated[Array, Shape("N T-1 nx")]
+    sensor: Annotated[Array, Shape("N T no")]
+    action: Annotated[Array, Shape("N T nu")]
+    """Zeros: the controller's mean action is taken."""
 
     @classmethod
     def draw(
@@ -195,17 +181,16 @@ class SimulationNoise(Record):
 class Simulation(Record):
     """N samples of a closed loop."""
 
-    X: Array  # (N, T, nx) true states
-    U: Array  # (N, T, nu) actions
-    Y: Array  # (N, T, no) measurements
-    estimates: Array  # (N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (T, nx, nx) of x - estimate, the same for every sample
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "X", 3)
-        nu, no = shape_of(self, "U", 3)[2], shape_of(self, "Y", 3)[2]
-        freeze(self, X=(N, T, nx), U=(N, T, nu), Y=(N, T, no), estimates=(N, T, nx))
-        freeze(self, cov=(T, nx, nx))
+    X: Annotated[Array, Shape("N T nx")]
+    """True states."""
+    U: Annotated[Array, Shape("N T nu")]
+    """Actions."""
+    Y: Annotated[Array, Shape("N T no")]
+    """Measurements."""
+    estimates: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Of x - estimate, the same for every sample."""
 
 
 # --- tracking

@@ -684,7 +684,7 @@ def test_a_cost_without_minimum_is_named():
     ("call", "error", "match"),
     [
         (lambda m, c: ilqr.minimise(m, c, [1.0], np.zeros((4, 1)), limits=3.0), ShapeError, "pair"),
-        (lambda m, c: ILQRConfig(step_sizes=1.0), ConfigError, "tuple of numbers"),
+        (lambda m, c: ILQRConfig(step_sizes=1.0), ConfigError, "must be a tuple, each a number"),
         (lambda m, c: MujocoModel("robot.xml"), ConfigError, "from_xml_path"),
         (
             lambda m, c: ilqr.minimise(m, Short(), [1.0], np.zeros((4, 1))),

@@ -24,12 +24,11 @@ from gps.control import (
     ilqr,
     kl_per_step,
     lqr,
-    minimise,
-    minimise_per_step,
     pd,
     penalised,
     pi2,
 )
+from gps.control.dual import minimise, minimise_per_step
 from gps.control.models import NumpyModel
 from gps.errors import (
     DualError,
