@@ -7,7 +7,7 @@ interpreter. A problem is the work of one thread from beginning to end, so that 
 threads changes no byte.
 
 An input has one problem per row, or a single row that all problems share. A problem whose status is
-not OK on entry is skipped. DOUBTFUL means that something is wrong or out of the ordinary, such as a
+not OK on entry is skipped. FALLBACK means that something is wrong or out of the ordinary, such as a
 search that does not converge; the caller then asks the single function, which says what.
 """
 
@@ -19,7 +19,7 @@ from gps.compiling import inlined, kernel
 from gps.control import _kernels, _per_step_kernels, _pi2_kernels, _tracking_kernels
 from gps.control._kernels import OK, scan_semidefinite, scan_symmetry, trial
 
-DOUBTFUL = 3
+FALLBACK = 3
 DONE = _per_step_kernels.DONE
 ROOT, FLOOR, CEILING, INTERVAL, TRIALS = 0, 1, 2, 3, 4
 _PSD_TOLERANCE = 1e-9  # below that of the single functions, which judge what does not pass
@@ -45,7 +45,7 @@ def finite(A, status, first, stop):  # type: ignore[no-untyped-def]
             # x - x is 0 exactly for finite x and NaN otherwise
             bad |= row[i] - row[i] != 0.0
         if bad:
-            status[b] = DOUBTFUL
+            status[b] = FALLBACK
 
 
 @kernel
@@ -56,10 +56,10 @@ def factors(chol, status, first, stop):  # type: ignore[no-untyped-def]
         for t in range(L.shape[0]):
             for i in range(L.shape[1]):
                 if not L[t, i, i] > 0.0:
-                    status[b] = DOUBTFUL
+                    status[b] = FALLBACK
                 for j in range(i + 1, L.shape[1]):
                     if L[t, i, j] != 0.0:
-                        status[b] = DOUBTFUL
+                        status[b] = FALLBACK
 
 
 @kernel
@@ -70,9 +70,9 @@ def variances(A, status, first, stop):  # type: ignore[no-untyped-def]
         for t in range(S.shape[0]):
             for i in range(S.shape[1]):
                 if S[t, i, i] < 0.0:
-                    status[b] = DOUBTFUL
+                    status[b] = FALLBACK
         if status[b] == OK and scan_semidefinite(S, _PSD_TOLERANCE) >= 0:
-            status[b] = DOUBTFUL
+            status[b] = FALLBACK
 
 
 @kernel
@@ -81,7 +81,7 @@ def roots(A, status, first, stop):  # type: ignore[no-untyped-def]
     for b in range(first, stop):
         S = A[_row(b, A)]
         if status[b] == OK and _tracking_kernels.roots(S, np.empty(S.shape)) >= 0:
-            status[b] = DOUBTFUL
+            status[b] = FALLBACK
 
 
 @kernel
@@ -105,7 +105,7 @@ def backward(C, c, F, f, temperature, K, k, chol, status, first, stop):  # type:
                 C[i], c[i], C[i], c[i], 0.0, temperature[b], F[j], f[j], K[b], k[b], chol[b], Q_uu
             )  # fmt: skip
             if done != OK:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
 
 
 @kernel
@@ -122,9 +122,9 @@ def backward_per_step(  # type: ignore[no-untyped-def]
                 ahead, K[b], k[b], chol[b], Q_uu,
             )  # fmt: skip
             if done != OK:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
             else:
-                _kernels.heat(chol[b], eta[b], w[b])
+                _kernels.scale_covariance(chol[b], eta[b], w[b])
 
 
 @kernel
@@ -137,7 +137,7 @@ def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov, status, first, stop
                 K[i], k[i], chol[i], F[j], f[j], W[j], x0_mean[s], x0_cov[s, 0], mean[b], cov[b]
             )
             if done != OK:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
 
 
 @kernel
@@ -259,7 +259,7 @@ def search(  # type: ignore[no-untyped-def]
             K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p],
         )  # fmt: skip
         if end[p] > FLOOR:
-            status[p] = DOUBTFUL
+            status[p] = FALLBACK
 
 
 # --- the search for a dual variable per step
@@ -283,7 +283,7 @@ def search_per_step(  # type: ignore[no-untyped-def]
             K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p], found[p], active[p],
         )  # fmt: skip
         if end[p] > _per_step_kernels.HELD:
-            status[p] = DOUBTFUL
+            status[p] = FALLBACK
 
 
 # --- PI2
@@ -302,18 +302,18 @@ def pi2_update(  # type: ignore[no-untyped-def]
             for t in range(costs.shape[2]):
                 total += abs(costs[b, n, t])
             if not np.isfinite(2.0 * total):
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
         flat = chol[i].reshape(chol[i].size)
         for n in range(flat.shape[0]):
             if abs(flat[n]) > _FAR or 0.0 < abs(flat[n]) < 1.0 / _FAR:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
         if status[b] == OK:
             done, _ = _pi2_kernels.update(
                 X[b], U[b], costs[b], K[i], chol[i], kl_max[b], low, given[b], damping, floor,
                 k[b], new_chol[b], eta[b], kl[b], weights[b],
             )  # fmt: skip
             if done != OK:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK
 
 
 # --- estimation
@@ -340,7 +340,7 @@ def kalman_filter(  # type: ignore[no-untyped-def]
                 pred_mean[b], mean[b], log_likelihood[b],
             )  # fmt: skip
         if done != OK:
-            status[b] = DOUBTFUL
+            status[b] = FALLBACK
 
 
 @kernel
@@ -356,4 +356,4 @@ def smooth(  # type: ignore[no-untyped-def]
                 cross[b],
             )  # fmt: skip
             if done != OK:
-                status[b] = DOUBTFUL
+                status[b] = FALLBACK

@@ -152,7 +152,6 @@ def covariance(name: str, array: Array) -> Array:
 
 def dynamics(value: LinearDynamics) -> None:
     """Finite transitions of states and actions."""
-    kinds(dynamics=value)
     if value.nx < 1 or value.nu < 1:
         raise ShapeError(f"dynamics.F must have more columns than rows, got {value.F.shape[1:]}")
     for name in ("F", "f", "W"):
@@ -166,7 +165,6 @@ def noise(value: LinearDynamics) -> Array:
 
 def cost(value: QuadraticCost, T: int, nz: int) -> Array:
     """Finite cost of the right size; returns its symmetric Hessian."""
-    kinds(cost=value)
     if value.C.shape != (T, nz, nz):
         raise ShapeError(f"cost.C must have shape {(T, nz, nz)} (T, nz, nz), got {value.C.shape}")
     for name in ("C", "c", "c0"):

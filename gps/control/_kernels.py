@@ -293,7 +293,7 @@ def blocks(Q, Q_uu, Q_ux, Q_u):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type: ignore[no-untyped-def]
+def constrained_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type: ignore[no-untyped-def]
     """K, k and chol of one step, with the precision Q_uu / eta + P; a status as in `backward`.
 
     A and N (nu, nu) and y (nu, 1) are scratch.
@@ -348,7 +348,7 @@ def value_of_gains(Q, Q_uu, Q_ux, Q_u, K, k, M, m, YY, V):  # type: ignore[no-un
 
 
 @kernel
-def add_pull(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no-untyped-def]
+def add_kl_value(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no-untyped-def]
     """V += eta times the part of one step's KL that depends on the state.
 
     E (nu, nx) and e (nu,) are scratch.
@@ -392,14 +392,14 @@ def backward_per_step(  # type: ignore[no-untyped-def]
     for t in range(T - 1, -1, -1):
         _action_value(C, c, C, c, 0.0, F, f, t, V, F_t, G, Q)
         blocks(Q, Q_uu, Q_ux, Q_u)
-        status = pulled_gains(
+        status = constrained_gains(
             Q_uu, Q_ux, Q_u, P[t], PK[t], Pk[t], eta[t], A, N, y, K[t], k[t], chol[t]
         )
         if status != OK:
             return status, t
         value_of_gains(Q, Q_uu, Q_ux, Q_u, K[t], k[t], M, m, YY, V)
         if ahead:
-            add_pull(K[t], k[t], K_old[t], k_old[t], inv_chol_old[t], eta[t], M, m, V)
+            add_kl_value(K[t], k[t], K_old[t], k_old[t], inv_chol_old[t], eta[t], M, m, V)
     return OK, 0
 
 
@@ -527,8 +527,8 @@ def trial(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Backward, forward and KL for one dual variable; (status, t, total KL).
 
-    std_floor: least standard deviations (nu,), in units of the actions, or None: then what raises a
-    covariance is not even compiled. mean_at, cov_at: the marginals that the KL is averaged over;
+    std_floor: minimum standard deviations (nu,), in units of the actions, or None: then what raises
+    a covariance is not even compiled. mean_at, cov_at: the marginals that the KL is averaged over;
     for those of the trial itself, mean and cov.
     """
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
@@ -755,7 +755,7 @@ def raise_covariance(chol, std_floor):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def heat(chol, eta, weight):  # type: ignore[no-untyped-def]
+def scale_covariance(chol, eta, weight):  # type: ignore[no-untyped-def]
     """Factors of the covariance that an entropy weight gives: times sqrt(1 + weight / eta)."""
     T, nu, _ = chol.shape
     for t in range(T):

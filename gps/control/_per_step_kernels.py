@@ -21,14 +21,14 @@ from gps.control._kernels import (
     OK,
     _action_value,
     _work,
-    add_pull,
+    add_kl_value,
     advance,
     blocks,
+    constrained_gains,
     divergence_at,
     expected_cost,
     forward,
     place,
-    pulled_gains,
     raise_factor,
     value_of_gains,
 )
@@ -61,9 +61,9 @@ def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
             total += x * x * (0.5 - x * (1 / 3 - x * (0.25 - x * (0.2 - x / 6))))
         else:
             total += x - np.log((eta + w) * inv)
-        pull = g[i] * inv * inv
-        total += pull
-        slope -= x * x / (eta + w) + 2.0 * pull * inv
+        shift = g[i] * inv * inv
+        total += shift
+        slope -= x * x / (eta + w) + 2.0 * shift * inv
     return 0.5 * total, 0.5 * slope
 
 
@@ -142,11 +142,11 @@ def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untype
 @kernel(error_model="numpy")
 def _least(s, g, w):  # type: ignore[no-untyped-def]
     """(bottom, rise): eta has to be above the bottom; at bottom + rise is its floor."""
-    bottom, size, pull = max(-s[0], 0.0), w, 0.0
+    bottom, size, shift = max(-s[0], 0.0), w, 0.0
     for i in range(len(s)):
         size = max(size, abs(s[i]))
-        pull += g[i]
-    return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(pull)))
+        shift += g[i]
+    return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(shift)))
 
 
 @kernel(error_model="numpy")
@@ -226,7 +226,7 @@ def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no
     A, N, R, y, s = scratch[:5]
     if not 0.0 < eta < np.inf:
         return False, False
-    if pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol) != OK:
+    if constrained_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol) != OK:
         return False, False
     if w != 0.0:
         scale = np.sqrt(1.0 + w / eta)
@@ -427,7 +427,7 @@ def search(  # type: ignore[no-untyped-def]
                 _copy(chol_old[t], chol_b[t])
             value_of_gains(Q, Q_uu[t], Q_ux[t], Q_u[t], K_b[t], k_b[t], M, m_u, YY, V)
             if not under and np.isfinite(used[t]):
-                add_pull(K_b[t], k_b[t], K_old[t], k_old[t], inv_old[t], used[t], M, m_u, V)
+                add_kl_value(K_b[t], k_b[t], K_old[t], k_old[t], inv_old[t], used[t], M, m_u, V)
         if not moved:
             break
         # --- the whole search, where the states do not depend on the controller

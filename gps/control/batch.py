@@ -372,17 +372,17 @@ def backward(
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     job = _Job(threads, on_error, dynamics=d, cost=c)
     T, nx, nu = _sizes(d, cost=c)
-    heat = _positive("temperature", temperature, (job.B, T), zero=True)
+    temperatures = _positive("temperature", temperature, (job.B, T), zero=True)
     C = job.symmetric("cost", c.C)
     K, k, chol = np.empty((job.B, T, nu, nx)), np.empty((job.B, T, nu)), _square(job.B, T, nu)
     job.run(
         *_finite(C, c.c, c.c0, d.F, d.f, d.W),
-        (kernels.backward, C, c.c, d.F, d.f, heat, K, k, chol),
+        (kernels.backward, C, c.c, d.F, d.f, temperatures, K, k, chol),
         *_finite(K, chol),
     )
 
     def single(b: int) -> tuple[Array, ...]:
-        found = lqr.backward(_at(d, b), _at(c, b), heat[b])
+        found = lqr.backward(_at(d, b), _at(c, b), temperatures[b])
         return found.K, found.k, found.chol
 
     errors = job.settle(single, K=K, k=k, chol=chol)
@@ -419,7 +419,7 @@ def backward_per_step(
     w = _positive("entropy_weight", entropy_weight, (B, T), zero=True)
     C = job.symmetric("cost", c.C)
     inv, _, good = _factors(p)
-    job.doubt(good)
+    job.fall_back(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     terms = _precision_terms(p, inv)
     job.run(
@@ -523,7 +523,7 @@ def kl_per_step(
             f"got {m.mean.shape}"
         )
     inv, half, good = _factors(o)
-    job.doubt(good)
+    job.fall_back(good)
     out = np.empty((job.B, T))
     job.run(
         *_controller(n), *_finite(m.mean, m.cov),
@@ -582,11 +582,11 @@ def minimise(
     S0 = job.symmetric("x0", s.cov[:, None])
     unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
-    job.doubt(good)
+    job.fall_back(good)
     R, r = _square(p.B, T, nx + nu), np.empty((p.B, T, nx + nu))
     penalties: list[Call] = [(_penalties, q.K, q.k, inv, R, r), *_finite(R, r)]
     if p.B < B:  # one for all
-        job.doubt(_chain(p.B, *penalties))
+        job.fall_back(_chain(p.B, *penalties))
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
@@ -672,7 +672,7 @@ def minimise_per_step(
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("x0", s.cov[:, None])
     r, inv, half, good = _references(p, floor)
-    job.doubt(good)
+    job.fall_back(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials)), np.empty((B, T))
@@ -876,7 +876,7 @@ def smooth(
     for covariances in (f.cov, f.pred_cov):  # the filter's own are exactly symmetric
         off = np.empty(f.B)
         kernels.asymmetry(covariances, off)
-        job.doubt(off == 0)
+        job.fall_back(off == 0)
     mean, cov, cross = np.empty((B, N, T, nx)), _square(B, T, nx), _square(B, T - 1, nx)
     job.run(
         *_finite(d.F, d.f, W, f.pred_mean, f.mean),
@@ -895,7 +895,7 @@ def smooth(
 
 
 class _Job:
-    """The problems of one call: how many, which of them are in doubt, and how they are run."""
+    """The problems of one call: how many, which need a fallback, and how they are run."""
 
     def __init__(
         self,
@@ -931,17 +931,17 @@ class _Job:
             for b, error in value.errors.items():
                 for every in (b,) if value.B > 1 else range(self.B):
                     self.inherited.setdefault(every, error)
-        self.status[list(self.inherited)] = kernels.DOUBTFUL
+        self.status[list(self.inherited)] = kernels.FALLBACK
 
-    def doubt(self, good: npt.NDArray[np.bool_]) -> None:
+    def fall_back(self, good: npt.NDArray[np.bool_]) -> None:
         """Leave the problems of one input that are not good to the single function."""
-        self.status[~np.broadcast_to(good, (self.B,))] = kernels.DOUBTFUL
+        self.status[~np.broadcast_to(good, (self.B,))] = kernels.FALLBACK
 
     def symmetric(self, name: str, matrices: Array) -> Array:
         """Stacked matrices (n, T, d, d), made exactly symmetric where they are nearly so."""
         off = np.empty(len(matrices))
         kernels.asymmetry(matrices, off)
-        self.doubt(off <= SYMMETRY_TOLERANCE)
+        self.fall_back(off <= SYMMETRY_TOLERANCE)
         nearly = (off > 0) & (off <= SYMMETRY_TOLERANCE)
         if not nearly.any():
             return matrices
@@ -970,7 +970,7 @@ class _Job:
             other.result()
 
     def settle(self, single: Callable[[int], Sequence[Any]], **outputs: Any) -> dict[int, GPSError]:
-        """Ask the single function about every problem in doubt; returns the errors."""
+        """Ask the single function about every problem that needs it; returns the errors."""
         errors: dict[int, GPSError] = {}
         for b in map(int, np.flatnonzero(self.status)):
             try:
@@ -1200,7 +1200,7 @@ def _averaged_over(
     if n == job.B:
         job.run(*calls)
     else:  # one for all
-        job.doubt(_chain(n, *calls))
+        job.fall_back(_chain(n, *calls))
     return True, mean, cov
 
 

@@ -209,11 +209,11 @@ def minimise(
     in cost units per nat; the last result's eta saves trials, None begins at the cost's largest
     coefficient. entropy_weight: cost units per nat, scalar or (T,); by default that of `config`. A
     KL penalty w_t KL_t(p || q) is the cost term w_t (-log q) together with the entropy weight w_t.
-    std_floor: least standard deviation of each action, in its unit, scalar or (nu,), above 0; None
-    for none. Where `previous` has less noise, it counts as raised to the floor. `config.kl_under`
-    says over whose states the KL_t are averaged; under the previous controller's, the search is the
-    same but its answer is no longer the optimum. The cost times a positive factor, and eta and
-    weights with it, gives the same controller up to rounding.
+    std_floor: minimum standard deviation of each action, in its unit, scalar or (nu,), above 0;
+    None for none. Where `previous` has less noise, it counts as raised to the floor.
+    `config.kl_under` says over whose states the KL_t are averaged; under the previous controller's,
+    the search is the same but its answer is no longer the optimum. The cost times a positive
+    factor, and eta and weights with it, gives the same controller up to rounding.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
     at the bound, the best controller within it comes back with `converged=False` and a log line; in

@@ -197,7 +197,7 @@ def minimise(
     problem = _Problem(model, cost, x0, actions, limits)
     X, U, J = problem.begin(controller)
     T, nx, nu = problem.T, problem.nx, problem.nu
-    heat = per_step("temperature", temperature, T)
+    temperatures = per_step("temperature", temperature, T)
     k, K, inv = np.zeros((T, nu)), np.zeros((T, nu, nx)), np.zeros((T, nu, nu))
     found: _Gains | None = None
     costs, mus, sizes, gradients = [J], [], [], []
@@ -251,7 +251,7 @@ def minimise(
             found = _Gains(K, inv)
     assert found is not None
     with np.errstate(all="ignore"):
-        chol = np.sqrt(heat)[:, None, None] * found.inv
+        chol = np.sqrt(temperatures)[:, None, None] * found.inv
         offset = U - np.einsum("tux,tx->tu", found.K, X)
     t = _checks.last_not_finite(chol, offset)
     if t >= 0:
@@ -386,7 +386,7 @@ class _Problem:
     ) -> tuple[Array, Array, Array]:
         """States, actions and total costs, one for each step size; infinite where it blows up."""
         totals = np.full(len(sizes), np.inf)
-        with np.errstate(all="ignore"):  # what leaves the numbers counts as infinitely dear
+        with np.errstate(all="ignore"):  # what becomes non-finite counts as an infinite cost
             states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
             good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
             if good.any():

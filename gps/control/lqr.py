@@ -54,12 +54,12 @@ def backward(
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = terminal(_checks.cost(cost, T, nx + nu), cost.c, nu)
-    heat = per_step("temperature", temperature, T, zero=True)
+    temperatures = per_step("temperature", temperature, T, zero=True)
     K, k, chol = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     Q_uu = np.empty((nu, nu))
     c = cost.c
     status, t = _kernels.backward(
-        C, c, C, c, 0.0, heat, dynamics.F, dynamics.f, K, k, chol, Q_uu
+        C, c, C, c, 0.0, temperatures, dynamics.F, dynamics.f, K, k, chol, Q_uu
     )  # fmt: skip
     if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(Q_uu).all():
         raise NotPositiveDefiniteError(
@@ -166,7 +166,7 @@ def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> 
 
 
 def check_overflow(status: int, t: int, K: Array, chol: Array) -> None:
-    """NonFiniteError if a backward pass left the numbers, with the step at which it did."""
+    """NonFiniteError if a backward pass became non-finite, with the step at which it did."""
     if status == _kernels.OK:
         t = _checks.last_not_finite(K, chol)
     if status != _kernels.OK or t >= 0:

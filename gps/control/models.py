@@ -53,7 +53,7 @@ class Model(Protocol):
 
         The action is U + size * k + K (x - X), clipped to low and high. X (T, nx), U, k, low and
         high (T, nu), K (T, nu, nx), sizes (B,); returns states (B, T, nx) and actions (B, T, nu).
-        A trajectory that leaves the numbers holds NaN or infinity from there on.
+        A trajectory that becomes non-finite holds NaN or infinity from there on.
         """
         ...
 
@@ -104,7 +104,7 @@ def rollout_steps(
     states, actions = np.empty((B, T, nx)), np.empty((B, T, U.shape[1]))
     states[:, 0] = X[0]
     ahead = U + sizes[:, None, None] * k
-    # what leaves the numbers is for the caller to see, not for numpy to warn of
+    # what becomes non-finite is for the caller to see, not for numpy to warn of
     with np.errstate(all="ignore"):
         for t in range(T):
             x = states[:, t].copy()  # a step that works in place must not change the trajectory

@@ -121,8 +121,8 @@ def backward_per_step(
     K, k, chol = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     Q_uu, inv = np.zeros((nu, nu)), factors(previous)[0]
     status, t = _kernels.backward_per_step(
-        C, cost.c, dynamics.F, dynamics.f, *_pulls(previous, inv), previous.K, previous.k, inv,
-        given, kl_under == "new", K, k, chol, Q_uu,
+        C, cost.c, dynamics.F, dynamics.f, *_precision_terms(previous, inv),
+        previous.K, previous.k, inv, given, kl_under == "new", K, k, chol, Q_uu,
     )  # fmt: skip
     if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(Q_uu).all():
         raise NotPositiveDefiniteError(
@@ -132,7 +132,7 @@ def backward_per_step(
             hint=f"raise eta, which is {given[t]:.3g} there",
         )
     if status == _kernels.OK and w.any():
-        _kernels.heat(chol, given, w)
+        _kernels.scale_covariance(chol, given, w)
     check_overflow(status, t, K, chol)
     return controller_of(K, k, chol)
 
@@ -161,7 +161,7 @@ def minimise_per_step(
     above 0. eta: start of the search, scalar or (T,), in cost units
     per nat, such as the last result's; by default the first backward pass solves each step at the
     states of `previous`. entropy_weight and `config.kl_under`: as for `minimise`. std_floor:
-    least standard deviations, in action units, scalar or (nu,), above 0, so that
+    minimum standard deviations, in action units, scalar or (nu,), above 0, so that
     Sigma_t >= diag(std_floor^2) at every step. The covariance of `backward_per_step` then has its
     eigenvalues, in units of the floor, raised to 1, which is the optimum under the floor;
     `previous` counts as raised in the same way, in the KL as well. The floor of eta is 1e-8 of the
@@ -195,7 +195,8 @@ def minimise_per_step(
     mean, cov, kl = np.empty((T, nx + nu)), np.empty((T, nx + nu, nx + nu)), np.empty(T)
     trace, found, active = np.zeros(config.max_trials), np.empty(T), np.zeros(T, dtype=bool)
     end, n = kernels.search(
-        C, cost.c, cost.c0, *_pulls(reference, inv), dynamics.F, dynamics.f, W, x0_mean, x0_cov,
+        C, cost.c, cost.c0, *_precision_terms(reference, inv),
+        dynamics.F, dynamics.f, W, x0_mean, x0_cov,
         reference.K, reference.k, reference.chol, inv, half_logdet,
         w, bound, first, config.tol, floor, config.kl_under == "previous",
         K, k, chol, mean, cov, kl, trace, found, active,
@@ -230,7 +231,7 @@ def minimise_per_step(
     )
 
 
-def _pulls(previous: LinearGaussianController, inv: Array) -> tuple[Array, Array, Array]:
+def _precision_terms(previous: LinearGaussianController, inv: Array) -> tuple[Array, Array, Array]:
     """P, P K and P k of a controller, read-only."""
     with np.errstate(all="ignore"):
         P = inv.transpose(0, 2, 1) @ inv

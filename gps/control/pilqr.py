@@ -15,8 +15,8 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from gps.compiling import kernel
 from gps.control import _checks, dual, kl, pi2
 from gps.control._kernels import product_with
 from gps.control.dual import DualConfig, PerStepResult
@@ -99,7 +99,7 @@ class PILQRResult(Record):
     explained: Explained
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _replay(F, f, C, c, c0, K, k, chol, x0, noise, out):  # type: ignore[no-untyped-def]
     """Costs out (N, T) of noise (N, T, nu) from x0 (N, nx) under the model."""
     N, T, nu = noise.shape
@@ -127,7 +127,7 @@ def _replay(F, f, C, c, c0, K, k, chol, x0, noise, out):  # type: ignore[no-unty
                     x[j] += f[t, j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _noise_of(K, k, chol, X, U, out):  # type: ignore[no-untyped-def]
     """chol^-1 (u - K x - k) for every sample and step."""
     N, T, nu = U.shape
@@ -235,9 +235,9 @@ def update(
 
     dynamics, cost, x0: the model fitted to the samples, as `dual.minimise` takes it. X (N, T, nx),
     U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats per time step,
-    scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor: least
-    standard deviations of the result, as there. Raises the errors of `dual.minimise_per_step` and
-    `pi2.update`.
+    scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor:
+    minimum standard deviations of the result, as there. Raises the errors of
+    `dual.minimise_per_step` and `pi2.update`.
 
     Departure from the paper: samples of `previous` are compared with what the model says of
     `previous`, as the public implementation does, not with what it says of p_lqr; the difference
@@ -252,15 +252,15 @@ def update(
     )
     asked, states, values = step.controller, readonly(X), readonly(costs)
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)
-    hot = pi2.update(asked, states, moved, values, config.pi2)
-    heat, rest = hot.temperature, known.residual
+    full = pi2.update(asked, states, moved, values, config.pi2)
+    temperature, rest = full.temperature, known.residual
     wrong = ~(known.share <= _WRONG)
     if wrong.any():
         # The residual of a model that explodes is far above the costs: at their temperature one
         # sample would get all the weight, and with it the covariance would vanish.
         own = pi2.update(asked, states, moved, rest, config.pi2).temperature
-        heat = np.where(wrong, np.maximum(heat, own), heat)
-    done = pi2.update(asked, states, moved, rest, config.pi2, temperature=heat)
+        temperature = np.where(wrong, np.maximum(temperature, own), temperature)
+    done = pi2.update(asked, states, moved, rest, config.pi2, temperature=temperature)
     return PILQRResult(
         controller=kl.raised(done.controller, std_floor), lqr=step, pi2=done, explained=known
     )

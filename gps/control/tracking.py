@@ -257,6 +257,7 @@ def track(
     Raises what `reference_cost` and `lqr.backward` raise.
     """
     X, U = _reference(X_ref, U_ref)
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     for name, array, want in (("X_ref", X, (T, nx)), ("U_ref", U, (T, nu))):
@@ -299,7 +300,7 @@ def track_model(
     (T-1, nx, nx), by default 0. step(x (nx,), u (nu,), t): the model's next state, needed only when
     its dynamics depend on t, since the models start their rollouts at t = 0.
 
-    Raises what `track` raises, NonFiniteError where the model leaves the numbers, and ConfigError
+    Raises what `track` raises, NonFiniteError where the model becomes non-finite, and ConfigError
     when it depends on t and `step` is missing.
     """
     X, U = _reference(X_ref, U_ref)
@@ -426,6 +427,7 @@ def smooth(dynamics: LinearDynamics, filtered: FilterResult) -> SmootherResult:
     Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum likelihood estimates of linear dynamic
     systems, 1965.
     """
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     N, T, nx = filtered.mean.shape
@@ -482,7 +484,7 @@ def simulate(
     Raises ConfigError (neither or both of rng and noise), ShapeError, NonFiniteError (also where
     the loop overflows, with the step) and NotPositiveDefiniteError as `kalman_filter`.
     """
-    _checks.kinds(dynamics=dynamics)
+    _checks.kinds(dynamics=dynamics, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     if feedback not in ("estimate", "state"):
         raise ConfigError(f"feedback must be 'estimate' or 'state', got {feedback!r}")
@@ -564,6 +566,7 @@ def _estimation(
     dynamics: LinearDynamics, sensor: LinearSensor, x0: Gaussian | npt.ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
     """W, V, and mean and covariance of the start, checked and symmetric."""
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     want = (dynamics.T, sensor.no, dynamics.nx)

@@ -60,7 +60,7 @@ class Trial:
             eta[t] = min(4.0 * eta[t], high)
         if status != _kernels.OK:
             return False
-        _kernels.heat(self.step[2], eta, np.full(self.T, self.w))
+        _kernels.scale_covariance(self.step[2], eta, np.full(self.T, self.w))
         if _kernels.forward(*self.step, *self.model, *self.states)[0] != _kernels.OK:
             return False
         _kernels.divergence(*self.step, *self.old, *(self.at or self.states), self.kl)
