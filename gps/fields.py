@@ -39,6 +39,7 @@ import numpy.typing as npt
 from gps.errors import ConfigError, ShapeError
 
 __all__ = [
+    "Axes",
     "Config",
     "Count",
     "Fraction",
@@ -143,14 +144,16 @@ def check_fields(config: Any) -> None:
             object.__setattr__(config, name, new)
 
 
-def check_shapes(record: Any) -> None:
+def check_shapes(record: Any, shapes: Mapping[str, Axes] | None = None) -> None:
     """Make the declared arrays of a frozen dataclass read-only and check their shapes.
 
-    float64 arrays are cast, C-ordered; arrays of other types have to be of theirs. Raises
-    ShapeError.
+    float64 arrays are cast, C-ordered; arrays of other types have to be of theirs. shapes: in place
+    of those that the record's own annotations declare. Raises ShapeError.
     """
     sizes: dict[str, int] = {}
-    for name, (axes, dtype, optional) in shapes_of(record.__class__).items():
+    if shapes is None:
+        shapes = shapes_of(record.__class__)
+    for name, (axes, dtype, optional) in shapes.items():
         value = getattr(record, name)
         if value is None and optional:
             continue

@@ -7,12 +7,12 @@ as LAPACK there and, unlike a function pointer, can be cached on disk.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from gps.compiling import inner, kernel
 from gps.types import Array
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def cholesky(A, L):  # type: ignore[no-untyped-def]
     """Lower factor of A into L (upper part set to 0), reading A's lower triangle.
 
@@ -39,7 +39,7 @@ def cholesky(A, L):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def solve_lower(L, B):  # type: ignore[no-untyped-def]
     """Overwrite B (n, m) with L^-1 B."""
     n, m = B.shape
@@ -53,7 +53,7 @@ def solve_lower(L, B):  # type: ignore[no-untyped-def]
             B[i, j] *= inv
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def solve_lower_t(L, B):  # type: ignore[no-untyped-def]
     """Overwrite B (n, m) with L'^-1 B."""
     n, m = B.shape
@@ -67,7 +67,7 @@ def solve_lower_t(L, B):  # type: ignore[no-untyped-def]
             B[i, j] *= inv
 
 
-@njit(cache=True, nogil=True)
+@inner
 def invert_lower(L, out):  # type: ignore[no-untyped-def]
     """L^-1 into out, lower triangular."""
     n = L.shape[0]
@@ -84,7 +84,7 @@ def invert_lower(L, out):  # type: ignore[no-untyped-def]
         out[i, i] = inv
 
 
-@njit(cache=True, nogil=True)
+@inner
 def symmetrise(A):  # type: ignore[no-untyped-def]
     """Overwrite A with (A + A') / 2."""
     n = A.shape[0]
@@ -95,7 +95,7 @@ def symmetrise(A):  # type: ignore[no-untyped-def]
             A[j, i] = m
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def eigh_jacobi(A, s, E):  # type: ignore[no-untyped-def]
     """Eigenvalues s (n,), ascending, and eigenvectors, the columns of E, of a symmetric A.
 
@@ -162,7 +162,7 @@ def eigh_jacobi(A, s, E):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def half_logdet(L):  # type: ignore[no-untyped-def]
     """Half the log determinant of L L'."""
     s = 0.0

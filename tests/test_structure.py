@@ -13,6 +13,7 @@ LEVEL = {
     "types": 2,
     "rng": 2,
     "data": 2,
+    "compiling": 2,
     "protocols": 3,
     "linalg": 4,
     "threads": 4,

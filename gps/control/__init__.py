@@ -8,16 +8,31 @@ reference with a Kalman filter in the loop, `batch` does all that for many probl
 `initial` makes controllers to start from::
 
     from gps.control import dual, lqr
+    from gps.types import LinearDynamics, QuadraticCost
+
+    dynamics = LinearDynamics.from_matrices(A, B, noise=W, T=50)
+    cost = QuadraticCost.from_matrices(Q, R, T=50)
     controller = lqr.backward(dynamics, cost)
-    marginals = lqr.forward(dynamics, controller, start)
-    step = dual.minimise(dynamics, cost, start, previous=controller, kl_max=0.5)
+    marginals = lqr.forward(dynamics, controller, x0)
+    step = dual.minimise(dynamics, cost, x0, previous=controller, kl_max=0.5)
+
+The horizon: a trajectory has T states x[0] .. x[T-1] and T actions u[0] .. u[T-1]. The dynamics
+lead from (x[t], u[t]) to x[t+1] for t = 0 .. T-2; the cost charges every step t = 0 .. T-1. The
+last action leads to no state, and is charged what the cost of its step says; a terminal cost
+x'Q_f x alone needs no action cost there.
+
+One name, one meaning: `x0` is the start, a `Gaussian` or a known state (nx,), whose covariance is
+then 0. `kl_max` is in nats per time step: `dual.minimise` bounds the mean over the steps,
+`dual.minimise_per_step` the KL of each. `temperature` sets the noise of a controller and never its
+gains: Sigma = temperature Q_uu^-1, in cost units per nat; 0 is plain LQR. The functions called
+`minimise` lower the expected cost in the problem that their module is named after.
 
 The records are those of `gps.types`. Angles, lengths and costs are in whatever units the caller
 uses; divergences are in nats.
 """
 
 from gps.control import batch, dual, ilqr, initial, kl, lqr, models, pi2, pilqr, tracking
-from gps.control.dual import DualConfig, DualResult, PerStepResult, minimise, minimise_per_step
+from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.ilqr import ILQRConfig, ILQRResult
 from gps.control.initial import HoldConfig, OpenLoopConfig, PDConfig, hold_position, open_loop, pd
 from gps.control.kl import kl_per_step, penalised, raised
@@ -51,8 +66,6 @@ __all__ = [
     "kl",
     "kl_per_step",
     "lqr",
-    "minimise",
-    "minimise_per_step",
     "models",
     "open_loop",
     "pd",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from gps.types import (
     LinearGaussianController,
     Marginals,
     QuadraticCost,
+    Record,
 )
 
 SYMMETRY_TOLERANCE = 1e-6
@@ -34,7 +36,6 @@ _good: dict[int, weakref.ref[Array]] = {}
 _KINDS: dict[str, tuple[type, str]] = {
     "dynamics": (LinearDynamics, "LinearDynamics.from_matrices(A, B, T=T) makes one"),
     "cost": (QuadraticCost, "QuadraticCost.from_matrices(Q, R, T=T) makes one"),
-    "start": (Gaussian, "a known state x0 is Gaussian(x0, np.zeros((nx, nx)))"),
     "marginals": (Marginals, "gps.control.lqr.forward gives them"),
 }
 _CONTROLLER = LinearGaussianController, "gains K (T, nu, nx), k (T, nu) and chol (T, nu, nu)"
@@ -151,7 +152,6 @@ def covariance(name: str, array: Array) -> Array:
 
 def dynamics(value: LinearDynamics) -> None:
     """Finite transitions of states and actions."""
-    kinds(dynamics=value)
     if value.nx < 1 or value.nu < 1:
         raise ShapeError(f"dynamics.F must have more columns than rows, got {value.F.shape[1:]}")
     for name in ("F", "f", "W"):
@@ -165,7 +165,6 @@ def noise(value: LinearDynamics) -> Array:
 
 def cost(value: QuadraticCost, T: int, nz: int) -> Array:
     """Finite cost of the right size; returns its symmetric Hessian."""
-    kinds(cost=value)
     if value.C.shape != (T, nz, nz):
         raise ShapeError(f"cost.C must have shape {(T, nz, nz)} (T, nz, nz), got {value.C.shape}")
     for name in ("C", "c", "c0"):
@@ -173,8 +172,13 @@ def cost(value: QuadraticCost, T: int, nz: int) -> Array:
     return symmetric("cost.C", value.C)
 
 
-def controller(name: str, value: LinearGaussianController, T: int, nu: int, nx: int) -> None:
-    """Finite controller of the right size with lower factors of positive diagonal."""
+def controller(
+    name: str, value: LinearGaussianController, T: int, nu: int, nx: int, *, noiseless: bool = False
+) -> None:
+    """Finite controller of the right size with lower factors of positive diagonal.
+
+    noiseless: factors may be singular, as those of a deterministic controller are.
+    """
     if value.K.shape != (T, nu, nx):
         raise ShapeError(f"{name}.K must have shape {(T, nu, nx)} (T, nu, nx), got {value.K.shape}")
     if not value.K.size:
@@ -182,7 +186,7 @@ def controller(name: str, value: LinearGaussianController, T: int, nu: int, nx: 
     for field in ("K", "k", "chol"):
         finite(f"{name}.{field}", getattr(value, field))
     diagonal = value.chol.diagonal(axis1=1, axis2=2)
-    if diagonal.min() <= 0:
+    if diagonal.min() <= 0 and not (noiseless and diagonal.min() == 0):
         t = int(diagonal.min(axis=1).argmin())
         raise NotPositiveDefiniteError(
             f"{name}.Sigma", t=t, hint="the diagonal of its Cholesky factor must be above 0"
@@ -193,11 +197,30 @@ def controller(name: str, value: LinearGaussianController, T: int, nu: int, nx: 
         raise ShapeError(f"{name}.chol[{t}] is not lower triangular; transpose an upper factor")
 
 
-def start(value: Gaussian, nx: int) -> Array:
-    """Finite start distribution of the right size; returns its symmetric covariance."""
-    kinds(start=value)
-    if value.mean.shape != (nx,):
-        raise ShapeError(f"start.mean must have shape {(nx,)} (nx,), got {value.mean.shape}")
-    finite("start.mean", value.mean[None])
-    finite("start.cov", value.cov[None])
-    return covariance("start.cov", value.cov[None])[0]
+def start(x0: Gaussian | npt.ArrayLike, nx: int) -> tuple[Array, Array]:
+    """Mean and symmetric covariance of a finite start: a Gaussian, or an exactly known state."""
+    if not isinstance(x0, Gaussian):
+        return start_state(x0, nx), _known(nx)
+    if x0.mean.shape != (nx,):
+        raise ShapeError(f"x0.mean must have shape {(nx,)} (nx,), got {x0.mean.shape}")
+    finite("x0.mean", x0.mean[None])
+    finite("x0.cov", x0.cov[None])
+    return x0.mean, covariance("x0.cov", x0.cov[None])[0]
+
+
+def start_state(x0: Gaussian | npt.ArrayLike, nx: int) -> Array:
+    """A finite start state (nx,); of a Gaussian its mean."""
+    kind = f"x0 must be a Gaussian or a state of shape {(nx,)}"
+    if x0 is None or (isinstance(x0, Record) and not isinstance(x0, Gaussian)):
+        raise ShapeError(f"{kind}, got {type(x0).__name__}")
+    value = numbers("x0", x0.mean if isinstance(x0, Gaussian) else x0)
+    if value.shape != (nx,):
+        raise ShapeError(f"{kind}, got shape {value.shape}")
+    finite("x0", value[None])
+    return value
+
+
+@cache
+def _known(nx: int) -> Array:
+    """The covariance of a state that is known exactly."""
+    return readonly(np.zeros((nx, nx)))

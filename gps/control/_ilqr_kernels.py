@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from gps.compiling import kernel
 from gps.control._kernels import (
     NON_FINITE,
     NOT_POSITIVE_DEFINITE,
@@ -18,7 +19,7 @@ from gps.linalg import invert_lower
 ARMIJO, SHRINK, FEWEST = 0.1, 0.6, 1e-12
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _free_factor(H, free, L):  # type: ignore[no-untyped-def]
     """Cholesky factor of the free rows and columns of H, packed to the top left of L."""
     m = 0
@@ -45,7 +46,7 @@ def _free_factor(H, free, L):  # type: ignore[no-untyped-def]
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _free_solve(L, m, b):  # type: ignore[no-untyped-def]
     """b <- (L L')^-1 b for the leading m rows."""
     for i in range(m):
@@ -60,7 +61,7 @@ def _free_solve(L, m, b):  # type: ignore[no-untyped-def]
         b[i] = s / L[i, i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def box_minimum(H, q, low, high, x, free, L, trials):  # type: ignore[no-untyped-def]
     """Minimise 1/2 x'Hx + q'x within low <= x <= high by projected Newton steps, from x.
 
@@ -132,7 +133,7 @@ def box_minimum(H, q, low, high, x, free, L, trials):  # type: ignore[no-untyped
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_uu):  # type: ignore[no-untyped-def]
     """Deviations' gains K and steps k about a trajectory, under low <= k <= high.
 

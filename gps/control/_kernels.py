@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gps.compiling import inlined, inner, kernel
 from gps.linalg import (
     cholesky,
     eigh_jacobi,
@@ -30,7 +31,7 @@ OK, NOT_POSITIVE_DEFINITE, NON_FINITE = 0, 1, 2
 _FEW = 600  # multiplications below which a call of BLAS costs more than they do
 
 
-@njit(cache=True, nogil=True)
+@inner
 def product(A, B, out):  # type: ignore[no-untyped-def]
     """out <- A B, for small matrices in plain loops."""
     n, m = out.shape
@@ -47,7 +48,7 @@ def product(A, B, out):  # type: ignore[no-untyped-def]
                 out[i, j] += a * B[p, j]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def product_with(A, b, out):  # type: ignore[no-untyped-def]
     """out <- A b for a vector b; as `product`."""
     n, k = A.shape
@@ -61,7 +62,7 @@ def product_with(A, b, out):  # type: ignore[no-untyped-def]
         out[i] = s
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _factor(A, N):  # type: ignore[no-untyped-def]
     """Lower N with A = N' N, reading A's lower triangle; a status as in `backward`.
 
@@ -156,7 +157,7 @@ def _emit_tile(typingctx, mode, columns, A, B, depth, out, i, j):  # type: ignor
 _tile: Any = intrinsic(_emit_tile)  # kernels call it without the first argument
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _set_product(A, B, depth, out, n, m):  # type: ignore[no-untyped-def]
     """out[:n, :m] <- A[:depth, :n]' B[:depth, :m], with n and m rounded up by `_padded`."""
     # a panel of B's columns stays in the nearest cache while all of A passes by
@@ -170,7 +171,7 @@ def _set_product(A, B, depth, out, n, m):  # type: ignore[no-untyped-def]
                 _tile(SET, 4, A, B, depth, out, i, j)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add_lower(A, B, depth, out, n):  # type: ignore[no-untyped-def]
     """Lower triangle of out[:n, :n] += A[:depth, :n]' B[:depth, :n]; n rounded up by `_padded`.
 
@@ -186,13 +187,13 @@ def _add_lower(A, B, depth, out, n):  # type: ignore[no-untyped-def]
                 _tile(ADD, 4, A, B, depth, out, i, j)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _padded(n):  # type: ignore[no-untyped-def]
     """n rounded up to whole tiles: the size that arrays of `_tile` need."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _work(nx, nu):  # type: ignore[no-untyped-def]
     """Arrays V, F_t, G, Q for `_action_value`."""
     n = _padded(nx + nu + 1)
@@ -200,7 +201,7 @@ def _work(nx, nu):  # type: ignore[no-untyped-def]
     return np.zeros((m, m)), np.zeros((nx, n)), np.zeros((m, n)), np.zeros((n, n))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _action_value(C, c, R, r, eta, F, f, t, V, F_t, G, Q):  # type: ignore[no-untyped-def]
     """Lower triangle of Q = [Q_zz; Q_z'] at step t, of cost C + eta R and the next step's value V.
 
@@ -228,7 +229,7 @@ def _action_value(C, c, R, r, eta, F, f, t, V, F_t, G, Q):  # type: ignore[no-un
     _add_lower(G, F_t, nx, Q, nz + 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ignore[no-untyped-def]
     """Riccati recursion for the cost C + eta R; Sigma[t] = temperature[t] Q_uu[t]^-1.
 
@@ -278,7 +279,7 @@ def backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu):  # type: ign
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blocks(Q, Q_uu, Q_ux, Q_u):  # type: ignore[no-untyped-def]
     """Copy out the blocks of `_action_value`'s Q that belong to the action."""
     nu, nx = Q_ux.shape
@@ -291,8 +292,8 @@ def blocks(Q, Q_uu, Q_ux, Q_u):  # type: ignore[no-untyped-def]
         Q_u[i] = Q[nz, nx + i]
 
 
-@njit(cache=True, nogil=True)
-def pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type: ignore[no-untyped-def]
+@kernel
+def constrained_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type: ignore[no-untyped-def]
     """K, k and chol of one step, with the precision Q_uu / eta + P; a status as in `backward`.
 
     A and N (nu, nu) and y (nu, 1) are scratch.
@@ -321,7 +322,7 @@ def pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol):  # type:
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def value_of_gains(Q, Q_uu, Q_ux, Q_u, K, k, M, m, YY, V):  # type: ignore[no-untyped-def]
     """V = [V_xx, V_x] of one step under the gains; M (nu, nx), m (nu,), YY (nx, nx) are scratch."""
     nu, nx = K.shape
@@ -346,8 +347,8 @@ def value_of_gains(Q, Q_uu, Q_ux, Q_u, K, k, M, m, YY, V):  # type: ignore[no-un
             V[i, j] = V[j, i] = Q[i, j] + 0.5 * (YY[i, j] + YY[j, i])
 
 
-@njit(cache=True, nogil=True)
-def add_pull(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no-untyped-def]
+@kernel
+def add_kl_value(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no-untyped-def]
     """V += eta times the part of one step's KL that depends on the state.
 
     E (nu, nx) and e (nu,) are scratch.
@@ -375,7 +376,7 @@ def add_pull(K, k, K_old, k_old, inv_chol_old, eta, E, e, V):  # type: ignore[no
             V[j, i] = V[i, j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def backward_per_step(  # type: ignore[no-untyped-def]
     C, c, F, f, P, PK, Pk, K_old, k_old, inv_chol_old, eta, ahead, K, k, chol, Q_uu
 ):
@@ -391,18 +392,18 @@ def backward_per_step(  # type: ignore[no-untyped-def]
     for t in range(T - 1, -1, -1):
         _action_value(C, c, C, c, 0.0, F, f, t, V, F_t, G, Q)
         blocks(Q, Q_uu, Q_ux, Q_u)
-        status = pulled_gains(
+        status = constrained_gains(
             Q_uu, Q_ux, Q_u, P[t], PK[t], Pk[t], eta[t], A, N, y, K[t], k[t], chol[t]
         )
         if status != OK:
             return status, t
         value_of_gains(Q, Q_uu, Q_ux, Q_u, K[t], k[t], M, m, YY, V)
         if ahead:
-            add_pull(K[t], k[t], K_old[t], k_old[t], inv_chol_old[t], eta[t], M, m, V)
+            add_kl_value(K[t], k[t], K_old[t], k_old[t], inv_chol_old[t], eta[t], M, m, V)
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def place(K, k, chol, m, S, KS, mean, cov):  # type: ignore[no-untyped-def]
     """Marginal of z = [x; u] at one step, from that of x; whether it is finite. KS is scratch."""
     nu, nx = K.shape
@@ -432,12 +433,15 @@ def place(K, k, chol, m, S, KS, mean, cov):  # type: ignore[no-untyped-def]
     return total == 0.0
 
 
-@njit(cache=True, nogil=True)
-def advance(F, f, W, mean, cov, G, m, S):  # type: ignore[no-untyped-def]
-    """Marginal m, S of the next step's x. G (nx, nz) is scratch."""
-    product(F, cov, G)
-    product(G, F.T, S)
-    product_with(F, mean, m)
+@inlined
+def advance(F, f, W, mean, cov, F_t, G, m, S):  # type: ignore[no-untyped-def]
+    """Marginal m, S of the next step's x. F_t and G (nx, nz) are scratch."""
+    for i in range(F.shape[0]):  # a copy has the type of the other factors: one variant less
+        for j in range(F.shape[1]):
+            F_t[i, j] = F[i, j]
+    product(F_t, cov, G)
+    product(G, F_t.T, S)
+    product_with(F_t, mean, m)
     for i in range(len(m)):
         m[i] += f[i]
         for j in range(len(m)):
@@ -445,11 +449,12 @@ def advance(F, f, W, mean, cov, G, m, S):  # type: ignore[no-untyped-def]
     symmetrise(S)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no-untyped-def]
     """Marginals of z = [x; u] into mean, cov."""
     T, nu, nx = K.shape
-    S, m, G, KS = np.empty((nx, nx)), np.empty(nx), np.empty((nx, nx + nu)), np.empty((nu, nx))
+    S, m, KS = np.empty((nx, nx)), np.empty(nx), np.empty((nu, nx))
+    F_t, G = np.empty((nx, nx + nu)), np.empty((nx, nx + nu))
     for i in range(nx):
         m[i] = x0_mean[i]
         for j in range(nx):
@@ -458,14 +463,16 @@ def forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no
         if not place(K[t], k[t], chol[t], m, S, KS, mean[t], cov[t]):
             return NON_FINITE, t
         if t < T - 1:
-            advance(F[t], f[t], W[t], mean[t], cov[t], G, m, S)
+            advance(F[t], f[t], W[t], mean[t], cov[t], F_t, G, m, S)
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
-def divergence_at(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, D, d, E, ES):  # type: ignore[no-untyped-def]
-    """KL of one step. D (nu, n), whose columns from nx on must be 0, d (nu,), and E, ES as D are
-    scratch, n the size of mean.
+@inlined
+def divergence_at(  # type: ignore[no-untyped-def]
+    K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, D, d, E, ES, L
+):
+    """KL of one step. D (nu, n), whose columns from nx on must be 0, d (nu,), E and ES as D, and
+    L (nu, nu) are scratch, n the size of mean.
     """
     nu, nx = K.shape
     # D = K_old - K, zero where cov is not of the state, and E = Lbar^-1 D
@@ -475,7 +482,9 @@ def divergence_at(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean,
             D[i, j] = K_old[i, j] - K[i, j]
             s += D[i, j] * mean[j]
         d[i] = s
-    product(inv_chol_old, D, E)
+        for j in range(nu):
+            L[i, j] = inv_chol_old[i, j]
+    product(L, D, E)
     product(E, cov, ES)
     s = half_logdet_old - 0.5 * nu
     for i in range(nu):
@@ -494,49 +503,53 @@ def divergence_at(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean,
     return s
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl):  # type: ignore[no-untyped-def]
     """KL per step; of mean and cov only the state part is read; returns the sum."""
     T, nu = k.shape
     n = cov.shape[1]
     D, d, E, ES = np.zeros((nu, n)), np.empty(nu), np.empty((nu, n)), np.empty((nu, n))
-    total = 0.0
+    L, total = np.empty((nu, nu)), 0.0
     for t in range(T):
         kl[t] = divergence_at(
             K[t], k[t], chol[t], K_old[t], k_old[t], inv_chol_old[t], half_logdet_old[t],
-            mean[t], cov[t], D, d, E, ES,
+            mean[t], cov[t], D, d, E, ES, L,
         )  # fmt: skip
         total += kl[t]
     return total
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def trial(  # type: ignore[no-untyped-def]
     C, c, R, r, eta, temperature, std_floor, F, f, W, x0_mean, x0_cov,
     K_old, k_old, inv_chol_old, half_logdet_old,
-    K, k, chol, mean, cov, kl, Q_uu,
+    K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
 ):  # fmt: skip
     """Backward, forward and KL for one dual variable; (status, t, total KL).
 
-    std_floor: least standard deviations (nu,), in units of the actions; empty for none.
+    std_floor: minimum standard deviations (nu,), in units of the actions, or None: then what raises
+    a covariance is not even compiled. mean_at, cov_at: the marginals that the KL is averaged over;
+    for those of the trial itself, mean and cov.
     """
     status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
     if status != OK:
         return status, t, np.nan
-    if len(std_floor) > 0:
+    if std_floor is not None:
         status, t = raise_covariance(chol, std_floor)
         if status != OK:
             return status, t, np.nan
     status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
     if status != OK:
         return status, t, np.nan
-    total = divergence(K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean, cov, kl)
+    total = divergence(
+        K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean_at, cov_at, kl
+    )  # fmt: skip
     if not np.isfinite(total):
         return NON_FINITE, 0, np.nan
     return OK, 0, total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def expected_cost(C, c, c0, mean, cov, out):  # type: ignore[no-untyped-def]
     """Expectation of the quadratic cost under Gaussian marginals, per step."""
     T, nz = c.shape
@@ -554,12 +567,12 @@ def expected_cost(C, c, c0, mean, cov, out):  # type: ignore[no-untyped-def]
         out[t] = c0[t] + 0.5 * s
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
     """Hessian R and gradient r about z = 0 of -log N(u; K x + k, Sigma)."""
     T, nu, nx = K.shape
     nz = nx + nu
-    H, h = np.empty((nu, nz)), np.empty(nu)
+    H, H_t, h = np.empty((nu, nz)), np.empty((nz, nu)), np.empty(nu)
     for t in range(T):
         # H = Lbar^-1 [-K, I], so that R = H'H
         for i in range(nu):
@@ -572,7 +585,10 @@ def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
                 H[i, nx + p] = a
                 for j in range(nx):
                     H[i, j] -= a * K[t, p, j]
-        product(H.T, H, R[t])
+        for i in range(nu):
+            for j in range(nz):
+                H_t[j, i] = H[i, j]
+        product(H_t, H, R[t])
         symmetrise(R[t])
         for j in range(nz):
             r[t, j] = 0.0
@@ -581,19 +597,23 @@ def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
                 r[t, j] += H[i, j] * h[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def invert_factors(chol, inv, half_logdet):  # type: ignore[no-untyped-def]
     """Inverses and half log determinants of stacked lower factors."""
     T, nu, _ = chol.shape
+    L = np.empty((nu, nu))
     for t in range(T):
-        invert_lower(chol[t], inv[t])
+        for i in range(nu):
+            for j in range(i + 1):
+                L[i, j] = chol[t, i, j]
+        invert_lower(L, inv[t])
         s = 0.0
         for i in range(nu):
             s += np.log(chol[t, i, i])
         half_logdet[t] = s
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan_finite(A):  # type: ignore[no-untyped-def]
     """First index t at which A (T, n) is not finite, or -1."""
     for t in range(A.shape[0]):
@@ -606,7 +626,7 @@ def scan_finite(A):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def scan_symmetry(A):  # type: ignore[no-untyped-def]
     """Largest |A - A'| / max |A| over the stacked matrices, and where."""
     worst, where = 0.0, 0
@@ -624,7 +644,7 @@ def scan_symmetry(A):  # type: ignore[no-untyped-def]
     return worst, where
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan_semidefinite(A, tolerance):  # type: ignore[no-untyped-def]
     """First t at which A (T, n, n) has an eigenvalue below -tolerance max(diag A), or -1.
 
@@ -671,7 +691,7 @@ def scan_semidefinite(A, tolerance):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def raise_factor(L, std_floor, B, M, s, E):  # type: ignore[no-untyped-def]
     """Raise L L' to at least diag(std_floor^2), in place; (status, whether it was below).
 
@@ -718,7 +738,7 @@ def raise_factor(L, std_floor, B, M, s, E):  # type: ignore[no-untyped-def]
     return OK, True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def raise_covariance(chol, std_floor):  # type: ignore[no-untyped-def]
     """Raise stacked factors (T, nu, nu) to Sigma[t] >= diag(std_floor^2), in place; (status, t).
 
@@ -734,8 +754,8 @@ def raise_covariance(chol, std_floor):  # type: ignore[no-untyped-def]
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
-def heat(chol, eta, weight):  # type: ignore[no-untyped-def]
+@kernel
+def scale_covariance(chol, eta, weight):  # type: ignore[no-untyped-def]
     """Factors of the covariance that an entropy weight gives: times sqrt(1 + weight / eta)."""
     T, nu, _ = chol.shape
     for t in range(T):
@@ -743,28 +763,3 @@ def heat(chol, eta, weight):  # type: ignore[no-untyped-def]
         for i in range(nu):
             for j in range(i + 1):
                 chol[t, i, j] *= scale
-
-
-@njit(cache=True, nogil=True)
-def trial_under(  # type: ignore[no-untyped-def]
-    C, c, R, r, eta, temperature, std_floor, F, f, W, x0_mean, x0_cov,
-    K_old, k_old, inv_chol_old, half_logdet_old,
-    K, k, chol, mean, cov, kl, Q_uu, mean_at, cov_at,
-):  # fmt: skip
-    """As `trial`, with the KL averaged over the marginals mean_at, cov_at instead of the new."""
-    status, t = backward(C, c, R, r, eta, temperature, F, f, K, k, chol, Q_uu)
-    if status != OK:
-        return status, t, np.nan
-    if len(std_floor) > 0:
-        status, t = raise_covariance(chol, std_floor)
-        if status != OK:
-            return status, t, np.nan
-    status, t = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
-    if status != OK:
-        return status, t, np.nan
-    total = divergence(
-        K, k, chol, K_old, k_old, inv_chol_old, half_logdet_old, mean_at, cov_at, kl
-    )  # fmt: skip
-    if not np.isfinite(total):
-        return NON_FINITE, 0, np.nan
-    return OK, 0, total

@@ -15,20 +15,20 @@ by zero gives infinity or NaN here, as in numpy, and is looked at where the KL i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from gps.compiling import inlined, kernel
 from gps.control._kernels import (
     OK,
     _action_value,
     _work,
-    add_pull,
+    add_kl_value,
     advance,
     blocks,
+    constrained_gains,
     divergence_at,
     expected_cost,
     forward,
     place,
-    pulled_gains,
     raise_factor,
     value_of_gains,
 )
@@ -40,7 +40,7 @@ _FLOOR = 1e-8  # of eta, by the largest of a step's |s|, w and sqrt(sum g)
 _DAMP, _UNDAMP, _LEAST = 0.6, 1.05, 0.02  # of the moves of log eta, where they turn back
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined(error_model="numpy")
 def _copy(source, target):  # type: ignore[no-untyped-def]
     """target <- source, contiguous arrays of one size."""
     a, b = source.reshape(source.size), target.reshape(target.size)
@@ -48,7 +48,7 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
         b[i] = a[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
     """KL of one step by the formula of this module, and its slope in eta; inf where it has none."""
     total, slope = 0.0, 0.0
@@ -61,13 +61,13 @@ def _closed_kl(s, g, w, eta):  # type: ignore[no-untyped-def]
             total += x * x * (0.5 - x * (1 / 3 - x * (0.25 - x * (0.2 - x / 6))))
         else:
             total += x - np.log((eta + w) * inv)
-        pull = g[i] * inv * inv
-        total += pull
-        slope -= x * x / (eta + w) + 2.0 * pull * inv
+        shift = g[i] * inv * inv
+        total += shift
+        slope -= x * x / (eta + w) + 2.0 * shift * inv
     return 0.5 * total, 0.5 * slope
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untyped-def]
     """s, ascending, and g of one step, divided by the size of Q and its square.
 
@@ -139,17 +139,17 @@ def _spectrum(Q, reference, mean, cov, s, g, scratch):  # type: ignore[no-untype
     return size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _least(s, g, w):  # type: ignore[no-untyped-def]
     """(bottom, rise): eta has to be above the bottom; at bottom + rise is its floor."""
-    bottom, size, pull = max(-s[0], 0.0), w, 0.0
+    bottom, size, shift = max(-s[0], 0.0), w, 0.0
     for i in range(len(s)):
         size = max(size, abs(s[i]))
-        pull += g[i]
-    return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(pull)))
+        shift += g[i]
+    return bottom, _FLOOR * (bottom if bottom > 0.0 else max(size, np.sqrt(shift)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     """One step of regula falsi (Illinois) for a falling f: the new (x, side, a, fa, b, fb, reach).
 
@@ -180,7 +180,7 @@ def _next(x, fx, side, a, fa, b, fb, reach):  # type: ignore[no-untyped-def]
     return x, side, a, fa, b, fb, reach
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     """(eta, whether at its floor) for the KL to be at the bound; eta is NaN without one."""
     bottom, rise = _least(s, g, w)
@@ -217,7 +217,7 @@ def _solve_closed(s, g, w, bound, guess):  # type: ignore[no-untyped-def]
     return bottom + np.exp(b), False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no-untyped-def]
     """One step at eta into `step` = (K, k, chol); whether there is one, and if it was raised."""
     Q_uu, Q_ux, Q_u = Q
@@ -226,29 +226,29 @@ def _step_at(eta, w, std_floor, Q, reference, step, scratch):  # type: ignore[no
     A, N, R, y, s = scratch[:5]
     if not 0.0 < eta < np.inf:
         return False, False
-    if pulled_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol) != OK:
+    if constrained_gains(Q_uu, Q_ux, Q_u, P, PK, Pk, eta, A, N, y, K, k, chol) != OK:
         return False, False
     if w != 0.0:
         scale = np.sqrt(1.0 + w / eta)
         for i in range(len(k)):
             for j in range(i + 1):
                 chol[i, j] *= scale
-    if len(std_floor) == 0:
+    if std_floor is None:
         return True, False
     status, raised = raise_factor(chol, std_floor, A, N, s, R)
     return status == OK, raised
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _kl_of(reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """KL of one step from the reference's, as `kl.kl_per_step` computes it."""
     K, k, chol = step
     K_old, k_old, _, inv_old = reference[3:]
-    D, d, E, ES = scratch[5:]
-    return divergence_at(K, k, chol, K_old, k_old, inv_old, half_old, mean, cov, D, d, E, ES)
+    D, d, E, ES, L = scratch[5:]
+    return divergence_at(K, k, chol, K_old, k_old, inv_old, half_old, mean, cov, D, d, E, ES, L)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch):  # type: ignore[no-untyped-def]
     """`_step_at` and its KL, which is NaN where there is no step."""
     good, raised = _step_at(eta, w, std_floor, Q, reference, step, scratch)
@@ -257,7 +257,7 @@ def _attempt(eta, w, std_floor, Q, reference, half_old, mean, cov, step, scratch
     return _kl_of(reference, half_old, mean, cov, step, scratch), raised
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve(  # type: ignore[no-untyped-def]
     guess, w, bound, tol, std_floor, Q, reference, half_old, mean, cov, step, spectrum, scratch
 ):
@@ -310,7 +310,7 @@ def _solve(  # type: ignore[no-untyped-def]
     return eta, kl, low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-def]
     """E[cost] - sum w H; each (T,) is scratch."""
     expected_cost(C, c, c0, mean, cov, each)
@@ -326,7 +326,7 @@ def _objective(C, c, c0, w, chol, mean, cov, each):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def search(  # type: ignore[no-untyped-def]
     C, c, c0, P, PK, Pk, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
     w, bound, eta, tol, std_floor, under,
@@ -334,7 +334,7 @@ def search(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The controller of `gps.control.per_step.minimise_per_step`; (how it ended, sweeps or t).
 
-    eta: start of the search; all NaN: none. std_floor: empty for none; the reference must be above
+    eta: start of the search; all NaN: none. std_floor: None for none; the reference must be above
     it. under: whether the KL is averaged over the reference's own states. Results go into the
     arrays from K on. DONE; SHORT: the best controller within the bounds; HELD: the reference came
     back; LOST: not even its trajectory is finite; NO_MARGINALS: nor can it be where it must.
@@ -349,8 +349,10 @@ def search(  # type: ignore[no-untyped-def]
     scratch = (
         np.empty((nu, nu)), np.zeros((nu, nu)), np.empty((nu, nu)), np.empty((nu, 1)),
         np.empty(nu), np.zeros((nu, nz)), np.empty(nu), np.empty((nu, nz)), np.empty((nu, nz)),
+        np.empty((nu, nu)),
     )  # fmt: skip
-    S, m, FS, KS = np.empty((nx, nx)), np.empty(nx), np.empty((nx, nz)), np.empty((nu, nx))
+    S, m, KS = np.empty((nx, nx)), np.empty(nx), np.empty((nu, nx))
+    F_c, FS = np.empty((nx, nz)), np.empty((nx, nz))
     # of the backward passes, with their eta; of the forward sweeps
     K_b, k_b, chol_b, used = np.empty(K.shape), np.empty(k.shape), np.empty(chol.shape), eta.copy()
     K_f, k_f, chol_f, asked = np.empty(K.shape), np.empty(k.shape), np.empty(chol.shape), eta.copy()
@@ -425,7 +427,7 @@ def search(  # type: ignore[no-untyped-def]
                 _copy(chol_old[t], chol_b[t])
             value_of_gains(Q, Q_uu[t], Q_ux[t], Q_u[t], K_b[t], k_b[t], M, m_u, YY, V)
             if not under and np.isfinite(used[t]):
-                add_pull(K_b[t], k_b[t], K_old[t], k_old[t], inv_old[t], used[t], M, m_u, V)
+                add_kl_value(K_b[t], k_b[t], K_old[t], k_old[t], inv_old[t], used[t], M, m_u, V)
         if not moved:
             break
         # --- the whole search, where the states do not depend on the controller
@@ -489,7 +491,7 @@ def search(  # type: ignore[no-untyped-def]
                     mean_f[i, 0] = np.nan
                 break
             if t < T - 1:
-                advance(F[t], f[t], W[t], mean_f[t], cov_f[t], FS, m, S)
+                advance(F[t], f[t], W[t], mean_f[t], cov_f[t], F_c, FS, m, S)
         trace[n] = worst if finite else np.nan
         n += 1
         if not finite:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from gps.compiling import kernel
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK, product
 from gps.linalg import cholesky, invert_lower
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def soft_weights(s, eta, p):  # type: ignore[no-untyped-def]
     """p ~ exp(-s / eta), summing to one, for s >= 0 with minimum 0; KL(p || uniform) in nats."""
     N, total = s.shape[0], 0.0
@@ -23,7 +23,7 @@ def soft_weights(s, eta, p):  # type: ignore[no-untyped-def]
     return np.log(N / total) - mean
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def temperature_of(s, kl_max, low, high, p):  # type: ignore[no-untyped-def]
     """The temperature in [low, high] at which KL(p || uniform) is kl_max, by safeguarded Newton
     steps in its logarithm; an end of the interval where that KL is not reached. Fills p."""
@@ -60,7 +60,7 @@ def temperature_of(s, kl_max, low, high, p):  # type: ignore[no-untyped-def]
     return np.exp(x)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def update(X, U, costs, K, chol, kl_max, low, given, damping, floor, k, new_chol, eta, kl, P):  # type: ignore[no-untyped-def]
     """New offsets and factors; see `gps.control.pi2.update`.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from gps.compiling import kernel
 from gps.control._kernels import NON_FINITE, NOT_POSITIVE_DEFINITE, OK, product
 from gps.linalg import symmetrise
 
@@ -14,7 +14,7 @@ _REPEATED = 1e-24  # of the largest variance predicted so far: an exact measurem
 _TINY = 1e-290  # variances below have lost digits to underflow
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def semi_factor(A, L, order):  # type: ignore[no-untyped-def]
     """A = L L' for a positive semi-definite A, with as many columns as A has rank, the rest 0.
 
@@ -69,7 +69,7 @@ def semi_factor(A, L, order):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def roots(A, L):  # type: ignore[no-untyped-def]
     """Square roots of stacked positive semi-definite matrices; the first that has none, or -1."""
     order = np.empty(A.shape[1], dtype=np.int64)
@@ -79,14 +79,14 @@ def roots(A, L):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sandwich(M, P, MP, out):  # type: ignore[no-untyped-def]
     """out <- M P M'."""
     product(M, P, MP)
     product(MP, M.T, out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _finite(A):  # type: ignore[no-untyped-def]
     bad = 0
     for i in range(A.shape[0]):
@@ -95,7 +95,7 @@ def _finite(A):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _innovation_factor(S, most, L):  # type: ignore[no-untyped-def]
     """Cholesky factor of an innovation covariance that is positive beyond rounding; a status."""
     n = S.shape[0]
@@ -121,7 +121,7 @@ def _innovation_factor(S, most, L):  # type: ignore[no-untyped-def]
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def filter_covariances(F, W, H, V, x0_cov, pred_cov, cov, gain, chol, S):  # type: ignore[no-untyped-def]
     """Covariances before and after each measurement, gains, factors of the innovations.
 
@@ -195,7 +195,7 @@ def filter_covariances(F, W, H, V, x0_cov, pred_cov, cov, gain, chol, S):  # typ
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _corrected(H, h, gain, y, m, v, out):  # type: ignore[no-untyped-def]
     """out <- m + gain v with the innovation v = y - H m - h."""
     no, nx = H.shape
@@ -211,7 +211,7 @@ def _corrected(H, h, gain, y, m, v, out):  # type: ignore[no-untyped-def]
         out[j] = s
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _stepped(F, f, x, u, out):  # type: ignore[no-untyped-def]
     """out <- F [x; u] + f."""
     nx, nu = x.shape[0], u.shape[0]
@@ -224,7 +224,7 @@ def _stepped(F, f, x, u, out):  # type: ignore[no-untyped-def]
         out[i] = s
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def filter_means(F, f, H, h, gain, chol, x0_mean, U, Y, pred_mean, mean, log_likelihood):  # type: ignore[no-untyped-def]
     """Means before and after each measurement, and log p(y[t] | y[0 .. t-1])."""
     N, T, nx = mean.shape
@@ -253,7 +253,7 @@ def filter_means(F, f, H, h, gain, chol, x0_mean, U, Y, pred_mean, mean, log_lik
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def smooth(F, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross):  # type: ignore[no-untyped-def]
     """Backward pass of Rauch, Tung and Striebel; cross: covariance of x[t] and x[t+1].
 
@@ -318,7 +318,7 @@ def smooth(F, W, pred_mean, pred_cov, mean, cov, s_mean, s_cov, cross):  # type:
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def simulate(  # type: ignore[no-untyped-def]
     F, f, root_W, H, h, root_V, x0_mean, root_0, K, k, chol, gain, by_estimate,
     e_start, e_process, e_sensor, e_action, X, U, Y, M,

@@ -25,18 +25,19 @@ and the next function that is given the result hands the error on.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from gps.control import _batch_kernels as kernels
-from gps.control import _kernels, dual, kl, lqr, pi2, tracking
+from gps.control import _checks, _kernels, dual, kl, lqr, pi2, tracking
 from gps.control._checks import SYMMETRY_TOLERANCE
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.pi2 import PI2Config, PI2Result
@@ -49,7 +50,7 @@ from gps.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
-from gps.fields import readonly
+from gps.fields import Axes, Shape, check_shapes, declared, readonly, shapes_of
 from gps.types import (
     Array,
     Gaussian,
@@ -58,8 +59,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -91,27 +90,66 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "mask"]
 S = TypeVar("S")
-_launch = threading.Lock()  # one parallel kernel at a time: some threading layers allow no more
+Call = tuple[Any, ...]
+"""A kernel and its arguments but for the last three: status, and the range of the problems."""
+
+CHUNKS = 4
+"""Parts of the problems per thread: some problems take longer than others."""
+
+
+@cache
+def _shapes(batch: Any) -> Mapping[str, Axes]:
+    """Shapes in a batch: those of the record's arrays behind an axis B, (B,) of its numbers, and
+    what the batch itself declares."""
+    record, out = batch.record, {}
+    if is_dataclass(record):
+        arrays, B = shapes_of(batch.record), ((1, "B"),)
+        for name, (hint, _) in declared(batch.record).items():
+            if name in arrays:
+                out[name] = arrays[name]._replace(axes=(B, *arrays[name].axes))
+            elif hint in (float, bool):
+                out[name] = Axes((B,), np.dtype(hint), optional=False)
+    return {**out, **shapes_of(batch)}
+
+
+_BATCHES: dict[Any, type[Stack[Any]]] = {}
+"""The batch of each kind of record."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stack(Record, Generic[S]):
-    """B records of one kind and size, stacked: `stack[b]` gives the b-th one back."""
+    """B records of one kind and size, stacked: `stack[b]` gives the b-th one back.
+
+    A class for a kind of record repeats the names of its fields, for type checkers, and nothing
+    else: an array has the shape that the record declares, with the problems along a first axis, a
+    number is an array (B,), and a record is stacked in turn.
+    """
 
     errors: Mapping[int, GPSError] = field(default_factory=dict, kw_only=True)
     """Of the problems that failed, by index; their arrays hold NaN."""
 
-    _names: ClassVar[tuple[str, ...]] = ()
-    _record: ClassVar[Any] = None
+    record: ClassVar[Any] = None
+    """The kind of a single problem."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        (cls.record,) = get_args(vars(cls)["__orig_bases__"][0])
+        _BATCHES[cls.record] = cls
 
     def __post_init__(self) -> None:
-        shape = np.shape(getattr(self, self._names[0]))
-        if not shape or shape[0] < 1:
-            raise ShapeError(f"{type(self).__name__} needs at least one problem, got shape {shape}")
-        wrong = [b for b in self.errors if not 0 <= b < shape[0]]
+        check_shapes(self, self.shapes())
+        if self.B < 1:
+            raise ShapeError(f"{type(self).__name__} needs at least one problem, got none")
+        wrong = [b for b in self.errors if not 0 <= b < self.B]
         if wrong:
-            raise ShapeError(f"{type(self).__name__}.errors names {wrong} of {shape[0]} problems")
+            raise ShapeError(f"{type(self).__name__}.errors names {wrong} of {self.B} problems")
         object.__setattr__(self, "errors", MappingProxyType(dict(self.errors)))
+
+    @classmethod
+    def shapes(cls) -> Mapping[str, Axes]:
+        """The declared shapes of the arrays, by name."""
+        kind: Any = cls
+        return _shapes(kind)
 
     @classmethod
     def stack(cls, records: Iterable[S]) -> Self:
@@ -120,13 +158,13 @@ class Stack(Record, Generic[S]):
         if not items:
             raise ShapeError(f"{cls.__name__}.stack needs at least one record")
         stacked: dict[str, Any] = {}
-        for name in cls._names:
+        for name in cls.shapes():
             parts = [getattr(item, name) for item in items]
             for b, part in enumerate(parts):
-                if part.shape != parts[0].shape:
+                if np.shape(part) != np.shape(parts[0]):
                     raise ShapeError(
-                        f"{cls.__name__}.stack: {name} of problem {b} has shape {part.shape}, "
-                        f"that of problem 0 has {parts[0].shape}"
+                        f"{cls.__name__}.stack: {name} of problem {b} has shape {np.shape(part)}, "
+                        f"that of problem 0 has {np.shape(parts[0])}"
                     )
             stacked[name] = np.stack(parts)
             stacked[name].setflags(write=False)
@@ -135,7 +173,7 @@ class Stack(Record, Generic[S]):
     @property
     def B(self) -> int:
         """Number of problems."""
-        return int(getattr(self, self._names[0]).shape[0])
+        return len(getattr(self, next(iter(self.shapes()))))
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
@@ -163,104 +201,67 @@ class Stack(Record, Generic[S]):
         return b
 
     def _single(self, b: int) -> S:
-        record: S = self._record(**{name: getattr(self, name)[b] for name in self._names})
+        values = {}
+        for f in fields(self.record):
+            if f.name in self.__dict__:
+                value = getattr(self, f.name)[b]
+                values[f.name] = value.item() if isinstance(value, np.generic) else value
+        record: S = self.record(**values)
         return record
+
+
+Flags = npt.NDArray[np.bool_]
+Counts = Annotated[npt.NDArray[np.int64], Shape("B")]
 
 
 @dataclass(frozen=True, eq=False)
 class DynamicsBatch(Stack[LinearDynamics]):
-    """B `LinearDynamics`: F (B, T-1, nx, nx+nu), f (B, T-1, nx), W (B, T-1, nx, nx)."""
+    """B `LinearDynamics`."""
 
     F: Array
     f: Array
     W: Array
 
-    _names = ("F", "f", "W")
-    _record = LinearDynamics
-
-    def __post_init__(self) -> None:
-        B, steps, nx, nz = shape_of(self, "F", 4)
-        freeze(self, F=(B, steps, nx, nz), f=(B, steps, nx), W=(B, steps, nx, nx))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class CostBatch(Stack[QuadraticCost]):
-    """B `QuadraticCost`s: C (B, T, nz, nz), c (B, T, nz), c0 (B, T)."""
+    """B `QuadraticCost`s."""
 
     C: Array
     c: Array
     c0: Array
 
-    _names = ("C", "c", "c0")
-    _record = QuadraticCost
-
-    def __post_init__(self) -> None:
-        B, T, nz, _ = shape_of(self, "C", 4)
-        freeze(self, C=(B, T, nz, nz), c=(B, T, nz), c0=(B, T))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class ControllerBatch(Stack[LinearGaussianController]):
-    """B `LinearGaussianController`s: K (B, T, nu, nx), k (B, T, nu), chol (B, T, nu, nu)."""
+    """B `LinearGaussianController`s."""
 
     K: Array
     k: Array
     chol: Array
 
-    _names = ("K", "k", "chol")
-    _record = LinearGaussianController
-
-    def __post_init__(self) -> None:
-        B, T, nu, nx = shape_of(self, "K", 4)
-        freeze(self, K=(B, T, nu, nx), k=(B, T, nu), chol=(B, T, nu, nu))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class GaussianBatch(Stack[Gaussian]):
-    """B `Gaussian`s: mean (B, n), cov (B, n, n)."""
+    """B `Gaussian`s."""
 
     mean: Array
     cov: Array
-
-    _names = ("mean", "cov")
-    _record = Gaussian
-
-    def __post_init__(self) -> None:
-        B, n = shape_of(self, "mean", 2)
-        freeze(self, mean=(B, n), cov=(B, n, n))
-        super().__post_init__()
 
 
 @dataclass(frozen=True, eq=False)
 class MarginalsBatch(Stack[Marginals]):
-    """B `Marginals`: mean (B, T, nz), cov (B, T, nz, nz)."""
+    """B `Marginals`."""
 
     mean: Array
     cov: Array
 
-    _names = ("mean", "cov")
-    _record = Marginals
-
-    def __post_init__(self) -> None:
-        B, T, nz = shape_of(self, "mean", 3)
-        freeze(self, mean=(B, T, nz), cov=(B, T, nz, nz))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class StepValues(Stack[Array]):
-    """A number per problem and step: values (B, T)."""
+    """A number per problem and step."""
 
-    values: Array
-
-    _names = ("values",)
-
-    def __post_init__(self) -> None:
-        freeze(self, values=shape_of(self, "values", 2))
-        super().__post_init__()
+    values: Annotated[Array, Shape("B T")]
 
     def _single(self, b: int) -> Array:
         row: Array = self.values[b]
@@ -269,165 +270,86 @@ class StepValues(Stack[Array]):
 
 @dataclass(frozen=True, eq=False)
 class DualBatch(Stack[DualResult]):
-    """What `minimise` found; every field has the problems along its first axis."""
+    """B `DualResult`s of `minimise`."""
 
     controller: ControllerBatch
-    marginals: MarginalsBatch  # of [x; u] under the controllers
-    eta: Array  # (B,) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (B,) nats per step
-    active: npt.NDArray[np.bool_]  # (B,)
-    converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) passes that the search took
-    trace: Array  # (B, most trials, 2): eta, total KL; rows from trials[b] on are 0
-
-    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        freeze(self, eta=(B,), kl=(B, T), kl_max=(B,))
-        freeze(self, trace=(B, shape_of(self, "trace", 3)[1], 2))
-        _flags(self, B, active=np.bool_, converged=np.bool_, trials=np.int64)
-        super().__post_init__()
+    marginals: MarginalsBatch
+    eta: Array
+    kl: Array
+    kl_max: Array
+    active: Flags
+    converged: Flags
+    trials: Counts
+    """Passes that the search took; rows of `trace` from there on are 0."""
+    trace: Array
 
     def _single(self, b: int) -> DualResult:
-        return DualResult(
-            controller=self.controller[b],
-            marginals=self.marginals[b],
-            eta=float(self.eta[b]),
-            kl=self.kl[b],
-            kl_max=float(self.kl_max[b]),
-            active=bool(self.active[b]),
-            converged=bool(self.converged[b]),
-            trace=self.trace[b, : self.trials[b]],
-        )
+        return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
 
 
 @dataclass(frozen=True, eq=False)
 class PerStepBatch(Stack[PerStepResult]):
-    """What `minimise_per_step` found; every field has the problems along its first axis."""
+    """B `PerStepResult`s of `minimise_per_step`."""
 
     controller: ControllerBatch
-    marginals: MarginalsBatch  # of [x; u] under the controllers
-    eta: Array  # (B, T) cost units per nat
-    kl: Array  # (B, T) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (B, T) nats
-    active: npt.NDArray[np.bool_]  # (B, T)
-    converged: npt.NDArray[np.bool_]  # (B,)
-    trials: npt.NDArray[np.int64]  # (B,) sweeps that the search took
-    trace: Array  # (B, most trials): largest KL / bound; entries from trials[b] on are 0
-
-    _names = ("kl", "eta", "kl_max", "active", "converged", "trials", "trace")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        freeze(self, eta=(B, T), kl=(B, T), kl_max=(B, T))
-        freeze(self, trace=(B, shape_of(self, "trace", 2)[1]))
-        _flags(self, B, converged=np.bool_, trials=np.int64)
-        active = np.array(self.active, dtype=bool).reshape(B, T)
-        active.setflags(write=False)
-        object.__setattr__(self, "active", active)
-        super().__post_init__()
+    marginals: MarginalsBatch
+    eta: Array
+    kl: Array
+    kl_max: Array
+    active: Flags
+    converged: Flags
+    trials: Counts
+    """Sweeps that the search took; entries of `trace` from there on are 0."""
+    trace: Array
 
     def _single(self, b: int) -> PerStepResult:
-        return PerStepResult(
-            controller=self.controller[b],
-            marginals=self.marginals[b],
-            eta=self.eta[b],
-            kl=self.kl[b],
-            kl_max=self.kl_max[b],
-            active=self.active[b],
-            converged=bool(self.converged[b]),
-            trace=self.trace[b, : self.trials[b]],
-        )
+        return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
 
 
 @dataclass(frozen=True, eq=False)
 class PI2Batch(Stack[PI2Result]):
-    """What `pi2_update` found; every field has the problems along its first axis."""
+    """B `PI2Result`s of `pi2_update`."""
 
     controller: ControllerBatch
-    temperature: Array  # (B, T) in cost units
-    weights: Array  # (B, T, N), rows sum to 1
-    kl: Array  # (B, T) nats, of the weights from equal ones
-
-    _names = ("kl", "temperature", "weights")
-
-    def __post_init__(self) -> None:
-        B, T, _ = self.controller.k.shape
-        N = shape_of(self, "weights", 3)[2]
-        freeze(self, temperature=(B, T), weights=(B, T, N), kl=(B, T))
-        super().__post_init__()
-
-    def _single(self, b: int) -> PI2Result:
-        return PI2Result(
-            controller=self.controller[b],
-            temperature=self.temperature[b],
-            weights=self.weights[b],
-            kl=self.kl[b],
-        )
+    temperature: Array
+    weights: Array
+    kl: Array
 
 
 @dataclass(frozen=True, eq=False)
 class SensorBatch(Stack[LinearSensor]):
-    """B `LinearSensor`s: H (B, T, no, nx), h (B, T, no), V (B, T, no, no)."""
+    """B `LinearSensor`s."""
 
     H: Array
     h: Array
     V: Array
 
-    _names = ("H", "h", "V")
-    _record = LinearSensor
-
-    def __post_init__(self) -> None:
-        B, T, no, nx = shape_of(self, "H", 4)
-        freeze(self, H=(B, T, no, nx), h=(B, T, no), V=(B, T, no, no))
-        super().__post_init__()
-
 
 @dataclass(frozen=True, eq=False)
 class FilterBatch(Stack[FilterResult]):
-    """What `kalman_filter` found; every field has the systems along its first axis."""
+    """B `FilterResult`s of `kalman_filter`."""
 
-    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t]]
-    pred_mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. t-1]]
-    pred_cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. t-1]]
-    gain: Array  # (B, T, nx, no)
-    log_likelihood: Array  # (B, N, T) nats: log p(y[t] | y[0 .. t-1])
-
-    _names = ("mean", "cov", "pred_mean", "pred_cov", "gain", "log_likelihood")
-    _record = FilterResult
-
-    def __post_init__(self) -> None:
-        B, N, T, nx = shape_of(self, "mean", 4)
-        no = shape_of(self, "gain", 4)[3]
-        freeze(self, mean=(B, N, T, nx), pred_mean=(B, N, T, nx), log_likelihood=(B, N, T))
-        freeze(self, cov=(B, T, nx, nx), pred_cov=(B, T, nx, nx), gain=(B, T, nx, no))
-        super().__post_init__()
+    mean: Array
+    cov: Array
+    pred_mean: Array
+    pred_cov: Array
+    gain: Array
+    log_likelihood: Array
 
 
 @dataclass(frozen=True, eq=False)
 class SmootherBatch(Stack[SmootherResult]):
-    """What `smooth` found; every field has the systems along its first axis."""
+    """B `SmootherResult`s of `smooth`."""
 
-    mean: Array  # (B, N, T, nx): E[x[t] | y[0 .. T-1]]
-    cov: Array  # (B, T, nx, nx): Cov[x[t] | y[0 .. T-1]]
-    cross: Array  # (B, T-1, nx, nx): Cov[x[t], x[t+1] | y[0 .. T-1]]
-
-    _names = ("mean", "cov", "cross")
-    _record = SmootherResult
-
-    def __post_init__(self) -> None:
-        B, N, T, nx = shape_of(self, "mean", 4)
-        freeze(self, mean=(B, N, T, nx), cov=(B, T, nx, nx), cross=(B, T - 1, nx, nx))
-        super().__post_init__()
+    mean: Array
+    cov: Array
+    cross: Array
 
 
 Dynamics = LinearDynamics | DynamicsBatch
 Cost = QuadraticCost | CostBatch
 Controllers = LinearGaussianController | ControllerBatch
-Start = Gaussian | GaussianBatch
+Start = Gaussian | GaussianBatch | npt.ArrayLike
 Along = Marginals | MarginalsBatch
 Sensor = LinearSensor | SensorBatch
 Filtered = FilterResult | FilterBatch
@@ -450,16 +372,17 @@ def backward(
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     job = _Job(threads, on_error, dynamics=d, cost=c)
     T, nx, nu = _sizes(d, cost=c)
-    heat = _positive("temperature", temperature, (job.B, T))
+    temperatures = _positive("temperature", temperature, (job.B, T), zero=True)
     C = job.symmetric("cost", c.C)
     K, k, chol = np.empty((job.B, T, nu, nx)), np.empty((job.B, T, nu)), _square(job.B, T, nu)
     job.run(
-        kernels.backward_each, kernels.backward_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, heat, K, k, chol,
-    )  # fmt: skip
+        *_finite(C, c.c, c.c0, d.F, d.f, d.W),
+        (kernels.backward, C, c.c, d.F, d.f, temperatures, K, k, chol),
+        *_finite(K, chol),
+    )
 
     def single(b: int) -> tuple[Array, ...]:
-        found = lqr.backward(_at(d, b), _at(c, b), heat[b])
+        found = lqr.backward(_at(d, b), _at(c, b), temperatures[b])
         return found.K, found.k, found.chol
 
     errors = job.settle(single, K=K, k=k, chol=chol)
@@ -496,12 +419,16 @@ def backward_per_step(
     w = _positive("entropy_weight", entropy_weight, (B, T), zero=True)
     C = job.symmetric("cost", c.C)
     inv, _, good = _factors(p)
-    job.doubt(good)
+    job.fall_back(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
+    terms = _precision_terms(p, inv)
     job.run(
-        kernels.per_step_each, kernels.per_step_threads,
-        C, c.c, c.c0, d.F, d.f, d.W, *_pulls(p, inv), p.K, p.k, inv, given, w, kl_under == "new",
-        K, k, chol,
+        *_finite(C, c.c, c.c0, d.F, d.f, d.W, *terms),
+        (
+            kernels.backward_per_step, C, c.c, d.F, d.f, *terms, p.K, p.k, inv, given, w,
+            kl_under == "new", K, k, chol,
+        ),
+        *_finite(K, chol),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -515,12 +442,12 @@ def backward_per_step(
 def forward(
     dynamics: Dynamics,
     controller: Controllers,
-    start: Start,
+    x0: Start,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
 ) -> MarginalsBatch:
-    """`lqr.forward` for every problem: marginals of z = [x; u] from x[0] ~ start.
+    """`lqr.forward` for every problem: marginals of z = [x; u] from x[0] ~ x0.
 
     Raises the errors of `lqr.forward` with the problem's index, and ShapeError and ConfigError for
     what concerns all problems.
@@ -528,15 +455,16 @@ def forward(
     d, p, s = (
         _batched("dynamics", dynamics),
         _batched("controller", controller),
-        _batched("start", start),
+        _start(x0),
     )
-    job = _Job(threads, on_error, dynamics=d, controller=p, start=s)
-    T, nx, nu = _sizes(d, controller=p, start=s)
-    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("start", s.cov[:, None])[:, 0]
+    job = _Job(threads, on_error, dynamics=d, controller=p, x0=s)
+    T, nx, nu = _sizes(d, controller=p, x0=s)
+    W, S0 = job.symmetric("dynamics", d.W), job.symmetric("x0", s.cov[:, None])
     mean, cov = np.empty((job.B, T, nx + nu)), _square(job.B, T, nx + nu)
     job.run(
-        kernels.forward_each, kernels.forward_threads,
-        p.K, p.k, p.chol, d.F, d.f, W, s.mean, S0, mean, cov,
+        *_controller(p), *_model(d, W, s, S0),
+        (kernels.forward, p.K, p.k, p.chol, d.F, d.f, W, s.mean, S0, mean, cov),
+        *_finite(cov),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -562,9 +490,10 @@ def expected_cost(
         raise ShapeError(f"cost.C must have shape (B, {T}, {nz}, {nz}), got {c.C.shape}")
     C, out = job.symmetric("cost", c.C), np.empty((job.B, T))
     job.run(
-        kernels.expected_cost_each, kernels.expected_cost_threads,
-        C, c.c, c.c0, m.mean, m.cov, out,
-    )  # fmt: skip
+        *_finite(C, c.c, c.c0, m.mean, m.cov),
+        (kernels.expected_cost, C, c.c, c.c0, m.mean, m.cov, out),
+        *_finite(out),
+    )
     errors = job.settle(lambda b: (lqr.expected_cost(_at(c, b), _at(m, b)),), expected_cost=out)
     return StepValues(*_read(out), errors=errors)
 
@@ -594,11 +523,12 @@ def kl_per_step(
             f"got {m.mean.shape}"
         )
     inv, half, good = _factors(o)
-    job.doubt(good)
+    job.fall_back(good)
     out = np.empty((job.B, T))
     job.run(
-        kernels.divergence_each, kernels.divergence_threads,
-        n.K, n.k, n.chol, o.K, o.k, inv, half, m.mean, m.cov, out,
+        *_controller(n), *_finite(m.mean, m.cov),
+        (kernels.divergence, n.K, n.k, n.chol, o.K, o.k, inv, half, m.mean, m.cov, out),
+        *_finite(out),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -612,7 +542,7 @@ def kl_per_step(
 def minimise(
     dynamics: Dynamics,
     cost: Cost,
-    start: Start,
+    x0: Start,
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
@@ -625,10 +555,10 @@ def minimise(
 ) -> DualBatch:
     """`dual.minimise` for every problem, each with its own search in compiled code.
 
-    kl_max, in nats per step, and eta, in cost units per nat: broadcast to (B,); eta=None begins at
-    each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that of
-    `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments, so
-    that one problem can be solved for many bounds at once. The searches are those of
+    kl_max, in nats per time step, and eta, in cost units per nat: broadcast to (B,); eta=None
+    begins at each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that
+    of `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments,
+    so that one problem can be solved for many bounds at once. The searches are those of
     `dual.minimise`, trial for trial; one that does not converge is done again by that function.
     Problems whose bound holds but is not met to `config.tol` have `converged[b] = False`, and one
     log line names them.
@@ -639,40 +569,45 @@ def minimise(
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
-    s, p = _batched("start", start), _batched("previous", previous)
+    s, p = _start(x0), _batched("previous", previous)
     lengths = [_length("kl_max", kl_max, 1), _length("eta", 0.0 if eta is None else eta, 1)]
     lengths.append(_length("entropy_weight", weight, 2))
-    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
-    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, x0=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, x0=s, previous=p)
     most = _positive("kl_max", kl_max, (B,))
-    first = np.zeros(B) if eta is None else _positive("eta", eta, (B,))
+    first = None if eta is None else _positive("eta", eta, (B,))
     floor = kl.floor_of(std_floor, nu)
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    S0 = job.symmetric("x0", s.cov[:, None])
+    unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
-    R, r = np.zeros((p.B, T, nx + nu, nx + nu)), np.zeros((p.B, T, nx + nu))
-    kernels.penalties_each(q.K, q.k, inv, R, r, good)
-    job.doubt(good)
-    R, r = _read(R, r)
+    job.fall_back(good)
+    R, r = _square(p.B, T, nx + nu), np.empty((p.B, T, nx + nu))
+    penalties: list[Call] = [(_penalties, q.K, q.k, inv, R, r), *_finite(R, r)]
+    if p.B < B:  # one for all
+        job.fall_back(_chain(p.B, *penalties))
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials, 2)), np.empty(B)
     trials, end = np.zeros(B, dtype=np.int64), np.zeros(B, dtype=np.int64)
     under, *at = _averaged_over(job, config, d, W, s, S0, q)
     job.run(
-        kernels.search_each, kernels.search_threads,
-        C, c.c, c.c0, R, r, d.F, d.f, W, s.mean, S0, q.K, q.k, inv, half,
-        w, np.minimum(most * T, 1e300), first, floor, config.tol, config.eta_min, config.eta_max,
-        under, *at,
-        K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+        *_finite(C, c.c, c.c0), *_model(d, W, s, S0), *(penalties if p.B == B else ()),
+        (
+            kernels.search, C, c.c, _seen(R), _seen(r), d.F, d.f, W, s.mean, S0,
+            q.K, q.k, inv, half, w, np.minimum(most * T, 1e300), unit if first is None else first,
+            low, high, floor, config.tol, under, *at,
+            K, k, chol, mean, cov, kl_t, trace, found, trials, end,
+        ),
+        *_finite(K, chol, cov),
     )  # fmt: skip
     active, converged = end != kernels.FLOOR, end <= kernels.FLOOR
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config,
-            None if eta is None else float(first[b]), w[b], std_floor,
+            None if first is None else float(first[b]), w[b], std_floor,
         )  # fmt: skip
         rows = np.zeros((config.max_trials, 2))
         rows[: len(x.trace)] = x.trace
@@ -704,7 +639,7 @@ def minimise(
 def minimise_per_step(
     dynamics: Dynamics,
     cost: Cost,
-    start: Start,
+    x0: Start,
     previous: Controllers,
     kl_max: npt.ArrayLike,
     config: DualConfig | None = None,
@@ -717,44 +652,49 @@ def minimise_per_step(
 ) -> PerStepBatch:
     """`dual.minimise_per_step` for every problem, by the same compiled search.
 
-    kl_max, in nats, eta and entropy_weight, in cost units per nat: broadcast to (B, T). std_floor
-    (nu,), in action units, is the same for all. Problems that did not converge have
+    kl_max, in nats per time step, eta and entropy_weight, in cost units per nat: broadcast to (B,
+    T). std_floor (nu,), in action units, is the same for all. Problems that did not converge have
     `converged[b] = False`, and one log line names them. Else as `minimise`.
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
-    s, p = _batched("start", start), _batched("previous", previous)
+    s, p = _start(x0), _batched("previous", previous)
     lengths = [_length("kl_max", kl_max, 2), _length("entropy_weight", weight, 2)]
     if eta is not None:
         lengths.append(_length("eta", eta, 2))
-    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, start=s, previous=p)
-    B, (T, nx, nu) = job.B, _sizes(d, cost=c, start=s, previous=p)
+    job = _Job(threads, on_error, *lengths, dynamics=d, cost=c, x0=s, previous=p)
+    B, (T, nx, nu) = job.B, _sizes(d, cost=c, x0=s, previous=p)
     bound = _positive("kl_max", kl_max, (B, T))
     first = np.full((B, T), np.nan) if eta is None else _positive("eta", eta, (B, T))
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     floor = kl.floor_of(std_floor, nu)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
-    S0 = job.symmetric("start", s.cov[:, None])[:, 0]
+    S0 = job.symmetric("x0", s.cov[:, None])
     r, inv, half, good = _references(p, floor)
-    job.doubt(good)
+    job.fall_back(good)
     K, k, chol = np.empty((B, T, nu, nx)), np.empty((B, T, nu)), _square(B, T, nu)
     mean, cov, kl_t = np.empty((B, T, nx + nu)), _square(B, T, nx + nu), np.empty((B, T))
     trace, found = np.zeros((B, config.max_trials)), np.empty((B, T))
     active, trials = np.zeros((B, T), dtype=bool), np.zeros(B, dtype=np.int64)
     end = np.zeros(B, dtype=np.int64)
+    terms = _precision_terms(r, inv)
     job.run(
-        kernels.steps_each, kernels.steps_threads,
-        C, c.c, c.c0, *_pulls(r, inv), d.F, d.f, W, s.mean, S0, r.K, r.k, r.chol, inv, half,
-        w, bound, first, config.tol, floor, config.kl_under == "previous",
-        K, k, chol, mean, cov, kl_t, trace, found, active, trials, end,
+        *_finite(C, c.c, c.c0, *terms), *_model(d, W, s, S0),
+        (
+            kernels.search_per_step, C, c.c, c.c0, *terms, d.F, d.f, W, s.mean, S0,
+            r.K, r.k, r.chol, inv, half, w, bound, first, config.tol, floor,
+            config.kl_under == "previous", K, k, chol, mean, cov, kl_t, trace, found, active,
+            trials, end,
+        ),
+        *_finite(K, chol, cov),
     )  # fmt: skip
     converged = end == kernels.DONE
 
     def single(b: int) -> tuple[Any, ...]:
         x = dual.minimise_per_step(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
-            None if eta is None else first[b], w[b], floor if len(floor) else None,
+            None if eta is None else first[b], w[b], floor,
         )  # fmt: skip
         row = np.zeros(config.max_trials)
         row[: len(x.trace)] = x.trace
@@ -820,9 +760,12 @@ def pi2_update(
     k, chol, eta = np.empty((B, T, nu)), np.zeros((B, T, nu, nu)), np.empty((B, T))
     kl_t, weights = np.empty((B, T)), np.empty((B, T, N))
     job.run(
-        kernels.pi2_each, kernels.pi2_threads,
-        states, actions, values, p.K, p.k, p.chol, most, config.temperature_min, given, damping,
-        config.floor, k, chol, eta, kl_t, weights,
+        *_controller(p), *_finite(states, actions, values),
+        (
+            kernels.pi2_update, states, actions, values, p.K, p.chol, most, config.temperature_min,
+            given, damping, config.floor, k, chol, eta, kl_t, weights,
+        ),
+        *_finite(k, chol, eta, kl_t), (kernels.factors, _seen(chol)),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -856,7 +799,7 @@ def kalman_filter(
     sensor: Sensor,
     Y: npt.ArrayLike,
     U: npt.ArrayLike,
-    start: Start,
+    x0: Start,
     *,
     threads: int = 1,
     on_error: OnError = "raise",
@@ -870,10 +813,10 @@ def kalman_filter(
     d, o, s = (
         _batched("dynamics", dynamics),
         _batched("sensor", sensor),
-        _batched("start", start),
+        _start(x0),
     )
     measured, actions = readonly(Y), readonly(U)
-    T, nx, nu = _sizes(d, start=s)
+    T, nx, nu = _sizes(d, x0=s)
     no = o.H.shape[2]
     if o.H.shape[1:] != (T, no, nx):
         raise ShapeError(f"sensor.H must have shape (B, {T}, no, {nx}), got {o.H.shape}")
@@ -884,17 +827,20 @@ def kalman_filter(
     if actions.shape[1] != N:
         raise ShapeError(f"Y has {N} samples per system, U has {actions.shape[1]}")
     lengths = [("Y", len(measured)), ("U", len(actions))]
-    job = _Job(threads, on_error, *lengths, dynamics=d, sensor=o, start=s)
+    job = _Job(threads, on_error, *lengths, dynamics=d, sensor=o, x0=s)
     B = job.B
     W, V = job.symmetric("dynamics", d.W), job.symmetric("sensor", o.V)
-    S0 = job.symmetric("start", s.cov[:, None])
+    S0 = job.symmetric("x0", s.cov[:, None])
     pred_mean, mean = np.empty((B, N, T, nx)), np.empty((B, N, T, nx))
     pred_cov, cov = _square(B, T, nx), _square(B, T, nx)
     gain, log_likelihood = np.empty((B, T, nx, no)), np.empty((B, N, T))
     job.run(
-        kernels.filter_each, kernels.filter_threads,
-        d.F, d.f, W, o.H, o.h, V, s.mean, S0, actions, measured,
-        pred_mean, pred_cov, mean, cov, gain, log_likelihood,
+        *_model(d, W, s, S0), *_finite(o.H, o.h, V, actions, measured),
+        (kernels.roots, W), (kernels.roots, V), (kernels.roots, S0),
+        (
+            kernels.kalman_filter, d.F, d.f, W, o.H, o.h, V, s.mean, S0, actions, measured,
+            pred_mean, pred_cov, mean, cov, gain, log_likelihood,
+        ),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -930,11 +876,14 @@ def smooth(
     for covariances in (f.cov, f.pred_cov):  # the filter's own are exactly symmetric
         off = np.empty(f.B)
         kernels.asymmetry(covariances, off)
-        job.doubt(off == 0)
+        job.fall_back(off == 0)
     mean, cov, cross = np.empty((B, N, T, nx)), _square(B, T, nx), _square(B, T - 1, nx)
     job.run(
-        kernels.smooth_each, kernels.smooth_threads,
-        d.F, d.f, W, f.pred_mean, f.pred_cov, f.mean, f.cov, mean, cov, cross,
+        *_finite(d.F, d.f, W, f.pred_mean, f.mean),
+        # what is not finite has no root
+        (kernels.variances, W), (kernels.roots, W), (kernels.roots, f.pred_cov),
+        (kernels.roots, f.cov),
+        (kernels.smooth, d.F, W, f.pred_mean, f.pred_cov, f.mean, f.cov, mean, cov, cross),
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
@@ -946,7 +895,7 @@ def smooth(
 
 
 class _Job:
-    """The problems of one call: how many, which of them are in doubt, and how they are run."""
+    """The problems of one call: how many, which need a fallback, and how they are run."""
 
     def __init__(
         self,
@@ -979,21 +928,20 @@ class _Job:
         self.status = np.zeros(self.B, dtype=np.int64)
         self.inherited: dict[int, GPSError] = {}
         for value in inputs.values():
-            for b in range(self.B):
-                error = value.errors.get(b if value.B > 1 else 0)
-                if error is not None:
-                    self.inherited.setdefault(b, error)
-        self.status[list(self.inherited)] = kernels.DOUBTFUL
+            for b, error in value.errors.items():
+                for every in (b,) if value.B > 1 else range(self.B):
+                    self.inherited.setdefault(every, error)
+        self.status[list(self.inherited)] = kernels.FALLBACK
 
-    def doubt(self, good: npt.NDArray[np.bool_]) -> None:
+    def fall_back(self, good: npt.NDArray[np.bool_]) -> None:
         """Leave the problems of one input that are not good to the single function."""
-        self.status[~np.broadcast_to(good, (self.B,))] = kernels.DOUBTFUL
+        self.status[~np.broadcast_to(good, (self.B,))] = kernels.FALLBACK
 
     def symmetric(self, name: str, matrices: Array) -> Array:
         """Stacked matrices (n, T, d, d), made exactly symmetric where they are nearly so."""
         off = np.empty(len(matrices))
         kernels.asymmetry(matrices, off)
-        self.doubt(off <= SYMMETRY_TOLERANCE)
+        self.fall_back(off <= SYMMETRY_TOLERANCE)
         nearly = (off > 0) & (off <= SYMMETRY_TOLERANCE)
         if not nearly.any():
             return matrices
@@ -1002,21 +950,27 @@ class _Job:
         out.setflags(write=False)
         return out
 
-    def run(self, each: Callable[..., None], threaded: Callable[..., None], *args: Any) -> None:
-        """One kernel over all problems; the number of threads is given back afterwards."""
+    def run(self, *calls: Call) -> None:
+        """The kernels, one after another, over all problems, which the threads share out."""
+        size = self.B if self.threads == 1 else -(-self.B // (CHUNKS * self.threads))
+        chunks = iter(range(0, self.B, size))
+
+        def work() -> None:
+            for first in chunks:
+                for kernel, *args in calls:
+                    kernel(*args, self.status, first, min(first + size, self.B))
+
         if self.threads == 1:
-            each(*args, self.status)
+            work()
             return
-        with _launch:
-            before = numba.get_num_threads()
-            numba.set_num_threads(self.threads)
-            try:
-                threaded(*args, self.status)
-            finally:
-                numba.set_num_threads(before)
+        with ThreadPoolExecutor(self.threads - 1) as pool:
+            others = [pool.submit(work) for _ in range(self.threads - 1)]
+            work()
+        for other in others:
+            other.result()
 
     def settle(self, single: Callable[[int], Sequence[Any]], **outputs: Any) -> dict[int, GPSError]:
-        """Ask the single function about every problem in doubt; returns the errors."""
+        """Ask the single function about every problem that needs it; returns the errors."""
         errors: dict[int, GPSError] = {}
         for b in map(int, np.flatnonzero(self.status)):
             try:
@@ -1050,17 +1004,6 @@ def _numbered(error: GPSError, b: int) -> GPSError:
     return type(error)(text)
 
 
-_BATCHES: dict[type, type[Stack[Any]]] = {
-    LinearDynamics: DynamicsBatch,
-    QuadraticCost: CostBatch,
-    LinearGaussianController: ControllerBatch,
-    Gaussian: GaussianBatch,
-    Marginals: MarginalsBatch,
-    LinearSensor: SensorBatch,
-    FilterResult: FilterBatch,
-}
-
-
 def _batched(name: str, value: Any) -> Any:
     """A single record as a batch of one, without a copy; a batch as it is."""
     if isinstance(value, Stack):
@@ -1070,7 +1013,22 @@ def _batched(name: str, value: Any) -> Any:
         raise ShapeError(
             f"{name} must be a record of one problem or a batch of them, got {type(value).__name__}"
         )
-    return kind(**{field: getattr(value, field)[None] for field in kind._names})
+    return kind(**{field: getattr(value, field)[None] for field in kind.shapes()})
+
+
+def _start(x0: Start) -> GaussianBatch:
+    """Start distributions; arrays (nx,), or (B, nx), are states that are known exactly."""
+    if not isinstance(x0, Record):
+        mean = _checks.numbers("x0", x0)
+        if mean.ndim not in (1, 2):
+            raise ShapeError(
+                f"x0 must be Gaussians, or states of shape (nx,) or (B, nx), got {mean.shape}"
+            )
+        n = mean.shape[-1]
+        mean = mean.reshape(-1, n)
+        return GaussianBatch(mean, np.zeros((len(mean), n, n)))
+    batched: GaussianBatch = _batched("x0", x0)
+    return batched
 
 
 def _at(batch: Stack[S], b: int) -> S:
@@ -1129,22 +1087,68 @@ def _positive(
     return array
 
 
+def _seen(array: Array) -> Array:
+    """A read-only view, so that a check is compiled once for inputs and results."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def _steps(array: Array) -> Array:
+    """The steps of all problems along one axis."""
+    return array.reshape(-1, *array.shape[2:])
+
+
+def _finite(*arrays: Array) -> list[Call]:
+    """Checks that arrays hold numbers alone."""
+    return [(kernels.finite, _seen(array.reshape(len(array), -1))) for array in arrays]
+
+
+def _controller(value: ControllerBatch) -> list[Call]:
+    """Checks that controllers are finite, with lower factors of a positive diagonal."""
+    return [*_finite(value.K, value.k, value.chol), (kernels.factors, value.chol)]
+
+
+def _model(dynamics: DynamicsBatch, W: Array, start: GaussianBatch, S0: Array) -> list[Call]:
+    """Checks that dynamics and start states are finite, with covariances that can be ones."""
+    finite = _finite(dynamics.F, dynamics.f, W, start.mean, S0)
+    return [*finite, (kernels.variances, W), (kernels.variances, S0)]
+
+
+def _chain(B: int, *calls: Call) -> npt.NDArray[np.bool_]:
+    """Run kernels over B problems; which of them are good."""
+    status = np.zeros(B, dtype=np.int64)
+    for kernel, *args in calls:
+        kernel(*args, status, 0, B)
+    return status == _kernels.OK
+
+
+def _penalties(
+    K: Array, k: Array, inv: Array, R: Array, r: Array, status: Any, first: int, stop: int
+) -> None:
+    """Hessian and gradient of the controllers' -log density, as a kernel of this file."""
+    _kernels.relative_penalty(*(_steps(array[first:stop]) for array in (K, k, inv, R, r)))
+
+
 def _factors(controller: ControllerBatch) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Inverse factors, half log determinants, and which controllers have them."""
-    good = np.empty(controller.B, dtype=bool)
     inv, half = np.zeros(controller.chol.shape), np.zeros(controller.k.shape[:2])
-    kernels.factors_each(controller.K, controller.k, controller.chol, inv, half, good)
+    good, chol = _chain(controller.B, *_controller(controller)), controller.chol
+    if not good.all():
+        chol = chol.copy()
+        chol[~good] = np.eye(chol.shape[-1])
+    _kernels.invert_factors(_seen(_steps(chol)), _steps(inv), half.reshape(-1))
     inv, half = _read(inv, half)
-    return inv, half, good
+    return inv, half, good & _chain(controller.B, *_finite(inv))
 
 
 def _references(
-    controller: ControllerBatch, floor: Array
+    controller: ControllerBatch, floor: Array | None
 ) -> tuple[ControllerBatch, Array, Array, npt.NDArray[np.bool_]]:
-    """Controllers raised to a floor (empty for none), their factors as `_factors`, and which can be
-    used; the others are left to the single function."""
+    """Controllers raised to a floor, their factors as `_factors`, and which can be used; the others
+    are left to the single function."""
     inv, half, good = _factors(controller)
-    if not len(floor):
+    if floor is None:
         return controller, inv, half, good
     chol, risen = controller.chol.copy(), good.copy()
     for b in np.flatnonzero(good):
@@ -1154,11 +1158,22 @@ def _references(
     return raised, inv, half, risen & fine
 
 
-def _pulls(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
-    """P, P K and P k of every controller, with P = Sigma^-1; what overflows the kernels find."""
+def _precision_terms(controller: ControllerBatch, inv: Array) -> tuple[Array, ...]:
+    """P, P K and P k of every controller, with P = Sigma^-1; what overflows the checks find."""
     with np.errstate(all="ignore"):
         P = inv.swapaxes(-1, -2) @ inv
         return _read(P, P @ controller.K, np.einsum("btij,btj->bti", P, controller.k))
+
+
+def _eta_limits(C: Array, c: Array, config: DualConfig, B: int) -> tuple[Array, Array, Array]:
+    """Every cost's largest coefficient, and floor and ceiling of its eta, each (B,)."""
+    with np.errstate(all="ignore"):
+        unit = np.maximum(abs(C).max(axis=(1, 2, 3)), abs(c).max(axis=(1, 2)))
+        unit[unit == 0.0] = 1.0
+        high = np.minimum(config.eta_max * unit, 1e250)
+        low = np.minimum(np.maximum(config.eta_min * unit, 1e-250), high)
+    unit, low, high = (np.broadcast_to(a, (B,)).copy() for a in (unit, low, high))
+    return unit, low, high
 
 
 def _averaged_over(
@@ -1180,12 +1195,12 @@ def _averaged_over(
     n = max(dynamics.B, start.B, previous.B)
     mean, cov = np.empty((n, T, nx + nu)), _square(n, T, nx + nu)
     args = (previous.K, previous.k, previous.chol, dynamics.F, dynamics.f, W, start.mean, S0)
+    checks = [*_controller(previous), *_model(dynamics, W, start, S0)]
+    calls = [*checks, (kernels.forward, *args, mean, cov), *_finite(cov)]
     if n == job.B:
-        job.run(kernels.forward_each, kernels.forward_threads, *args, mean, cov)
+        job.run(*calls)
     else:  # one for all
-        status = np.zeros(n, dtype=np.int64)
-        kernels.forward_each(*args, mean, cov, status)
-        job.doubt(status != kernels.DOUBTFUL)
+        job.fall_back(_chain(n, *calls))
     return True, mean, cov
 
 
@@ -1211,15 +1226,3 @@ def _read(*arrays: Array) -> tuple[Array, ...]:
     for array in arrays:
         array.setflags(write=False)
     return arrays
-
-
-def _flags(record: Any, B: int, **fields: Any) -> None:
-    """Cast fields that hold one flag or count per problem, and make them read-only."""
-    for name, dtype in fields.items():
-        array = np.array(getattr(record, name), dtype=dtype)
-        if array.shape != (B,):
-            raise ShapeError(
-                f"{type(record).__name__}.{name} must have shape {(B,)}, got {array.shape}"
-            )
-        array.setflags(write=False)
-        object.__setattr__(record, name, array)

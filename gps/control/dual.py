@@ -1,8 +1,8 @@
 """LQG under a KL trust region: minimise E[cost] subject to KL(p || previous) <= bound.
 
 `minimise` bounds the KL of the whole trajectory with one dual variable eta, `minimise_per_step`
-bounds every step with its own. The result is always a controller that was evaluated, with the eta
-and the KL that belong to it.
+bounds every step with its own. In both, `kl_max` counts nats per time step. The result is always a
+controller that was evaluated, with the eta and the KL that belong to it.
 
 Noise costs something, so that E[cost] alone narrows the controller with every update, as far as the
 bound on the KL lets it, until samples no longer tell a slope from another. Two ways keep
@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from gps.control.kl import factors, floor_of, penalty, raised
 from gps.control.lqr import controller_of, per_step
 from gps.control.per_step import PerStepResult, backward_per_step, minimise_per_step
 from gps.errors import DualError, NonFiniteError
+from gps.fields import Shape
 from gps.types import (
     Array,
     Gaussian,
@@ -39,8 +41,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -62,18 +62,22 @@ class DualResult(Record):
     """What `minimise` found."""
 
     controller: LinearGaussianController
-    marginals: Marginals  # of [x; u] under the controller
-    eta: float  # cost units per nat, that the controller was computed with
-    kl: Array  # (T,) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: float  # nats per step; the bound is kl_max * T
-    active: bool  # False: eta is at its floor, and the KL below the bound and constant there
-    converged: bool  # False: the bound holds, but the KL is not within `tol` of it
-    trace: Array  # (n_trials, 2): eta, total KL (NaN: no controller, or no finite trajectory)
-    reason: str = ""  # why it has not converged; `batch.minimise` gives none
-
-    def __post_init__(self) -> None:
-        n, _ = shape_of(self, "trace", 2)
-        freeze(self, kl=(self.controller.T,), trace=(n, 2))
+    marginals: Marginals
+    """Of [x; u] under the controller."""
+    eta: float
+    """Cost units per nat, that the controller was computed with."""
+    kl: Annotated[Array, Shape("T")]
+    """Nats, under the marginals, or those of `DualConfig.kl_under`."""
+    kl_max: float
+    """Nats per step; the bound is kl_max * T."""
+    active: bool
+    """False: eta is at its floor, and the KL below the bound and constant there."""
+    converged: bool
+    """False: the bound holds, but the KL is not within `tol` of it."""
+    trace: Annotated[Array, Shape("n 2")]
+    """Of every trial: eta and the total KL (NaN: no controller, or no finite trajectory)."""
+    reason: str = ""
+    """Why it has not converged; `batch.minimise` gives none."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +103,20 @@ class _Problem:
         self,
         dynamics: LinearDynamics,
         cost: QuadraticCost,
-        start: Gaussian,
+        x0: Gaussian | npt.ArrayLike,
         previous: LinearGaussianController,
         std_floor: npt.ArrayLike | None = None,
     ) -> None:
-        _checks.kinds(dynamics=dynamics, cost=cost, start=start, previous=previous)
+        _checks.kinds(dynamics=dynamics, cost=cost, previous=previous)
         T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
         _checks.dynamics(dynamics)
         self.C, self.c = _checks.cost(cost, T, nx + nu), cost.c
         _checks.controller("previous", previous, T, nu, nx)
-        W, x0_cov = _checks.noise(dynamics), _checks.start(start, nx)
+        W, (x0_mean, x0_cov) = _checks.noise(dynamics), _checks.start(x0, nx)
         self.std_floor = floor_of(std_floor, nu)
         self.previous = previous = raised(previous, self.std_floor)
         self.inv, half_logdet = factors(previous)
-        self.model = (dynamics.F, dynamics.f, W, start.mean, x0_cov)
+        self.model = (dynamics.F, dynamics.f, W, x0_mean, x0_cov)
         self.reference = (previous.K, previous.k, self.inv, half_logdet)
         self.T, self.nx, self.nu = T, nx, nu
         scale = float(max(self.C.max(), -self.C.min(), self.c.max(), -self.c.min()))
@@ -182,7 +186,7 @@ class _Problem:
 def minimise(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     previous: LinearGaussianController,
     kl_max: float,
     config: DualConfig | None = None,
@@ -200,15 +204,16 @@ def minimise(
     longer growing (the constraint is inactive). A trial whose Q_uu has no Cholesky factor, or
     whose trajectory overflows, counts as a KL that is too large.
 
-    kl_max: nats per step, above 0. eta: start of the search, in cost units per nat; the last
-    result's eta saves trials, None begins at the cost's largest coefficient. entropy_weight: cost
-    units per nat, scalar or (T,); by default that of `config`. A KL penalty w_t KL_t(p || q) is the
-    cost term w_t (-log q) together with the entropy weight w_t. std_floor: least standard deviation
-    of each action, in its unit, scalar or (nu,), above 0; None for none. Where `previous` has less
-    noise, it counts as raised to the floor. `config.kl_under` says over whose states the KL_t are
-    averaged; under the previous controller's, the search is the same but its answer is no longer
-    the optimum. The cost times a positive factor, and eta and weights with it, gives the same
-    controller up to rounding.
+    x0: distribution of x[0], or the state (nx,) itself. kl_max: nats per time step, above 0; the
+    mean over the steps is bounded, where `minimise_per_step` bounds each. eta: start of the search,
+    in cost units per nat; the last result's eta saves trials, None begins at the cost's largest
+    coefficient. entropy_weight: cost units per nat, scalar or (T,); by default that of `config`. A
+    KL penalty w_t KL_t(p || q) is the cost term w_t (-log q) together with the entropy weight w_t.
+    std_floor: minimum standard deviation of each action, in its unit, scalar or (nu,), above 0;
+    None for none. Where `previous` has less noise, it counts as raised to the floor.
+    `config.kl_under` says over whose states the KL_t are averaged; under the previous controller's,
+    the search is the same but its answer is no longer the optimum. The cost times a positive
+    factor, and eta and weights with it, gives the same controller up to rounding.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
     at the bound, the best controller within it comes back with `converged=False` and a log line; in
@@ -222,7 +227,7 @@ def minimise(
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
-    p = _Problem(dynamics, cost, start, previous, std_floor)
+    p = _Problem(dynamics, cost, x0, previous, std_floor)
     previous = p.previous
     kl_max = float(per_step("kl_max", kl_max, 1)[0])
     bound = min(kl_max * p.T, 1e300)
@@ -230,10 +235,7 @@ def minimise(
     w = per_step("entropy_weight", weight, p.T, zero=True)
     low, high = p.limits(config)
     R, r = penalty(previous, p.inv)
-    trial: Callable[..., tuple[int, int, float]] = _kernels.trial
-    under: tuple[Array, ...] = ()
-    if config.kl_under == "previous":
-        trial, under = _kernels.trial_under, p.marginals_of(previous)
+    averaged_over = p.marginals_of(previous) if config.kl_under == "previous" else None
     trace: list[tuple[float, float]] = []
     best = math.inf  # smallest eta within the bound
     why, accepted = _Failure("no trial", None, eta, None), False
@@ -243,7 +245,7 @@ def minimise(
         nonlocal best, why, accepted
         e = min(max(math.exp(x), low), high)
         args = (p.C, p.c, R, r, e, e + w, p.std_floor, *p.model, *p.reference, *p.spare, p.Q_uu)
-        status, t, kl = trial(*args, *under)
+        status, t, kl = _kernels.trial(*args, *(averaged_over or p.spare[3:5]))
         trace.append((e, kl))
         if status != _kernels.OK:
             why = p.failure(status, t, e)

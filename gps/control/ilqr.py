@@ -1,37 +1,38 @@
 """Iterative LQR for known dynamics, with limits on the actions.
 
 The problem: minimise sum_t l_t(x[t], u[t]) for t = 0 .. T-1 over actions within limits, where
-x[t+1] is what a `gps.control.models.Model` says. Every iteration linearises the model along the
-trajectory, solves the quadratic problem backwards in time, and rolls the new gains out for several
-step sizes. Second derivatives of the dynamics are left out (iLQR, the Gauss-Newton form of DDP).
-Source: W. Li, E. Todorov, Iterative linear quadratic regulator design, ICINCO 2004; Y. Tassa,
-T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IROS 2012 (regularisation,
-line search); Y. Tassa, N. Mansard, E. Todorov, Control-limited DDP, ICRA 2014 (limits).
+x[t+1] is what a `gps.control.models.Model` says. There are T states and T actions: the last action
+leads to no state, and a terminal cost need not charge it. Every iteration linearises the model
+along the trajectory, solves the quadratic problem backwards in time, and rolls the new gains out
+for several step sizes. Second derivatives of the dynamics are left out (iLQR, the Gauss-Newton form
+of DDP). Source: W. Li, E. Todorov, Iterative linear quadratic regulator design, ICINCO 2004; Y.
+Tassa, T. Erez, E. Todorov, Synthesis and stabilization of complex behaviors, IROS 2012
+(regularisation, line search); Y. Tassa, N. Mansard, E. Todorov, Control-limited DDP, ICRA 2014
+(limits).
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.control import _checks, _kernels
 from gps.control import _ilqr_kernels as kernels
-from gps.control.lqr import controller_of, per_step
-from gps.control.models import Limited, Model
+from gps.control.lqr import controller_of, per_step, terminal
+from gps.control.models import Limited, Model, UserDefined
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import Config, Count, NonNegative, Positive, Range, Shape
 from gps.types import (
     Array,
+    Gaussian,
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = ["ILQRConfig", "ILQRResult", "TrajectoryCost", "minimise"]
@@ -42,26 +43,28 @@ Reason = Literal["gradient", "cost", "iterations", "regularisation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILQRConfig:
+class ILQRConfig(Config):
     """When the iteration stops, and how it is kept from diverging."""
 
-    iterations: int = 200
-    """Most iterations; at least 1."""
+    iterations: Count = 200
+    """Maximum number of iterations."""
 
-    tol_gradient: float = 1e-6
+    tol_gradient: NonNegative = 1e-6
     """Stop when no action would change by more than this fraction of 1 + |u|."""
 
-    tol_cost: float = 1e-9
+    tol_cost: NonNegative = 1e-9
     """Stop when an accepted step lowers the cost by less than this fraction of unit + |cost|. The
     unit, here and below, is the largest entry of a step's Hessian (of its gradient, where that is
     zero), averaged over the first trajectory, so that the cost times a positive factor is minimised
     by the same steps."""
 
-    step_sizes: tuple[float, ...] = tuple(1.1 ** -(k * k) for k in range(10))
+    step_sizes: tuple[Annotated[float, Range(above=0, at_most=1)], ...] = tuple(
+        1.1 ** -(k * k) for k in range(10)
+    )
     """Tried in the line search, from large to small. The first alone, then all others as one batch
     of rollouts."""
 
-    min_ratio: float = 1e-4
+    min_ratio: Annotated[float, Range(at_least=0, below=1)] = 1e-4
     """A step is accepted when it lowers the cost by more than this share of what the quadratic
     model expects."""
 
@@ -69,48 +72,26 @@ class ILQRConfig:
     """What the regularisation is a multiple of: B'B ("state": deviations of the next state are
     penalised) or the identity on Q_uu ("action")."""
 
-    initial: float = 1e-6
-    """Regularisation of the first iteration, in the cost's unit; 0 or above."""
+    initial: NonNegative = 1e-6
+    """Regularisation of the first iteration, in the cost's unit."""
 
-    factor: float = 1.6
-    """By which it grows and falls, faster with every repetition; above 1."""
+    factor: Annotated[float, Range(above=1)] = 1.6
+    """By which it grows and falls, faster with every repetition."""
 
-    smallest: float = 1e-6
+    smallest: Positive = 1e-6
     """Where it falls to 0 and from where it grows, in the cost's unit."""
 
-    largest: float = 1e10
+    largest: Positive = 1e10
     """Where the iteration gives up, in the cost's unit."""
 
     def __post_init__(self) -> None:
-        if not (type(self.iterations) is int and self.iterations >= 1):
-            raise ConfigError(f"ILQRConfig.iterations must be at least 1, got {self.iterations!r}")
-        for name in ("tol_gradient", "tol_cost", "initial"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"ILQRConfig.{name} must be finite and >= 0, got {value}")
-        if not isinstance(self.step_sizes, tuple):
-            raise ConfigError(
-                f"ILQRConfig.step_sizes must be a tuple of numbers, got {self.step_sizes!r}"
-            )
+        super().__post_init__()
         sizes = self.step_sizes
-        falling = all(a > b for a, b in pairwise(sizes))
-        if not sizes or not falling or not (sizes[0] <= 1.0 and sizes[-1] > 0.0):
+        if not sizes or not all(a > b for a, b in pairwise(sizes)):
+            raise ConfigError(f"ILQRConfig.step_sizes must fall, from at most 1, got {sizes}")
+        if not self.smallest < self.largest or self.initial > self.largest:
             raise ConfigError(
-                f"ILQRConfig.step_sizes must fall from at most 1 to above 0, got {sizes}"
-            )
-        if not 0 <= self.min_ratio < 1:
-            raise ConfigError(
-                f"ILQRConfig.min_ratio must be at least 0 and below 1, got {self.min_ratio}"
-            )
-        if self.regularise not in ("state", "action"):
-            raise ConfigError(
-                f"ILQRConfig.regularise must be 'state' or 'action', got {self.regularise!r}"
-            )
-        if not 1 < self.factor < math.inf:
-            raise ConfigError(f"ILQRConfig.factor must be above 1, got {self.factor}")
-        if not 0 < self.smallest < self.largest < math.inf or self.initial > self.largest:
-            raise ConfigError(
-                "ILQRConfig needs 0 < smallest < largest and initial <= largest, got "
+                "ILQRConfig needs smallest < largest and initial <= largest, got "
                 f"{self.smallest}, {self.largest} and {self.initial}"
             )
 
@@ -149,22 +130,26 @@ class _Quadratic:
 class ILQRResult(Record):
     """What `minimise` found."""
 
-    X: Array  # (T, nx) states of the best trajectory
-    U: Array  # (T, nu) its actions, within the limits
-    controller: LinearGaussianController  # u = U + K (x - X) + noise, in absolute states
-    cost: float  # sum over the trajectory, in cost units
-    reason: Reason  # why it stopped: "gradient" and "cost" are tolerances that were met
-    costs: Array  # (n+1,) of the start, and after every iteration
-    regularisation: Array  # (n,) that each iteration's backward pass succeeded with, in the unit
-    step_sizes: Array  # (n,) accepted by the line search; 0 where no step was
-    gradients: Array  # (n,) largest change of an action that was asked for, over 1 + |u|
-    unit: float  # of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost
-
-    def __post_init__(self) -> None:
-        (T, nx), nu = shape_of(self, "X", 2), shape_of(self, "U", 2)[1]
-        (n,) = shape_of(self, "step_sizes", 1)
-        freeze(self, X=(T, nx), U=(T, nu), costs=(n + 1,))
-        freeze(self, regularisation=(n,), step_sizes=(n,), gradients=(n,))
+    X: Annotated[Array, Shape("T nx")]
+    """States of the best trajectory."""
+    U: Annotated[Array, Shape("T nu")]
+    """Its actions, within the limits."""
+    controller: LinearGaussianController
+    """u = U + K (x - X) + noise, in absolute states."""
+    cost: float
+    """Sum over the trajectory, in cost units."""
+    reason: Reason
+    """Why it stopped: "gradient" and "cost" are tolerances that were met."""
+    costs: Annotated[Array, Shape("n+1")]
+    """Of the start, and after every iteration."""
+    regularisation: Annotated[Array, Shape("n")]
+    """With which each iteration's backward pass succeeded, in the unit."""
+    step_sizes: Annotated[Array, Shape("n")]
+    """Step sizes that the line search accepted; 0 where no step was."""
+    gradients: Annotated[Array, Shape("n")]
+    """Largest change of an action that was asked for, over 1 + |u|."""
+    unit: float
+    """Of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost."""
 
     @property
     def converged(self) -> bool:
@@ -180,7 +165,7 @@ class ILQRResult(Record):
 def minimise(
     model: Model,
     cost: TrajectoryCost | QuadraticCost,
-    start: npt.ArrayLike,
+    x0: Gaussian | npt.ArrayLike,
     actions: npt.ArrayLike,
     *,
     limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
@@ -190,16 +175,17 @@ def minimise(
 ) -> ILQRResult:
     """Improve a sequence of actions until a tolerance of `config` is met.
 
-    start: the state x[0] (nx,). actions: where the search begins, (T, nu); an earlier result's U
-    warm-starts it. limits: lowest and highest actions, numbers, (nu,) or (T, nu), infinite where
-    there are none; by default those of the model, if it clips its actions (`models.Limited`, as a
-    `MujocoModel` does). An action that a limit holds has zero gains. controller: its mean actions
-    begin the search instead, rolled out in closed loop from the start (`actions` is then ignored
-    beyond its shape); for models that fly apart in open loop. temperature: Sigma = temperature
-    times the inverse of the (regularised) Q_uu, in cost units per nat, as in `lqr.backward`.
+    x0: the state x[0] (nx,), or a Gaussian, whose mean is taken. actions: where the search begins,
+    (T, nu); an earlier result's U warm-starts it. limits: lowest and highest actions, numbers,
+    (nu,) or (T, nu), infinite where there are none; by default those of the model, if it clips its
+    actions (`models.Limited`, as a `MujocoModel` does). An action that a limit holds has zero
+    gains. controller: its mean actions begin the search instead, rolled out in closed loop from the
+    start (`actions` is then ignored beyond its shape); for models that fly apart in open loop.
+    temperature: Sigma = temperature times the inverse of the (regularised) Q_uu, in cost units per
+    nat, as in `lqr.backward`.
 
     The model is deterministic; the controller's noise is for those who sample around it. Raises
-    ShapeError, ConfigError, NonFiniteError (start, limits, a first trajectory or derivatives that
+    ShapeError, ConfigError, NonFiniteError (x0, limits, a first trajectory or derivatives that
     are not finite, with the step), NotPositiveDefiniteError when no regularisation up to
     `config.largest` makes the first backward pass possible, or when the cost falls without bound,
     with the step and the eigenvalue.
@@ -208,10 +194,10 @@ def minimise(
     those in torch too, go through `gps.costs.CostOf`.
     """
     config = config or ILQRConfig()
-    problem = _Problem(model, cost, start, actions, limits)
+    problem = _Problem(model, cost, x0, actions, limits)
     X, U, J = problem.begin(controller)
     T, nx, nu = problem.T, problem.nx, problem.nu
-    heat = per_step("temperature", temperature, T)
+    temperatures = per_step("temperature", temperature, T)
     k, K, inv = np.zeros((T, nu)), np.zeros((T, nu, nx)), np.zeros((T, nu, nu))
     found: _Gains | None = None
     costs, mus, sizes, gradients = [J], [], [], []
@@ -265,7 +251,7 @@ def minimise(
             found = _Gains(K, inv)
     assert found is not None
     with np.errstate(all="ignore"):
-        chol = np.sqrt(heat)[:, None, None] * found.inv
+        chol = np.sqrt(temperatures)[:, None, None] * found.inv
         offset = U - np.einsum("tux,tx->tu", found.K, X)
     t = _checks.last_not_finite(chol, offset)
     if t >= 0:
@@ -329,6 +315,11 @@ class _Schedule:
             self.mu = 0.0
 
 
+def _made_of(source: object) -> str:
+    """The user's function that a model or a cost consists of, in brackets."""
+    return f" ({source.user_function})" if isinstance(source, UserDefined) else ""
+
+
 class _Problem:
     """Checked inputs, and the buffers of the passes."""
 
@@ -336,21 +327,17 @@ class _Problem:
         self,
         model: Model,
         cost: TrajectoryCost | QuadraticCost,
-        start: npt.ArrayLike,
+        x0: Gaussian | npt.ArrayLike,
         actions: npt.ArrayLike,
         limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     ) -> None:
         self.model, self.nx, self.nu = model, model.nx, model.nu
-        self.start = _checks.numbers("start", start)
+        self.x0 = _checks.start_state(x0, model.nx)
         self.actions = _checks.numbers("actions", actions)
-        if self.start.shape != (self.nx,):
-            raise ShapeError(f"start must have shape {(self.nx,)}, got {self.start.shape}")
         if self.actions.ndim != 2 or self.actions.shape[1] != self.nu or not len(self.actions):
             raise ShapeError(
                 f"actions must have shape (T, {self.nu}) with T >= 1, got {self.actions.shape}"
             )
-        if not np.isfinite(self.start).all():
-            raise NonFiniteError("start holds NaN or infinity")
         _checks.finite("actions", self.actions)
         self.T = T = len(self.actions)
         self.cost: TrajectoryCost
@@ -399,7 +386,7 @@ class _Problem:
     ) -> tuple[Array, Array, Array]:
         """States, actions and total costs, one for each step size; infinite where it blows up."""
         totals = np.full(len(sizes), np.inf)
-        with np.errstate(all="ignore"):  # what leaves the numbers counts as infinitely dear
+        with np.errstate(all="ignore"):  # what becomes non-finite counts as an infinite cost
             states, actions = self.model.rollout(X, U, k, K, sizes, self.low, self.high)
             good = np.isfinite(states).all(axis=(1, 2)) & np.isfinite(actions).all(axis=(1, 2))
             if good.any():
@@ -417,7 +404,7 @@ class _Problem:
         """The first trajectory and its cost."""
         T, nx, nu = self.T, self.nx, self.nu
         K, U, X = np.zeros((T, nu, nx)), self.actions, np.zeros((T, nx))
-        X[0] = self.start
+        X[0] = self.x0
         if controller is not None:
             _checks.controller("controller", controller, T, nu, nx)
             # u = k + K x: about a trajectory that is zero from the second step on
@@ -426,28 +413,52 @@ class _Problem:
         states, actions, totals = self.roll(X, U, np.zeros((T, nu)), K, np.zeros(1))
         if not np.isfinite(totals[0]):
             bad = ~(np.isfinite(states[0]).all(axis=1) & np.isfinite(actions[0]).all(axis=1))
-            where = f"at t={int(bad.argmax())}" if bad.any() else "in its cost"
+            if not bad.any():
+                raise self.cost_failure(states[0], actions[0])
             raise NonFiniteError(
-                f"the first trajectory is not finite {where}; begin with other actions, or with a "
-                "controller that stabilises the model"
+                f"the first trajectory is not finite at t={int(bad.argmax())}{_made_of(self.model)}"
+                "; begin with other actions, or with a controller that stabilises the model"
             )
         return states[0], actions[0], float(totals[0])
+
+    def cost_failure(self, X: Array, U: Array) -> NonFiniteError:
+        """Where the cost of the first trajectory is not finite, in the cost's own words if any."""
+        with np.errstate(all="ignore"):
+            try:
+                self.cost.derivatives(X, U)
+            except NonFiniteError as error:
+                return NonFiniteError(f"the cost of the first trajectory is not finite: {error}")
+            values = self.cost.values(X[None], U[None])[0]
+        where = (
+            f"at t={int((~np.isfinite(values)).argmax())}"
+            if not np.isfinite(values).all()
+            else ("when summed over the steps")
+        )
+        return NonFiniteError(
+            f"the cost of the first trajectory ({type(self.cost).__qualname__}.values"
+            f"{_made_of(self.cost)}) is not finite {where}; check the cost there, or begin with "
+            "other actions"
+        )
 
     def expand(self, X: Array, U: Array) -> None:
         """Derivatives along a trajectory."""
         with np.errstate(all="ignore"):  # the step that is not finite is named below
             F = self.model.jacobians(X, U)
             l_z, l_zz = self.cost.derivatives(X, U)
-        for name, array, want in (
-            ("the model's Jacobians", F, self.F.shape),
-            ("the cost's gradient", l_z, self.l_z.shape),
-            ("the cost's Hessian", l_zz, self.l_zz.shape),
+        for name, source, array, want in (
+            ("the model's Jacobians", self.model, F, self.F.shape),
+            ("the cost's gradient", self.cost, l_z, self.l_z.shape),
+            ("the cost's Hessian", self.cost, l_zz, self.l_zz.shape),
         ):
             if np.shape(array) != want:
                 raise ShapeError(f"{name} must have shape {want}, got {np.shape(array)}")
-            _checks.finite(name, array)
+            t = _checks.not_finite(array)
+            if t >= 0:
+                made_of = _made_of(source) or f" ({type(source).__qualname__})"
+                raise NonFiniteError(f"{name}{made_of}: not finite at t={t}")
         self.F[:], self.l_z[:] = F, l_z
-        self.l_zz[:] = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+        l_zz = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
+        self.l_zz[:] = terminal(l_zz, self.l_z, self.nu)
         if not self.unit:
             curvature = float(np.abs(self.l_zz).max(axis=(1, 2)).mean())
             self.unit = curvature or float(np.abs(self.l_z).max(axis=1).mean()) or 1.0

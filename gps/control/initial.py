@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.control import _checks, lqr
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
+from gps.fields import Config, NonNegative, Positive, Range, Whole
 from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
 
 __all__ = ["HoldConfig", "OpenLoopConfig", "PDConfig", "hold_position", "open_loop", "pd"]
 
 Index = npt.NDArray[np.signedinteger]
+Finite = Annotated[float, Range()]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HoldConfig:
+class HoldConfig(Config):
     """A soft LQR that holds the start position, for joints that integrate acceleration."""
 
-    variance: float = 1.0
+    variance: Positive = 1.0
     """Scale of the exploration: the action variance where stiffness is negligible, in squared
-    action units; above 0."""
+    action units."""
 
-    stiffness: float = 1.0
-    """Cost weight of squared position errors relative to squared actions; 0 or above."""
+    stiffness: NonNegative = 1.0
+    """Cost weight of squared position errors relative to squared actions."""
 
-    stiffness_vel: float = 0.5
-    """Cost weight of squared velocities, as a multiple of `stiffness`; 0 or above."""
+    stiffness_vel: NonNegative = 0.5
+    """Cost weight of squared velocities, as a multiple of `stiffness`."""
 
-    final_weight: float = 1.0
-    """Factor on the cost of the last step; above 0."""
+    final_weight: Positive = 1.0
+    """Factor on the cost of the last step."""
 
-    gains: tuple[float, ...] = ()
+    gains: tuple[Finite, ...] = ()
     """Acceleration per unit of each action, assumed for the joint that it drives; empty: all 1."""
 
-    acceleration: tuple[float, ...] = ()
+    acceleration: tuple[Finite, ...] = ()
     """Constant acceleration of each driven joint, such as gravity's; empty: all 0."""
 
-    joints: tuple[int, ...] = ()
+    joints: tuple[Whole, ...] = ()
     """Which position entry each action drives; empty: action i drives entry i."""
 
     position: str = "joint_pos"
@@ -48,11 +51,6 @@ class HoldConfig:
 
     velocity: str = "joint_vel"
     """Name of the state entry that holds their velocities."""
-
-    def __post_init__(self) -> None:
-        _above(self, "variance", "final_weight")
-        _above(self, "stiffness", "stiffness_vel", zero=True)
-        _tuples(self, "gains", "acceleration", "joints")
 
     def controller(
         self, x0: Array, layout: Layout, nu: int, T: int, dt: float
@@ -64,19 +62,19 @@ class HoldConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PDConfig:
+class PDConfig(Config):
     """A proportional-derivative controller about the start state."""
 
-    variance: float = 10.0
-    """Action variance, in squared action units; above 0."""
+    variance: Positive = 10.0
+    """Action variance, in squared action units."""
 
-    position_gain: float = 10.0
-    """Action per unit of position error; 0 or above."""
+    position_gain: NonNegative = 10.0
+    """Action per unit of position error."""
 
-    velocity_gain: float = 0.01
-    """Velocity gain as a multiple of `position_gain`; 0 or above."""
+    velocity_gain: NonNegative = 0.01
+    """Velocity gain as a multiple of `position_gain`."""
 
-    joints: tuple[int, ...] = ()
+    joints: tuple[Whole, ...] = ()
     """Which position entry each action drives; empty: action i drives entry i."""
 
     position: str = "joint_pos"
@@ -84,11 +82,6 @@ class PDConfig:
 
     velocity: str = "joint_vel"
     """Name of the state entry that holds their velocities."""
-
-    def __post_init__(self) -> None:
-        _above(self, "variance")
-        _above(self, "position_gain", "velocity_gain", zero=True)
-        _tuples(self, "joints")
 
     def controller(
         self, x0: Array, layout: Layout, nu: int, T: int, dt: float
@@ -98,23 +91,14 @@ class PDConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenLoopConfig:
-    """Noise about constant actions, without feedback: for any world, whatever its state holds."""
+class OpenLoopConfig(Config):
+    """Noise about constant actions, without feedback: for any agent, whatever its state holds."""
 
-    variance: float | tuple[float, ...] = 1.0
-    """Action variance, in squared action units: one for all actions or one each; above 0."""
+    variance: Positive | tuple[Positive, ...] = 1.0
+    """Action variance, in squared action units: one for all actions or one each."""
 
-    mean: tuple[float, ...] = ()
+    mean: tuple[Finite, ...] = ()
     """Mean of each action, in its unit; empty: all 0."""
-
-    def __post_init__(self) -> None:
-        _tuples(self, "mean")
-        if np.ndim(self.variance):
-            _tuples(self, "variance")
-        values = self.variance if isinstance(self.variance, tuple) else (self.variance,)
-        for value in values:
-            if not _number("OpenLoopConfig.variance", value) > 0:
-                raise ConfigError(f"OpenLoopConfig.variance must be above 0, got {value}")
 
     def controller(
         self, x0: Array, layout: Layout, nu: int, T: int, dt: float
@@ -270,28 +254,6 @@ def _vector(name: str, values: tuple[float, ...], default: float, n: int) -> Arr
     if values and len(values) != n:
         raise ConfigError(f"{name} must have {n} values, one per action, got {len(values)}")
     return np.array(values or (default,) * n, dtype=np.float64)
-
-
-def _above(config: object, *names: str, zero: bool = False) -> None:
-    """ConfigError unless the fields are finite and above 0 (or not below it)."""
-    for name in names:
-        value = _number(f"{type(config).__name__}.{name}", getattr(config, name))
-        if not (value >= 0 if zero else value > 0):
-            limit = "0 or above" if zero else "above 0"
-            raise ConfigError(f"{type(config).__name__}.{name} must be {limit}, got {value}")
-
-
-def _tuples(config: object, *names: str) -> None:
-    """Turn sequences into tuples; ConfigError unless their values are finite."""
-    for name in names:
-        label, given = f"{type(config).__name__}.{name}", getattr(config, name)
-        try:
-            values = tuple(given)
-        except TypeError:
-            raise ConfigError(f"{label} must be a sequence of numbers, got {given!r}") from None
-        for value in values:
-            _number(label, value)
-        object.__setattr__(config, name, values)
 
 
 def _number(name: str, value: float) -> float:

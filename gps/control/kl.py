@@ -129,13 +129,13 @@ def precise(name: str, *arrays: Array) -> None:
             )
 
 
-def floor_of(std_floor: npt.ArrayLike | None, nu: int) -> Array:
-    """Least standard deviations, scalar or (nu,), as (nu,) numbers; an empty array for None.
+def floor_of(std_floor: npt.ArrayLike | None, nu: int) -> Array | None:
+    """Minimum standard deviations, scalar or (nu,), as (nu,) numbers; None for none.
 
     ConfigError, ShapeError.
     """
     if std_floor is None:
-        return np.empty(0)
+        return None
     floor = _checks.numbers("std_floor", std_floor)
     if floor.shape not in ((), (nu,)):
         raise ShapeError(f"std_floor must be a number or have shape {(nu,)}, got {floor.shape}")
@@ -149,16 +149,16 @@ def raised(
 ) -> LinearGaussianController:
     """The controller with at least the noise of a floor: Sigma_t >= diag(std_floor^2).
 
-    std_floor: standard deviations in the units of the actions, scalar or (nu,), above 0; None or
-    empty for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
+    std_floor: standard deviations in the units of the actions, scalar or (nu,), above 0; None
+    for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
     covariances above the floor the one with the least KL divergence from Sigma_t. Raises
     ConfigError, ShapeError, NonFiniteError (overflow, with the step).
     """
-    empty = std_floor is None or not np.size(std_floor)
-    if empty:
+    floor = floor_of(std_floor, controller.nu)
+    if floor is None:
         return controller
     chol = controller.chol.copy()
-    status, t = _kernels.raise_covariance(chol, floor_of(std_floor, controller.nu))
+    status, t = _kernels.raise_covariance(chol, floor)
     if status != _kernels.OK:
         raise NonFiniteError(
             f"Sigma in units of std_floor overflows at t={t}; std_floor is too small"

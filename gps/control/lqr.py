@@ -1,13 +1,15 @@
 """Finite-horizon linear-quadratic-Gaussian control.
 
 The problem: dynamics x[t+1] ~ N(F[t] z + f[t], W[t]) with z = [x; u] for t = 0 .. T-2, and cost
-1/2 z'C[t]z + c[t]'z + c0[t] for t = 0 .. T-1. Everything is affine in absolute states and actions:
-an expansion about a trajectory has to be rewritten about z = 0 first.
+1/2 z'C[t]z + c[t]'z + c0[t] for t = 0 .. T-1. A trajectory has T states and T actions: the last
+action leads to no state, but is charged by the cost of its step. Everything is affine in absolute
+states and actions: an expansion about a trajectory has to be rewritten about z = 0 first.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from gps.control import _checks, _kernels
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
@@ -35,8 +37,13 @@ def backward(
         V_xx = Q_xx + Q_xu K            V_x = Q_x + Q_xu k
 
     K and k are the LQR gains whatever the temperature, which sets the exploration alone: a scalar
-    or (T,) values above 0, in cost units per nat. Returns K (T, nu, nx), k (T, nu) and the lower
-    Cholesky factors of Sigma (T, nu, nu).
+    or (T,) values, in cost units per nat. The default of 1 is maximum-entropy LQR; 0 is plain LQR,
+    a controller without noise, from which no KL can be measured. Returns K (T, nu, nx), k (T, nu)
+    and the lower Cholesky factors of Sigma (T, nu, nu).
+
+    A terminal cost needs no action cost: where the last step charges its action nothing (no entry
+    of C and c that belongs to it), K and k are 0 there, and Sigma is that of the action's cost at
+    the step before.
 
     Raises ShapeError (sizes, or a Hessian asymmetric beyond rounding), NonFiniteError, ConfigError
     (temperature), NotPositiveDefiniteError with t and the smallest eigenvalue of Q_uu.
@@ -46,13 +53,13 @@ def backward(
     _checks.kinds(dynamics=dynamics, cost=cost)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
-    C = _checks.cost(cost, T, nx + nu)
-    heat = per_step("temperature", temperature, T)
+    C = terminal(_checks.cost(cost, T, nx + nu), cost.c, nu)
+    temperatures = per_step("temperature", temperature, T, zero=True)
     K, k, chol = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     Q_uu = np.empty((nu, nu))
     c = cost.c
     status, t = _kernels.backward(
-        C, c, C, c, 0.0, heat, dynamics.F, dynamics.f, K, k, chol, Q_uu
+        C, c, C, c, 0.0, temperatures, dynamics.F, dynamics.f, K, k, chol, Q_uu
     )  # fmt: skip
     if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(Q_uu).all():
         raise NotPositiveDefiniteError(
@@ -71,28 +78,32 @@ def backward(
 
 
 def forward(
-    dynamics: LinearDynamics, controller: LinearGaussianController, start: Gaussian
+    dynamics: LinearDynamics,
+    controller: LinearGaussianController,
+    x0: Gaussian | npt.ArrayLike,
 ) -> Marginals:
-    """Gaussian marginals of z = [x; u] along the trajectory, from x[0] ~ start.
+    """Gaussian marginals of z = [x; u] along the trajectory.
+
+    x0: distribution of x[0], or the state (nx,) itself. Returns
 
     mean (T, nz) and cov (T, nz, nz), with u = K x + k + noise of covariance Sigma::
 
         cov = [[S, S K'], [K S, K S K' + Sigma]]        S[t+1] = F cov F' + W
 
     Raises ShapeError, NonFiniteError (also when an unstable closed loop overflows, with the step),
-    NotPositiveDefiniteError with the step and, for `dynamics.W` and `start.cov`, the smallest
-    eigenvalue: they may be singular, but no eigenvalue below -1e-8 times the largest variance; a
-    controller's Sigma needs a factor.
+    NotPositiveDefiniteError with the step and, for `dynamics.W` and `x0.cov`, the smallest
+    eigenvalue: they may be singular, as the controller's Sigma, but no eigenvalue below -1e-8 times
+    the largest variance.
     """
-    _checks.kinds(dynamics=dynamics, controller=controller, start=start)
+    _checks.kinds(dynamics=dynamics, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
-    _checks.controller("controller", controller, T, nu, nx)
-    W, S0 = _checks.noise(dynamics), _checks.start(start, nx)
+    _checks.controller("controller", controller, T, nu, nx, noiseless=True)
+    W, (x0_mean, x0_cov) = _checks.noise(dynamics), _checks.start(x0, nx)
     mean, cov = np.empty((T, nx + nu)), np.empty((T, nx + nu, nx + nu))
     status, t = _kernels.forward(
         controller.K, controller.k, controller.chol, dynamics.F, dynamics.f, W,
-        start.mean, S0, mean, cov,
+        x0_mean, x0_cov, mean, cov,
     )  # fmt: skip
     if status == _kernels.OK and cov.diagonal(axis1=1, axis2=2).max() > 1e140:
         t = _checks.not_finite(cov)  # products off the diagonal can overflow first
@@ -128,6 +139,17 @@ def expected_cost(cost: QuadraticCost, marginals: Marginals) -> Array:
     return out
 
 
+def terminal(C: Array, c: Array, nu: int) -> Array:
+    """The Hessians; where the last action is charged nothing, with the action cost of the step
+    before, so that it has a minimum, at 0."""
+    if C[-1, -1, -1] != 0.0 or len(C) < 2 or C[-1, -nu:].any() or c[-1, -nu:].any():
+        return C
+    C = C.copy()
+    C[-1, -nu:, -nu:] = C[-2, -nu:, -nu:]
+    C.setflags(write=False)
+    return C
+
+
 def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> Array:
     """A scalar or (T,) values as a (T,) array, each above 0 (or not below, with `zero`)."""
     try:
@@ -144,7 +166,7 @@ def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> 
 
 
 def check_overflow(status: int, t: int, K: Array, chol: Array) -> None:
-    """NonFiniteError if a backward pass left the numbers, with the step at which it did."""
+    """NonFiniteError if a backward pass became non-finite, with the step at which it did."""
     if status == _kernels.OK:
         t = _checks.last_not_finite(K, chol)
     if status != _kernels.OK or t >= 0:

@@ -20,7 +20,15 @@ from gps.types import Array
 if TYPE_CHECKING:
     import mujoco
 
-__all__ = ["Limited", "Model", "MujocoModel", "NumbaModel", "NumpyModel", "TorchModel"]
+__all__ = [
+    "Limited",
+    "Model",
+    "MujocoModel",
+    "NumbaModel",
+    "NumpyModel",
+    "TorchModel",
+    "UserDefined",
+]
 
 _WIDTH = 6e-6  # of a central difference, relative: about the cube root of the rounding error
 
@@ -45,12 +53,22 @@ class Model(Protocol):
 
         The action is U + size * k + K (x - X), clipped to low and high. X (T, nx), U, k, low and
         high (T, nu), K (T, nu, nx), sizes (B,); returns states (B, T, nx) and actions (B, T, nu).
-        A trajectory that leaves the numbers holds NaN or infinity from there on.
+        A trajectory that becomes non-finite holds NaN or infinity from there on.
         """
         ...
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """d x[t+1] / d [x[t]; u[t]] along a trajectory (T, nx), (T, nu): (T-1, nx, nx+nu)."""
+        ...
+
+
+@runtime_checkable
+class UserDefined(Protocol):
+    """A model or cost made of a user's function, for errors that concern it."""
+
+    @property
+    def user_function(self) -> str:
+        """Where it was given, and its name, such as `NumpyModel.step cart_pole`."""
         ...
 
 
@@ -86,7 +104,7 @@ def rollout_steps(
     states, actions = np.empty((B, T, nx)), np.empty((B, T, U.shape[1]))
     states[:, 0] = X[0]
     ahead = U + sizes[:, None, None] * k
-    # what leaves the numbers is for the caller to see, not for numpy to warn of
+    # what becomes non-finite is for the caller to see, not for numpy to warn of
     with np.errstate(all="ignore"):
         for t in range(T):
             x = states[:, t].copy()  # a step that works in place must not change the trajectory
@@ -118,8 +136,12 @@ def _failure(what: str, function: Callable[..., Any], error: Exception) -> Confi
     """The error that says in one line which function of the user's has failed, and how."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 200 else text[:197] + "..."
-    name = getattr(function, "__qualname__", None) or type(function).__name__
-    return ConfigError(f"{what} {name} failed: {type(error).__name__}: {text}")
+    return ConfigError(f"{what} {_name(function)} failed: {type(error).__name__}: {text}")
+
+
+def _name(function: Any) -> str:
+    """Of a function, or of the class of an object that is called like one."""
+    return str(getattr(function, "__qualname__", None) or type(function).__name__)
 
 
 class NumpyModel:
@@ -138,6 +160,7 @@ class NumpyModel:
     ) -> None:
         self.nx, self.nu = _sizes(nx, nu)
         self._step = _guarded("NumpyModel.step", step, step)
+        self.user_function = f"NumpyModel.step {_name(step)}"
         self._jacobian = None
         x, u = np.zeros((3, nx)), np.zeros((3, nu))
         shape = np.shape(self._step(x, u, 0))
@@ -233,6 +256,7 @@ class NumbaModel:
             if fn is not None and not hasattr(fn, "py_func"):
                 raise ConfigError(f"NumbaModel.{name} must be decorated with numba.njit")
         self._step, self._jacobian = step, jacobian
+        self.user_function = f"NumbaModel.step {_name(step.py_func)}"
         _probe("step", step, nx, nu, (nx,))
         if jacobian is not None:
             _probe("jacobian", jacobian, nx, nu, (nx, nx + nu))
@@ -272,6 +296,7 @@ class TorchModel:
 
         self.nx, self.nu = _sizes(nx, nu)
         self._torch = torch
+        self.user_function = f"TorchModel.step {_name(step)}"
         x, u = torch.zeros(nx).double(), torch.zeros(nu).double()
 
         def single(x: Any, u: Any, t: int) -> Any:

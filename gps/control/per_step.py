@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from gps.control.dual_config import DualConfig
 from gps.control.kl import factors, floor_of, precise, raised
 from gps.control.lqr import check_overflow, controller_of, per_step
 from gps.errors import ConfigError, DualError, NonFiniteError, NotPositiveDefiniteError
+from gps.fields import Shape
 from gps.types import (
     Array,
     Gaussian,
@@ -38,8 +39,6 @@ from gps.types import (
     Marginals,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = ["PerStepResult", "backward_per_step", "minimise_per_step"]
@@ -60,22 +59,22 @@ class PerStepResult(Record):
     """What `minimise_per_step` found."""
 
     controller: LinearGaussianController
-    marginals: Marginals  # of [x; u] under the controller
-    eta: Array  # (T,) cost units per nat
-    kl: Array  # (T,) nats, under the marginals, or those of `DualConfig.kl_under`
-    kl_max: Array  # (T,) nats
-    active: npt.NDArray[np.bool_]  # (T,) False: eta is at its floor and the KL below the bound
-    converged: bool  # False: every bound holds, but the controller need not be the optimum
-    trace: Array  # (n_sweeps,) largest KL / bound of the backward pass (NaN: no finite trajectory)
-    reason: str = ""  # why it has not converged; `batch.minimise_per_step` gives none
-
-    def __post_init__(self) -> None:
-        T = self.controller.T
-        (n,) = shape_of(self, "trace", 1)
-        freeze(self, eta=(T,), kl=(T,), kl_max=(T,), trace=(n,))
-        active = np.array(self.active, dtype=bool).reshape(T)
-        active.setflags(write=False)
-        object.__setattr__(self, "active", active)
+    marginals: Marginals
+    """Of [x; u] under the controller."""
+    eta: Annotated[Array, Shape("T")]
+    """Cost units per nat."""
+    kl: Annotated[Array, Shape("T")]
+    """Nats, under the marginals, or those of `DualConfig.kl_under`."""
+    kl_max: Annotated[Array, Shape("T")]
+    """Nats."""
+    active: Annotated[npt.NDArray[np.bool_], Shape("T")]
+    """False: eta is at its floor and the KL below the bound."""
+    converged: bool
+    """False: every bound holds, but the controller need not be the optimum."""
+    trace: Annotated[Array, Shape("n")]
+    """Of every sweep: the largest KL / bound of the backward pass (NaN: no finite trajectory)."""
+    reason: str = ""
+    """Why it has not converged; `batch.minimise_per_step` gives none."""
 
 
 def backward_per_step(
@@ -122,8 +121,8 @@ def backward_per_step(
     K, k, chol = np.empty((T, nu, nx)), np.empty((T, nu)), np.empty((T, nu, nu))
     Q_uu, inv = np.zeros((nu, nu)), factors(previous)[0]
     status, t = _kernels.backward_per_step(
-        C, cost.c, dynamics.F, dynamics.f, *_pulls(previous, inv), previous.K, previous.k, inv,
-        given, kl_under == "new", K, k, chol, Q_uu,
+        C, cost.c, dynamics.F, dynamics.f, *_precision_terms(previous, inv),
+        previous.K, previous.k, inv, given, kl_under == "new", K, k, chol, Q_uu,
     )  # fmt: skip
     if status == _kernels.NOT_POSITIVE_DEFINITE and np.isfinite(Q_uu).all():
         raise NotPositiveDefiniteError(
@@ -133,7 +132,7 @@ def backward_per_step(
             hint=f"raise eta, which is {given[t]:.3g} there",
         )
     if status == _kernels.OK and w.any():
-        _kernels.heat(chol, given, w)
+        _kernels.scale_covariance(chol, given, w)
     check_overflow(status, t, K, chol)
     return controller_of(K, k, chol)
 
@@ -141,7 +140,7 @@ def backward_per_step(
 def minimise_per_step(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     previous: LinearGaussianController,
     kl_max: float | Array,
     config: DualConfig | None = None,
@@ -158,10 +157,11 @@ def minimise_per_step(
     eta are damped where they turn back. With "previous" every step has the least cost-to-go at the
     states of `previous`, and one pass finds it.
 
-    kl_max: nats, scalar or (T,), above 0. eta: start of the search, scalar or (T,), in cost units
+    x0: distribution of x[0], or the state (nx,) itself. kl_max: nats per time step, scalar or (T,),
+    above 0. eta: start of the search, scalar or (T,), in cost units
     per nat, such as the last result's; by default the first backward pass solves each step at the
     states of `previous`. entropy_weight and `config.kl_under`: as for `minimise`. std_floor:
-    least standard deviations, in action units, scalar or (nu,), above 0, so that
+    minimum standard deviations, in action units, scalar or (nu,), above 0, so that
     Sigma_t >= diag(std_floor^2) at every step. The covariance of `backward_per_step` then has its
     eigenvalues, in units of the floor, raised to 1, which is the optimum under the floor;
     `previous` counts as raised in the same way, in the KL as well. The floor of eta is 1e-8 of the
@@ -179,12 +179,12 @@ def minimise_per_step(
     """
     config = DualConfig() if config is None else config
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
-    _checks.kinds(dynamics=dynamics, cost=cost, start=start, previous=previous)
+    _checks.kinds(dynamics=dynamics, cost=cost, previous=previous)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)
     _checks.controller("previous", previous, T, nu, nx)
-    W, x0_cov = _checks.noise(dynamics), _checks.start(start, nx)
+    W, (x0_mean, x0_cov) = _checks.noise(dynamics), _checks.start(x0, nx)
     bound = per_step("kl_max", kl_max, T)
     first = np.full(T, np.nan) if eta is None else per_step("eta", eta, T)
     w = per_step("entropy_weight", weight, T, zero=True)
@@ -195,7 +195,8 @@ def minimise_per_step(
     mean, cov, kl = np.empty((T, nx + nu)), np.empty((T, nx + nu, nx + nu)), np.empty(T)
     trace, found, active = np.zeros(config.max_trials), np.empty(T), np.zeros(T, dtype=bool)
     end, n = kernels.search(
-        C, cost.c, cost.c0, *_pulls(reference, inv), dynamics.F, dynamics.f, W, start.mean, x0_cov,
+        C, cost.c, cost.c0, *_precision_terms(reference, inv),
+        dynamics.F, dynamics.f, W, x0_mean, x0_cov,
         reference.K, reference.k, reference.chol, inv, half_logdet,
         w, bound, first, config.tol, floor, config.kl_under == "previous",
         K, k, chol, mean, cov, kl, trace, found, active,
@@ -230,7 +231,7 @@ def minimise_per_step(
     )
 
 
-def _pulls(previous: LinearGaussianController, inv: Array) -> tuple[Array, Array, Array]:
+def _precision_terms(previous: LinearGaussianController, inv: Array) -> tuple[Array, Array, Array]:
     """P, P K and P k of a controller, read-only."""
     with np.errstate(all="ignore"):
         P = inv.transpose(0, 2, 1) @ inv

@@ -9,9 +9,8 @@ reinforcement learning, JMLR 2010; the temperature is that of relative entropy p
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,46 +19,34 @@ from gps.control import _checks, _kernels
 from gps.control import _pi2_kernels as kernels
 from gps.control.kl import factors
 from gps.control.lqr import controller_of, per_step
-from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.types import Array, LinearGaussianController, Record, freeze
+from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import Config, Positive, Range, Shape
+from gps.types import Array, LinearGaussianController, Record
 
 __all__ = ["PI2Config", "PI2Result", "update"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PI2Config:
+class PI2Config(Config):
     """How far one update may go, and what becomes of the exploration."""
 
-    kl_max: float = 1.0
-    """KL divergence of the samples' weights from equal weights, in nats; above 0. With N samples
+    kl_max: Positive = 1.0
+    """KL divergence of the samples' weights from equal ones, in nats per time step. With N samples
     it cannot exceed log N, where the best sample has all the weight."""
 
-    temperature_min: float = 1e-3
-    """Floor of each step's temperature, as a share of the range of the samples' costs-to-go there;
-    above 0."""
+    temperature_min: Positive = 1e-3
+    """Floor of each step's temperature, as a share of the range of its samples' costs-to-go."""
 
     covariance: Literal["scaled", "weighted"] = "scaled"
     """"scaled": the old covariance, times the weighted one's size relative to it to the power of
     1 / damping. "weighted": the weighted covariance of the samples, which needs more samples than
     actions."""
 
-    damping: float = 2.0
-    """Of the scale, at least 1: larger values let the covariance change more slowly."""
+    damping: Annotated[float, Range(at_least=1)] = 2.0
+    """Of the scale: larger values let the covariance change more slowly."""
 
-    floor: float = 1e-8
-    """Smallest variance, as a fraction of the old one; above 0."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("kl_max", 0.0), ("temperature_min", 0.0), ("floor", 0.0)):
-            value = getattr(self, name)
-            if not least < value < math.inf:
-                raise ConfigError(f"PI2Config.{name} must be finite and above 0, got {value}")
-        if not 1.0 <= self.damping < math.inf:
-            raise ConfigError(f"PI2Config.damping must be at least 1, got {self.damping}")
-        if self.covariance not in ("scaled", "weighted"):
-            raise ConfigError(
-                f"PI2Config.covariance must be 'scaled' or 'weighted', got {self.covariance!r}"
-            )
+    floor: Positive = 1e-8
+    """Smallest variance, as a fraction of the old one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +54,12 @@ class PI2Result(Record):
     """What `update` found."""
 
     controller: LinearGaussianController
-    temperature: Array  # (T,) in cost units
-    weights: Array  # (T, N), each row sums to 1
-    kl: Array  # (T,) nats, of the weights from equal ones
-
-    def __post_init__(self) -> None:
-        T, N = self.controller.T, np.shape(self.weights)[-1]
-        freeze(self, temperature=(T,), weights=(T, N), kl=(T,))
+    temperature: Annotated[Array, Shape("T")]
+    """In cost units."""
+    weights: Annotated[Array, Shape("T N")]
+    """Each row sums to 1."""
+    kl: Annotated[Array, Shape("T")]
+    """Nats, of the weights from equal ones."""
 
 
 def update(

@@ -10,20 +10,20 @@ and Model-Free Updates for Trajectory-Centric Reinforcement Learning, ICML 2017 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from gps.compiling import kernel
 from gps.control import _checks, dual, kl, pi2
 from gps.control._kernels import product_with
 from gps.control.dual import DualConfig, PerStepResult
 from gps.control.lqr import per_step
 from gps.control.pi2 import PI2Config, PI2Result
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import Config, Positive, Shape, readonly
 from gps.linalg import solve_lower
 from gps.types import (
     Array,
@@ -32,8 +32,6 @@ from gps.types import (
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -52,7 +50,7 @@ _WRONG = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PILQRConfig:
+class PILQRConfig(Config):
     """Both halves of an update, and how the residual sets the step of the first."""
 
     dual: DualConfig = field(default_factory=DualConfig)
@@ -61,17 +59,17 @@ class PILQRConfig:
     pi2: PI2Config = field(default_factory=PI2Config)
     """The update on the residual."""
 
-    decrease: float = 0.2
+    decrease: Positive = 0.2
     """Residual share of the cost above which a step's KL bound is halved."""
 
-    increase: float = 0.05
+    increase: Positive = 0.05
     """Residual share of the cost below which a step's KL bound is doubled."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.increase < self.decrease < math.inf:
+        super().__post_init__()
+        if not self.increase < self.decrease:
             raise ConfigError(
-                "PILQRConfig needs 0 < increase < decrease, both finite, got "
-                f"{self.increase} and {self.decrease}"
+                f"PILQRConfig needs increase < decrease, got {self.increase} and {self.decrease}"
             )
 
 
@@ -79,14 +77,14 @@ class PILQRConfig:
 class Explained(Record):
     """How much of the sampled costs a model accounts for."""
 
-    noise: Array  # (N, T, nu) unit-variance noise of the sampled actions
-    predicted: Array  # (N, T) cost of that noise under the model
-    residual: Array  # (N, T) sampled cost less the predicted one
-    share: Array  # (T,) sum_{t' >= t} |residual| over sum_{t' >= t} |cost|, over all samples
-
-    def __post_init__(self) -> None:
-        N, T, nu = shape_of(self, "noise", 3)
-        freeze(self, noise=(N, T, nu), predicted=(N, T), residual=(N, T), share=(T,))
+    noise: Annotated[Array, Shape("N T nu")]
+    """Unit-variance noise of the sampled actions."""
+    predicted: Annotated[Array, Shape("N T")]
+    """Cost of that noise under the model."""
+    residual: Annotated[Array, Shape("N T")]
+    """Sampled cost less the predicted one."""
+    share: Annotated[Array, Shape("T")]
+    """sum_{t' >= t} |residual| over sum_{t' >= t} |cost|, over all samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +92,14 @@ class PILQRResult(Record):
     """What `update` found."""
 
     controller: LinearGaussianController
-    lqr: PerStepResult  # the model-based half
-    pi2: PI2Result  # the model-free half
+    lqr: PerStepResult
+    """The model-based half."""
+    pi2: PI2Result
+    """The model-free half."""
     explained: Explained
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _replay(F, f, C, c, c0, K, k, chol, x0, noise, out):  # type: ignore[no-untyped-def]
     """Costs out (N, T) of noise (N, T, nu) from x0 (N, nx) under the model."""
     N, T, nu = noise.shape
@@ -127,7 +127,7 @@ def _replay(F, f, C, c, c0, K, k, chol, x0, noise, out):  # type: ignore[no-unty
                     x[j] += f[t, j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _noise_of(K, k, chol, X, U, out):  # type: ignore[no-untyped-def]
     """chol^-1 (u - K x - k) for every sample and step."""
     N, T, nu = U.shape
@@ -212,7 +212,7 @@ def explain(
 def update(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     previous: LinearGaussianController,
     X: npt.ArrayLike,
     U: npt.ArrayLike,
@@ -233,11 +233,11 @@ def update(
        that a small residual moves the controller little; where the residual is over ten times the
        cost-to-go, at least those that it asks for itself.
 
-    dynamics, cost, start: the model fitted to the samples, as `dual.minimise` takes it. X
-    (N, T, nx), U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats,
-    scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor: least
-    standard deviations of the result, as there. Raises the errors of `dual.minimise_per_step` and
-    `pi2.update`.
+    dynamics, cost, x0: the model fitted to the samples, as `dual.minimise` takes it. X (N, T, nx),
+    U (N, T, nu), costs (N, T): states, actions, and costs, N >= 2. kl_max: nats per time step,
+    scalar or (T,). eta: start of the dual search, as for `dual.minimise_per_step`. std_floor:
+    minimum standard deviations of the result, as there. Raises the errors of
+    `dual.minimise_per_step` and `pi2.update`.
 
     Departure from the paper: samples of `previous` are compared with what the model says of
     `previous`, as the public implementation does, not with what it says of p_lqr; the difference
@@ -248,19 +248,19 @@ def update(
         raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(X)[0]}")
     known = explain(dynamics, cost, previous, X, U, costs)
     step = dual.minimise_per_step(
-        dynamics, cost, start, previous, kl_max, config.dual, eta, std_floor=std_floor
+        dynamics, cost, x0, previous, kl_max, config.dual, eta, std_floor=std_floor
     )
     asked, states, values = step.controller, readonly(X), readonly(costs)
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)
-    hot = pi2.update(asked, states, moved, values, config.pi2)
-    heat, rest = hot.temperature, known.residual
+    full = pi2.update(asked, states, moved, values, config.pi2)
+    temperature, rest = full.temperature, known.residual
     wrong = ~(known.share <= _WRONG)
     if wrong.any():
         # The residual of a model that explodes is far above the costs: at their temperature one
         # sample would get all the weight, and with it the covariance would vanish.
         own = pi2.update(asked, states, moved, rest, config.pi2).temperature
-        heat = np.where(wrong, np.maximum(heat, own), heat)
-    done = pi2.update(asked, states, moved, rest, config.pi2, temperature=heat)
+        temperature = np.where(wrong, np.maximum(temperature, own), temperature)
+    done = pi2.update(asked, states, moved, rest, config.pi2, temperature=temperature)
     return PILQRResult(
         controller=kl.raised(done.controller, std_floor), lqr=step, pi2=done, explained=known
     )

@@ -8,8 +8,8 @@ the state itself::
     from gps.control import tracking
     sensor = tracking.LinearSensor.constant(T, H, V)
     found = tracking.track(dynamics, X_ref, U_ref, Q, R)
-    runs = tracking.simulate(dynamics, found.controller, start, sensor, N=100, rng=rng)
-    estimated = tracking.kalman_filter(dynamics, sensor, runs.Y, runs.U, start)
+    runs = tracking.simulate(dynamics, found.controller, x0, sensor, N=100, rng=rng)
+    estimated = tracking.kalman_filter(dynamics, sensor, runs.Y, runs.U, x0)
     smoothed = tracking.smooth(dynamics, estimated)
 
 Letters beside those of `gps.types`: H, h, V of a sensor with no outputs, and Y (N, T, no) measured.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from gps.control import _tracking_kernels as kernels
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK
 from gps.control.models import Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import Shape, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -39,8 +39,6 @@ from gps.types import (
     LinearGaussianController,
     QuadraticCost,
     Record,
-    freeze,
-    shape_of,
 )
 
 __all__ = [
@@ -63,33 +61,26 @@ __all__ = [
 class TrackingResult(Record):
     """What `track` and `track_model` found."""
 
-    controller: LinearGaussianController  # of absolute states, as everywhere
-    cost: QuadraticCost  # of being away from the reference, about z = 0
-    dynamics: LinearDynamics  # given, or the linearisation along the reference
-    X_ref: Array  # (T, nx)
-    U_ref: Array  # (T, nu)
-    defects: Array  # (T-1, nx): where the dynamics lead from the reference, less the reference
-
-    def __post_init__(self) -> None:
-        T, nx = shape_of(self, "X_ref", 2)
-        nu = shape_of(self, "U_ref", 2)[1]
-        freeze(self, X_ref=(T, nx), U_ref=(T, nu), defects=(T - 1, nx))
+    controller: LinearGaussianController
+    """Of absolute states, as everywhere."""
+    cost: QuadraticCost
+    """Of being away from the reference, about z = 0."""
+    dynamics: LinearDynamics
+    """Given, or the linearisation along the reference."""
+    X_ref: Annotated[Array, Shape("T nx")]
+    U_ref: Annotated[Array, Shape("T nu")]
+    defects: Annotated[Array, Shape("T-1 nx")]
+    """Where the dynamics lead from the reference, less the reference."""
 
 
 @dataclass(frozen=True, eq=False)
 class LinearSensor(Record):
-    """y[t] ~ N(H[t] x[t] + h[t], V[t]) for t = 0 .. T-1.
+    """y[t] ~ N(H[t] x[t] + h[t], V[t]) for t = 0 .. T-1."""
 
-    H: (T, no, nx). h: (T, no). V: (T, no, no), symmetric positive semi-definite.
-    """
-
-    H: Array  # (T, no, nx)
-    h: Array  # (T, no)
-    V: Array  # (T, no, no) symmetric positive semi-definite
-
-    def __post_init__(self) -> None:
-        T, no, nx = shape_of(self, "H", 3)
-        freeze(self, H=(T, no, nx), h=(T, no), V=(T, no, no))
+    H: Annotated[Array, Shape("T no nx")]
+    h: Annotated[Array, Shape("T no")]
+    V: Annotated[Array, Shape("T no no")]
+    """Symmetric positive semi-definite."""
 
     @classmethod
     def constant(
@@ -129,46 +120,41 @@ class LinearSensor(Record):
 class FilterResult(Record):
     """What `kalman_filter` found. Covariances and gains do not depend on what was measured."""
 
-    mean: Array  # (N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. t]]
-    pred_mean: Array  # (N, T, nx): E[x[t] | y[0 .. t-1]]
-    pred_cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. t-1]]
-    gain: Array  # (T, nx, no): mean = pred_mean + gain (y - H pred_mean - h)
-    log_likelihood: Array  # (N, T) nats: log p(y[t] | y[0 .. t-1]); its sum is that of the sample
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "mean", 3)
-        no = shape_of(self, "gain", 3)[2]
-        freeze(self, mean=(N, T, nx), pred_mean=(N, T, nx), log_likelihood=(N, T))
-        freeze(self, cov=(T, nx, nx), pred_cov=(T, nx, nx), gain=(T, nx, no))
+    mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. t]]."""
+    pred_mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t-1]]."""
+    pred_cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. t-1]]."""
+    gain: Annotated[Array, Shape("T nx no")]
+    """mean = pred_mean + gain (y - H pred_mean - h)."""
+    log_likelihood: Annotated[Array, Shape("N T")]
+    """Nats: log p(y[t] | y[0 .. t-1]); its sum is that of the sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class SmootherResult(Record):
     """What `smooth` found: states given all measurements."""
 
-    mean: Array  # (N, T, nx): E[x[t] | y[0 .. T-1]]
-    cov: Array  # (T, nx, nx): Cov[x[t] | y[0 .. T-1]]
-    cross: Array  # (T-1, nx, nx): Cov[x[t], x[t+1] | y[0 .. T-1]]
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "mean", 3)
-        freeze(self, mean=(N, T, nx), cov=(T, nx, nx), cross=(T - 1, nx, nx))
+    mean: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. T-1]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Cov[x[t] | y[0 .. T-1]]."""
+    cross: Annotated[Array, Shape("T-1 nx nx")]
+    """Cov[x[t], x[t+1] | y[0 .. T-1]]."""
 
 
 @dataclass(frozen=True, eq=False)
 class SimulationNoise(Record):
     """Independent unit-variance numbers for N samples; `simulate` gives them their covariances."""
 
-    start: Array  # (N, nx)
-    process: Array  # (N, T-1, nx)
-    sensor: Array  # (N, T, no)
-    action: Array  # (N, T, nu); zeros: the controller's mean action is taken
-
-    def __post_init__(self) -> None:
-        N, T, nu = shape_of(self, "action", 3)
-        nx, no = shape_of(self, "start", 2)[1], shape_of(self, "sensor", 3)[2]
-        freeze(self, start=(N, nx), process=(N, T - 1, nx), sensor=(N, T, no), action=(N, T, nu))
+    start: Annotated[Array, Shape("N nx")]
+    process: Annotated[Array, Shape("N T-1 nx")]
+    sensor: Annotated[Array, Shape("N T no")]
+    action: Annotated[Array, Shape("N T nu")]
+    """Zeros: the controller's mean action is taken."""
 
     @classmethod
     def draw(
@@ -195,17 +181,16 @@ class SimulationNoise(Record):
 class Simulation(Record):
     """N samples of a closed loop."""
 
-    X: Array  # (N, T, nx) true states
-    U: Array  # (N, T, nu) actions
-    Y: Array  # (N, T, no) measurements
-    estimates: Array  # (N, T, nx): E[x[t] | y[0 .. t]]
-    cov: Array  # (T, nx, nx) of x - estimate, the same for every sample
-
-    def __post_init__(self) -> None:
-        N, T, nx = shape_of(self, "X", 3)
-        nu, no = shape_of(self, "U", 3)[2], shape_of(self, "Y", 3)[2]
-        freeze(self, X=(N, T, nx), U=(N, T, nu), Y=(N, T, no), estimates=(N, T, nx))
-        freeze(self, cov=(T, nx, nx))
+    X: Annotated[Array, Shape("N T nx")]
+    """True states."""
+    U: Annotated[Array, Shape("N T nu")]
+    """Actions."""
+    Y: Annotated[Array, Shape("N T no")]
+    """Measurements."""
+    estimates: Annotated[Array, Shape("N T nx")]
+    """E[x[t] | y[0 .. t]]."""
+    cov: Annotated[Array, Shape("T nx nx")]
+    """Of x - estimate, the same for every sample."""
 
 
 # --- tracking
@@ -272,6 +257,7 @@ def track(
     Raises what `reference_cost` and `lqr.backward` raise.
     """
     X, U = _reference(X_ref, U_ref)
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     for name, array, want in (("X_ref", X, (T, nx)), ("U_ref", U, (T, nu))):
@@ -314,7 +300,7 @@ def track_model(
     (T-1, nx, nx), by default 0. step(x (nx,), u (nu,), t): the model's next state, needed only when
     its dynamics depend on t, since the models start their rollouts at t = 0.
 
-    Raises what `track` raises, NonFiniteError where the model leaves the numbers, and ConfigError
+    Raises what `track` raises, NonFiniteError where the model becomes non-finite, and ConfigError
     when it depends on t and `step` is missing.
     """
     X, U = _reference(X_ref, U_ref)
@@ -388,20 +374,21 @@ def kalman_filter(
     sensor: LinearSensor,
     Y: npt.ArrayLike,
     U: npt.ArrayLike,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
 ) -> FilterResult:
     """Gaussian state estimates from measurements up to each step, for known actions.
 
-    For t = 0 .. T-1, from P = start.cov, m = start.mean before the first measurement::
+    For t = 0 .. T-1, from P = x0.cov, m = x0.mean before the first measurement::
 
         S = H P H' + V      gain = P H' S^-1      m <- m + gain (y - H m - h)
         P <- (I - gain H) P (I - gain H)' + gain V gain'
         m <- F [m; u] + f   P <- A P A' + W
 
-    Y: (N, T, no) or (T, no). U: (N, T, nu) or (T, nu), of which the last action is not read. V and
-    W may be singular as long as every measurement says something new. Results have the axis of
-    samples, N = 1 for a single one. Covariances are positive semi-definite up to rounding relative
-    to the covariance before the measurement.
+    x0: distribution of x[0], or the state (nx,) itself. Y: (N, T, no) or (T, no). U: (N, T, nu) or
+    (T, nu), of which the last action is not read. V and W may be singular as long as every
+    measurement says something new. Results have the axis of samples, N = 1 for a single one.
+    Covariances are positive semi-definite up to rounding relative to the covariance before the
+    measurement.
 
     Raises NotPositiveDefiniteError with the step where an innovation covariance S is singular to
     rounding (an exact measurement made twice) or an input covariance is indefinite; ShapeError and
@@ -409,7 +396,7 @@ def kalman_filter(
     Source: R. E. Kalman, A new approach to linear filtering and prediction problems, 1960, with the
     covariance update of P. D. Joseph.
     """
-    W, V, S0 = _estimation(dynamics, sensor, start)
+    W, V, x0_mean, S0 = _estimation(dynamics, sensor, x0)
     T, nx, nu, no = dynamics.T, dynamics.nx, dynamics.nu, sensor.no
     measured, actions = _samples("Y", Y, (T, no)), _samples("U", U, (T, nu))
     N = len(measured)
@@ -419,7 +406,7 @@ def kalman_filter(
     pred_mean, mean = np.empty((N, T, nx)), np.empty((N, T, nx))
     log_likelihood = np.empty((N, T))
     status, t = kernels.filter_means(
-        dynamics.F, dynamics.f, sensor.H, sensor.h, gain, chol, start.mean, actions, measured,
+        dynamics.F, dynamics.f, sensor.H, sensor.h, gain, chol, x0_mean, actions, measured,
         pred_mean, mean, log_likelihood,
     )  # fmt: skip
     if status != OK:
@@ -440,6 +427,7 @@ def smooth(dynamics: LinearDynamics, filtered: FilterResult) -> SmootherResult:
     Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum likelihood estimates of linear dynamic
     systems, 1965.
     """
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     N, T, nx = filtered.mean.shape
@@ -474,7 +462,7 @@ def smooth(dynamics: LinearDynamics, filtered: FilterResult) -> SmootherResult:
 def simulate(
     dynamics: LinearDynamics,
     controller: LinearGaussianController,
-    start: Gaussian,
+    x0: Gaussian | npt.ArrayLike,
     sensor: LinearSensor | None = None,
     *,
     feedback: Literal["estimate", "state"] = "estimate",
@@ -485,6 +473,8 @@ def simulate(
 ) -> Simulation:
     """N samples of x[t+1] ~ N(F z + f, W) in closed loop with a controller.
 
+    x0: distribution of x[0], or the state (nx,) itself.
+
     With a sensor, y[t] ~ N(H x + h, V) is measured, a Kalman filter that knows the actions gives
     the estimate, and the action is u[t] = K (estimate or state, as `feedback` says) + k. Without
     one the controller sees the state. The noise is drawn from `rng`, N samples, in the order start,
@@ -494,7 +484,7 @@ def simulate(
     Raises ConfigError (neither or both of rng and noise), ShapeError, NonFiniteError (also where
     the loop overflows, with the step) and NotPositiveDefiniteError as `kalman_filter`.
     """
-    _checks.kinds(dynamics=dynamics)
+    _checks.kinds(dynamics=dynamics, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     if feedback not in ("estimate", "state"):
         raise ConfigError(f"feedback must be 'estimate' or 'state', got {feedback!r}")
@@ -503,8 +493,8 @@ def simulate(
     by_estimate = feedback == "estimate" and sensor is not None
     if sensor is None:
         sensor = LinearSensor(np.zeros((T, 0, nx)), np.zeros((T, 0)), np.zeros((T, 0, 0)))
-    W, V, S0 = _estimation(dynamics, sensor, start)
-    _checks.controller("controller", controller, T, nu, nx)
+    W, V, x0_mean, S0 = _estimation(dynamics, sensor, x0)
+    _checks.controller("controller", controller, T, nu, nx, noiseless=True)
     no = sensor.no
     if noise is None:
         assert rng is not None
@@ -523,7 +513,7 @@ def simulate(
     X, U = np.empty((samples, T, nx)), np.empty((samples, T, nu))
     Y, estimates = np.empty((samples, T, no)), np.empty((samples, T, nx))
     status, t = kernels.simulate(
-        dynamics.F, dynamics.f, root_W, sensor.H, sensor.h, root_V, start.mean, root_0[0],
+        dynamics.F, dynamics.f, root_W, sensor.H, sensor.h, root_V, x0_mean, root_0[0],
         controller.K, controller.k, controller.chol, gain, by_estimate,
         noise.start, noise.process, noise.sensor, noise.action, X, U, Y, estimates,
     )  # fmt: skip
@@ -573,9 +563,10 @@ def _semi_definite(name: str, matrices: Array) -> Array:
 
 
 def _estimation(
-    dynamics: LinearDynamics, sensor: LinearSensor, start: Gaussian
-) -> tuple[Array, Array, Array]:
-    """W, V and the start covariance, checked and symmetric."""
+    dynamics: LinearDynamics, sensor: LinearSensor, x0: Gaussian | npt.ArrayLike
+) -> tuple[Array, Array, Array, Array]:
+    """W, V, and mean and covariance of the start, checked and symmetric."""
+    _checks.kinds(dynamics=dynamics)
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     want = (dynamics.T, sensor.no, dynamics.nx)
@@ -586,8 +577,8 @@ def _estimation(
     V = sensor.V
     if sensor.no:
         V = _semi_definite("sensor.V", _checks.symmetric("sensor.V", sensor.V))
-    S0 = _checks.start(start, dynamics.nx)
-    return W, V, _semi_definite("start.cov", S0[None])[0]
+    x0_mean, x0_cov = _checks.start(x0, dynamics.nx)
+    return W, V, x0_mean, _semi_definite("x0.cov", x0_cov[None])[0]
 
 
 def _gains(

@@ -7,7 +7,8 @@ factors are kept transposed (upper), so that whitening a block of points is one 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from gps.compiling import kernel
 
 LEAD = 16  # leading coordinates that bound a Mahalanobis distance from below
 BLOCK = 20  # further ones that are whitened at a time, at least
@@ -16,7 +17,7 @@ TINY_MASS = 1e-10  # points; below it a component keeps its mean and covariance
 LOG_2PI = float(np.log(2 * np.pi))
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _squared_norm(v):  # type: ignore[no-untyped-def]
     """Sum of squares; may be summed in vector order, NaN and infinity keep their meaning."""
     s = 0.0
@@ -25,7 +26,7 @@ def _squared_norm(v):  # type: ignore[no-untyped-def]
     return s
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def cholesky_upper(A, U):  # type: ignore[no-untyped-def]
     """U with A = U'U from A's upper triangle, below the diagonal nothing is written.
 
@@ -68,7 +69,7 @@ def cholesky_upper(A, U):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def invert_upper(U, out):  # type: ignore[no-untyped-def]
     """U^-1 into out, upper triangular, from the last row to the first."""
     n = U.shape[0]
@@ -103,7 +104,7 @@ def invert_upper(U, out):  # type: ignore[no-untyped-def]
             row[k] *= inv
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def whitening(cov, floor, log_weight, U, inv_t, const):  # type: ignore[no-untyped-def]
     """Transposed inverse Cholesky factors (J, D, D), and each component's constant log factor.
 
@@ -124,7 +125,7 @@ def whitening(cov, floor, log_weight, U, inv_t, const):  # type: ignore[no-untyp
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _complete(points, rows, m, mean, inv_t, done, low, diff, white, out, j):  # type: ignore[no-untyped-def]
     """Take the distance in the coordinates from `done` on off out[:, j] at the points in rows[:m].
 
@@ -160,7 +161,7 @@ def _complete(points, rows, m, mean, inv_t, done, low, diff, white, out, j):  # 
     return m
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_joint(points, lead, mean, inv_t, const, guess, work, out):  # type: ignore[no-untyped-def]
     """Log of weight times density, (n, J) into out; -inf where it is CUT below the point's best.
 
@@ -222,7 +223,7 @@ def log_joint(points, lead, mean, inv_t, const, guess, work, out):  # type: igno
         guess[i] = best
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def normalise(logs, guess):  # type: ignore[no-untyped-def]
     """Log joints to responsibilities in place; returns the sum over points of log sum exp."""
     n, J = logs.shape
@@ -242,7 +243,7 @@ def normalise(logs, guess):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def maximise(points, resp, floor, work, mean, cov, mass):  # type: ignore[no-untyped-def]
     """Weighted means and covariances + floor I, in place; mass (J,) in points.
 
@@ -303,7 +304,7 @@ def maximise(points, resp, floor, work, mean, cov, mass):  # type: ignore[no-unt
             cov[j, i, i] += floor
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def average_weights(resp, N, S, weights):  # type: ignore[no-untyped-def]
     """Mean responsibilities of each step's points; rows of resp are ordered (sample, step)."""
     J = resp.shape[1]
@@ -315,7 +316,7 @@ def average_weights(resp, N, S, weights):  # type: ignore[no-untyped-def]
             weights[t, j] = s / N
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def mixture_moments(weights, mean, cov, mu, S):  # type: ignore[no-untyped-def]
     """Mean and covariance of the mixture under the given weights."""
     J, D = mean.shape
@@ -341,7 +342,7 @@ def mixture_moments(weights, mean, cov, mu, S):  # type: ignore[no-untyped-def]
     mirror(S)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mirror(A):  # type: ignore[no-untyped-def]
     """Copy what is above the diagonal to below it."""
     for i in range(A.shape[0]):
@@ -349,7 +350,7 @@ def mirror(A):  # type: ignore[no-untyped-def]
             A[i, k] = A[k, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def solve_upper_t(U, V):  # type: ignore[no-untyped-def]
     """Overwrite V (n, m) with U'^-1 V, U upper triangular; four rows at a time."""
     n, m = V.shape
@@ -374,7 +375,7 @@ def solve_upper_t(U, V):  # type: ignore[no-untyped-def]
             row[k] *= inv
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def solve_upper(U, V):  # type: ignore[no-untyped-def]
     """Overwrite V (n, m) with U^-1 V, U upper triangular; four rows at a time."""
     n, m = V.shape
@@ -399,7 +400,7 @@ def solve_upper(U, V):  # type: ignore[no-untyped-def]
             row[k] *= inv
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def regress(  # type: ignore[no-untyped-def]
     Y, n_in, weights, means, scales, psi, kappa0, nu0, ridge, mean, gain, offset, W, joint
 ):
@@ -466,7 +467,7 @@ def regress(  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def without_factor(W, failed):  # type: ignore[no-untyped-def]
     """Mark the steps whose W has no Cholesky factor."""
     U = np.empty((W.shape[1], W.shape[2]))

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.distributions import _kernels
-from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
-from gps.fields import readonly
-from gps.types import Array, Record, freeze, shape_of
+from gps.errors import FitError, NonFiniteError, ShapeError
+from gps.fields import Config, Count, NonNegative, Positive, Shape
+from gps.types import Array, Record
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,10 @@ log = logging.getLogger(__name__)
 class Mixture(Record):
     """sum_j exp(log_weight[j]) N(mean[j], cov[j])."""
 
-    mean: Array  # (J, D)
-    cov: Array  # (J, D, D)
-    log_weight: Array  # (J,) natural logarithm; the weights sum to 1
-
-    def __post_init__(self) -> None:
-        J, D = shape_of(self, "mean", 2)
-        freeze(self, mean=(J, D), cov=(J, D, D), log_weight=(J,))
+    mean: Annotated[Array, Shape("J D")]
+    cov: Annotated[Array, Shape("J D D")]
+    log_weight: Annotated[Array, Shape("J")]
+    """Natural logarithm; the weights sum to 1."""
 
     @property
     def J(self) -> int:
@@ -52,37 +50,23 @@ class Mixture(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMMConfig:
+class GMMConfig(Config):
     """How a mixture is fitted."""
 
-    max_iterations: int = 50
-    """EM iterations at most; 1 or more."""
-    tol: float = 1e-3
+    max_iterations: Count = 50
+    """Maximum number of EM iterations."""
+    tol: NonNegative = 1e-3
     """Stop when the mean objective per point rises by no more than tol * max(1, |objective|). Each
     fit of a prior goes on from the last one, so that little is gained by less; on held-out rollouts
     of a simulated arm 1e-3 predicted better than 1e-5, which fits small clusters too closely."""
-    covariance_floor: float = 1e-6
-    """Added to every variance, as a share of that of all points; above zero."""
+    covariance_floor: Positive = 1e-6
+    """Added to every variance, as a share of that of all points."""
     standardise: bool = True
     """Work in units of each coordinate's spread over all points, so that no unit matters. False: in
     the points' own units, in which the floor then counts; for coordinates whose spread so far says
     little of what is to come, as of a door that has hardly been moved."""
-    dead_mass: float = 0.5
+    dead_mass: NonNegative = 0.5
     """A component that explains fewer points than this is re-seeded; 0 never does."""
-
-    def __post_init__(self) -> None:
-        if self.max_iterations < 1:
-            raise ConfigError(
-                f"GMMConfig.max_iterations must be 1 or more, got {self.max_iterations}"
-            )
-        if not 0 <= self.tol < np.inf:
-            raise ConfigError(f"GMMConfig.tol must be finite and not negative, got {self.tol}")
-        if not 0 < self.covariance_floor < np.inf:
-            raise ConfigError(
-                f"GMMConfig.covariance_floor must be above 0, got {self.covariance_floor}"
-            )
-        if not 0 <= self.dead_mass < np.inf:
-            raise ConfigError(f"GMMConfig.dead_mass must not be negative, got {self.dead_mass}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +74,11 @@ class GMMFit(Record):
     """A fitted mixture and how the fit went."""
 
     mixture: Mixture
-    log_likelihood: Array
-    """(iterations + 1,) mean per point of the objective above, in nats: first at the start, last of
+    log_likelihood: Annotated[Array, Shape("n+1")]
+    """Mean per point of the objective above, in nats: first at the start, last of
     the returned mixture; it never falls, up to rounding."""
     reseeded: int
     """Components that died and were re-seeded with success."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "log_likelihood", readonly(self.log_likelihood))
 
 
 class _EM:

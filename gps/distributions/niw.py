@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -10,21 +11,22 @@ import numpy.typing as npt
 from gps.distributions import _kernels
 from gps.distributions.gmm import Mixture, responsibilities
 from gps.errors import FitError, ShapeError
-from gps.types import Array, Record, freeze, shape_of
+from gps.fields import Shape
+from gps.types import Array, Record
 
 
 @dataclass(frozen=True, eq=False)
 class NIW(Record):
     """Mean known to kappa0 samples about mu0, covariance to nu0 samples with scatter Psi."""
 
-    mu0: Array  # (D,)
-    Psi: Array  # (D, D) symmetric positive semi-definite; a scatter, not a covariance
+    mu0: Annotated[Array, Shape("D")]
+    Psi: Annotated[Array, Shape("D D")]
+    """Symmetric positive semi-definite; a scatter, not a covariance."""
     kappa0: float
     nu0: float
 
     def __post_init__(self) -> None:
-        (D,) = shape_of(self, "mu0", 1)
-        freeze(self, mu0=(D,), Psi=(D, D))
+        super().__post_init__()
         if self.kappa0 < 0 or self.nu0 < 0:
             raise FitError(f"NIW counts must not be negative, got {self.kappa0}, {self.nu0}")
 

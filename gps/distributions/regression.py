@@ -9,6 +9,7 @@ samples do not vary, too little to outvote them where they do.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +18,37 @@ from gps.distributions import _kernels
 from gps.distributions.gmm import GMMConfig, Mixture, fit, responsibilities, spread
 from gps.distributions.niw import NIW, prior_counts
 from gps.errors import ConfigError, FitError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.types import Array, Record, freeze, shape_of
+from gps.fields import Config, Count, Positive, Range, Shape
+from gps.types import Array, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixturePriorConfig:
+class MixturePriorConfig(Config):
     """How many rollouts a mixture prior remembers, and what mixture is fitted to them."""
 
-    max_samples: int = 20
-    """Rollouts kept, counting all that are pooled; 1 or more."""
-    min_points_per_component: int = 40
-    """Points that justify one more component; 1 or more."""
-    max_components: int = 20
-    """Mixture components at most; 2 or more."""
-    strength: float = 1.0
-    """Samples that the prior is worth in the fit of one step; above zero."""
+    max_samples: Annotated[int, Range(at_least=1, at_most=100_000)] = 20
+    """Maximum number of rollouts kept, counting all that are pooled."""
+    min_points_per_component: Count = 40
+    """Points that justify one more component."""
+    max_components: Annotated[int, Range(at_least=2, at_most=1000)] = 20
+    """Maximum number of mixture components."""
+    strength: Positive = 1.0
+    """Samples that the prior is worth in the fit of one step."""
     gmm: GMMConfig = field(default_factory=GMMConfig)
     """The mixture fit."""
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("max_samples", 1),
-            ("min_points_per_component", 1),
-            ("max_components", 2),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"MixturePriorConfig.{name} must be {least} or more, got {getattr(self, name)}"
-                )
-        if not 0 < self.strength < np.inf:
-            raise ConfigError(f"MixturePriorConfig.strength must be above 0, got {self.strength}")
 
 
 @dataclass(frozen=True, eq=False)
 class MixturePrior(Record):
     """The points of the last rollouts and the mixture fitted to them."""
 
-    history: Array  # (S, Tp, D) oldest rollout first
+    history: Annotated[Array, Shape("S Tp D")]
+    """Oldest rollout first."""
     mixture: Mixture
 
     def __post_init__(self) -> None:
-        S, Tp, D = shape_of(self, "history", 3)
-        freeze(self, history=(S, Tp, D))
+        super().__post_init__()
+        D = self.history.shape[2]
         if self.mixture.D != D:
             raise ShapeError(f"mixture is over points of size {self.mixture.D}, history has {D}")
 
@@ -72,17 +62,14 @@ class MixturePrior(Record):
 class LinearGaussianFit(Record):
     """output[t] ~ N(gain[t] @ input[t] + offset[t], cov[t]), and the joint Gaussian behind it."""
 
-    gain: Array  # (Tp, no, ni)
-    offset: Array  # (Tp, no)
-    cov: Array  # (Tp, no, no) symmetric positive semi-definite
-    mean: Array  # (Tp, ni + no) sample means of [input; output]
-    joint_cov: Array  # (Tp, ni + no, ni + no) posterior, with the ridge in the input block
-
-    def __post_init__(self) -> None:
-        Tp, no, ni = shape_of(self, "gain", 3)
-        D = ni + no
-        freeze(self, gain=(Tp, no, ni), offset=(Tp, no), cov=(Tp, no, no))
-        freeze(self, mean=(Tp, D), joint_cov=(Tp, D, D))
+    gain: Annotated[Array, Shape("Tp no ni")]
+    offset: Annotated[Array, Shape("Tp no")]
+    cov: Annotated[Array, Shape("Tp no no")]
+    """Symmetric positive semi-definite."""
+    mean: Annotated[Array, Shape("Tp ni+no")]
+    """Sample means of [input; output]."""
+    joint_cov: Annotated[Array, Shape("Tp ni+no ni+no")]
+    """Posterior, with the ridge in the input block."""
 
     def predict(self, inputs: Array) -> Array:
         """Mean outputs (..., Tp, no) for inputs (..., Tp, ni)."""

@@ -11,40 +11,29 @@ from gps.distributions.regression import (
     MixturePriorConfig,
     fit_linear_gaussian,
 )
-from gps.errors import ConfigError, FitError, NonFiniteError, ShapeError
+from gps.errors import FitError, NonFiniteError, ShapeError
+from gps.fields import Config, NonNegative, Positive
 from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicsConfig:
+class DynamicsConfig(Config):
     """How dynamics are fitted."""
 
-    ridge: float = 1e-5
+    ridge: NonNegative = 1e-5
     """Added to the variance of every state and action in the regression, as a share of its variance
-    over the rollouts; 0 or more. Less is closer to the samples, more is steadier with few, and
+    over the rollouts. Less is closer to the samples, more is steadier with few, and
     where contacts come and go."""
     standardise: bool = True
     """Count `ridge` in these shares. False: in the squared units of states and actions, for entries
     whose spread so far says little of what is to come; see also `prior.gmm.standardise`."""
-    x0_variance_floor: float = 1e-6
-    """Least variance of each entry of the start state; above zero."""
-    x0_strength: float = 1.0
+    x0_variance_floor: Positive = 1e-6
+    """Minimum variance of each entry of the start state."""
+    x0_strength: NonNegative = 1.0
     """Samples that the start states of the prior's history are worth; 0 leaves them out, which is
     right for a prior that pools conditions with different starts."""
     prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
     """The mixture prior, or None for plain ridge regression."""
-
-    def __post_init__(self) -> None:
-        for name in ("ridge", "x0_strength"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ConfigError(
-                    f"DynamicsConfig.{name} must be finite and not negative,"
-                    f" got {getattr(self, name)}"
-                )
-        if not 0 < self.x0_variance_floor < np.inf:
-            raise ConfigError(
-                f"DynamicsConfig.x0_variance_floor must be above 0, got {self.x0_variance_floor}"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,16 +57,16 @@ def measure(T, nx, nu, rounds=60):
     F, f, W, C, c = dynamics.F, dynamics.f, dynamics.W, cost.C, cost.c
     p = dual._Problem(dynamics, cost, start, previous)
     R, r = kl.penalty(previous, p.inv)
-    ones, eta = np.ones(T), 1.0
+    ones, eta, own = np.ones(T), 1.0, p.spare[3:5]
 
     def kernel_backward():
         _kernels.backward(C, c, C, c, 0.0, ones, F, f, *p.spare[:3], p.Q_uu)
 
     def kernel_trial():
-        _kernels.trial(C, c, R, r, eta, ones, *p.model, *p.reference, *p.spare, p.Q_uu)
+        _kernels.trial(C, c, R, r, eta, ones, None, *p.model, *p.reference, *p.spare, p.Q_uu, *own)
 
     def kernel_passes():
-        _kernels.trial(C, c, C, c, 0.0, ones, *p.model, *p.reference, *p.spare, p.Q_uu)
+        _kernels.trial(C, c, C, c, 0.0, ones, None, *p.model, *p.reference, *p.spare, p.Q_uu, *own)
 
     def plain_trial():
         C_new, c_new = plain.penalised(C, c, previous.K, previous.k, previous.chol, eta)

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "control"))
 
 from control_problems import hard_problem
 
-from gps.control import DualConfig, _kernels, lqr, minimise_per_step
+from gps.control import DualConfig, _kernels, lqr
+from gps.control.dual import minimise_per_step
 from gps.control.kl import factors
 from gps.errors import NonFiniteError
 from gps.threads import one_thread
@@ -59,7 +60,7 @@ class Trial:
             eta[t] = min(4.0 * eta[t], high)
         if status != _kernels.OK:
             return False
-        _kernels.heat(self.step[2], eta, np.full(self.T, self.w))
+        _kernels.scale_covariance(self.step[2], eta, np.full(self.T, self.w))
         if _kernels.forward(*self.step, *self.model, *self.states)[0] != _kernels.OK:
             return False
         _kernels.divergence(*self.step, *self.old, *(self.at or self.states), self.kl)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import optimize
 
-from gps.control import DualConfig, dual, kl_per_step, lqr, minimise, minimise_per_step, penalised
-from gps.control.dual import _root
+from gps.control import DualConfig, dual, kl_per_step, lqr, penalised
+from gps.control.dual import _root, minimise, minimise_per_step
 from gps.errors import ConfigError, DualError, GPSError, NonFiniteError, ShapeError
 from gps.types import Gaussian, QuadraticCost
 

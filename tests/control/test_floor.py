@@ -5,7 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize
 
-from gps.control import DualConfig, _kernels, batch, kl_per_step, lqr, minimise, raised
+from gps.control import DualConfig, _kernels, batch, kl_per_step, lqr, raised
+from gps.control.dual import minimise
 from gps.errors import ConfigError, ShapeError
 from gps.linalg import eigh_jacobi
 from gps.types import LinearDynamics, LinearGaussianController, QuadraticCost

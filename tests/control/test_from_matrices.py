@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import solve_discrete_are
 
-from gps.control import lqr
+from gps.control import batch, dual, lqr
 from gps.errors import NotPositiveDefiniteError, ShapeError
 from gps.types import LinearDynamics, QuadraticCost
 
@@ -104,10 +104,53 @@ def test_parts_that_do_not_fit_are_named(make, message):
 def test_a_last_action_without_a_cost_is_said():
     """Nothing of that is an effect of rounding."""
     d = LinearDynamics.from_matrices(A, B, T=5)
-    free = np.stack([R] * 4 + [np.zeros((1, 1))])
+    free = QuadraticCost.from_matrices(Q, np.stack([R] * 4 + [np.zeros((1, 1))]), r=[0.1])
     with pytest.raises(NotPositiveDefiniteError, match=r"t=4.*the last action leads to no state"):
-        lqr.backward(d, QuadraticCost.from_matrices(Q, free))
+        lqr.backward(d, free)  # r charges it by a slope, which has no minimum
     idle = LinearDynamics.from_matrices(A, np.zeros((2, 1)), T=5)
     free = np.stack([R, np.zeros((1, 1)), R, R, R])
     with pytest.raises(NotPositiveDefiniteError, match=r"t=1.*no cost of its own.*add action cost"):
         lqr.backward(idle, QuadraticCost.from_matrices(Q, free))
+
+
+def test_a_terminal_cost_needs_no_action_cost():
+    """The last action is free: the gains before it are those of a last action that costs."""
+    d, T = LinearDynamics.from_matrices(A, B, T=8), 8
+    charged = QuadraticCost.from_matrices(Q, R, final=9 * Q, T=T)
+    C = charged.C.copy()
+    C[-1, 2:] = 0.0
+    free = QuadraticCost(C, charged.c, charged.c0)
+    a, b = lqr.backward(d, charged), lqr.backward(d, free)
+    assert_array_equal(a.K, b.K)
+    assert_array_equal(a.k, b.k)
+    assert_array_equal(b.K[-1], np.zeros((1, 2)))
+    assert_allclose(b.Sigma[-1], np.linalg.inv(R))
+    stacked = batch.CostBatch.stack([free, charged])
+    both = batch.backward(d, stacked)
+    assert_array_equal(both[0].K, b.K)
+    step = dual.minimise(d, free, np.ones(2), b, 0.5)
+    assert lqr.expected_cost(free, step.marginals).sum() < (
+        lqr.expected_cost(free, lqr.forward(d, b, np.ones(2))).sum()
+    )
+
+
+def test_temperature_zero_is_plain_lqr():
+    """Without noise the state is that of the gains alone, and its cost the value of the start."""
+    d, x0 = LinearDynamics.from_matrices(A, B, T=12), np.array([1.0, -0.5])
+    cost = QuadraticCost.from_matrices(Q, R, T=12)
+    plain, noisy = lqr.backward(d, cost, temperature=0.0), lqr.backward(d, cost)
+    assert_array_equal(plain.K, noisy.K)
+    assert not plain.chol.any()
+    along = lqr.forward(d, plain, x0)
+    assert not along.cov.any()
+    x, total = x0, 0.0
+    for t in range(12):
+        u = plain.K[t] @ x + plain.k[t]
+        assert_allclose(along.mean[t], np.concatenate([x, u]), rtol=1e-12)
+        total += 0.5 * (x @ Q @ x + u @ R @ u)
+        x = A @ x + B @ u
+    assert lqr.expected_cost(cost, along).sum() == pytest.approx(total)
+    together = batch.backward(d, cost, temperature=[[0.0], [1.0]][0])
+    assert not together[0].chol.any()
+    with pytest.raises(NotPositiveDefiniteError, match=r"previous\.Sigma"):
+        dual.minimise(d, cost, x0, plain, 1.0)

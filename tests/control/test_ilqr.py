@@ -524,8 +524,8 @@ def test_a_trajectory_that_explodes():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"start": np.zeros(3)}, ShapeError, r"start must have shape \(4,\)"),
-        ({"start": [0, np.nan, 0, 0]}, NonFiniteError, "start holds NaN"),
+        ({"x0": np.zeros(3)}, ShapeError, r"x0 must be a Gaussian or a state of shape \(4,\)"),
+        ({"x0": [0, np.nan, 0, 0]}, NonFiniteError, "x0 is not finite"),
         ({"actions": np.zeros((5, 2))}, ShapeError, r"actions must have shape \(T, 1\)"),
         ({"actions": np.full((5, 1), np.inf)}, NonFiniteError, "actions is not finite at t=0"),
         ({"limits": (1.0, -1.0)}, ConfigError, r"lower one of action 0 at t=0"),
@@ -538,7 +538,7 @@ def test_wrong_problems(change, error, message):
     problem = {
         "model": NumbaModel(cart_pole, 4, 1),
         "cost": swing_up_cost(5),
-        "start": UP,
+        "x0": UP,
         "actions": np.zeros((5, 1)),
     }
     with pytest.raises(error, match=message):
@@ -684,7 +684,7 @@ def test_a_cost_without_minimum_is_named():
     ("call", "error", "match"),
     [
         (lambda m, c: ilqr.minimise(m, c, [1.0], np.zeros((4, 1)), limits=3.0), ShapeError, "pair"),
-        (lambda m, c: ILQRConfig(step_sizes=1.0), ConfigError, "tuple of numbers"),
+        (lambda m, c: ILQRConfig(step_sizes=1.0), ConfigError, "must be a tuple, each a number"),
         (lambda m, c: MujocoModel("robot.xml"), ConfigError, "from_xml_path"),
         (
             lambda m, c: ilqr.minimise(m, Short(), [1.0], np.zeros((4, 1))),
@@ -787,3 +787,72 @@ def test_a_model_that_clips_its_actions_limits_the_plan():
     found = [ilqr.minimise(model, *args[1:], **limits) for limits in ({}, {"limits": (-1e9, 1e9)})]
     np.testing.assert_allclose(found[0].U, found[1].U, atol=1e-6)
     assert abs(found[0].U).max() > 3
+
+
+def pushed(x, u, t):
+    return x + 0.1 * u
+
+
+def sharp(x, u, t):
+    return np.where(x < 2.0, x + u, np.inf)
+
+
+def steep(x, u, t):
+    z = np.concatenate((x, u), axis=1)
+    return np.full((*x.shape, z.shape[1]), np.nan if t == 3 else 1.0)
+
+
+class SquareRoot:
+    """sum sqrt(x) + u^2 / 2: infinite derivatives at x = 0, no value below."""
+
+    def values(self, X, U):
+        return np.sqrt(X[..., 0]) + 0.5 * U[..., 0] ** 2
+
+    def derivatives(self, X, U):
+        l_zz = np.zeros((len(X), 2, 2))
+        l_zz[:, 0, 0], l_zz[:, 1, 1] = -0.25 * X[:, 0] ** -1.5, 1.0
+        return np.stack([0.5 * X[:, 0] ** -0.5, U[:, 0]], axis=1), l_zz
+
+
+@pytest.mark.parametrize(
+    ("model", "cost", "x0", "actions", "message"),
+    [
+        (pushed, SquareRoot(), 1.0, [0, 0, -20.0, 0], r"SquareRoot\.values\) is not finite at t=3"),
+        (
+            pushed,
+            SquareRoot(),
+            1.0,
+            [0, -10.0, 0, 0],
+            r"gradient \(SquareRoot\): not finite at t=2",
+        ),
+        (sharp, SquareRoot(), 1.0, [1.0, 1, 1, 1], r"at t=2 \(NumpyModel\.step sharp\); begin"),
+    ],
+)
+def test_what_is_not_finite_first_is_named(model, cost, x0, actions, message):
+    model = NumpyModel(model, 1, 1)
+    with pytest.raises(NonFiniteError, match=message):
+        ilqr.minimise(model, cost, [x0], np.array(actions)[:, None])
+
+
+def test_a_jacobian_that_is_not_finite_names_the_function():
+    model = NumpyModel(pushed, 1, 1, steep)
+    with pytest.raises(NonFiniteError, match=r"Jacobians \(NumpyModel.step pushed\).*at t=3"):
+        ilqr.minimise(model, SquareRoot(), [1.0], np.zeros((6, 1)))
+
+
+def test_a_terminal_cost_needs_no_action_cost():
+    """The same plan as with a cost of the last action, whose best is none; within limits too."""
+    T = 20
+    model = NumbaModel(cart_pole, 4, 1)
+    charged = QuadraticCost.from_matrices(0.1 * np.eye(4), np.eye(1), final=50 * np.eye(4), T=T)
+    C = charged.C.copy()
+    C[-1, 4:] = 0.0
+    free = QuadraticCost(C, charged.c, charged.c0)
+    for limits in (None, (-3.0, 3.0)):
+        a, b = (
+            ilqr.minimise(model, cost, [0.3, 0.2, 0, 0], np.full((T, 1), 0.1), limits=limits)
+            for cost in (charged, free)
+        )
+        np.testing.assert_allclose(a.U[:-1], b.U[:-1], rtol=1e-5, atol=1e-6)
+        assert a.converged
+        assert b.converged

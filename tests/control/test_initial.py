@@ -64,7 +64,7 @@ def test_wrong_open_loops_are_named():
     for variance in (0.0, (1.0, -1.0), float("nan"), "x"):
         with pytest.raises(ConfigError, match=r"OpenLoopConfig\.variance must be"):
             OpenLoopConfig(variance=variance)
-    with pytest.raises(ConfigError, match=r"OpenLoopConfig\.mean must be a sequence"):
+    with pytest.raises(ConfigError, match=r"OpenLoopConfig\.mean must be a tuple"):
         OpenLoopConfig(mean=1.0)
     with pytest.raises(ConfigError, match="mean must have 2 values, one per action, got 3"):
         open_loop(5, 2, 4, OpenLoopConfig(mean=(0.0, 0.0, 0.0)))

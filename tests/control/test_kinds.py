@@ -1,9 +1,11 @@
 """What is no record of the right kind is named, with what to give instead."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from gps.control import dual, kl, lqr, minimise_per_step, pi2, pilqr, tracking
+from gps.control import dual, ilqr, kl, lqr, models, pi2, pilqr, tracking
 from gps.errors import ShapeError
 from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
 
@@ -22,7 +24,7 @@ CALLS = {
     "forward": (lqr.forward, [DYNAMICS, CONTROLLER, START]),
     "expected_cost": (lqr.expected_cost, [COST, MARGINALS]),
     "minimise": (dual.minimise, [DYNAMICS, COST, START, CONTROLLER, 1.0]),
-    "minimise_per_step": (minimise_per_step, [DYNAMICS, COST, START, CONTROLLER, 1.0]),
+    "minimise_per_step": (dual.minimise_per_step, [DYNAMICS, COST, START, CONTROLLER, 1.0]),
     "kl_per_step": (kl.kl_per_step, [CONTROLLER, CONTROLLER, MARGINALS.mean, MARGINALS.cov]),
     "pi2": (pi2.update, [CONTROLLER, X, U, L]),
     "pilqr": (pilqr.update, [DYNAMICS, COST, START, CONTROLLER, X, U, L, 1.0]),
@@ -51,12 +53,47 @@ def test_a_wrong_argument_is_named(name, i):
     function, args = CALLS[name]
     function(*args)  # all is well
     kind = type(args[i]).__name__
-    for wrong in (np.ones(nx), None, COST if kind == "Gaussian" else START):
+    for wrong in (None, COST) if kind == "Gaussian" else (np.ones(nx), None, START):
         given = [*args[:i], wrong, *args[i + 1 :]]
-        with pytest.raises(ShapeError, match=f"must be a {kind}, got {type(wrong).__name__}: "):
+        with pytest.raises(ShapeError, match=rf"must be a {kind}\b.*got {type(wrong).__name__}"):
             function(*given)
 
 
 def test_the_message_says_what_to_give():
-    with pytest.raises(ShapeError, match=r"a known state x0 is Gaussian\(x0, np\.zeros"):
-        dual.minimise(DYNAMICS, COST, np.ones(nx), CONTROLLER, 1.0)
+    with pytest.raises(ShapeError, match=r"LinearDynamics\.from_matrices\(A, B, T=T\) makes one"):
+        dual.minimise(np.eye(2), COST, START, CONTROLLER, 1.0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, (_, args) in CALLS.items() if any(a is START for a in args)]
+)
+def test_a_known_state_is_a_gaussian_without_variance(name):
+    function, args = CALLS[name]
+    i, state = next(i for i, a in enumerate(args) if a is START), np.array([0.3, -1.2])
+    a = function(*args[:i], state, *args[i + 1 :])
+    b = function(*args[:i], Gaussian(state, np.zeros((nx, nx))), *args[i + 1 :])
+    known = function(*args[:i], list(state), *args[i + 1 :])
+    other = function(*args)
+    for x in (b, known, other):
+        same = all(p.tobytes() == q.tobytes() for p, q in zip(arrays(a), arrays(x), strict=True))
+        assert same == (x is not other)
+    with pytest.raises(ShapeError, match=r"x0 must be a Gaussian or a state of shape \(2,\)"):
+        function(*args[:i], np.ones(3), *args[i + 1 :])
+
+
+def test_ilqr_plans_from_the_mean_of_a_gaussian():
+    model = models.NumpyModel(lambda x, u, t: x + 0.1 * u, nx, nu)
+    a = ilqr.minimise(model, COST, START, np.zeros((T, nu)))
+    b = ilqr.minimise(model, COST, START.mean, np.zeros((T, nu)))
+    assert a.X.tobytes() == b.X.tobytes()
+    assert a.X[0].tobytes() == START.mean.tobytes()
+
+
+def arrays(record):
+    """All arrays of a record, and of those inside."""
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray):
+            yield value
+        elif dataclasses.is_dataclass(value):
+            yield from arrays(value)

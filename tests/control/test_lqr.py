@@ -159,18 +159,18 @@ def test_bad_cost_is_named(problem, name):
 def test_bad_controllers_and_starts_are_named(problem):
     dynamics, cost, start, controller = problem
     upper = dataclasses.replace(controller, chol=transposed(controller.chol))
-    zero = dataclasses.replace(
-        controller, chol=controller.chol * (np.arange(12) != 4)[:, None, None]
+    negative = dataclasses.replace(
+        controller, chol=controller.chol * np.where(np.arange(12) == 4, -1, 1)[:, None, None]
     )
     nan = dataclasses.replace(controller, k=np.full((12, 2), np.nan))
     cases = [
         (upper, start, ShapeError, "lower triangular"),
-        (zero, start, NotPositiveDefiniteError, "t=4"),
+        (negative, start, NotPositiveDefiniteError, "t=4"),
         (nan, start, NonFiniteError, r"\.k is not finite at t=0"),
-        (controller, Gaussian(np.zeros(3), np.eye(3)), ShapeError, r"start\.mean"),
-        (controller, Gaussian(np.full(4, np.inf), np.eye(4)), NonFiniteError, r"start\.mean"),
-        (controller, Gaussian(np.zeros(4), -np.eye(4)), NotPositiveDefiniteError, r"start\.cov"),
-        (controller, Gaussian(np.zeros(4), np.tri(4)), ShapeError, r"start\.cov is not symmetric"),
+        (controller, Gaussian(np.zeros(3), np.eye(3)), ShapeError, r"x0\.mean"),
+        (controller, Gaussian(np.full(4, np.inf), np.eye(4)), NonFiniteError, r"x0\.mean"),
+        (controller, Gaussian(np.zeros(4), -np.eye(4)), NotPositiveDefiniteError, r"x0\.cov"),
+        (controller, Gaussian(np.zeros(4), np.tri(4)), ShapeError, r"x0\.cov is not symmetric"),
     ]
     for c, s, kind, text in cases:
         with pytest.raises(kind, match=text):
@@ -198,8 +198,8 @@ def test_wrong_sizes_are_named(rng, problem):
         lqr.backward(LinearDynamics(np.ones((2, 3, 3)), np.ones((2, 3)), np.ones((2, 3, 3))), cost)
     with pytest.raises(ShapeError, match="temperature"):
         lqr.backward(dynamics, cost, np.ones(3))
-    for heat in (0.0, -1.0, np.nan):
-        with pytest.raises(ConfigError, match="temperature must be finite and above 0"):
+    for heat in (-1.0, np.nan):
+        with pytest.raises(ConfigError, match="temperature must be finite and 0 or above"):
             lqr.backward(dynamics, cost, heat)
 
 

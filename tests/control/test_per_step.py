@@ -9,7 +9,8 @@ from control_problems import hard_problem, make_problem
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize
 
-from gps.control import DualConfig, batch, dual, kl_per_step, lqr, minimise_per_step
+from gps.control import DualConfig, batch, dual, kl_per_step, lqr
+from gps.control.dual import minimise_per_step
 from gps.errors import ConfigError, DualError, ShapeError
 from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
 

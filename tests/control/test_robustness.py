@@ -24,12 +24,11 @@ from gps.control import (
     ilqr,
     kl_per_step,
     lqr,
-    minimise,
-    minimise_per_step,
     pd,
     penalised,
     pi2,
 )
+from gps.control.dual import minimise, minimise_per_step
 from gps.control.models import NumpyModel
 from gps.errors import (
     DualError,
@@ -471,7 +470,7 @@ def test_covariances_by_their_eigenvalues(seed, n, rank, scale, below, T):
         for text, call in (
             (rf"dynamics\.W .* t={t} ", lambda: lqr.forward(dynamics, c, start)),
             (
-                r"start\.cov .* t=0 ",
+                r"x0\.cov .* t=0 ",
                 lambda: lqr.forward(
                     dataclasses.replace(dynamics, W=0 * W), c, Gaussian(np.zeros(n), W[t])
                 ),
@@ -486,7 +485,7 @@ def test_covariances_seen_before_are_forgotten_with_their_arrays():
     dynamics, _, start, c = make_problem(np.random.default_rng(0))
     before = len(_checks._good)
     first = lqr.forward(dynamics, c, start)
-    assert len(_checks._good) == before + 1  # dynamics.W; one start.cov is checked at once
+    assert len(_checks._good) == before + 1  # dynamics.W; one x0.cov is checked at once
     np.testing.assert_array_equal(lqr.forward(dynamics, c, start).cov, first.cov)
     # another array is looked at, wherever the memory of the first one went
     bad = dataclasses.replace(dynamics, W=dynamics.W - 10 * np.eye(4))

@@ -453,7 +453,7 @@ BAD = np.array([[1.0, 0.0], [0.0, -1.0]])
         ({"R": [[0.0]]}, NotPositiveDefiniteError, "R is not positive definite at t=0"),
         ({"R": np.full((5, 1, 1), np.inf)}, NonFiniteError, "R is not finite"),
         ({"X_ref": np.full((5, 2), 1e300), "Q": 1e300 * np.eye(2)}, NonFiniteError, "cost's c is"),
-        ({"temperature": 0.0}, ConfigError, "temperature"),
+        ({"temperature": -1.0}, ConfigError, "temperature"),
     ],
 )
 def test_bad_references_and_weights_are_named(change, error, words):
