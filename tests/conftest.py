@@ -1,6 +1,8 @@
 """How the tests are shared out when several processes run them: `pytest -n 2`."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ def pytest_configure() -> None:
     ):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, usual)
+
+
+_KERNELS = Path(__file__).parent.parent / "gps" / "control" / "__pycache__"
+_COMPILE = "import sys, gps\nfor name in sys.argv[1:]: list(gps.run(gps.load(name), iterations=1))"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Compile once, before the test processes start: they would all compile the same kernels."""
+    if any(_KERNELS.glob("*.nbi")):
+        return
+    print("compiling the kernels ...", flush=True)
+    # those that two processes share are compiled twice, by both at the same time
+    halves = ("point_mass", "point_mass_policy"), ("disc_cost", "cartpole_swingup")
+    argv = [sys.executable, "-c", _COMPILE]
+    for process in [subprocess.Popen([*argv, *half]) for half in halves]:
+        process.wait()  # whether it went well, the tests will tell
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
