@@ -8,20 +8,23 @@ from typing import Any
 
 import pytest
 
-_ALONE = (
+ALONE = (
     "parallel",
-    "gui",
+    "gui/test_browser.py",
+    "gui/test_commands.py",
+    "pipeline/test_asynchronous.py::test_on_dask",
+    "pipeline/test_control.py",
+    "pipeline/test_disk.py",
+    "pipeline/test_memory_run.py::test_stored_resumed_and_shared_the_same_bytes",
+    "pipeline/test_runner.py::test_a_killed_run_goes_on_to_the_same_bytes",
+    "pipeline/test_stages.py::test_workers_with_several_threads_give_the_serial_bytes",
+    "pipeline/test_stages.py::test_a_scheduler_without_workers_is_said",
+    "pipeline/test_vision_run.py::test_two_processes_give_the_same_bytes",
     "test_cli.py",
-    *(
-        f"pipeline/test_{name}.py"
-        for name in (
-            *("asynchronous", "control", "disk", "memory_run"),
-            *("runner", "siblings", "stages", "vision_run"),
-        )
-    ),
 )
-"""Tests that start processes and look at clocks: one at a time, in one process. Folders and files
-below tests/; a new one that starts processes belongs here."""
+"""Tests that start processes and look at clocks: one at a time, in one process. Folders, files and
+functions below tests/; a new one that starts workers, or waits for what another process does,
+belongs here. Whatever else starts a process (an example, say) only waits for its end."""
 
 
 def pytest_configure() -> None:
@@ -72,6 +75,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _group(nodeid: str) -> str:
     """`processes`, or the file of a test."""
     file = nodeid.partition("::")[0]
-    place = Path(*Path(file).parts[1:]).as_posix()
-    alone = any(place == name or place.startswith(f"{name}/") for name in _ALONE)
+    place = nodeid.partition("/")[2].partition("[")[0]
+    alone = any(place == name or place.startswith((f"{name}/", f"{name}::")) for name in ALONE)
     return "processes" if alone else file
