@@ -26,6 +26,9 @@ ALONE = (
 functions below tests/; a new one that starts workers, or waits for what another process does,
 belongs here. Whatever else starts a process (an example, say) only waits for its end."""
 
+LONG = ("test_examples.py", "control/test_batch.py", "test_readme.py")
+"""Files that take long, which nobody should be left with at the end."""
+
 
 def pytest_configure() -> None:
     """What nohup and `&` ignore would be ignored by every process that a test starts."""
@@ -55,8 +58,10 @@ def pytest_xdist_setupnodes() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start processes come first, as they take the longest."""
-    items.sort(key=lambda item: _group(item.nodeid) != "processes")
+    """What takes the longest comes first."""
+    groups = ("processes", *(f"tests/{name}" for name in LONG))
+    order = {group: n for n, group in enumerate(groups)}
+    items.sort(key=lambda item: order.get(_group(item.nodeid), len(order)))
 
 
 @pytest.hookimpl(optionalhook=True)
