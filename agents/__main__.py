@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gps.agents import point_mass, presets, real_time
+from gps import agents  # its names need MuJoCo, and say so when they are used without
+from gps.agents import real_time
 from gps.agents._protocol import MAX_BYTES
 from gps.agents.remote import RobotServer, serve
 from gps.errors import ConfigError, GPSError, choices
@@ -21,12 +22,12 @@ from gps.pipeline import loader
 from gps.pipeline.experiment import AgentConfig
 
 AGENTS: dict[str, Callable[[], AgentConfig]] = {
-    "acrobot": presets.acrobot,
-    "arm_reach": presets.arm_reach,
-    "cartpole": presets.cartpole,
-    "peg_insertion": presets.peg_insertion,
-    "pendulum": presets.pendulum,
-    "point_mass": point_mass.PointMassConfig,
+    "acrobot": lambda: agents.acrobot(),
+    "arm_reach": lambda: agents.arm_reach(),
+    "cartpole": lambda: agents.cartpole(),
+    "peg_insertion": lambda: agents.peg_insertion(),
+    "pendulum": lambda: agents.pendulum(),
+    "point_mass": lambda: agents.PointMassConfig(),
 }
 
 

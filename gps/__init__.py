@@ -2,8 +2,8 @@
 
 `load` finds an experiment by name or path, `run` and `resume` yield a report after every iteration,
 with every record of it reachable; `export_policy` and `load_policy` take out what a stored run has
-learned. The parts work alone too: `gps.control`, `gps.dynamics`, `gps.costs`, `gps.policies`,
-`gps.agents`.
+learned; these need the extra `run`. The parts work alone too: `gps.control`, `gps.dynamics`,
+`gps.costs` and `gps.distributions` with numpy, scipy and numba only, `gps.policies`, `gps.agents`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the parts can be used without loading torch and MuJoCo."""
+    """Import on first use: the parts work without the packages that a run needs."""
     if name not in __all__:
         raise AttributeError(f"module 'gps' has no attribute {name!r}")
+    from gps import errors, extras, pipeline
+
     if name == "GPSError":
-        from gps.errors import GPSError
-
-        return GPSError
-    from gps import pipeline
-
-    return getattr(pipeline, name)
+        return errors.GPSError
+    with extras.needed_by(f"gps.{name}"):
+        return getattr(pipeline, name)

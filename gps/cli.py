@@ -31,6 +31,7 @@ from gps.errors import (
     StoreError,
     choices,
 )
+from gps.extras import needed_by, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,7 +136,9 @@ def _dispatch(argv: list[str]) -> int:
     except SystemExit as stop:  # --help has been printed
         return int(stop.code or 0)
     args.parser = parser
-    with _logging(args.verbose):
+    if name not in ("list", "new"):
+        require("run", f"gps {name}")
+    with _logging(args.verbose), needed_by(f"gps {name}"):
         return command.run(args, options)
 
 

@@ -258,8 +258,8 @@ def lines_until(process, start):
 @pytest.mark.parametrize(
     ("executor", "number", "signals"),
     [
-        pytest.param("serial", signal.SIGINT, 2, marks=pytest.mark.slow),
-        ("dask", signal.SIGINT, 1),
+        ("serial", signal.SIGINT, 2),
+        pytest.param("dask", signal.SIGINT, 1, marks=pytest.mark.slow),
         pytest.param("dask", signal.SIGHUP, 1, marks=pytest.mark.slow),
         pytest.param("serial", signal.SIGTERM, 1, marks=pytest.mark.slow),
     ],

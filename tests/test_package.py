@@ -88,6 +88,7 @@ def test_the_installed_package_is_the_wheels(installed):
     assert [Path(f).is_relative_to(site / "gps") for f in files] == [True] * 4, files
 
 
+@pytest.mark.slow
 def test_the_installed_command_runs_experiments(installed):
     folder, python, _ = installed
     gps, work = python.parent / "gps", folder / "work"

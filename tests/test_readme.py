@@ -1,12 +1,40 @@
-"""README's pieces of Python run as they stand, given the names that they leave open."""
+"""Every piece of Python in README and docs runs as it stands, given the names that it leaves open.
 
-import os
+A new piece runs by itself; one that needs names, or smaller settings than a reader's, gets a
+`Piece` here.
+"""
+
 import re
-import subprocess
+import runpy
 import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-README = Path(__file__).parent.parent / "README.md"
+import numpy as np
+import pytest
+import torch
+from distributed import LocalCluster
+
+import gps
+import gps.agents
+import gps.parallel
+import gps.pipeline
+from gps.agents import RobotServer
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = [
+    pytest.param(match[1], id=f"{path.name}:{text.count(chr(10), 0, match.start()) + 1}")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for text in [path.read_text()]
+    for match in re.finditer(r"```python\n(.*?)```", text, re.DOTALL)
+]
 
 ROBOT = """
 <mujoco>
@@ -18,59 +46,162 @@ ROBOT = """
 </mujoco>
 """
 
-OPEN = """
-import mujoco
-import numpy as np
-import torch
-from gps.control.tracking import LinearSensor
-from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
 
-T, nx, nu, N = 12, 2, 1, 6
-rng = np.random.default_rng(0)
-F = np.tile(np.array([[1.0, 0.1, 0.0], [0.0, 1.0, 0.1]]), (T - 1, 1, 1))
-f, W = np.zeros((T - 1, nx)), np.tile(1e-4 * np.eye(nx), (T - 1, 1, 1))
-C, c, c0 = np.tile(np.eye(nx + nu), (T, 1, 1)), np.zeros((T, nx + nu)), np.zeros(T)
-x0, S0 = np.ones(nx), 0.01 * np.eye(nx)
-A, B, Q, R = F[0, :, :nx], F[0, :, nx:], np.eye(nx), np.eye(nu)
-zero = np.zeros((T, nu, nx)), np.zeros((T, nu)), np.tile(np.eye(nu), (T, 1, 1))
-previous = controller = LinearGaussianController(*zero)
-dynamics, cost, start = LinearDynamics(F, f, W), QuadraticCost(C, c, c0), x0
-"""
-SAMPLES = """
-start = Gaussian(x0, S0)
-X, U, costs = rng.normal(size=(N, T, nx)), rng.normal(size=(N, T, nu)), rng.gamma(1.0, size=(N, T))
-"""
-REFERENCE = """
-X_ref, U_ref, Q, R = np.zeros((T, nx)), np.zeros((T, nu)), np.eye(nx), np.eye(nu)
-sensor = LinearSensor.constant(T, np.eye(nx), 0.01 * np.eye(nx))
-models, costs = [dynamics] * 3, [cost] * 3
-"""
-CHECKS = """
-assert result.kl.sum() <= 1.01 * T
-assert plain.T == T and not regulator.K[-1].any() and regulator.K[0].any()
-assert plan.converged and abs(plan.U).max() <= 5
-assert better.K.shape == (T, nu, nx)
-assert loop.X.shape == (100, T, nx)
-assert gains.K.shape == (3, T, nu, nx)
-assert type(keep_right).__name__ == "TorchCost"
-"""
+def problem() -> dict[str, Any]:
+    """The names of the pieces of gps.control: a cart of two states, 12 steps."""
+    from gps.control.tracking import LinearSensor
+    from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
+
+    T, nx, nu, N = 12, 2, 1, 6
+    rng = np.random.default_rng(0)
+    F = np.tile(np.array([[1.0, 0.1, 0.0], [0.0, 1.0, 0.1]]), (T - 1, 1, 1))
+    f, W = np.zeros((T - 1, nx)), np.tile(1e-4 * np.eye(nx), (T - 1, 1, 1))
+    C, c, c0 = np.tile(np.eye(nx + nu), (T, 1, 1)), np.zeros((T, nx + nu)), np.zeros(T)
+    x0, S0 = np.ones(nx), 0.01 * np.eye(nx)
+    zero = np.zeros((T, nu, nx)), np.zeros((T, nu)), np.tile(np.eye(nu), (T, 1, 1))
+    controller = LinearGaussianController(*zero)
+    dynamics, cost = LinearDynamics(F, f, W), QuadraticCost(C, c, c0)
+    return {
+        **{"np": np, "T": T, "F": F, "f": f, "W": W, "C": C, "c": c, "c0": c0, "x0": x0, "S0": S0},
+        **{"A": F[0, :, :nx], "B": F[0, :, nx:], "Q": np.eye(nx), "R": np.eye(nu), "rng": rng},
+        **{"previous": controller, "controller": controller, "dynamics": dynamics, "cost": cost},
+        **{"start": Gaussian(x0, S0), "X": rng.normal(size=(N, T, nx))},
+        **{"U": rng.normal(size=(N, T, nu)), "X_ref": np.zeros((T, nx))},
+        **{"U_ref": np.zeros((T, nu)), "models": [dynamics] * 3},
+        "sensor": LinearSensor.constant(T, np.eye(nx), 0.01 * np.eye(nx)),
+    }
 
 
-def test_the_pieces_of_control_and_costs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    marks = ("import dual, lqr", "import ilqr", "import pi2, pilqr", "import batch", "torch_cost\n")
-    pieces = [next(b for b in blocks if mark in b) for mark in marks]
-    between = ["", "", SAMPLES, REFERENCE, ""]
-    code = OPEN + "".join(a + b for a, b in zip(between, pieces, strict=True)) + CHECKS
-    (tmp_path / "pieces.py").write_text(code)
-    (tmp_path / "robot.xml").write_text(ROBOT)
-    done = subprocess.run(
-        [sys.executable, "pieces.py"],
-        cwd=tmp_path,
-        env={**os.environ, "NUMBA_NUM_THREADS": "2"},  # one piece asks for two
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def planned() -> dict[str, Any]:
+    import mujoco
+
+    return {**problem(), "mujoco": mujoco, "start": np.ones(2)}
+
+
+def sampled() -> dict[str, Any]:
+    names = problem()
+    return {**names, "costs": names["rng"].gamma(1.0, size=names["X"].shape[:2])}
+
+
+def stacked() -> dict[str, Any]:
+    names = problem()
+    return {**names, "costs": [names["cost"]] * 3}
+
+
+def small(name: str = "point_mass_policy") -> gps.Experiment:
+    """In place of every experiment that a piece loads."""
+    return replace(gps.pipeline.load("point_mass_policy"), iterations=2)
+
+
+class SLURMCluster(LocalCluster):
+    """Threads of this process in place of jobs."""
+
+    def __init__(self, cores: int, processes: int, memory: str, walltime: str) -> None:
+        super().__init__(n_workers=1, processes=False, dashboard_address=None)
+
+    def scale(self, n: int = 1, jobs: int = 0) -> None:
+        super().scale(n)
+
+
+@contextmanager
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where a piece starts four workers, one is started."""
+    known = gps.parallel.Dask
+    small = lambda *client, workers=None: known(*client, workers=workers and 1)  # noqa: E731
+    monkeypatch.setattr(gps.parallel, "Dask", small)
+    yield
+
+
+@contextmanager
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    module = types.ModuleType("dask_jobqueue")
+    module.SLURMCluster = SLURMCluster
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", module)
+    yield
+
+
+@contextmanager
+def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A robot, at a port that is free."""
+    with RobotServer(gps.agents.PointMassConfig().build()) as server:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        config = partial(gps.agents.RemoteConfig, port=server.port)
+        elsewhere = lambda port, **more: config(**more)  # noqa: E731
+        monkeypatch.setattr(gps.agents, "RemoteConfig", elsewhere, raising=False)
+        yield
+        server.close()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a piece of Python needs, and how to see that it did what it says."""
+
+    mark: str
+    """A line of the piece, or a part of one that no other piece has."""
+    names: Callable[[], dict[str, Any]] = dict
+    """What it leaves open."""
+    change: Callable[[pytest.MonkeyPatch], AbstractContextManager[None]] = nullcontext
+    """What else is smaller or nearer than for a reader."""
+    check: Callable[[SimpleNamespace], Any] = lambda end: True
+    """Whether its names in the end are right."""
+
+
+PIECES = (
+    Piece(
+        "import Command, Control",
+        lambda: {"gps": gps, "experiment": small()},
+        check=lambda end: end.report.iteration <= 6,
+    ),
+    Piece("SLURMCluster", change=slurm, check=lambda end: end.report.iteration == 2),
+    Piece("policy.module() is torch", check=lambda end: end.action.shape == (2,)),
+    Piece(
+        "Dask(workers=4)",
+        lambda: {"gps": gps, "experiment": small()},
+        change=one_worker,
+        check=lambda end: end.report.iteration == 2,
+    ),
+    Piece(
+        "import dual, lqr",
+        problem,
+        check=lambda end: (
+            end.result.kl.sum() <= 1.01 * end.T
+            and end.plain.T == end.T
+            and not end.regulator.K[-1].any()
+            and end.regulator.K[0].any()
+        ),
+    ),
+    Piece("import ilqr", planned, check=lambda e: e.plan.converged and abs(e.plan.U).max() <= 5),
+    Piece("import pi2, pilqr", sampled, check=lambda end: end.better.K.shape == (end.T, 1, 2)),
+    Piece(
+        "import batch",
+        stacked,
+        check=lambda e: e.loop.X.shape == (100, e.T, 2) and e.gains.K.shape == (3, e.T, 1, 2),
+    ),
+    Piece("torch_cost", lambda: {"torch": torch}, check=lambda e: e.keep_right.entries is not None),
+    Piece(
+        "import as_gymnasium",
+        lambda: {"experiment": small()},
+        check=lambda end: len(end.env.step(end.env.reset(seed=1)[0][:2])) == 5,
+    ),
+    Piece("RemoteConfig", change=remote, check=lambda end: end.report.iteration == 2),
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_piece_of_python_runs(block, monkeypatch, tmp_path):
+    (piece,) = [p for p in PIECES if p.mark in block] or [Piece("")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gps, "load", small, raising=False)
+    Path("robot.xml").write_text(ROBOT)
+    path = tmp_path / "piece.py"  # from elsewhere, workers read it again
+    path.write_text(block)
+    with piece.change(monkeypatch):
+        names = runpy.run_path(str(path), piece.names(), run_name="__main__")
+    assert piece.check(SimpleNamespace(**names))
+
+
+def test_every_piece_is_there():
+    for piece in PIECES:
+        assert sum(piece.mark in block.values[0] for block in BLOCKS) == 1, piece.mark

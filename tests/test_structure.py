@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LEVEL = {
     "errors": 0,
     "fields": 1,
+    "extras": 1,
     "types": 2,
     "rng": 2,
     "data": 2,
@@ -32,7 +33,7 @@ LEVEL = {
     "gui": 10,
     "cli": 11,
 }
-ONLY = {"agents": {"agents", "errors", "fields", "types", "protocols", "rng", "data"}}
+ONLY = {"agents": {"agents", "errors", "extras", "fields", "types", "protocols", "rng", "data"}}
 
 
 def imports_of(path: Path) -> set[str]:

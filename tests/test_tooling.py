@@ -1,6 +1,7 @@
 """Lint, format and types of the whole repository."""
 
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+ALONE = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["ALONE"]
 
 
 def check(*argv, cwd=ROOT, **env):
@@ -53,3 +55,12 @@ def test_mypy(tmp_path):
         MYPYPATH=str(target),
     )
     assert out == ""
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_runs_alone_is_there(name):
+    """A test that was renamed or moved must not leave the group without a word."""
+    place, _, function = name.partition("::")
+    path = ROOT / "tests" / place
+    assert path.exists()
+    assert not function or f"def {function}(" in path.read_text()

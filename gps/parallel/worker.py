@@ -22,6 +22,7 @@ from distributed.client import FutureCancelledError
 from gps import process_memory
 from gps.errors import SharedLostError
 from gps.execution import map_tree, run_user_code, stage
+from gps.threads import pin_torch
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,9 @@ class SingleThread(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by Dask once in every worker process."""
         import numba
-        import torch
         from threadpoolctl import threadpool_limits
 
-        torch.set_num_threads(1)
+        pin_torch()
         threadpool_limits(limits=1)
         if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):
             numba.config.CACHE_DIR = self.numba_cache  # type: ignore[attr-defined]

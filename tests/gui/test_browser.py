@@ -296,6 +296,7 @@ def test_an_error_stays_on_the_page(driver, tmp_path):
         clean(driver)
 
 
+@pytest.mark.slow
 def test_a_stored_run_is_looked_at(driver, run_path, downloads):
     started = time.monotonic()
     with command("gui", run_path, "--port", 0) as process:

@@ -359,6 +359,7 @@ def test_a_worker_killed_in_a_training_step(
 # --- the driver dies
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_driver(serial, tmp_path):
     """And the run goes on from what was stored."""
     run, source = tmp_path / "run", tmp_path / "long.py"

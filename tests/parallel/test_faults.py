@@ -145,6 +145,7 @@ def test_a_worker_killed_between_iterations_changes_no_byte(two, serial_hashes, 
     assert hashes(tmp_path / "run") == serial_hashes
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_restarted(two, serial_hashes, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(two, "_task_timeout", HANGS)
     with caplog.at_level(logging.WARNING, "gps"):

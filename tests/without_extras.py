@@ -1,0 +1,78 @@
+"""A pytest plugin, `-p without_extras`: the core's tests where the extras' packages are missing.
+
+A test file that imports one of them gets a stand-in, and is skipped where it uses it; the toolkit
+itself gets the ModuleNotFoundError, which skips a test only where torch or MuJoCo are needed by
+their name: a cost in torch, a model of MuJoCo or torch.
+"""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gps.extras import EXTRAS
+
+TESTS = Path(__file__).parent
+MAY_NEED = ("gps/costs/torch_cost.py", "gps/control/models.py")
+MISSING = {*(name for names in EXTRAS.values() for name in names), "sklearn"}
+
+_import = builtins.__import__
+_tests_run: list[bool] = []
+
+
+class _StandIn:
+    """Takes everything while tests are collected, and skips the test that uses it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> _StandIn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return self._used()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _StandIn:
+        return self._used()
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return ()
+
+    def _used(self) -> _StandIn:
+        if _tests_run:
+            pytest.skip(f"{self._name} is not installed")
+        return self
+
+
+def _import_or_stand_in(name: str, globals: Any = None, *rest: Any, **more: Any) -> Any:
+    try:
+        return _import(name, globals, *rest, **more)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in MISSING and TESTS in Path((globals or {}).get("__file__") or "/").parents:
+            return _StandIn(missing)
+        raise
+
+
+builtins.__import__ = _import_or_stand_in
+
+
+def pytest_runtest_setup() -> None:
+    """Collected: what is used from now on is needed."""
+    _tests_run.append(True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Any:
+    """Skip what needs torch or MuJoCo in the files that may need it, and in no other."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [frame.filename for frame in frames if frame.filename != __file__]
+        if error.name in ("torch", "mujoco") and places[-1].endswith(MAY_NEED):
+            pytest.skip(f"{error.name} is not installed")
+        raise
