@@ -6,7 +6,6 @@ describes it. Nothing here knows costs, controllers or algorithms.
 
 from gps.agents._protocol import RemoteError
 from gps.agents.base import Simulation, smooth_noise
-from gps.agents.display import Display
 from gps.agents.environment import as_gymnasium
 from gps.agents.gymnasium_agent import (
     GymnasiumAgent,
@@ -35,15 +34,16 @@ from gps.agents.presets import (
 from gps.agents.randomise import Randomise
 from gps.agents.real_time import RealTime, RealTimeConfig
 from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
+from gps.agents.visual_model import MujocoVisualModel
 
 __all__ = [
     "Condition",
-    "Display",
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
     "MujocoAgent",
     "MujocoConfig",
+    "MujocoVisualModel",
     "PointMassAgent",
     "PointMassConfig",
     "Randomise",

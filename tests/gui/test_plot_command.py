@@ -9,7 +9,7 @@ import pytest
 from gps.errors import ConfigError, StoreError
 from gps.gui import figures
 from gps.gui.figures import plot_run
-from gps.gui.records import RunReader
+from gps.gui.run_reader import RunReader
 
 pytest.importorskip("matplotlib")
 

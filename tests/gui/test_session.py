@@ -13,8 +13,9 @@ import pytest
 
 import gps
 from gps.errors import ConfigError, StoreError
-from gps.gui.records import RunReader
-from gps.gui.session import Session, duration, feature_points, status_line
+from gps.gui.run_monitor import duration, status_line
+from gps.gui.run_reader import RunReader
+from gps.gui.session import Session, feature_points
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.control import Command, Control, Status
 from gps.policies.visual import VisionConfig
@@ -38,12 +39,12 @@ def session(run_path):
 
 
 def test_a_stored_run_is_done_and_shows_its_newest_iteration(session):
-    status = session.status
+    status = session.monitor.status
     assert (status.state, status.iteration, status.total) == ("done", 3, 3)
     assert status.commands == ()
     assert session.selection.iteration == 3
-    assert not session.connected
-    assert session.can_resume
+    assert not session.monitor.connected
+    assert session.monitor.can_resume
     spent = sum(row["seconds"] for row in session.run.rows)
     assert status.note == f"its iterations took {spent:.0f} s"
 
@@ -59,8 +60,10 @@ def test_a_stored_run_opens_at_its_best(best_run):
     session = opened(best_run)
     s = session.selection
     assert (s.iteration, s.newest, s.best) == (2, False, True)
-    assert session.course.startswith("best: iteration 2 of 3 (policy: success 200 %, cost ")
-    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {2.0}
+    assert session.monitor.progress.startswith(
+        "best: iteration 2 of 3 (policy: success 200 %, cost "
+    )
+    assert {p.marker for p in session.progress_plots() if hasattr(p, "marker")} == {2.0}
     assert not session.select(iteration=1).best
     for choice, n in (("last", 3), ("best", 2), (1, 1)):
         assert opened(best_run, iteration=choice).selection.iteration == n
@@ -95,15 +98,15 @@ def test_a_run_that_ended_because_it_has_converged_is_done(tmp_path):
     done = len(list(gps.run(experiment, out=tmp_path / "run", until_converged=True)))
     assert done < 40
     session = opened(tmp_path / "run")
-    status = session.status
+    status = session.monitor.status
     assert (status.state, status.iteration, status.total) == ("done", done, done)
-    assert "; converged: the last 10 iterations brought less than 1 %" in session.course
-    assert session.can_resume
+    assert "; converged: the last 10 iterations brought less than 1 %" in session.monitor.progress
+    assert session.monitor.can_resume
     with session.run.folder as folder:
         folder.truncate(done - 3)
     session.poll()
-    assert "converged" not in session.course
-    assert (session.status.state, session.status.total) == ("stopped", 40)
+    assert "converged" not in session.monitor.progress
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 40)
 
 
 def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
@@ -116,11 +119,11 @@ def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
     monkeypatch.setattr(run.folder, "experiment", loaded)
     session = Session(run)
     session.poll()
-    assert (session.status.state, session.status.total) == ("done", 3)
-    assert session.replay(0) is not None
+    assert (session.monitor.status.state, session.monitor.status.total) == ("done", 3)
+    assert session.rollout(0) is not None
     run.folder.write_changes(Changes().with_change(2, Change({"iterations": "7"})))
     run.folder.close()  # lets go of the run
-    assert (session.status.state, session.status.total) == ("stopped", 7)
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 7)
 
 
 def test_numbers_that_are_not_there_are_brought_into_range(session):
@@ -145,16 +148,16 @@ def test_an_older_iteration_stays_selected_and_the_newest_is_followed(session):
 
 def test_replays_are_stored_samples_or_simulated(session):
     session.select(sample=1, condition=1)
-    replay = session.replay(1)
+    replay = session.rollout(1)
     np.testing.assert_array_equal(replay.X, session.run.rollout(3, 1, 1).X)
-    assert "sample 1 of iteration 3" in replay.text
+    assert "sample 1 of iteration 3" in replay.label
     session.select(source="policy")
-    policy = session.replay(1)
-    assert "policy after iteration 3 without noise" in policy.text
+    policy = session.rollout(1)
+    assert "policy after iteration 3 without noise" in policy.label
     assert policy.X.shape == replay.X.shape
     assert not np.array_equal(policy.X, replay.X)
     session.select(source="local controller")
-    assert not np.array_equal(session.replay(1).X, policy.X)
+    assert not np.array_equal(session.rollout(1).X, policy.X)
 
 
 def test_paths_and_targets_are_in_space(session):
@@ -172,67 +175,69 @@ def test_paths_and_targets_are_in_space(session):
 
 def test_conditions_beside_each_other_begin_with_the_selected_one(session):
     session.select(condition=2)
-    assert session.shown() == [2]
-    session.select(beside="all")
-    assert session.shown() == [2, 0, 1, 3]
-    session.select(beside="3, 1 3")
-    assert session.shown() == [2, 3, 1]
+    assert session.conditions == [2]
+    session.select(others="all")
+    assert session.conditions == [2, 0, 1, 3]
+    session.select(others="3, 1 3")
+    assert session.conditions == [2, 3, 1]
     for wrong in ("4", "x", "-1"):
         with pytest.raises(ConfigError, match="numbers from 0 to 3, or all"):
-            session.select(beside=wrong)
-    assert session.shown() == [2, 3, 1]
+            session.select(others=wrong)
+    assert session.conditions == [2, 3, 1]
 
 
 def test_plots_follow_the_selection(session):
-    assert session.progress()
+    assert session.progress_plots()
     titles = {}
     for topic in ("trajectory", "controller", "dual"):
         session.select(topic=topic)
-        titles[topic] = [p.title for p in session.inspector()]
+        titles[topic] = [p.title for p in session.condition_plots()]
         assert titles[topic]
     assert len({tuple(t) for t in titles.values()}) == 3
 
 
 def test_the_selected_iteration_is_marked_in_the_course_of_the_run(session):
-    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {None}  # the newest
+    assert {p.marker for p in session.progress_plots() if hasattr(p, "marker")} == {
+        None
+    }  # the newest
     session.select(iteration=2)
-    marks = {p.x_label: p.marker for p in session.progress() if hasattr(p, "marker")}
+    marks = {p.x_label: p.marker for p in session.progress_plots() if hasattr(p, "marker")}
     assert marks["iteration"] == 2
 
 
 def test_the_trajectory_is_that_of_the_replay(session):
     session.select(topic="trajectory")
-    assert session.inspector()[0].title.startswith("position: sample 0; mean")
+    assert session.condition_plots()[0].title.startswith("position: sample 0; mean")
     session.select(source="policy")
-    (replay, plot) = session.replay(0), session.inspector()[0]
+    (replay, plot) = session.rollout(0), session.condition_plots()[0]
     assert plot.title.startswith("position: policy; mean")
     np.testing.assert_array_equal(plot.lines[0].y, replay.X[:, 0])
 
 
 def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, own_run, tmp_path):
-    assert session.run.path.resolve() not in [p.resolve() for p in session.relatives()]
+    assert session.run.path.resolve() not in [p.resolve() for p in session.comparable()]
     (tmp_path / "no_run").mkdir()
     shutil.copytree(own_run, tmp_path / "second")
     run = RunReader(own_run)
     run.refresh()
-    assert [p.name for p in Session(run).relatives()] == ["second"]
+    assert [p.name for p in Session(run).comparable()] == ["second"]
     with pytest.raises(StoreError, match="does not exist"):
         session.add(tmp_path / "none")
-    before = len(session.progress()[0].lines)
+    before = len(session.progress_plots()[0].lines)
     session.add(other_path)
-    assert len(session.progress()[0].lines) > before
+    assert len(session.progress_plots()[0].lines) > before
 
 
 def test_nobody_to_be_told_is_said(session):
     with pytest.raises(StoreError, match="no process makes this run now"):
-        session.send(Command(kind="pause"))
+        session.monitor.send(Command(kind="pause"))
 
 
 def test_a_run_that_was_left_early_is_stopped(own_run):
     (own_run / "iterations" / "0003.h5").unlink()
     run = RunReader(own_run)
     run.refresh()
-    status = Session(run).status
+    status = Session(run).monitor.status
     assert (status.state, status.iteration) == ("stopped", 2)
     assert "gps resume" in status.note
 
@@ -249,17 +254,17 @@ def test_an_asynchronous_run_that_ended_by_itself_is_done(tmp_path):
     run = RunReader(out)
     run.refresh()
     session = Session(run)
-    stored = session.status
+    stored = session.monitor.status
     assert (stored.state, stored.iteration, stored.total) == ("done", len(reports), len(reports))
     text = (out / "log.txt").read_text()
     (out / "log.txt").write_text(text.replace("the run is done", "the run is stopped"))
-    assert (session.status.state, session.status.total) == ("stopped", 4)
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 4)
     session.close()
 
 
 def test_a_finished_run_is_resumed_only_for_more_iterations(session):
     with pytest.raises(StoreError, match="has reached its 3 iterations"):
-        session.resume()
+        session.monitor.resume()
 
 
 def test_a_run_of_another_machine_is_watched_only(own_run):
@@ -268,20 +273,20 @@ def test_a_run_of_another_machine_is_watched_only(own_run):
     run.refresh()
     session = Session(run)
     session.poll()
-    status = session.status
+    status = session.monitor.status
     assert status.state == "running"
     assert "process 1 on elsewhere writes to it" in status.note
-    assert not session.can_resume
+    assert not session.monitor.can_resume
     with pytest.raises(StoreError, match="process 1 on elsewhere"):
-        session.send(Command(kind="pause"))
+        session.monitor.send(Command(kind="pause"))
 
 
 def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     experiment = gps.load("point_mass_policy")
-    agent_view = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
+    agent = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=40)
     algorithm = replace(experiment.algorithm, training=training)
-    experiment = replace(experiment, iterations=3, agent=agent_view, samples=3, algorithm=algorithm)
+    experiment = replace(experiment, iterations=3, agent=agent, samples=3, algorithm=algorithm)
     control, out = Control(), tmp_path / "run"
     control.send(Command(kind="pause"))
     reports = gps.run(experiment, out=out, control=control)
@@ -291,24 +296,29 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     run = RunReader(out)
     run.refresh()
     session = Session(run)
-    until(lambda: session.poll() or session.status.state == "paused")
-    assert session.connected
+    until(lambda: session.poll() or session.monitor.status.state == "paused")
+    assert session.monitor.connected
     assert session.selection.iteration == 0
-    assert session.inspector() == []
-    assert session.replay(0) is None
-    assert not session.can_resume
-    session.send(Command(kind="change", options={"samples": "4"}))
+    assert session.condition_plots() == []
+    assert session.rollout(0) is None
+    assert not session.monitor.can_resume
+    session.monitor.send(Command(kind="change", options={"samples": "4"}))
     with pytest.raises(ConfigError, match="cannot change between iterations"):
-        session.send(Command(kind="change", options={"agent.T": "4"}))
-    session.send(Command(kind="step"))
+        session.monitor.send(Command(kind="change", options={"agent.T": "4"}))
+    session.monitor.send(Command(kind="step"))
     until(lambda: session.poll() and session.selection.iteration == 1)
     assert run.samples(1) == 4
-    until(lambda: session.poll() or session.settings["samples"] == "4")
-    session.send(Command(kind="run"))
+    until(lambda: session.poll() or session.monitor.settings["samples"] == "4")
+    session.monitor.send(Command(kind="run"))
     thread.join(60)
-    until(lambda: session.poll() or (session.status.state == "done" and not session.connected))
+    until(
+        lambda: (
+            session.poll()
+            or (session.monitor.status.state == "done" and not session.monitor.connected)
+        )
+    )
     assert session.selection.iteration == 3
-    said = [line.split(" ", 2)[2] for line in session.log()]
+    said = [line.split(" ", 2)[2] for line in session.monitor.log()]
     assert "told to change: samples 4" in said
     assert said[0].startswith("process ")
     stored = [
@@ -327,8 +337,8 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
     run.refresh()
     other = Session(run)
     (error,) = other.errors()
-    assert error == f"the arm fell off (in iteration 4); go on with: gps resume {own_run}"
-    assert other.status.state == "failed"
+    assert error == f"the arm fell off (in iteration 4); resume with: gps resume {own_run}"
+    assert other.monitor.status.state == "failed"
     assert session.errors() == []
 
 
@@ -379,12 +389,12 @@ def test_a_status_is_one_line():
 
 
 def test_the_writer_of_a_run_is_known_by_its_lock(session):
-    assert session.writer() == ""
+    assert session.monitor.writer() == ""
     lock = session.run.path / "lock"
     try:
         lock.write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
-        assert session.writer() == f"process {os.getpid()}"
+        assert session.monitor.writer() == f"process {os.getpid()}"
         lock.write_text("{")
-        assert session.writer() == ""
+        assert session.monitor.writer() == ""
     finally:
         lock.unlink()
