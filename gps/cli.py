@@ -595,6 +595,10 @@ class _Page:
                 raise ConfigError(f"--{next(iter(given))} needs --gui")
             return self
         _check_gui()
+        if self._args.plots:
+            from gps.gui.plots import load_plots
+
+            load_plots(*self._args.plots)  # refused before the run begins
         argv = [sys.executable, "-m", "gps.cli", "gui", str(self._out), "--wait", str(os.getpid())]
         for name, value in given.items():
             argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

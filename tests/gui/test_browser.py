@@ -437,6 +437,53 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
         clean(driver)
 
 
+USER_PLOTS = """
+import numpy as np
+from gps.gui import Table
+
+def gain(context):
+    K = context.run.controller(context.iteration, context.condition).K
+    yield context.columns("gain", "Largest gain", "gain", abs(K).max(axis=2), ["x", "y"])
+
+def fails(context):
+    yield Table("first", "First of two", ("a",), (("1",),))
+    context.nothing
+
+condition_plots = [gain, fails]
+"""
+
+
+@pytest.mark.slow
+def test_plots_of_a_users_own(driver, run_path, tmp_path):
+    (tmp_path / "mine.py").write_text(USER_PLOTS)
+    argv = ["gui", run_path, "--port", 0, "--plots", tmp_path / "mine.py"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gps.cli", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        page = Page(driver, url_of(process))
+        page.wait("gps-rollout", lambda text: "iteration 3" in text)
+        page.choose("Show", "custom")
+        until(lambda: "Largest gain" in driver.page_source and "First of two" in driver.page_source)
+        page.wait("gps-errors", lambda text: "mine.py:11: AttributeError" in text)
+        page.choose("Show", "cost")  # the page goes on
+        until(lambda: "Cost per step" in driver.page_source)
+        clean(driver)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=_SLOW)[1]
+        assert process.returncode == 0
+        assert error.count("Traceback") == 1
+        assert "context.nothing" in error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_several_browsers_agree(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:

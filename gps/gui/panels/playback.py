@@ -22,7 +22,7 @@ class PlaybackPanel:
             self._t = gui.add_slider("Time step", 0, 1, 1, 0)
             self._drive = gui.add_button_group("", ("Play", "Pause", "Previous", "Next"))
             self._speed = gui.add_dropdown("Speed", _SPEEDS, initial_value="1")
-            self._loop = gui.add_checkbox("Repeat", True)
+            self._loop = gui.add_checkbox("Loop", True)
         self._states: dict[int, Array] = {}  # (T, nx) of every slot of the scene
         self._loaded: Any = None  # what these belong to
         self._step = -1
