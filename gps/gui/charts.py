@@ -106,24 +106,15 @@ def _band(line: Line) -> list[Array]:
 
 def _on(x: Array, grid: Array, y: Array, *, log: bool) -> tuple[tuple[float | None, ...], int]:
     """Values of one line at `x`, None for gaps, and the number that a logarithmic axis drops."""
-    good = np.isfinite(y) & np.isfinite(grid)
-    lost = good & (y <= 0) if log else np.zeros_like(good)
-    good &= ~lost
     finite = np.isfinite(grid)
     order = np.argsort(grid[finite], kind="stable")
-    grid, y, good = grid[finite][order], y[finite][order], good[finite][order]
-    if not good.any() or not len(x):
-        return (None,) * len(x), int(lost.sum())
-    # the ends of the segment that holds a place; both are the point itself where there is one
-    left = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 1)
-    right = np.clip(np.searchsorted(grid, x, side="left"), 0, len(grid) - 1)
-    inside = (x >= grid[0]) & (x <= grid[-1]) & good[left] & good[right]
-    width = np.where(grid[right] > grid[left], grid[right] - grid[left], 1.0)
-    share = np.where(grid[right] > grid[left], (x - grid[left]) / width, 0.0)
-    with np.errstate(invalid="ignore"):
-        values = y[left] + share * (y[right] - y[left])
-    column = [v if ok else None for v, ok in zip(values.tolist(), inside, strict=True)]
-    return tuple(column), int(lost.sum())
+    grid, y = grid[finite][order], y[finite][order]
+    dropped = np.isfinite(y) & (y <= 0) if log else np.zeros_like(y, bool)
+    if not len(grid) or not len(x):
+        return (None,) * len(x), int(dropped.sum())
+    y = np.where(np.isfinite(y) & ~dropped, y, np.nan)  # NaN at either end of a segment is a gap
+    values = np.interp(x, grid, y, left=np.nan, right=np.nan)
+    return tuple(None if v != v else v for v in values.tolist()), int(dropped.sum())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gps.gui.geometry import AgentGeometry, Ball, Ellipsoids
 from gps.protocols import VisualModel
 from gps.types import Array
 
-Colour = tuple[int, int, int] | str
+_Colour = tuple[int, int, int]  # red, green, blue
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class _Slot:
     root: str
     frame: Any
     offset: tuple[float, float, float]
-    geometry: AgentGeometry | None = None
+    geometry: AgentGeometry
     data: Any = None
     model: Any = None  # mjviser's scene
     spheres: list[Any] = field(default_factory=list)
@@ -89,7 +89,7 @@ class SceneView:
         """Set the pose of the agent of a slot to that of the state x (nx,)."""
         with self._lock:
             held = self._slots.get(slot)
-            if held is None or held.geometry is None:
+            if held is None:
                 return
             if held.model is not None and held.geometry.visual is not None:
                 held.geometry.visual.set_state(held.data, x)
@@ -105,7 +105,7 @@ class SceneView:
         slot: int = 0,
         *,
         name: str = "paths",
-        colour: Colour = (120, 120, 120),
+        colour: _Colour = (120, 120, 120),
         thickness: float = 1.5,
     ) -> None:
         """Draw paths (n, T, 3) in m as lines of `thickness` pixels; NaN breaks a line."""
@@ -121,13 +121,13 @@ class SceneView:
             line = self._server.scene.add_line_segments(
                 f"{root}/{name}",
                 ends,
-                colors=rgb(colour),
+                colors=colour,
                 thickness=thickness,
                 thickness_units="screen",
             )
             return [line]
 
-        self._extra(slot, name, (paths, rgb(colour), thickness), draw)
+        self._extra(slot, name, (paths, colour, thickness), draw)
 
     def show_ellipsoids(
         self,
@@ -135,7 +135,7 @@ class SceneView:
         slot: int = 0,
         *,
         name: str = "ellipsoids",
-        colour: Colour = (230, 140, 30),
+        colour: _Colour = (230, 140, 30),
         opacity: float = 0.25,
     ) -> None:
         """Draw ellipsoids, translucent."""
@@ -152,7 +152,7 @@ class SceneView:
                 batched_positions=some.centres,
                 batched_wxyzs=some.wxyz,
                 batched_scales=some.radii,
-                batched_colors=np.tile(np.array(rgb(colour), np.uint8), (n, 1)),
+                batched_colors=np.tile(np.array(colour, np.uint8), (n, 1)),
                 batched_opacities=np.full(n, opacity, np.float32),
                 lod="off",
                 cast_shadow=False,
@@ -160,13 +160,13 @@ class SceneView:
             )
             return [handle]
 
-        self._extra(slot, name, (some.centres, some.radii, some.wxyz, rgb(colour), opacity), draw)
+        self._extra(slot, name, (some.centres, some.radii, some.wxyz, colour, opacity), draw)
 
     def show_targets(self, balls: Sequence[Ball], slot: int = 0, *, name: str = "targets") -> None:
         """Draw targets as small green spheres and obstacles as translucent red ones."""
 
         def draw(root: str) -> list[Any]:
-            small = 0.015 * (self._slots[slot].geometry or AgentGeometry()).extent
+            small = 0.015 * self._slots[slot].geometry.extent
             return [
                 self._server.scene.add_icosphere(
                     f"{root}/{name}/{i}",
@@ -185,7 +185,7 @@ class SceneView:
         """Write a text above the agent of a slot; an empty one removes it."""
 
         def draw(root: str) -> list[Any]:
-            geometry = self._slots[slot].geometry or AgentGeometry()
+            geometry = self._slots[slot].geometry
             x, y, z = map(float, geometry.centre)
             above = (x, y, z + 0.6 * geometry.extent)
             return [self._server.scene.add_label(f"{root}/{name}", text, position=above)]
@@ -199,13 +199,9 @@ class SceneView:
     def _extra(self, slot: int, name: str, content: Any, draw: Callable[[str], list[Any]]) -> None:
         """Draw something under a name in a slot in place of what was there, if it is not that."""
         with self._lock, self._server.atomic():
-            held = self._slots.get(slot)
-            if held is None:
-                held = self._slots[slot] = _Slot(
-                    f"/slot_{slot}",
-                    self._server.scene.add_frame(f"/slot_{slot}", show_axes=False),
-                    (0.0, 0.0, 0.0),
-                )
+            if slot not in self._slots:
+                self.show_agent(AgentGeometry(), slot)
+            held = self._slots[slot]
             last, handles = held.extras.pop(name, (None, []))
             if content is not None and _same(last, content):
                 held.extras[name] = last, handles
@@ -215,18 +211,17 @@ class SceneView:
             if content is not None:
                 held.extras[name] = content, draw(held.root)
 
-    def aim_cameras(self, slot: int | None = None) -> None:
-        """Aim all browsers' cameras, and those of later ones, at a slot, or at all slots."""
+    def aim_cameras(self) -> None:
+        """Aim the cameras of all browsers, and of those that connect later, at all agents."""
         with self._lock:
-            chosen = [
-                (np.array(held.offset) + held.geometry.centre, held.geometry.extent)
-                for key, held in self._slots.items()
-                if held.geometry is not None and slot in (None, key)
+            boxes = [
+                (np.array(held.offset) + held.geometry.centre, held.geometry.extent / 2)
+                for held in self._slots.values()
             ]
-        if not chosen:
+        if not boxes:
             return
-        low = np.min([at - size / 2 for at, size in chosen], axis=0)
-        high = np.max([at + size / 2 for at, size in chosen], axis=0)
+        low = np.min([at - half for at, half in boxes], axis=0)
+        high = np.max([at + half for at, half in boxes], axis=0)
         look_at = (low + high) / 2
         # panels lie over a third of the window or more; points may go farther than where they start
         far = 1.1 if all(held.model is not None for held in self._slots.values()) else 1.6
@@ -245,7 +240,7 @@ class SceneView:
 
     def _place_floor(self) -> None:
         """A grid for agents that have no model, and so no floor of their own."""
-        wanted = any(s.geometry is not None and s.model is None for s in self._slots.values())
+        wanted = any(s.model is None for s in self._slots.values())
         if wanted and self._floor is None:
             self._floor = self._server.scene.add_grid(
                 "/floor", width=6.0, height=6.0, cell_size=0.5
@@ -281,14 +276,6 @@ class _SceneUnder:
         return lambda place, *args, **options: method(f"{root}{place}", *args, **options)
 
 
-def rgb(colour: Colour) -> tuple[int, int, int]:
-    """A colour as three bytes; #rrggbb is taken too."""
-    if isinstance(colour, str):
-        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        return red, green, blue
-    return colour
-
-
 def _sphere() -> tuple[Array, Array]:
     import trimesh
 
@@ -303,6 +290,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)
-
-
-__all__ = ["Colour", "SceneView", "rgb"]

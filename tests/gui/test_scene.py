@@ -1,4 +1,4 @@
-"""Geometry of what the scene shows, the time that is shown, and what viser is told."""
+"""Geometry of the scene, playback, and what is sent to viser."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from gps.agents import (
     cartpole,
     peg_insertion,
 )
-from gps.costs import StateCost
+from gps.costs import StateCost, SumCost, WaypointCost, WeightedCost
 from gps.errors import GPSError, ShapeError
 from gps.gui.geometry import (
     Ball,
@@ -50,11 +50,11 @@ def peg():
     return replace(peg_insertion(n_test=2), T=8).build()
 
 
-# --- displays -------------------------------------------------------------------------------------
+# --- visual models --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("condition", "test"), [(0, False), (3, False), (1, True)])
-def test_a_display_has_the_end_points_where_the_rollout_has_them(peg, condition, test):
+def test_a_visual_model_has_the_end_points_of_the_rollout(peg, condition, test):
     rollouts = rolled(peg, condition, test=test)
     visual = peg.visual_model(condition, test=test)
     data = visual.data()
@@ -65,7 +65,7 @@ def test_a_display_has_the_end_points_where_the_rollout_has_them(peg, condition,
         np.testing.assert_allclose(seen, rollouts.entry("end_points")[1, t], atol=1e-12)
 
 
-def test_a_display_has_the_shapes_where_render_draws_them(peg, monkeypatch):
+def test_a_visual_model_has_the_geoms_that_render_draws(peg, monkeypatch):
     drawn = {}
 
     def render_states(model, qpos, **_):
@@ -108,7 +108,7 @@ def test_quaternions_and_mocap_bodies_are_where_they_are():
     np.testing.assert_allclose(data.xpos[visual.model.body("stand").id], (1, 2, 3))
 
 
-def test_a_display_is_a_copy_and_checks_the_state(peg):
+def test_a_visual_model_is_a_copy_and_checks_the_state(peg):
     visual = peg.visual_model(0)
     visual.model.geom_rgba[:] = 0
     assert peg.visual_model(0).model.geom_rgba.any()
@@ -242,6 +242,17 @@ def test_targets_are_found_in_sums():
     assert targets_of((None, object()), layout) == ()
 
 
+def test_waypoints_are_targets_unless_they_are_of_something_else():
+    layout = Layout((("position", 2), ("velocity", 2)))
+    rows = ((1.0, 2.0), (3.0, 4.0))
+    path = WaypointCost(entry="position", steps=(2, 5), targets=rows, l2=1.0)
+    cost = SumCost(terms=(WeightedCost(cost=path),))
+    assert targets_of((cost,), layout) == (Ball((1.0, 2.0, 0.0)), Ball((3.0, 4.0, 0.0)))
+    turned = replace(path, matrices=(((0.0, 1.0), (1.0, 0.0)),) * 2)  # no positions any more
+    assert targets_of((turned, replace(path, entry="velocity")), layout) == ()
+    assert targets_of((replace(path, entry=None, targets=((0.0,) * 6,) * 2),), layout) == ()
+
+
 def test_joint_targets_are_where_the_model_would_be():
     def found(name):
         e = gps.load(name)
@@ -258,7 +269,7 @@ def test_joint_targets_are_where_the_model_would_be():
     assert joint_targets_of((half,), geometry, agent.layout) == ()
 
 
-# --- time -----------------------------------------------------------------------------------------
+# --- playback -------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -312,7 +323,7 @@ def test_the_player_stops_at_the_end_without_a_loop():
     assert player.step == 0
 
 
-# --- what viser is told ---------------------------------------------------------------------------
+# --- what is sent to viser ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

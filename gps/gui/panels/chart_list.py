@@ -115,6 +115,3 @@ def numbers_at(plot: Plot, x: float) -> Table:
     if label.endswith(LOG10):
         label, place = label.removesuffix(LOG10), 10**place
     return Table("numbers", f"{label} = {place:.6g}", columns, tuple(rows))
-
-
-__all__ = ["ChartList", "numbers_at"]

@@ -177,6 +177,3 @@ def _has_effect(kind: str, status: Status) -> bool:
     if kind == "redo":
         return status.iteration > 0 and status.state != "starting"
     return kind != "stop" or status.state != "stopping"
-
-
-__all__ = ["CommandPanel"]

@@ -62,6 +62,3 @@ class ConditionPanel:
         if index_axis(plot) == "time step":
             self._context.player.pause()
             self._context.seek(round(x))
-
-
-__all__ = ["ConditionPanel"]

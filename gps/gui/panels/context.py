@@ -148,6 +148,3 @@ class PageContext:
             return path.stat().st_mtime_ns
         except OSError:
             return None
-
-
-__all__ = ["DEFAULT_DT", "NONE", "PageContext"]

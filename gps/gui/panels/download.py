@@ -84,6 +84,3 @@ def _connected(client: Any) -> Any:
 
 def _send(client: Any, name: str, data: bytes) -> None:
     _connected(client).send_file_download(name, data, save_immediately=True)
-
-
-__all__ = ["DownloadPanel"]

@@ -58,6 +58,3 @@ def enlarged(image: Images, points: Array | None, scale: int = 6) -> npt.NDArray
         big[np.abs(distance - 0.8 * scale) < 1.2] = (255, 255, 255)
         big[np.abs(distance - 0.5 * scale) < 1.2] = (220, 30, 30)
     return big
-
-
-__all__ = ["ImagePanel", "enlarged"]

@@ -34,6 +34,3 @@ class LogPanel:
         body = "".join(rows) or "no messages yet"
         content = f'<div id="gps-log" style="font-size:12px;padding:4px 8px">{body}</div>'
         self._context.set(self._text, content=content)
-
-
-__all__ = ["LogPanel"]

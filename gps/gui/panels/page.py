@@ -117,6 +117,3 @@ class Page:
         self.scene.draw()
         self.playback.show()
         self.context.scene.aim_cameras()
-
-
-__all__ = ["LOADING_DELAY", "Page"]

@@ -81,6 +81,3 @@ class PlaybackPanel:
         if ended or self._context.player.step != self._step:
             self.show()
         return ended
-
-
-__all__ = ["PlaybackPanel"]

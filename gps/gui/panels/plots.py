@@ -58,6 +58,3 @@ class PlotsPanel:
             self.progress.click(key, x)
         else:
             self.condition.click(key, x)
-
-
-__all__ = ["PlotsPanel"]

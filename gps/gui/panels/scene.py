@@ -61,6 +61,3 @@ class ScenePanel:
             scene.hide(name, slot)
         else:
             scene.show_paths(paths, slot, name=name, colour=colour, thickness=thickness)
-
-
-__all__ = ["ScenePanel"]

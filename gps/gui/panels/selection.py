@@ -54,6 +54,3 @@ class SelectionPanel:
         context.set_slider(self._sample, 0, max(samples - 1, 1), s.sample, visible=visible)
         context.set(self._source, value=s.source)
         context.set(self._others, value=s.others, visible=len(conditions) > 1)
-
-
-__all__ = ["SelectionPanel"]

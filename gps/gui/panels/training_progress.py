@@ -60,6 +60,3 @@ class ProgressPanel:
             self.show_runs()
             self._context.set(self._other, value=NONE)
             self.show()
-
-
-__all__ = ["ProgressPanel"]
