@@ -26,9 +26,10 @@ def lowest_cost(runs: Sequence[RunReader]) -> Iterator[Plot]:
 
 def speed(context: PlotContext) -> Iterator[Plot]:
     """One condition of one iteration; what the run does not hold is not shown."""
-    if context.rollouts is None:
+    r = context.rollouts
+    if r is None or "velocity" not in r.layout.names:
         return
-    v = np.linalg.norm(context.rollouts.entry("velocity"), axis=-1)  # (N, T)
+    v = np.linalg.norm(r.entry("velocity"), axis=-1)  # (N, T)
     labels = [f"sample {i}" for i in range(len(v))]
     yield context.columns("speed", "Speed of every sample", "speed (m/s)", v.T, labels)
 

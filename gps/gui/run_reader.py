@@ -284,8 +284,7 @@ class RunReader:
         if self.last is not None:
             layout = self._part(self.last, "rollouts/0/layout")
             if layout is not None:
-                found: Layout = layout
-                return found
+                return layout
         return self.agent.layout
 
     # rollouts
@@ -375,33 +374,27 @@ class RunReader:
 
     def cost_samples(self, n: int, m: int) -> Array | None:
         """Cost of every sample and step, (N, T)."""
-        found: Array | None = self._part(n, f"models/cost/{m}/l")
-        return found
+        return self._part(n, f"models/cost/{m}/l")
 
     def quadratic_cost(self, n: int, m: int) -> QuadraticCost | None:
         """The expanded cost, mean over the samples, about z = 0."""
-        found: QuadraticCost | None = self._part(n, f"models/cost/{m}/quadratic")
-        return found
+        return self._part(n, f"models/cost/{m}/quadratic")
 
     def dynamics(self, n: int, m: int) -> DynamicsFit | None:
         """The fitted dynamics and the distribution of the start state."""
-        found: DynamicsFit | None = self._part(n, f"models/dynamics/{m}/fit")
-        return found
+        return self._part(n, f"models/dynamics/{m}/fit")
 
     def prior(self, n: int, m: int) -> Mixture | None:
         """The mixture over [x; u; x'] that the dynamics were fitted with."""
-        found: Mixture | None = self._part(n, f"models/dynamics/{m}/prior/mixture")
-        return found
+        return self._part(n, f"models/dynamics/{m}/prior/mixture")
 
     def linearised(self, n: int, m: int) -> LinearGaussianController | None:
         """The global policy, linearised around the rollouts, as the update of `n` saw it."""
-        found: LinearGaussianController | None = self._part(n, f"models/linearised/{m}/controller")
-        return found
+        return self._part(n, f"models/linearised/{m}/controller")
 
     def controller(self, n: int, m: int) -> LinearGaussianController | None:
         """The local controller after iteration `n`, which `n + 1` rolls out."""
-        found: LinearGaussianController | None = self._part(n, f"state/conditions/{m}/controller")
-        return found
+        return self._part(n, f"state/conditions/{m}/controller")
 
     def sampled_controller(self, n: int, m: int) -> LinearGaussianController | None:
         """The local controller that the condition had when iteration `n` rolled out.
@@ -435,8 +428,7 @@ class RunReader:
 
     def policy_loss(self, n: int) -> Array | None:
         """Loss in the last training of the policy, mean of k equal stretches: (k,) in nats."""
-        found: Array | None = self._part(n, "state/policy/loss_trace")
-        return found
+        return self._part(n, "state/policy/loss_trace")
 
     def policy_actions(self, n: int, m: int, sample: int) -> Array | None:
         """Mean actions (T, nu) of the policy after iteration `n` along a sample."""
@@ -446,8 +438,7 @@ class RunReader:
         if needs_images(policy):
             images = self.images(n, m, sample)
             return None if images is None else policy.mean(rollout.obs, images)
-        actions: Array = policy.mean(rollout.obs)
-        return actions
+        return policy.mean(rollout.obs)
 
     def evaluation(
         self, n: int, m: int, actor: Actor = "policy", test: bool = False
@@ -463,8 +454,7 @@ class RunReader:
         key = (n, self._stamp_of(n), m, actor, test)
         with self._lock:
             if key in self._evaluations:
-                found: Evaluation = self._evaluations[key]
-                return found
+                return self._evaluations[key]
         e = self.experiment  # simulated outside the lock: it takes time
         done = evaluate_condition(e.agent, e.cost, e.measure, policy, m, 1, 0, test=test)
         with self._lock:
@@ -502,8 +492,7 @@ class RunReader:
                 return None
             at = (n, stamp, key)
             if at in cache:
-                found: _T = cache[at]
-                return found
+                return cache[at]
             try:
                 value = load()
             except FileNotFoundError:

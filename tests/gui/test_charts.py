@@ -1,4 +1,4 @@
-"""What the browser is told of a plot, and when."""
+"""What is sent to the browser of a plot, and when."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ TABLE = Table("t", "A & B", ("x<y", "b"), (("<script>alert(1)</script>", "{x}"),
 
 
 class Gui:
-    """Keeps what viser would be told."""
+    """Keeps what would be sent to viser."""
 
     def __init__(self):
         self.handles, self.inside = [], None
@@ -348,7 +348,7 @@ def test_viser_sends_gaps_as_null():
     assert len(hidden) == 2  # the table has taken the place of the lines and the heat map
 
 
-def test_the_axis_is_told_how_far_it_reaches():
+def test_the_range_of_the_axis_is_sent():
     def scale(*x):
         plot = lines(line("a", list(x), [1.0] * len(x)), line("b", [2], [1.0]))
         return uplot_options(plot, Palette()).options["scales"]["x"]

@@ -433,7 +433,7 @@ def test_the_kl_may_be_measured_from_the_sampled_controller(run):
     assert "p the controller before the update" in what
 
 
-def test_q_uu_that_is_not_positive_definite_is_said(run):
+def test_q_uu_that_is_not_positive_definite_is_reported(run):
     bad = QuadraticCost(-np.tile(np.eye(6), (80, 1, 1)), np.zeros((80, 6)), np.zeros(80))
     fake = SimpleNamespace(
         quadratic_cost=lambda n, m: bad,

@@ -1,4 +1,4 @@
-"""What the GUI reads is what was stored, and no more of it than was asked for."""
+"""The reader gives what was stored, and reads no more than was requested."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_no_more_is_read_than_asked_for(run_path, monkeypatch):
     assert sizes == []  # attributes
 
 
-def test_pictures_are_read_one_at_a_time(image_run, monkeypatch):
+def test_images_are_read_one_at_a_time(image_run, monkeypatch):
     stored = RunFolder.open(image_run).read(1).rollouts
     reader, sizes = RunReader(image_run), []
     real = h5py.Dataset.__getitem__

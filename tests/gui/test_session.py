@@ -1,4 +1,4 @@
-"""What a page is about, without a browser."""
+"""Status and selection of the page, without a browser."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_stored_run_opens_at_its_best(best_run):
         opened(best_run, iteration="worst")
 
 
-def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
+def test_the_newest_iteration_of_a_running_run_is_followed(best_run):
     lock = json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": ""})
     (best_run / "lock").write_text(lock)
     assert Session(RunReader(best_run)).selection.newest  # at once
@@ -83,7 +83,7 @@ def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
     (best_run / "lock").unlink()
     session = opened(best_run)
     assert session.selection.iteration == 2
-    (best_run / "lock").write_text(lock)  # somebody goes on with it
+    (best_run / "lock").write_text(lock)  # it is resumed
     session.poll()
     assert (session.selection.iteration, session.selection.newest) == (3, True)
     other = opened(best_run)
@@ -126,7 +126,7 @@ def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
     assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 7)
 
 
-def test_numbers_that_are_not_there_are_brought_into_range(session):
+def test_numbers_out_of_range_are_clipped(session):
     s = session.select(iteration=99, condition=99, sample=99, t=10_000)
     samples, T = session.run.samples(3), len(session.run.rollout(3, 0, 0).X)
     assert (s.iteration, s.condition, s.sample, s.t) == (
@@ -146,16 +146,16 @@ def test_an_older_iteration_stays_selected_and_the_newest_is_followed(session):
     assert session.select(iteration=3).newest
 
 
-def test_replays_are_stored_samples_or_simulated(session):
+def test_rollouts_are_stored_samples_or_simulated(session):
     session.select(sample=1, condition=1)
-    replay = session.rollout(1)
-    np.testing.assert_array_equal(replay.X, session.run.rollout(3, 1, 1).X)
-    assert "sample 1 of iteration 3" in replay.label
+    rollout = session.rollout(1)
+    np.testing.assert_array_equal(rollout.X, session.run.rollout(3, 1, 1).X)
+    assert "sample 1 of iteration 3" in rollout.label
     session.select(source="policy")
     policy = session.rollout(1)
     assert "policy after iteration 3 without noise" in policy.label
-    assert policy.X.shape == replay.X.shape
-    assert not np.array_equal(policy.X, replay.X)
+    assert policy.X.shape == rollout.X.shape
+    assert not np.array_equal(policy.X, rollout.X)
     session.select(source="local controller")
     assert not np.array_equal(session.rollout(1).X, policy.X)
 
@@ -173,7 +173,7 @@ def test_paths_and_targets_are_in_space(session):
     assert session.targets(0)
 
 
-def test_conditions_beside_each_other_begin_with_the_selected_one(session):
+def test_several_conditions_begin_with_the_selected_one(session):
     session.select(condition=2)
     assert session.conditions == [2]
     session.select(others="all")
@@ -205,16 +205,18 @@ def test_the_selected_iteration_is_marked_in_the_course_of_the_run(session):
     assert marks["iteration"] == 2
 
 
-def test_the_trajectory_is_that_of_the_replay(session):
+def test_the_trajectory_is_that_of_the_playback(session):
     session.select(topic="trajectory")
     assert session.condition_plots()[0].title.startswith("position: sample 0; mean")
     session.select(source="policy")
-    (replay, plot) = session.rollout(0), session.condition_plots()[0]
+    (rollout, plot) = session.rollout(0), session.condition_plots()[0]
     assert plot.title.startswith("position: policy; mean")
-    np.testing.assert_array_equal(plot.lines[0].y, replay.X[:, 0])
+    np.testing.assert_array_equal(plot.lines[0].y, rollout.X[:, 0])
 
 
-def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, own_run, tmp_path):
+def test_other_runs_of_the_folder_are_offered_for_comparison(
+    session, other_path, own_run, tmp_path
+):
     assert session.run.path.resolve() not in [p.resolve() for p in session.comparable()]
     (tmp_path / "no_run").mkdir()
     shutil.copytree(own_run, tmp_path / "second")
@@ -228,7 +230,7 @@ def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, ow
     assert len(session.progress_plots()[0].lines) > before
 
 
-def test_nobody_to_be_told_is_said(session):
+def test_a_command_needs_a_process_that_makes_the_run(session):
     with pytest.raises(StoreError, match="no process makes this run now"):
         session.monitor.send(Command(kind="pause"))
 
@@ -281,7 +283,7 @@ def test_a_run_of_another_machine_is_watched_only(own_run):
         session.monitor.send(Command(kind="pause"))
 
 
-def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
+def test_a_running_run_is_monitored_and_steered(tmp_path):
     experiment = gps.load("point_mass_policy")
     agent = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=40)
@@ -318,14 +320,14 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
         )
     )
     assert session.selection.iteration == 3
-    said = [line.split(" ", 2)[2] for line in session.monitor.log()]
-    assert "told to change: samples 4" in said
-    assert said[0].startswith("process ")
+    lines = [line.split(" ", 2)[2] for line in session.monitor.log()]
+    assert "told to change: samples 4" in lines
+    assert lines[0].startswith("process ")
     stored = [
-        line for line in said if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
+        line for line in lines if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
     ]
     assert [line.split()[1] for line in stored] == ["1", "2", "3"]
-    assert said[-1] == "the run is done"
+    assert lines[-1] == "the run is done"
     assert session.errors() == []
     session.close()
 
@@ -342,18 +344,18 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
     assert session.errors() == []
 
 
-def test_feature_points_lie_where_the_convolutions_look():
+def test_feature_points_lie_in_the_receptive_fields():
     config = VisionConfig(channels=(4, 6), kernels=(5, 3), strides=(2, 1), finetune_steps=1)
     policy = config.initial_policy(2, 2, (32, 48, 3), None, np.random.default_rng(0))
     frame = np.zeros((32, 48, 3), np.uint8)
     points = feature_points(policy, frame)
-    # on an even picture every softmax is flat: its mean is the middle
+    # on a uniform image every softmax is flat: its mean is the centre
     np.testing.assert_allclose(points, np.tile([[23.0, 15.0]], (6, 1)), atol=1e-4)
     assert feature_points(policy, frame[:10]) is None
     assert feature_points(object(), frame) is None
 
 
-def test_a_feature_point_is_column_and_row_of_what_is_seen():
+def test_a_feature_point_is_column_and_row_of_a_bright_pixel():
     config = VisionConfig(channels=(1,), kernels=(3,), strides=(1,), finetune_steps=1)
     policy = config.initial_policy(2, 2, (20, 30, 3), None, np.random.default_rng(0))
     middle = np.zeros((1, 3, 3, 3))
@@ -388,7 +390,7 @@ def test_a_status_is_one_line():
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
 
 
-def test_the_writer_of_a_run_is_known_by_its_lock(session):
+def test_the_writer_of_a_run_is_read_from_its_lock(session):
     assert session.monitor.writer() == ""
     lock = session.run.path / "lock"
     try:
