@@ -15,7 +15,6 @@ from gps.extras import needed_by
 if TYPE_CHECKING:
     from gps.agents._protocol import RemoteError
     from gps.agents.base import Simulation, smooth_noise
-    from gps.agents.display import Display
     from gps.agents.environment import as_gymnasium
     from gps.agents.gymnasium_agent import (
         GymnasiumAgent,
@@ -44,15 +43,16 @@ if TYPE_CHECKING:
     from gps.agents.randomise import Randomise
     from gps.agents.real_time import RealTime, RealTimeConfig
     from gps.agents.remote import RemoteAgent, RemoteConfig, RobotServer, serve
+    from gps.agents.visual_model import MujocoVisualModel
 
 _HOME = {
     "Condition": "mujoco",
-    "Display": "display",
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
     "MujocoAgent": "mujoco",
     "MujocoConfig": "mujoco",
+    "MujocoVisualModel": "visual_model",
     "PointMassAgent": "point_mass",
     "PointMassConfig": "point_mass",
     "Randomise": "randomise",
@@ -81,12 +81,12 @@ _HOME = {
 
 __all__ = [
     "Condition",
-    "Display",
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
     "MujocoAgent",
     "MujocoConfig",
+    "MujocoVisualModel",
     "PointMassAgent",
     "PointMassConfig",
     "Randomise",

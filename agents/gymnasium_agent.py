@@ -23,8 +23,8 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
-from gps.agents.display import Display
 from gps.agents.rendering import Renderer, render_states
+from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.fields import readonly
 from gps.protocols import Policy, acting
@@ -497,7 +497,7 @@ class GymnasiumAgent:
             mujoco.mj_integratePos(first.model, q, x, 1.0)
         return render_states(first.model, qpos, width=width, height=height, camera=camera)
 
-    def display(self, condition: int, *, test: bool = False) -> Display:
+    def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown, with what its reset has made of the model.
 
         Raises GPSError where the state does not hold joint_pos, and for environments that are not
@@ -520,7 +520,7 @@ class GymnasiumAgent:
                 mujoco.mj_integratePos(model, q, shift, 1.0)
             return qpos
 
-        return Display(model, self._layout.size, positions)
+        return MujocoVisualModel(model, self._layout.size, positions)
 
 
 class _Instance:

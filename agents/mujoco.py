@@ -45,9 +45,9 @@ from gps.agents.base import (
     require,
     smooth_noise,
 )
-from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
+from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
@@ -842,7 +842,7 @@ class MujocoAgent:
         qpos = raw_positions(compiled, rollouts.entry("joint_pos")[sample, ::every])
         return render_states(model, qpos, width=width, height=height, camera=camera)
 
-    def display(self, condition: int, *, test: bool = False) -> Display:
+    def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown; properties under `randomise` have their medians.
 
         Raises GPSError where the state does not hold joint_pos.
@@ -852,7 +852,9 @@ class MujocoAgent:
         model = self.model_of(condition, test=test)
         compiled = self._conditions[test][condition].compiled
         where = self._layout.slice("joint_pos")
-        return Display(model, self._layout.size, lambda X: raw_positions(compiled, X[:, where]))
+        return MujocoVisualModel(
+            model, self._layout.size, lambda X: raw_positions(compiled, X[:, where])
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -259,6 +259,9 @@ def _limit_arguments(parser: argparse.ArgumentParser, replay: str) -> None:
     )
 
 
+_PLOTS = "Python files with plots of your own; see examples/own_plot.py"
+
+
 def _page_arguments(parser: argparse.ArgumentParser, always: bool = False) -> None:
     """always: for the command that does nothing but show the page."""
     what = "" if always else "with --gui: "
@@ -276,6 +279,7 @@ def _page_arguments(parser: argparse.ArgumentParser, always: bool = False) -> No
     parser.add_argument(
         "--token", metavar="TEXT", help=f"{what}the token (default with --host: a random one)"
     )
+    parser.add_argument("--plots", nargs="+", metavar="FILE", help=f"{what}{_PLOTS}")
 
 
 def _executor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -587,16 +591,20 @@ class _Page:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> _Page:
-        options = {name: getattr(self._args, name) for name in ("port", "host", "token")}
+        options = {name: getattr(self._args, name) for name in ("port", "host", "token", "plots")}
         given = {name: value for name, value in options.items() if value is not None}
         if not self._args.gui:
             if given:
                 raise ConfigError(f"--{next(iter(given))} needs --gui")
             return self
         _check_gui()
+        if self._args.plots:
+            from gps.gui.plots import load_plots
+
+            load_plots(*self._args.plots)  # refused before the run begins
         argv = [sys.executable, "-m", "gps.cli", "gui", str(self._out), "--wait", str(os.getpid())]
         for name, value in given.items():
-            argv += [f"--{name}", str(value)]
+            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         # Ctrl-C is for the run; it ends the page when it has ended itself
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
         return self
@@ -738,6 +746,7 @@ def _gui(args: argparse.Namespace, options: list[str]) -> int:
         Path(args.run),
         iteration=None if args.iteration is None else choice(args.iteration),
         compare=[Path(path) for path in args.compare],
+        plots=[Path(path) for path in args.plots or ()],
         host=args.host,
         port=args.port,
         token=args.token,
@@ -756,11 +765,12 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", nargs="+", default=[], metavar="RUN", help="other runs in the progress figures"
     )
     parser.add_argument("--log", action="store_true", help="logarithmic axes where they make sense")
+    parser.add_argument("--plots", nargs="+", default=[], metavar="FILE", help=_PLOTS)
 
 
 def _plot(args: argparse.Namespace, options: list[str]) -> int:
     from gps.gui.figures import plot_run
-    from gps.gui.records import RunReader
+    from gps.gui.run_reader import RunReader
     from gps.pipeline.progress import choice
 
     chosen = RunReader(args.run).choose(choice(args.iteration))
@@ -770,6 +780,7 @@ def _plot(args: argparse.Namespace, options: list[str]) -> int:
         iteration="best" if chosen is None else chosen,
         condition=args.condition,
         compare=[Path(path) for path in args.compare],
+        plots=args.plots,
         log=args.log,
     )
     of = "" if chosen is None else f"; the inspector's are of iteration {chosen}"

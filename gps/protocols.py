@@ -6,6 +6,7 @@ is a protocol of its own here; nothing asks for classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -226,3 +227,113 @@ def acting(policy: Policy, *, records_images: bool = True) -> Actor:
     if not isinstance(policy, Actor):
         return Actor(policy, records_images)
     return policy if records_images else Actor(policy.policy, False)
+
+
+# --- what plots and scenes show of a cost, a measure, an agent, a policy --------------------------
+
+
+@runtime_checkable
+class HasEntry(Protocol):
+    """A cost or measure of one entry of the state."""
+
+    @property
+    def entry(self) -> str | None:
+        """Name of the state entry; None for the whole of [x; u]."""
+        ...
+
+
+@runtime_checkable
+class HasTarget(HasEntry, Protocol):
+    """A cost or measure with a target for its state entry."""
+
+    @property
+    def target(self) -> npt.ArrayLike:
+        """One number for each value of the entry, or one for all."""
+        ...
+
+
+@runtime_checkable
+class HasWaypoints(HasEntry, Protocol):
+    """A cost with successive targets for its state entry."""
+
+    @property
+    def targets(self) -> Iterable[npt.ArrayLike]:
+        """One row per way-point."""
+        ...
+
+    @property
+    def matrices(self) -> Any:
+        """What the entry is multiplied by before it is compared with the targets; None: nothing."""
+        ...
+
+
+@runtime_checkable
+class HasObstacles(HasEntry, Protocol):
+    """A cost or measure with balls that points of its state entry must not enter."""
+
+    @property
+    def avoid(self) -> Iterable[Sequence[float]]:
+        """Centre, in the entry's coordinates, and radius of each."""
+        ...
+
+
+@runtime_checkable
+class HasTerms(Protocol):
+    """A weighted sum of costs."""
+
+    @property
+    def terms(self) -> Sequence[CostTerm]:
+        """The costs, each with its weight."""
+        ...
+
+
+@runtime_checkable
+class CostTerm(Protocol):
+    """One term of a weighted sum of costs."""
+
+    @property
+    def cost(self) -> Any:
+        """A `gps.costs.Cost`."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its factor."""
+        ...
+
+
+@runtime_checkable
+class HasCameras(Protocol):
+    """The configuration of an agent with cameras."""
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """Names of the cameras, in the order of the images' channels, three each."""
+        ...
+
+
+@runtime_checkable
+class VisualModel(Protocol):
+    """A MuJoCo model that looks like an agent, and the map from the agent's states to its pose."""
+
+    @property
+    def model(self) -> Any:
+        """A mujoco.MjModel; the caller's own copy."""
+        ...
+
+    def data(self) -> Any:
+        """A mujoco.MjData for `set_state`."""
+        ...
+
+    def set_state(self, data: Any, x: Array) -> None:
+        """Set the pose of all bodies, geoms, sites and cameras in `data` to that of x (nx,)."""
+        ...
+
+
+def visual_model_of(agent: Agent, condition: int, *, test: bool = False) -> VisualModel | None:
+    """The visual model of a condition; None for an agent that has no `visual_model(condition)`.
+
+    Raises GPSError where the agent has one but cannot give it.
+    """
+    make: Callable[..., VisualModel] | None = getattr(agent, "visual_model", None)
+    return None if make is None else make(condition, test=test)

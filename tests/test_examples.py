@@ -88,6 +88,12 @@ def test_own_cost(tmp_path):
     assert off[-1] < 0.1 < 0.5 < off[0]
 
 
+def test_own_plot(tmp_path):
+    text = example("own_plot", tmp_path)
+    points = numbers(r"(?:lowest_cost|custom_speed)\.png: # points", text)
+    assert points == [3, 5 * 80]  # iterations; samples of 80 steps
+
+
 @pytest.mark.slow
 def test_a_file_with_an_agent_or_a_cost_is_an_experiment(tmp_path):
     gps = [sys.executable, "-m", "gps.cli"]

@@ -1,7 +1,7 @@
-"""Seeing a run: `gps gui RUN` in the browser, `gps plot RUN` as files.
+"""Visualisation of runs: `gps gui RUN` in the browser, `gps plot RUN` as files.
 
 `RunReader` reads a stored run piece by piece, also while it is still being written. `progress` and
-`inspect` make of it what is worth seeing, as plain plots; `plot_run` draws them into files::
+`inspect` make plots of it, as plain records; `plot_run` draws them into files::
 
     from gps.gui import RunReader, inspect
     run = RunReader("runs/peg_insertion/20260101-120000-seed0")
@@ -17,19 +17,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gps.gui.figures import draw, page, plot_run
-    from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, inspect, progress
-    from gps.gui.records import RunReader, Sample
+    from gps.gui.plots import (
+        HeatMap,
+        Line,
+        LinePlot,
+        Plot,
+        PlotContext,
+        Table,
+        inspect,
+        load_plots,
+        progress,
+    )
+    from gps.gui.run_reader import RunReader, Sample
 
 __all__ = [
     "HeatMap",
     "Line",
     "LinePlot",
     "Plot",
+    "PlotContext",
     "RunReader",
     "Sample",
     "Table",
     "draw",
     "inspect",
+    "load_plots",
     "page",
     "plot_run",
     "progress",
@@ -37,8 +49,11 @@ __all__ = [
 
 _FOUND_IN = {
     "figures": ("draw", "page", "plot_run"),
-    "plots": ("HeatMap", "Line", "LinePlot", "Plot", "Table", "inspect", "progress"),
-    "records": ("RunReader", "Sample"),
+    "plots": (
+        *("HeatMap", "Line", "LinePlot", "Plot", "PlotContext", "Table"),
+        *("inspect", "load_plots", "progress"),
+    ),
+    "run_reader": ("RunReader", "Sample"),
 }
 
 

@@ -1,14 +1,14 @@
-"""Who may talk to the GUI's server: rules on a request's headers, without any network.
+"""Access control of the GUI's server: rules on a request's headers, without any network.
 
 A page on another site can make the user's browser send requests to `localhost`; a name that its
 owner points at 127.0.0.1 (DNS rebinding) makes them look as if they came from the same site. Hence
 two rules for every request: `Host` names this server, and `Origin`, where there is one, agrees with
-it. Programs that send no `Origin` are no browsers: they are let in, which takes an account on this
-machine, or the token where there is one.
+it. Programs that send no `Origin` are not browsers: they are admitted, which takes an account on
+this machine, or the token where there is one.
 
-With a token, the first page carries `?token=...`; the answer sets a cookie that scripts cannot read
-and other sites cannot send, and everything else needs that cookie. The name of the cookie depends
-on the token, since cookies do not tell the ports of a host apart.
+With a token, the first page carries `?token=...`; the response sets a cookie that scripts cannot
+read and other sites cannot send, and everything else needs that cookie. The name of the cookie
+depends on the token, since cookies do not distinguish the ports of a host.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer in place of what was asked for."""
+    """A response in place of the requested one."""
 
     status: int
     body: str
@@ -55,11 +55,11 @@ class Access:
     """
 
     token: str | None = field(default=None, repr=False)
-    """What the first page has to carry; None lets in everyone who reaches the server."""
+    """Required of the first page; None admits everyone who reaches the server."""
     names: tuple[str, ...] = ()
-    """Names or addresses of this machine that may be asked for, beside those of the loopback."""
+    """Names or addresses of this machine that a request may name, beside the loopback's."""
     any_address: bool = False
-    """Whether every numeric address may be asked for: a number cannot be bound again by DNS."""
+    """Whether a request may name any numeric address: DNS cannot rebind a number."""
 
     def __post_init__(self) -> None:
         if self.token is not None and not _TOKEN.fullmatch(self.token):
@@ -69,7 +69,7 @@ class Access:
         names = tuple(bracketed(name.strip().lower()) for name in self.names)
         for name in names:
             if (split := split_host(name)) is None or split[1] is not None:
-                raise ConfigError(f"{name!r} is no host name; give it without scheme and port")
+                raise ConfigError(f"{name!r} is not a host name; give it without scheme and port")
         object.__setattr__(self, "names", names)
 
     @property
@@ -78,9 +78,9 @@ class Access:
         return f"gps_gui_{hashlib.sha256((self.token or '').encode()).hexdigest()[:12]}"
 
     def answer(self, target: str, headers: Headers) -> Reply | None:
-        """What to answer a GET of `target` (path and query) at once; None to let it pass.
+        """The response to a GET of `target`, path and query; None to pass it on.
 
-        headers: names and values as they came, in any order.
+        headers: names and values as received, in any order.
         """
         hosts, origins = _values(headers, "host"), _values(headers, "origin")
         if len(hosts) != 1 or not self._known(hosts[0]):
@@ -117,7 +117,7 @@ class Access:
         return name in (*LOOPBACK_NAMES, *self.names) or (self.any_address and is_address(name))
 
     def page_headers(self, headers: Headers) -> tuple[tuple[str, str], ...]:
-        """Headers for an answer to a request that was let pass.
+        """Headers for the response to a request that was passed on.
 
         The viewer is one page with its scripts inside; it starts workers from blobs, and the
         heat maps' library is evaluated. What is ruled out is any other host.

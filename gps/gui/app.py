@@ -13,12 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gps.errors import GPSError, StoreError
+from gps.errors import StoreError
 from gps.gui.access import is_loopback, new_token
 from gps.threads import single_thread_environment
 
 if TYPE_CHECKING:
-    from gps.gui.records import RunReader
+    from gps.gui.plots import UserPlots
+    from gps.gui.run_reader import RunReader
     from gps.gui.server import SecureServer
     from gps.pipeline.progress import Choice
 
@@ -32,25 +33,29 @@ def serve(
     run: Path,
     *,
     compare: Sequence[Path] = (),
+    plots: Sequence[Path] = (),
     iteration: int | Choice | None = None,
     host: str | None = None,
     port: int | None = None,
     token: str | None = None,
     parent: int | None = None,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> int:
     """Show a run until Ctrl-C or SIGTERM; returns the exit code.
 
-    iteration: what is selected at first; None for the best of a run at rest, and the newest of one
-    that goes on. host: None for this machine only; any other address needs a token, and gets a
-    random one where none is given. port: None for 8080 or the next free one. parent: a process that
-    is about to make the run: its folder may still be missing, and the page ends with that process.
-    Raises StoreError where there is no run or no such iteration, ConfigError.
+    compare: other runs, for the plots of training progress. plots: files with plots of the user's
+    (see `gps.gui.load_plots`). iteration: what is selected at first; None for the best of a run at
+    rest, and the newest of one that is being made. host: None for this machine only; any other
+    address needs a token, and gets a random one where none is given. port: None for 8080 or the
+    next free one. parent: a process that is about to make the run: its folder may still be missing,
+    and the page ends with that process. report: prints the address. Raises StoreError where there
+    is no run or no such iteration, ExperimentError, ConfigError.
     """
     host = host or "127.0.0.1"
     if token is None and not is_loopback(host):
         token = new_token()
     os.environ |= single_thread_environment()  # for the libraries that are still to be loaded
+    user = _user_plots(plots) if plots else None
     stop = _Stop(parent)
     with ExitStack() as stack:
         server = None
@@ -59,7 +64,7 @@ def serve(
             needed.append(run / "iterations" / f"{iteration:04d}.h5")
         if all(path.is_file() for path in needed):
             # what reads and shows a run takes a second to import: a browser can load meanwhile
-            server = stack.enter_context(_serving(_name(run), host, port, token, say))
+            server = stack.enter_context(_serving(_name(run), host, port, token, report))
         reader = _reader(run, stop, parent is not None)
         if reader is None:
             return 0
@@ -67,24 +72,24 @@ def serve(
             reader.choose(iteration)  # refused now where it is not stored
         others = [_opened(path) for path in compare]
         if server is None:
-            server = stack.enter_context(_serving(reader.name, host, port, token, say))
-        _show(server, reader, others, iteration, stop)
+            server = stack.enter_context(_serving(reader.name, host, port, token, report))
+        _show(server, reader, others, iteration, user, stop)
     return 0
 
 
 @contextmanager
 def _serving(
-    name: str, host: str, port: int | None, token: str | None, say: Callable[[str], None]
+    name: str, host: str, port: int | None, token: str | None, report: Callable[[str], None]
 ) -> Iterator[SecureServer]:
-    """A server for the block; its address is told."""
+    """A server for the block; its address is reported."""
     from gps.gui.server import SecureServer
 
     label = f"gps {name}"
     server = SecureServer(host, PORT if port is None else port, token=token, label=label)
     try:
         if server.note and port is not None:
-            say(f"gui: {server.note}")
-        say(f"gui: {server.url}")
+            report(f"gui: {server.note}")
+        report(f"gui: {server.url}")
         yield server
     finally:
         server.stop()
@@ -95,21 +100,22 @@ def _show(
     reader: RunReader,
     others: list[RunReader],
     iteration: int | Choice | None,
+    user: UserPlots | None,
     stop: Callable[[], bool],
 ) -> None:
     """Keep the page up to date until it is to end."""
     from threadpoolctl import threadpool_limits
 
+    from gps.gui.panels import Page
     from gps.gui.session import Session
-    from gps.gui.view import View
 
     os.nice(5)  # the run comes first
     with threadpool_limits(limits=1):
-        session = Session(reader, others, iteration=iteration)
+        session = Session(reader, others, iteration=iteration, user=user)
         with server.atomic():
-            view = View(server, session)
+            page = Page(server, session)
         while not stop():
-            view.step()
+            page.step()
         session.close()
 
 
@@ -122,9 +128,15 @@ def _name(run: Path) -> str:
 
 
 def _opened(run: Path) -> RunReader:
-    from gps.gui.records import RunReader
+    from gps.gui.run_reader import RunReader
 
     return RunReader(run)
+
+
+def _user_plots(paths: Sequence[Path]) -> UserPlots:
+    from gps.gui.plots import load_plots
+
+    return load_plots(*paths)
 
 
 def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None:
@@ -138,8 +150,6 @@ def _reader(run: Path, stop: Callable[[], bool], wait: bool) -> RunReader | None
         except StoreError:
             if not wait:
                 raise
-        except GPSError:
-            raise
         if stop():
             return None
         time.sleep(_WAIT)
@@ -151,8 +161,8 @@ class _Stop:
     def __init__(self, parent: int | None) -> None:
         self._asked, self._parent = False, parent
         self._belongs = parent is not None and os.getppid() == parent
-        for name in ("SIGINT", "SIGTERM"):
-            signal.signal(getattr(signal, name), self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> Any:
         if self._asked:

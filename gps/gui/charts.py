@@ -1,7 +1,7 @@
 """Plots in the browser: lines by uPlot, heat maps by Plotly, tables as HTML, updated in place.
 
-`uplot_options`, `plotly_figure` and `table_html` turn a plot into what the browser is told; `Chart`
-keeps what it told last, and is silent while that is the same.
+`uplot_options`, `plotly_figure` and `table_html` turn a plot into what is sent to the browser;
+`Chart` keeps what it sent last, and sends nothing while that is the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gps.gui.plots import HeatMap, Line, LinePlot, Plot, Table, axis_of
+from gps.gui.plots.types import HeatMap, Line, LinePlot, Plot, Table, index_axis
 from gps.types import Array
 
 _HUES = (
@@ -68,10 +68,10 @@ def _between(i: int) -> str:
 
 @dataclass(frozen=True)
 class LineData:
-    """Columns over one common axis, as uPlot wants them."""
+    """Columns over one common axis, the form of uPlot's data."""
 
     x: tuple[float, ...]
-    """Ascending; the place of the marker comes twice."""
+    """Ascending; that of the marker occurs twice."""
     columns: tuple[tuple[float | None, ...], ...]
     """One per line and two per band, upper edge first; None is a gap."""
     dropped: int
@@ -100,45 +100,35 @@ def line_data(plot: LinePlot, *, log: bool = False) -> LineData:
 
 
 def _band(line: Line) -> list[Array]:
-    """What is drawn of a line: its values, and upper and lower edge of the band if it has one."""
-    edges = [] if line.low is None or line.high is None else [line.high, line.low]
-    return [line.y, *edges]
+    """Values of a line, and upper and lower edge of its band if it has one."""
+    return [line.y, *(() if line.band is None else reversed(line.band))]
 
 
 def _on(x: Array, grid: Array, y: Array, *, log: bool) -> tuple[tuple[float | None, ...], int]:
-    """Values of one line at `x`, None for gaps, and how many a logarithm has no place for."""
-    good = np.isfinite(y) & np.isfinite(grid)
-    lost = good & (y <= 0) if log else np.zeros_like(good)
-    good &= ~lost
-    known = np.isfinite(grid)
-    order = np.argsort(grid[known], kind="stable")
-    grid, y, good = grid[known][order], y[known][order], good[known][order]
-    if not good.any() or not len(x):
-        return (None,) * len(x), int(lost.sum())
-    # the ends of the segment that holds a place; both are the point itself where there is one
-    left = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 1)
-    right = np.clip(np.searchsorted(grid, x, side="left"), 0, len(grid) - 1)
-    inside = (x >= grid[0]) & (x <= grid[-1]) & good[left] & good[right]
-    width = np.where(grid[right] > grid[left], grid[right] - grid[left], 1.0)
-    share = np.where(grid[right] > grid[left], (x - grid[left]) / width, 0.0)
-    with np.errstate(invalid="ignore"):
-        values = y[left] + share * (y[right] - y[left])
-    column = [v if ok else None for v, ok in zip(values.tolist(), inside, strict=True)]
-    return tuple(column), int(lost.sum())
+    """Values of one line at `x`, None for gaps, and the number that a logarithmic axis drops."""
+    finite = np.isfinite(grid)
+    order = np.argsort(grid[finite], kind="stable")
+    grid, y = grid[finite][order], y[finite][order]
+    dropped = np.isfinite(y) & (y <= 0) if log else np.zeros_like(y, bool)
+    if not len(grid) or not len(x):
+        return (None,) * len(x), int(dropped.sum())
+    y = np.where(np.isfinite(y) & ~dropped, y, np.nan)  # NaN at either end of a segment is a gap
+    values = np.interp(x, grid, y, left=np.nan, right=np.nan)
+    return tuple(None if v != v else v for v in values.tolist()), int(dropped.sum())
 
 
 @dataclass(frozen=True)
 class UplotOptions:
-    """What uPlot is told: its data, which change often, and how they are drawn."""
+    """uPlot's data, which change often, and its options."""
 
     data: tuple[tuple[float | None, ...], ...]
-    looks: dict[str, Any]
+    options: dict[str, Any]
 
 
 def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> UplotOptions | None:
-    """What uPlot is told of a plot; None where it has nothing to draw.
+    """A plot for uPlot; None where it has nothing to draw.
 
-    log: a logarithmic y axis, if the plot is fit for one and has a value above zero.
+    log: a logarithmic y axis, if one makes sense for the plot and a value is above zero.
     """
     log = log and plot.log
     data = line_data(plot, log=log)
@@ -151,14 +141,14 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
     for line in plot.lines:
         hue, at = colour(line.label), len(series)
         series.append({"label": line.label, "stroke": hue, "width": 1.5, "scale": "y"})
-        if line.low is not None and line.high is not None:
+        if line.band is not None:
             edge = {"stroke": "transparent", "scale": "y", "class": _EDGE, "points": _NO_POINTS}
             series += [{"label": f"{line.label}, {which}", **edge} for which in ("high", "low")]
             bands.append({"series": (at + 1, at + 2), "fill": f"{hue}2e"})
     columns = [data.x, *data.columns]
     scales: dict[str, Any] = {"x": {"time": False}, "y": {"distr": 3 if log else 1}}
     if data.x[0] < data.x[-1]:
-        # told, since the page would keep its share of the axis, and sometimes takes it for less
+        # given, since the page would keep its zoom, and sometimes takes the axis for shorter
         scales["x"]["range"] = (data.x[0], data.x[-1])
     if plot.marker is not None:
         columns.append(_marker(data.x, float(plot.marker)))
@@ -169,7 +159,7 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
     if data.dropped:
         values = "value" if data.dropped == 1 else "values"
         title += f" ({data.dropped} {values} not above 0 left out)"
-    looks = {
+    options = {
         "series": tuple(series),
         "bands": tuple(bands) or None,
         "scales": scales,
@@ -183,7 +173,7 @@ def uplot_options(plot: LinePlot, colour: Palette, *, log: bool = False) -> Uplo
         "focus": {"alpha": 0.3},
         "padding": (8, 16, 0, 0),
     }
-    return UplotOptions(tuple(columns), looks)
+    return UplotOptions(tuple(columns), options)
 
 
 _NO_POINTS = {"show": False}
@@ -197,9 +187,9 @@ _AXIS = {
 
 
 def _ticks(plot: LinePlot) -> dict[str, Any]:
-    """What is counted has whole numbers."""
+    """Whole numbers on the axis of an index."""
     whole = {"incrs": tuple(k * 10**n for n in range(7) for k in (1, 2, 5))}
-    return whole if axis_of(plot) else {}
+    return whole if index_axis(plot) else {}
 
 
 def _anything(data: LineData) -> bool:
@@ -297,15 +287,15 @@ def _nothing(title: str) -> str:
 
 
 def prepare(server: Any) -> Any:
-    """Tell the page what all charts need; call it once, outside of any container."""
+    """Send the style sheet of all charts; call it once, outside of any container."""
     return server.gui.add_html(STYLE, order=1e9)
 
 
 class Chart:
-    """One place in the GUI that shows a plot, and another one when told so.
+    """One place in the GUI that shows a plot, or another one in its stead.
 
     container: the folder, tab or panel that it belongs to; None for the one that is current
-    whenever another sort of plot is shown. The chart keeps its place among its neighbours. Charts
+    whenever another kind of plot is shown. The chart keeps its place among its neighbours. Charts
     that share a palette share their colours. Not to be used from several threads at once.
 
     Nothing is ever removed from the page, only hidden: the page applies what belongs together in
@@ -316,26 +306,26 @@ class Chart:
         self._server, self._container = server, container
         self._colour = palette if palette is not None else Palette()
         self._kind = ""
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
         self._handles: dict[str, Any] = {}
         self._note: Any = None
 
     def show(self, plot: Plot, *, log: bool = False) -> bool:
-        """Show a plot; whether the browser had to be told anything.
+        """Show a plot; whether anything was sent to the browser.
 
         log: a logarithmic axis for lines, where it makes sense.
         """
         kind, content = self._content(plot, log)
-        if kind == self._kind and content == self._told[kind]:
+        if kind == self._kind and content == self._sent[kind]:
             return False
         if kind not in self._handles:
             self._create(kind, content)
-        elif content != self._told[kind]:
+        elif content != self._sent[kind]:
             self._update(kind, content)
         if kind != self._kind:
             self.hide()
             self._handles[kind].visible = True
-        self._kind, self._told[kind] = kind, content
+        self._kind, self._sent[kind] = kind, content
         return True
 
     def hide(self) -> None:
@@ -353,9 +343,7 @@ class Chart:
             order = self._handles[self._kind].order + 0.5  # charts are a whole number apart
             with self._container if self._container is not None else nullcontext():
                 self._note = self._server.gui.add_html("", order=order, visible=False)
-        for name, value in (("content", content), ("visible", bool(content))):
-            if getattr(self._note, name) != value:
-                setattr(self._note, name, value)
+        set_changed(self._note, content=content, visible=bool(content))
 
     @property
     def visible(self) -> bool:
@@ -367,8 +355,8 @@ class Chart:
         """What a click in the chart is reported with; empty where no chart is shown."""
         if self._kind in ("lines", "point"):
             return str(self._handles[self._kind]._impl.uuid)
-        told: Any = self._told.get(self._kind)
-        return str(told["layout"]["meta"]) if self._kind == "heat map" else ""
+        sent: Any = self._sent.get(self._kind)
+        return str(sent["layout"]["meta"]) if self._kind == "heat map" else ""
 
     def _content(self, plot: Plot, log: bool) -> tuple[str, Any]:
         if isinstance(plot, LinePlot):
@@ -383,13 +371,13 @@ class Chart:
         return "text", table_html(plot)
 
     def _create(self, kind: str, content: Any) -> None:
-        """An element of another sort in the same place."""
+        """An element of another kind in the same place."""
         gui = self._server.gui
         order = next((handle.order for handle in self._handles.values()), None)
         with self._container if self._container is not None else nullcontext():
             if kind in ("lines", "point"):
                 columns = tuple(np.array(c, dtype=float) for c in content.data)
-                handle = gui.add_uplot(columns, aspect=_ASPECT, **content.looks, order=order)
+                handle = gui.add_uplot(columns, aspect=_ASPECT, **content.options, order=order)
                 self._send(handle, content.data)
             elif kind == "heat map":
                 rows = len(content["data"][0]["y"])
@@ -400,12 +388,12 @@ class Chart:
         self._handles[kind] = handle
 
     def _update(self, kind: str, content: Any) -> None:
-        handle, told = self._handles[kind], self._told[kind]
+        handle, sent = self._handles[kind], self._sent[kind]
         if kind in ("lines", "point"):
-            for name, value in content.looks.items():
-                if told.looks[name] != value:
+            for name, value in content.options.items():
+                if sent.options[name] != value:
                     setattr(handle, name, value)
-            if told.data != content.data:
+            if sent.data != content.data:
                 self._send(handle, content.data)
         elif kind == "heat map":
             handle.figure = _Figure(content)
@@ -420,8 +408,15 @@ class Chart:
             handle.data = tuple(np.array(column, dtype=float) for column in data)
 
 
+def set_changed(handle: Any, **values: Any) -> None:
+    """Set those properties of a widget that differ; nothing is sent for the others."""
+    for name, value in values.items():
+        if getattr(handle, name) != value:
+            setattr(handle, name, value)
+
+
 class _Figure:
-    """A figure as far as viser looks at it; plotly's own takes half a second to import."""
+    """The interface of a figure that viser uses; plotly's own takes half a second to import."""
 
     def __init__(self, figure: dict[str, Any]) -> None:
         self._figure = figure
@@ -432,4 +427,4 @@ class _Figure:
 
 
 __all__ = ["STYLE", "Chart", "LineData", "Palette", "UplotOptions", "line_data", "plotly_figure"]
-__all__ += ["prepare", "table_html", "uplot_options"]
+__all__ += ["prepare", "set_changed", "table_html", "uplot_options"]

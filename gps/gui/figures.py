@@ -1,4 +1,4 @@
-"""Plots as PNG files, drawn by matplotlib without a screen and without its global state."""
+"""Plots as PNG files, drawn by matplotlib without a display and without its global state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ConfigError, StoreError
-from gps.gui.plots import TOPICS, HeatMap, LinePlot, Plot, Table, progress, topic
-from gps.gui.records import RunReader
+from gps.gui.plots import (
+    TOPICS,
+    HeatMap,
+    LinePlot,
+    Plot,
+    PlotContext,
+    Table,
+    load_plots,
+    progress,
+    topic_plots,
+)
+from gps.gui.plots.user import TOPIC
+from gps.gui.run_reader import RunReader
 from gps.pipeline.progress import Choice
 from gps.types import Array
 
@@ -41,7 +52,7 @@ def draw(
 ) -> bytes:
     """A plot as PNG, also written to `path` where one is given.
 
-    log: logarithmic axis where the plot says that it makes sense and its values are above zero.
+    log: logarithmic axis where it makes sense for the plot and its values are above zero.
     size: width and height in inches; heat maps and tables grow with their rows. Raises ConfigError
     without matplotlib, StoreError when the file cannot be written.
     """
@@ -52,29 +63,29 @@ def draw(
 
 def page(
     plots: Sequence[Plot],
-    picture: npt.NDArray[np.uint8] | None = None,
+    image: npt.NDArray[np.uint8] | None = None,
     *,
     title: str = "",
     log: bool = False,
     columns: int = 2,
 ) -> bytes:
-    """Plots side by side in one PNG, below a picture (height, width, 3) where one is given."""
+    """Plots side by side in one PNG, below an image (height, width, 3) where one is given."""
     columns = max(1, min(columns, len(plots)))
     lines = [list(plots[i : i + columns]) for i in range(0, len(plots), columns)]
     heights = [max(SIZE[1], *map(_height, line)) for line in lines]
     width = SIZE[0] * columns
-    if picture is not None:
-        heights.insert(0, min(width * picture.shape[0] / picture.shape[1], 7.0))
+    if image is not None:
+        heights.insert(0, min(width * image.shape[0] / image.shape[1], 7.0))
     if not heights:
-        raise ConfigError("a page needs a plot or a picture; give at least one")
+        raise ConfigError("a page needs a plot or an image; give at least one")
     figure = _figure((width, sum(heights) + 0.4 * bool(title)))
     if title:
         figure.suptitle(title)
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     parts = list(parts[:, 0])
-    if picture is not None:
+    if image is not None:
         axes = parts[0].subplots()
-        axes.imshow(picture)
+        axes.imshow(image)
         axes.set_axis_off()
         parts = parts[1:]
     for part, line in zip(parts, lines, strict=True):
@@ -97,10 +108,11 @@ def numbers(plot: Plot) -> str:
     if isinstance(plot, LinePlot):
         out.writerow(("line", plot.x_label, plot.y_label, "low", "high"))
         for line in plot.lines:
-            empty = [""] * len(line.x)
-            low = empty if line.low is None else map(_number, line.low)
-            high = empty if line.high is None else map(_number, line.high)
-            values = zip(map(_number, line.x), map(_number, line.y), low, high, strict=True)
+            edges = [
+                [""] * len(line.x) if edge is None else map(_number, edge)
+                for edge in (line.low, line.high)
+            ]
+            values = zip(map(_number, line.x), map(_number, line.y), *edges, strict=True)
             out.writerows((line.label, *row) for row in values)
     elif isinstance(plot, HeatMap):
         out.writerow((plot.unit or "row", *map(_number, plot.x)))
@@ -121,22 +133,26 @@ def plot_run(
     sample: int = 0,
     t: int | None = None,
     compare: Sequence[str | Path] = (),
+    plots: Sequence[str | Path] = (),
     log: bool = False,
 ) -> list[Path]:
-    """Write the charts of a run as PNG, and their numbers as CSV beside them.
+    """Write the plots of a run as PNG, and their numbers as CSV beside them.
 
     `out/progress/NAME.png` shows the whole run, together with the runs in `compare`;
     `out/iteration_0012/condition_0/TOPIC_NAME.png` one condition of one iteration. iteration:
     `best` (see `gps.pipeline.progress`), `last` or a number. condition: None takes condition 0.
-    sample, t: as for `plots.inspect`. log:
-    logarithmic axes where they make sense. Returns the PNG files.
+    sample, t: as for `plots.inspect`. plots: files with plots of the user's (see
+    `gps.gui.load_plots`). log: logarithmic axes where they make sense. Returns the PNG files.
 
-    Raises StoreError (no run, no such iteration, a file that cannot be written) and ConfigError (no
-    such condition or sample, another word for the iteration; matplotlib is missing).
+    Raises StoreError (no run, no such iteration, a file that cannot be written), ConfigError (no
+    such condition or sample, another word for the iteration; matplotlib is missing; a plot of the
+    user's that cannot be made, after all others have been written) and ExperimentError (a file of
+    `plots` that cannot be executed).
     """
     _matplotlib()
+    user = load_plots(*plots)
     run = RunReader(path)
-    others = [RunReader(other) for other in compare]
+    runs = [run, *map(RunReader, compare)]
     n = run.choose(iteration)
     m = 0 if condition is None else condition
     if n is not None:
@@ -148,12 +164,23 @@ def plot_run(
         if t is not None and controller is not None and not 0 <= t < controller.T:
             raise ConfigError(f"time step must be in 0..{controller.T - 1}, got {t}")
     out = Path(out)
-    files = [_write(plot, out / "progress", plot.name, log) for plot in progress([run, *others])]
+    made = progress(runs)
+    custom = user.progress(runs, taken=[plot.name for plot in made])
+    failures = custom.failures
+    files = [_write(plot, out / "progress", plot.name, log) for plot in [*made, *custom.plots]]
     if n is not None:
         folder = out / f"iteration_{n:04d}" / f"condition_{m}"
+        context = PlotContext(run, n, m, sample, t)
         for name in TOPICS:
-            for plot in topic(name, run, n, m, sample, t):
+            for plot in topic_plots(name, context):
                 files.append(_write(plot, folder, f"{name}_{plot.name}", log))
+        custom = user.condition(context)
+        failures += custom.failures
+        files += [_write(plot, folder, f"{TOPIC}_{plot.name}", log) for plot in custom.plots]
+    for failure in failures:
+        failure.log()
+    if failures:
+        raise ConfigError("; ".join(failure.text for failure in failures))
     if not files:
         raise StoreError(f"{run.path} holds nothing to plot yet: no iteration is stored")
     return files
@@ -171,7 +198,7 @@ def _write(plot: Plot, folder: Path, name: str, log: bool) -> Path:
 
 
 def _number(value: float) -> str:
-    return repr(float(value)) if math.isfinite(value) else str(float(value))
+    return repr(float(value))
 
 
 # --- drawing
@@ -239,18 +266,18 @@ def _lines(axes: Axes, plot: LinePlot, log: bool) -> None:
     families = list(dict.fromkeys(line.label.split(",")[0] for line in plot.lines))
     colours = _colours(len(families))
     logarithmic = log and plot.log and _can_be_log(plot)
-    seen: dict[str, int] = {}
+    count: dict[str, int] = {}
     for line in plot.lines:
         family = line.label.split(",")[0]
         colour = colours[families.index(family)]
-        style = _STYLES[seen.get(family, 0) % len(_STYLES)]
-        seen[family] = seen.get(family, 0) + 1
-        marker = "o" if len(line.x) <= 25 else None  # a single point would not be seen as a line
+        style = _STYLES[count.get(family, 0) % len(_STYLES)]
+        count[family] = count.get(family, 0) + 1
+        marker = "o" if len(line.x) <= 25 else None  # a single point makes no line
         # zeros are gaps on a logarithmic axis, not falls to its lower end
         y = np.where(line.y > 0, line.y, np.nan) if logarithmic else line.y
         axes.plot(line.x, y, style, color=colour, label=line.label, lw=1.4, marker=marker, ms=3)
-        if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, lw=0)
+        if line.band is not None:
+            axes.fill_between(line.x, *line.band, color=colour, alpha=0.18, lw=0)
     if plot.marker is not None:
         axes.axvline(plot.marker, color="0.35", lw=0.8, ls=":")
     axes.set_xlabel(plot.x_label)
@@ -278,7 +305,7 @@ def _can_be_log(plot: LinePlot) -> bool:
 
 
 def _legend(axes: Axes) -> None:
-    """Beside the data, not over them; a long one is cut and says so."""
+    """Beside the data, not over them; a long one is cut, with a note."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2 and not any("," in label or " " in label for label in labels):
         return

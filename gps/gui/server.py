@@ -1,11 +1,11 @@
-"""The web server of the GUI: viser, for those alone whom `gps.gui.access` lets in.
+"""The web server of the GUI: viser behind the access control of `gps.gui.access`.
 
-viser 1.1 answers every request, takes web sockets from pages of any site, moves on to another port
-without a word, prints, and can open a tunnel to a public relay. It has no options for these, so its
+viser 1.1 answers every request, accepts web sockets from pages of any site, takes another port
+silently, prints, and can open a tunnel to a public relay. It has no options for these, so its
 two functions that start a server run here in copies, whose global names `websockets`, `infra` and
 `rich` are ours. Nothing of viser itself is changed, and other servers in the process stay as they
-are. A viser that looks otherwise is refused, and one that gets around our `serve` finds no
-address that it could listen on.
+are. A viser with other internals is refused, and one that bypasses our `serve` finds no address to
+listen on.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _SHARE = (_messages.ShareUrlRequest, _messages.ShareUrlDisconnect)
 
 
 class SecureServer(viser.ViserServer):
-    """A viser server that asks `Access` before it answers anything.
+    """A viser server whose requests are all checked by `Access`.
 
     host: address to listen on; others than the loopback's need a token, and `names` are then the
-    names by which this machine is asked for, beside the host itself. port: 0 takes a free one; if
-    it is taken, the next free one is used and `note` says so. Raises ConfigError for a host
+    names of this machine that requests may use, beside the host itself. port: 0 takes a free one;
+    if it is taken, the next free one is used, with a `note`. Raises ConfigError for a host
     without a token, and GPSError where nothing can listen there or this version of viser cannot be
     guarded.
     """
 
     note: str = ""
-    """One line if the port is not the one that was asked for, else empty."""
+    """One line if the port is not the requested one, else empty."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SecureServer(viser.ViserServer):
     ) -> None:
         if not is_loopback(host) and token is None:
             raise ConfigError(
-                f"host {host!r} lets other machines in, which needs a token; or stay with "
+                f"host {host!r} admits other machines, which needs a token; or stay with "
                 "127.0.0.1 and use ssh -L PORT:localhost:PORT"
             )
         wild = host in WILDCARDS
@@ -125,7 +125,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((address[0], attempt, *address[2:]))
-            sock.listen(100)  # two that are bound to one port are told apart only now
+            sock.listen(100)  # two sockets bound to one port conflict only now
         except OSError as error:
             sock.close()
             if error.errno == errno.EADDRINUSE:
@@ -173,7 +173,7 @@ class _GuardedServer(infra.WebsockServer):
             super().register_handler(message_cls, callback)
 
     def _background_worker(self, ready_sem: threading.Semaphore) -> None:
-        """Run the event loop; whatever happens, whoever waits for the start goes on."""
+        """Run the event loop; whatever happens, the thread that waits for the start is released."""
         server = _like(websockets.asyncio.server, serve=self._gate.serve)
         ours = _like(websockets, asyncio=_like(websockets.asyncio, server=server))
         work = _with_globals(infra.WebsockServer._background_worker, websockets=ours)
@@ -204,7 +204,7 @@ def _response(reply: Reply) -> Response:
 
 
 def _quiet_log() -> logging.Logger:
-    """Where websockets logs to: ours, without a traceback for every visitor that hangs up."""
+    """The log of websockets: ours, without a traceback for every connection that is closed."""
     quiet = log.getChild("websockets")
     if not quiet.filters:
         quiet.addFilter(lambda record: not record.getMessage().startswith(_USUAL))
@@ -218,7 +218,7 @@ _USUAL = ("opening handshake failed", "connection rejected")
 
 
 def check_viser() -> None:
-    """Raise GPSError if viser's inside is not what the guard was written for."""
+    """Raise GPSError if viser's internals are not those that the guard was written for."""
     missing = [
         f"{what} of {function.__qualname__}"
         for function, names in (
@@ -228,7 +228,7 @@ def check_viser() -> None:
         for what in names
         if what not in _names_of(function.__code__)
     ]
-    if not hasattr(_infra, "websockets") or not hasattr(_viser, "infra"):
+    if "websockets" not in vars(_infra) or "infra" not in vars(_viser):
         missing.append("imports")
     if "process_request" not in _keywords_of(infra.WebsockServer._background_worker.__code__):
         missing.append("process_request")
@@ -240,7 +240,7 @@ def check_viser() -> None:
 
 
 def _with_globals(function: Any, **names: Any) -> Callable[..., Any]:
-    """A copy of a function with other values for some of its global names, and no printing."""
+    """A copy of a function with other values for some of its globals, and no printing."""
     scope = {**function.__globals__, **names, "__builtins__": _no_printing()}
     code, defaults = function.__code__, function.__defaults__
     copy = FunctionType(code, scope, function.__name__, defaults, function.__closure__)

@@ -1,77 +1,97 @@
-"""What a page of the GUI is about: the run, what is selected of it, and what is told to it.
+"""What the page shows: a run, what is selected of it, and the data of that selection.
 
-No browser and no viser: the view asks for plots, places and texts, and hands in what the user does.
+Neither viser nor a browser is needed: the panels ask for plots, geometry and text.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
-from gps.errors import ConfigError, GPSError, SimulationError, StoreError
-from gps.gui import plots, scene
-from gps.gui.plots import Plot
-from gps.gui.records import RunReader
-from gps.pipeline import changes as live
+from gps.errors import ConfigError, GPSError, SimulationError
+from gps.fields import Shape
+from gps.gui import plots
+from gps.gui.geometry import (
+    AgentGeometry,
+    Ball,
+    Ellipsoids,
+    agent_geometry,
+    joint_targets_of,
+    marginal_ellipsoids,
+    mean_path,
+    sample_paths,
+    targets_of,
+)
+from gps.gui.plots import LinePlot, Plot, PlotContext, UserPlots
+from gps.gui.plots.types import index_axis
+from gps.gui.plots.user import TOPIC as USER_TOPIC
+from gps.gui.plots.user import Failure, Made
+from gps.gui.run_monitor import RunMonitor
+from gps.gui.run_reader import RunReader
 from gps.pipeline import progress
-from gps.pipeline.control import Command, Connection, Status, connect
-from gps.types import Array, Images
+from gps.pipeline.stages import Evaluation
+from gps.protocols import HasCameras
+from gps.types import Array, Images, Record
 
-SOURCES = ("sample", "policy", "local controller")
-"""What is replayed: a stored sample, or a noise-free rollout that is simulated when asked for."""
 Source = Literal["sample", "policy", "local controller"]
-BESIDE = 6
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""What is played back: a stored sample, or a noise-free rollout that is simulated on demand."""
+MAX_CONDITIONS = 6
 """Conditions that are shown side by side at most."""
-_RETRY = 1.0  # seconds between tries to reach the run
-_LOG_LINES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is looked at; numbers that the run does not have are brought into its range."""
+    """What is selected; numbers that the run does not have are clipped to its range."""
 
     iteration: int = 0
     """0 before the first."""
     newest: bool = True
-    """Whether to go along with the run."""
+    """Whether to follow the run."""
     best: bool = False
-    """Whether the iteration was selected as the best of a run at rest; should the run go on, the
-    newest is."""
+    """Whether the iteration was selected as the best of a run at rest; should the run be resumed,
+    the newest is selected."""
     condition: int = 0
     sample: int = 0
     t: int = 0
     source: Source = "sample"
-    beside: str = ""
+    others: str = ""
     """Other conditions to show: their numbers, as in `1, 3`, or `all`."""
     topic: str = plots.TOPICS[0]
 
 
 @dataclass(frozen=True, eq=False)
-class Replay:
-    """One rollout to be replayed."""
+class SelectedRollout(Record):
+    """The rollout of a condition that is played back."""
 
-    X: Array  # (T, nx)
-    text: str
-    """What it is, with its cost where that is known."""
+    X: Annotated[Array, Shape("T nx")]
+    label: str
+    """Its origin, with its cost where that is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraImage:
+    """The image of one camera at the selected step."""
+
+    camera: str
+    image: Images
+    """(height, width, 3)"""
+    feature_points: Array | None
+    """(k, 2) of the policy, as column and row in pixels; None for a policy without."""
 
 
 class Session:
     """A run and what is selected of it. One thread at a time.
 
-    iteration: what is selected at first; None for the best of a run at rest, and the newest of one
-    that goes on. StoreError where it is not stored. clock: seconds; tests have their own.
+    compare: runs that are shown beside it in the plots of training progress. iteration: what is
+    selected at first; None for the best of a run at rest, and the newest of one that is being made.
+    user: plots of the user's. StoreError where the iteration is not stored. clock: seconds; tests
+    have their own.
     """
 
     def __init__(
@@ -80,233 +100,48 @@ class Session:
         compare: Sequence[RunReader] = (),
         *,
         iteration: int | progress.Choice | None = None,
+        user: UserPlots | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run, self.compare = run, list(compare)
+        self.monitor = RunMonitor(run, clock=clock)
         self.selection = Selection()
-        self._clock, self._tried = clock, -math.inf
-        self._connection: Connection | None = None
-        self._last: Status | None = None
-        self._stored: tuple[Any, dict[str, str]] | None = None  # settings of a run at rest
-        self._agent_views: dict[int, scene.AgentView] = {}
-        self._child: subprocess.Popen[bytes] | None = None
-        self._judge()
+        self._user = user or UserPlots()
+        self._geometries: dict[int, AgentGeometry] = {}
+        self._failures: dict[str, list[Failure]] = {}
         self.select()
-        self._open(iteration)
-
-    # what the run does
+        self._select_first(iteration)
 
     def poll(self) -> bool:
-        """Look for what is new; whether the stored files are not what they were."""
-        self._reach()
-        fresh = self.run.refresh()
-        for other in self.compare:
-            fresh = other.refresh() or fresh
-        if fresh:
-            self._judge()
+        """Look for changes; whether the stored files have changed."""
+        self.monitor.reconnect()
+        changed = any([run.refresh() for run in (self.run, *self.compare)])
+        if changed:
+            self.monitor.evaluate_progress()
             self.select()
-        if self.selection.best and (self.connected or self.writer()):
+        if self.selection.best and self.monitor.active:
             self.select(newest=True)
-        return fresh
+        return changed
 
-    def _judge(self) -> None:
-        reached = self.run.results
-        self._best = progress.best_iteration(reached)
-        self._course = [
-            text for text in (progress.summary(reached), progress.standing(reached)) if text
-        ]
-        self._converged = progress.converged(reached)
+    def errors(self) -> list[str]:
+        """Those of the run, and of the user's plots that are shown, a line each."""
+        failures = [failure for some in self._failures.values() for failure in some]
+        return [*self.monitor.errors(), *(failure.text for failure in failures)]
 
-    @property
-    def course(self) -> str:
-        """How far the run has come: its best iteration, and whether it has converged."""
-        return "; ".join(self._course)
+    # selection
 
-    def _open(self, iteration: int | progress.Choice | None) -> None:
-        """Select what is looked at first."""
+    def _select_first(self, iteration: int | progress.Choice | None) -> None:
         automatic = iteration is None
         if iteration is None:
-            iteration = "last" if self.writer() else "best"
+            iteration = "last" if self.monitor.writer() else "best"
         n = self.run.choose(iteration)
         if n and n != self.run.last:
             self.select(iteration=n, newest=False, best=automatic)
 
-    def _reach(self) -> None:
-        if self._connection is not None:
-            self._last = self._connection.status or self._last
-            if self._connection.open:
-                return
-            self._connection.close()
-            self._connection = None
-        if self._clock() - self._tried >= _RETRY:
-            self._tried = self._clock()
-            with suppress(StoreError):
-                self._connection = connect(self.run.path)
-                self._last = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether the run's process takes commands from here."""
-        return self._connection is not None and self._connection.open
-
-    @property
-    def status(self) -> Status:
-        """What the run is doing; of a run that nobody makes, what it was left as."""
-        if self._connection is not None and self._last is not None:
-            return self._last
-        last = self.run.last or 0
-        total = self._total()
-        if self._last is not None and not self._last.alive:
-            return replace(self._last, iteration=last, commands=())
-        owner = self.writer()
-        if owner:
-            note = f"{owner} writes to it; it can be watched from here, but not steered"
-            return Status(state="running", iteration=last, total=total, note=note, commands=())
-        if self._failure():
-            return Status(state="failed", iteration=last, total=total, commands=())
-        early = self._converged or "asynchronous" in self.run.info
-        if early and self._last_line()[1].endswith("the run is done"):
-            total = last  # how many iterations or snapshots there are is known at the end only
-        if last >= total > 0:
-            note = self._took()
-            return Status(state="done", iteration=last, total=total, note=note, commands=())
-        note = f"{self._took()}; go on here or with: gps resume {self.run.path}"
-        return Status(state="stopped", iteration=last, total=total, note=note, commands=())
-
-    def writer(self) -> str:
-        """The process that holds the run's lock, in words; empty when it is gone or this one."""
-        try:
-            lock = json.loads((self.run.path / "lock").read_text())
-            pid, host = int(lock["pid"]), str(lock["host"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-        if host != socket.gethostname():
-            return f"process {pid} on {host}"
-        return f"process {pid}" if Path(f"/proc/{pid}").exists() else ""
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The options that can change between iterations, with their present values."""
-        if self._connection is not None and self._last is not None and self._last.settings:
-            return dict(self._last.settings)
-        try:
-            made, last = self.run.folder.changes(), self.run.last or 0
-            key = (made.options(last + 1), last)
-            if self._stored is None or self._stored[0] != key:
-                experiment = made.apply(self.run.experiment, last + 1)
-                found = {n: live.text(s.value) for n, s in live.live_options(experiment).items()}
-                self._stored = key, found
-            return dict(self._stored[1])
-        except GPSError:
-            return {}
-
-    def _took(self) -> str:
-        """How long the stored iterations took."""
-        return f"its iterations took {duration(sum(r.get('seconds', 0.0) for r in self.run.rows))}"
-
-    def _total(self) -> int:
-        """Iterations that the run is to have; 0 if unknown. The experiment is not loaded for it."""
-        try:
-            last, info = self.run.last or 0, self.run.info
-            changed = self.run.folder.changes().options(last + 1).get("iterations")
-            return int(info["experiment"]["fields"]["iterations"] if changed is None else changed)
-        except (GPSError, KeyError, TypeError, ValueError):
-            return 0
-
-    def describe(self, option: str) -> str:
-        """What an option is, in the words of its documentation."""
-        try:
-            found = live.live_options(self.run.experiment).get(option)
-        except GPSError:
-            return ""
-        return "" if found is None else found.help
-
-    def send(self, command: Command) -> None:
-        """Tell the run something; raises ConfigError, StoreError when nobody makes it."""
-        if self._connection is None:
-            raise StoreError(
-                "no process makes this run now"
-                + (f"; {self.writer()} writes to it" if self.writer() else "; go on with it first")
-            )
-        self._connection.send(command)
-
-    @property
-    def can_resume(self) -> bool:
-        """Whether nobody makes the run, so that it can be gone on with."""
-        return not self.connected and not self.writer() and self.run.last is not None
-
-    def resume(self, iterations: int | None = None) -> None:
-        """Go on with the run, in a process of its own that outlives the page.
-
-        iterations: the total to reach; None takes the run's. Raises StoreError.
-        """
-        if not self.can_resume:
-            raise StoreError("the run is being made already, or has no whole iteration")
-        total = self._total() if iterations is None else iterations
-        if total <= (self.run.last or 0):
-            raise StoreError(
-                f"the run has reached its {total} iterations; give a larger number to go on"
-            )
-        argv = [sys.executable, "-m", "gps.cli", "resume", str(self.run.path)]
-        if iterations is not None:
-            argv += ["--iterations", str(iterations)]
-        self._child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        self._last = None
-
-    def resume_error(self) -> str:
-        """Why a run that was resumed from here ended, in its own words; empty if all is well."""
-        if self._child is None or self._child.poll() in (None, 0):
-            return ""
-        text = b"" if self._child.stderr is None else self._child.stderr.read()
-        self._child = None
-        lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "the process ended without a word"
-
-    def log(self) -> list[str]:
-        """The last lines of the run's log, oldest first."""
-        try:
-            with open(self.run.path / "log.txt", "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return []
-        return lines[-_LOG_LINES:]
-
-    def errors(self) -> list[str]:
-        """What has gone wrong, a line each: it stays until the run goes on without it."""
-        text = ""
-        if self._last is not None and self._last.state == "failed":
-            text = self._last.note
-        elif not self.connected and not self.writer():
-            text = self._failure()
-        if text and self.run.iterations:
-            text += f"; go on with: gps resume {self.run.path}"
-        return [*self.run.problems, *([text] if text else [])]
-
-    def _failure(self) -> str:
-        """The error that ended the run, by the last line of its log; empty if none did."""
-        level, text = self._last_line()
-        return text if level == "error" else ""
-
-    def _last_line(self) -> tuple[str, str]:
-        """Level and text of the last line of the log; empty if there is none."""
-        lines = self.log()
-        _, level, text = (*lines[-1].split(" ", 2), "", "")[:3] if lines else ("", "", "")
-        return level, text
-
-    # what is selected
-
     def select(self, **values: Any) -> Selection:
-        """Select something else; returns what is selected now. ConfigError for wrong conditions."""
+        """Change the selection; returns the new one. ConfigError for wrong conditions."""
         new = replace(self.selection, **values)
-        self._beside(new.beside)
+        self._other_conditions(new.others)
         numbers = [n for n in self.run.iterations if n > 0]
         if values.keys() & {"iteration", "newest"} and "best" not in values:
             new = replace(new, best=False)
@@ -323,19 +158,18 @@ class Session:
             condition=_clip(new.condition, self.run.conditions),
             sample=_clip(new.sample, samples),
         )
-        self.selection = replace(new, t=_clip(new.t, self._steps(new)))
+        rollout = self.run.rollout(iteration, new.condition, new.sample) if iteration else None
+        self.selection = replace(new, t=_clip(new.t, 0 if rollout is None else len(rollout.X)))
         return self.selection
 
-    def _steps(self, s: Selection) -> int:
-        rollout = self.run.rollout(s.iteration, s.condition, s.sample) if s.iteration else None
-        return 0 if rollout is None else len(rollout.X)
-
-    def shown(self) -> list[int]:
+    @property
+    def conditions(self) -> list[int]:
         """The conditions that are shown, the selected one first."""
         s = self.selection
-        return [s.condition, *(m for m in self._beside(s.beside) if m != s.condition)][:BESIDE]
+        others = (m for m in self._other_conditions(s.others) if m != s.condition)
+        return [s.condition, *others][:MAX_CONDITIONS]
 
-    def _beside(self, text: str) -> list[int]:
+    def _other_conditions(self, text: str) -> list[int]:
         count = self.run.conditions
         if text.strip().lower() == "all":
             return list(range(count))
@@ -347,16 +181,9 @@ class Session:
             )
         return list(dict.fromkeys(map(int, words)))
 
-    def agent_view(self, m: int) -> scene.AgentView:
-        """What there is to see of a condition."""
-        if m not in self._agent_views:
-            try:
-                self._agent_views[m] = scene.agent_view_of(self.run.agent, m)
-            except GPSError as error:
-                self._agent_views[m] = scene.AgentView(note=str(error))
-        return self._agent_views[m]
+    # playback and scene
 
-    def replay(self, m: int) -> Replay | None:
+    def rollout(self, m: int) -> SelectedRollout | None:
         """The selected rollout of a condition; None where there is none. SimulationError."""
         s = self.selection
         if not s.iteration:
@@ -366,23 +193,22 @@ class Session:
             cost = self.run.cost_samples(s.iteration, m)
             if rollout is None:
                 return None
-            shown = "" if cost is None else f", cost {cost[s.sample].sum():.5g}"
-            text = f"condition {m}, sample {s.sample} of iteration {s.iteration}{shown}"
-            return Replay(rollout.X, text)
-        found = self._scored(m)
+            total = "" if cost is None else f", cost {cost[s.sample].sum():.5g}"
+            label = f"condition {m}, sample {s.sample} of iteration {s.iteration}{total}"
+            return SelectedRollout(rollout.X, label)
+        found = self._evaluation(m)
         if found is None:
             return None
-        text = (
+        label = (
             f"condition {m}, {s.source} after iteration {s.iteration} without noise, "
             f"cost {found.cost[0]:.5g}"
         )
-        return Replay(found.rollouts.X[0], text)
+        return SelectedRollout(found.rollouts.X[0], label)
 
-    def _scored(self, m: int) -> Any:
-        """The noise-free rollout that is selected to be replayed; see `RunReader.score_rollout`."""
+    def _evaluation(self, m: int) -> Evaluation | None:
+        """The noise-free rollout that is selected; see `RunReader.evaluation`."""
         s = self.selection
-        who: Literal["policy", "local"] = "policy" if s.source == "policy" else "local"
-        return self.run.score_rollout(s.iteration, m, who)
+        return self.run.evaluation(s.iteration, m, "policy" if s.source == "policy" else "local")
 
     @property
     def dt(self) -> float:
@@ -392,94 +218,144 @@ class Session:
         except GPSError:
             return 0.05
 
+    def geometry(self, m: int) -> AgentGeometry:
+        """What can be drawn of the agent in a condition."""
+        if m not in self._geometries:
+            try:
+                self._geometries[m] = agent_geometry(self.run.agent, m)
+            except GPSError as error:
+                self._geometries[m] = AgentGeometry(note=str(error))
+        return self._geometries[m]
+
     def sample_paths(self, m: int) -> Array | None:
         """Paths (k, T, 3) of the end points of all samples, in m."""
-        points, s = self.agent_view(m).points, self.selection
-        rollouts = self.run.rollouts(s.iteration, m) if s.iteration and points else None
-        return (
-            None if rollouts is None or points is None else scene.sample_paths(points, rollouts.X)
-        )
+        points, s = self.geometry(m).points, self.selection
+        if not s.iteration or points is None:
+            return None
+        rollouts = self.run.rollouts(s.iteration, m)
+        return None if rollouts is None else sample_paths(points, rollouts.X)
 
     def policy_paths(self, m: int) -> Array | None:
         """Paths (k, T, 3) of the policy's noise-free rollout after the iteration, in m."""
-        points, s = self.agent_view(m).points, self.selection
+        points, s = self.geometry(m).points, self.selection
         if not s.iteration or points is None:
             return None
         try:
-            found = self.run.score_rollout(s.iteration, m, "policy")
+            found = self.run.evaluation(s.iteration, m, "policy")
         except SimulationError:
             return None
-        return None if found is None else scene.sample_paths(points, found.rollouts.X)
+        return None if found is None else sample_paths(points, found.rollouts.X)
 
-    def plan(self, m: int) -> tuple[Array, scene.Ellipsoids] | None:
-        """The improved controller's mean path (k, T, 3), and ellipsoids of two deviations."""
-        points, s = self.agent_view(m).points, self.selection
-        marginals = getattr(self.run.dual(s.iteration, m), "marginals", None)
-        if not s.iteration or points is None or marginals is None:
+    def plan(self, m: int) -> tuple[Array, Ellipsoids] | None:
+        """Mean path (k, T, 3) of the improved controller, and ellipsoids of two standard
+        deviations."""
+        points, s = self.geometry(m).points, self.selection
+        found = self.run.search(s.iteration, m)
+        if not s.iteration or points is None or found is None or found.marginals is None:
             return None
-        T = len(marginals.mean)
-        steps = sorted({round(t) for t in np.linspace(0, T - 1, 12)})
-        some = scene.marginal_ellipsoids(points, marginals.mean, marginals.cov, steps)
-        return scene.mean_path(points, marginals.mean), some
+        mean, cov = found.marginals.mean, found.marginals.cov
+        steps = sorted({round(t) for t in np.linspace(0, len(mean) - 1, 12)})
+        some = marginal_ellipsoids(points, mean, cov, steps)
+        return mean_path(points, mean), some
 
-    def targets(self, m: int) -> tuple[scene.Ball, ...]:
-        """Targets and obstacles of the experiment's costs: as places, and as joint positions."""
+    def targets(self, m: int) -> tuple[Ball, ...]:
+        """Targets and obstacles of the experiment's costs: positions, and joint positions."""
         try:
-            e = self.run.experiment
-            held = [e.cost] if e.measure is None else [e.cost, e.measure]
-            layout = self.run.layout
+            e, layout = self.run.experiment, self.run.layout
+            costs = [e.cost] if e.measure is None else [e.cost, e.measure]
             return (
-                *scene.targets_of(held, layout),
-                *scene.joint_targets_of(held, self.agent_view(m), layout),
+                *targets_of(costs, layout),
+                *joint_targets_of(costs, self.geometry(m), layout),
             )
         except GPSError:
             return ()
 
-    def pictures(self) -> list[tuple[str, Images, Array | None]]:
-        """What the cameras saw at the selected step: name, picture (height, width, 3), and the
-        policy's feature points (k, 2) as column and row in pixels, where it has some."""
+    def images(self) -> list[CameraImage]:
+        """The cameras' images at the selected step."""
         s = self.selection
         frame = self.run.image(s.iteration, s.condition, s.sample, s.t) if s.iteration else None
         if frame is None:
             return []
-        names = tuple(getattr(getattr(self.run.agent, "config", None), "cameras", ()) or ())
-        points = feature_points(self.run.policy(s.iteration), frame)
-        found = []
-        for k in range(frame.shape[-1] // 3):
-            name = names[k] if k < len(names) else f"camera {k}"
-            found.append((str(name), frame[..., 3 * k : 3 * k + 3], points))
-        return found
+        config: object = self.run.experiment.agent
+        names = tuple(config.cameras) if isinstance(config, HasCameras) else ()
+        policy = self.run.policy(s.iteration)
+        points = None if policy is None else policy.feature_points(frame)
+        return [
+            CameraImage(
+                names[k] if k < len(names) else f"camera {k}",
+                frame[..., 3 * k : 3 * k + 3],
+                points,
+            )
+            for k in range(frame.shape[-1] // 3)
+        ]
 
     # plots
 
-    def progress(self) -> list[Plot]:
-        """The course of the run, and of those that it is compared with.
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics of plots of a condition, that of the user's plots last, if there are any."""
+        return (*plots.TOPICS, *([USER_TOPIC] if self._user.condition_plots else []))
+
+    def progress_plots(self) -> list[Plot]:
+        """Training progress of the run, and of those that it is compared with.
 
         The selected iteration is marked where it is not the newest.
         """
-        found, s = plots.progress([self.run, *self.compare]), self.selection
+        runs, s = [self.run, *self.compare], self.selection
+        found = plots.progress(runs)
+        user = self._user.progress(runs, taken=[plot.name for plot in found])
+        found += self._shown("progress", user)
         if s.newest:
             return found
         return [
             replace(p, marker=float(s.iteration))
-            if isinstance(p, plots.LinePlot) and plots.axis_of(p) == "iteration"
+            if isinstance(p, LinePlot) and index_axis(p) == "iteration"
             else p
             for p in found
         ]
 
-    def inspector(self) -> list[Plot]:
-        """What the selected iteration found for the selected condition, of one topic."""
+    def condition_plots(self) -> list[Plot]:
+        """The plots of the selected topic, iteration and condition."""
         s = self.selection
         if not s.iteration:
             return []
-        shown = None
+        evaluation = None
         if s.topic == "trajectory" and s.source != "sample":
-            found = self._scored(s.condition)
-            shown = None if found is None else (s.source, found.rollouts)
-        return plots.topic(s.topic, self.run, s.iteration, s.condition, s.sample, s.t, shown)
+            found = self._evaluation(s.condition)
+            evaluation = None if found is None else (s.source, found.rollouts)
+        context = self._context(evaluation=evaluation)
+        if s.topic == USER_TOPIC:
+            return self._user_plots(context)
+        return plots.topic_plots(s.topic, context)
 
-    def relatives(self) -> list[Path]:
-        """Other runs beside this one, which it can be compared with."""
+    def all_condition_plots(self) -> dict[str, list[Plot]]:
+        """Those of all topics of the selected iteration and condition."""
+        if not self.selection.iteration:
+            return {}
+        context = self._context()
+        found = {topic: plots.topic_plots(topic, context) for topic in plots.TOPICS}
+        return found | {USER_TOPIC: self._user_plots(context)}
+
+    def _context(self, **options: Any) -> PlotContext:
+        s = self.selection
+        return PlotContext(self.run, s.iteration, s.condition, s.sample, s.t, **options)
+
+    def _user_plots(self, context: PlotContext) -> list[Plot]:
+        return self._shown("condition", self._user.condition(context))
+
+    def _shown(self, group: str, made: Made) -> list[Plot]:
+        """The plots; failures are kept for `errors`, and logged unless they were there before."""
+        before = {failure.text for failure in self._failures.get(group, ())}
+        for failure in made.failures:
+            if failure.text not in before:
+                failure.log()
+        self._failures[group] = made.failures
+        return made.plots
+
+    # comparison
+
+    def comparable(self) -> list[Path]:
+        """Other runs in the same folder, which it can be compared with."""
         here = self.run.path.resolve()
         taken = {here, *(other.path.resolve() for other in self.compare)}
         try:
@@ -495,53 +371,12 @@ class Session:
         self.compare.append(other)
 
     def close(self) -> None:
-        """Hang up; the run goes on."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-def feature_points(policy: Any, frame: Images) -> Array | None:
-    """The feature points (k, 2) that a policy sees in pictures, as column and row in pixels.
-
-    A point lies between the middles of the outermost fields that the convolutions look at.
-    """
-    found: Array | None = None if policy is None else policy.feature_points(frame)
-    return found
+        """Disconnect; the run continues."""
+        self.monitor.close()
 
 
 def _clip(value: int, count: int) -> int:
     return max(0, min(int(value), count - 1))
 
 
-def status_line(status: Status, connected: bool) -> str:
-    """A status in one line, for people."""
-    of = f" of {status.total}" if status.total else ""
-    place = f"iteration {status.iteration}{of}"
-    parts = [f"{status.state}, {place}"]
-    if status.doing:
-        parts.append(status.doing)
-    if connected and status.state in ("running", "pausing", "stopping"):
-        expected = "" if math.isnan(status.expected) else f" of about {status.expected:.1f} s"
-        parts.append(f"{status.elapsed:.1f} s{expected}")
-        if not math.isnan(status.remaining):
-            parts.append(f"{duration(status.remaining)} left in all")
-    elif connected and status.state in ("starting", "paused"):
-        parts.append(f"for {duration(status.elapsed)}")
-    if status.running_for:
-        parts.append(f"{duration(status.running_for)} since the start")
-    if status.note:
-        parts.append(status.note)
-    return "; ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `12 s`, `3 min 20 s` or `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-__all__ = ["SOURCES", "Replay", "Selection", "Session", "feature_points", "status_line"]
+__all__ = ["SOURCES", "CameraImage", "SelectedRollout", "Selection", "Session"]

@@ -76,7 +76,7 @@ def usable(driver: Any, begin: float) -> float:
     """Seconds from `begin` until status, rollout and first chart are on the page."""
     script = (
         "const has = id => { const e = document.getElementById(id); return e && e.textContent; };"
-        "return has('gps-status') && has('gps-replay') && document.querySelector('.uplot canvas')"
+        "return has('gps-status') && has('gps-rollout') && document.querySelector('.uplot canvas')"
     )
     while not driver.execute_script(script):
         time.sleep(0.02)

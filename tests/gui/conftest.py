@@ -51,7 +51,7 @@ def best_run(own_run) -> Path:
 
 @pytest.fixture
 def image_run(own_run) -> Path:
-    """A run whose iteration 1 has pictures of 4 x 5 points, in every condition others."""
+    """A run whose iteration 1 has images of 4 x 5 pixels, in every condition others."""
     with RunFolder.open(own_run) as folder:
         snapshot = folder.read(1)
         rng = np.random.default_rng(0)

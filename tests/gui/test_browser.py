@@ -34,7 +34,7 @@ class Agent(PointMassAgent):
         return super().rollout(*args, **options)
 
 @dataclass(frozen=True, kw_only=True)
-class Agent(PointMassConfig):
+class Config(PointMassConfig):
     def build(self):
         return Agent(self)
 
@@ -43,7 +43,7 @@ training = replace(known.algorithm.training, steps=100)
 experiment = replace(
     known,
     name="slow",
-    agent=Agent(T=20, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5))),
+    agent=Config(T=20, starts=((1.0, 1.0), (1.0, -1.0), (-1.0, 0.5))),
     algorithm=replace(known.algorithm, training=training),
     iterations=40,
 )
@@ -235,11 +235,11 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
         page.type("Value", "-1")
         page.press("Change from the next iteration on")
         until(lambda: "kl_max must be above 0" in driver.page_source)
-        page.press("Redo the last iteration")
-        until(lambda: "a redo gives the same iteration again" in driver.page_source)
-        page.unfold("Redo")
+        page.press("Repeat the last iteration")
+        until(lambda: "the same iteration would result again" in driver.page_source)
+        page.unfold("Repeat")
         page.type("Seed", "7")
-        page.press("Redo the last iteration")
+        page.press("Repeat the last iteration")
         page.status("running")
         page.status(f"paused, iteration {before + 2} of 40")
         page.press("Run")
@@ -297,31 +297,31 @@ def test_an_error_stays_on_the_page(driver, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stored_run_is_looked_at(driver, run_path, downloads):
+def test_the_page_of_a_stored_run(driver, run_path, downloads):
     started = time.monotonic()
     with command("gui", run_path, "--port", 0) as process:
         page = Page(driver, url_of(process))
         assert time.monotonic() - started < _SLOW
         page.status("done, iteration 3 of 3")
         page.wait("gps-best", lambda text: text.startswith("best: iteration 3 of 3, the last (pol"))
-        page.wait("gps-replay", lambda text: "condition 0, sample 0 of iteration 3" in text)
+        page.wait("gps-rollout", lambda text: "condition 0, sample 0 of iteration 3" in text)
         page.choose("Condition", "2")
-        page.wait("gps-replay", lambda text: "condition 2, sample 0 of iteration 3" in text)
-        page.choose("Replay", "policy")
-        page.wait("gps-replay", lambda text: "policy after iteration 3 without noise" in text)
+        page.wait("gps-rollout", lambda text: "condition 2, sample 0 of iteration 3" in text)
+        page.choose("Rollout", "policy")
+        page.wait("gps-rollout", lambda text: "policy after iteration 3 without noise" in text)
         page.choose("Show", "trajectory")
         until(lambda: "position: policy; mean and range" in driver.page_source)
-        page.choose("Replay", "sample")
+        page.choose("Rollout", "sample")
         page.choose("Numbers of", "position")
         page.notes(lambda texts: "time step t (0.05 s each) = 0" in texts[0])
-        page.press("Step on")
-        page.press("Step on")
+        page.press("Next")
+        page.press("Next")
         (text,) = page.notes(lambda texts: "time step t (0.05 s each) = 2" in texts[0])
         X = RunFolder.open(run_path).read(3).rollouts[2].entry("position")
         assert f"{X[0, 2, 0]:.6g}" in text
         page.press("Play")
         time.sleep(1.0)
-        page.press("Hold")  # the numbers wait for the replay to hold
+        page.press("Pause")  # the numbers wait for the end of the playback
         page.notes(lambda texts: texts != [text])
         for name in (
             "cost",
@@ -355,11 +355,11 @@ def test_a_stored_run_opens_at_its_best(driver, best_run):
     with command("gui", best_run, "--port", 0) as process:
         page = Page(driver, url_of(process))
         page.wait("gps-best", lambda text: text.startswith("best: iteration 2 of 3 (policy: "))
-        page.wait("gps-replay", lambda text: "sample 0 of iteration 2" in text)
+        page.wait("gps-rollout", lambda text: "sample 0 of iteration 2" in text)
         clean(driver)
     with command("gui", best_run, "--iteration", "last", "--port", 0) as process:
         page = Page(driver, url_of(process))
-        page.wait("gps-replay", lambda text: "sample 0 of iteration 3" in text)
+        page.wait("gps-rollout", lambda text: "sample 0 of iteration 3" in text)
 
 
 def clicked(page, selector, share, k=0, drag=0):
@@ -396,7 +396,7 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
         hidden = driver.find_elements("xpath", "//label[.='clicked']")
         assert len(hidden) == 1
         assert not hidden[0].is_displayed()
-        page.wait("gps-replay", lambda text: "iteration 3" in text)
+        page.wait("gps-rollout", lambda text: "iteration 3" in text)
 
         def titles():
             return driver.execute_script(
@@ -404,7 +404,7 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
             )
 
         clicked(page, ".u-over", 0.5)  # iterations 1 to 3
-        page.wait("gps-replay", lambda text: "of iteration 2" in text)
+        page.wait("gps-rollout", lambda text: "of iteration 2" in text)
         (note,) = page.notes(lambda texts: "iteration = 2" in texts[0])
         row = RunFolder.open(run_path).metrics()[1]
         assert f"{float(row['cost_mean']):.6g}" in note
@@ -415,7 +415,7 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
         t = int(re.search(r"each\) = (\d+)", note)[1])
         X = RunFolder.open(run_path).read(2).rollouts[0].entry("velocity")
         assert f"{X[0, t, 0]:.6g}" in note
-        page.press("Step on")  # the numbers go with the step
+        page.press("Next")  # the numbers go with the step
         page.notes(lambda texts: f"{X[0, t + 1, 0]:.6g}" in texts[0])
         # nothing above a chart has moved, and the chart before it gets numbers of its own
         rect = "return document.querySelectorAll('.u-over')[1].getBoundingClientRect().y"
@@ -438,6 +438,53 @@ def test_clicks_in_charts_select_and_show_numbers(driver, run_path):
         clean(driver)
 
 
+USER_PLOTS = """
+import numpy as np
+from gps.gui import Table
+
+def gain(context):
+    K = context.run.controller(context.iteration, context.condition).K
+    yield context.columns("gain", "Largest gain", "gain", abs(K).max(axis=2), ["x", "y"])
+
+def fails(context):
+    yield Table("first", "First of two", ("a",), (("1",),))
+    context.nothing
+
+condition_plots = [gain, fails]
+"""
+
+
+@pytest.mark.slow
+def test_plots_of_a_users_own(driver, run_path, tmp_path):
+    (tmp_path / "mine.py").write_text(USER_PLOTS)
+    argv = ["gui", run_path, "--port", 0, "--plots", tmp_path / "mine.py"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gps.cli", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        page = Page(driver, url_of(process))
+        page.wait("gps-rollout", lambda text: "iteration 3" in text)
+        page.choose("Show", "custom")
+        until(lambda: "Largest gain" in driver.page_source and "First of two" in driver.page_source)
+        page.wait("gps-errors", lambda text: "mine.py:11: AttributeError" in text)
+        page.choose("Show", "cost")  # the page goes on
+        until(lambda: "Cost per step" in driver.page_source)
+        clean(driver)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=_SLOW)[1]
+        assert process.returncode == 0
+        assert error.count("Traceback") == 1
+        assert "context.nothing" in error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_several_browsers_agree(driver, run_path):
     with command("gui", run_path, "--port", 0) as process:
@@ -446,7 +493,7 @@ def test_several_browsers_agree(driver, run_path):
         with browser.open_browser(900, 700) as second:
             other = Page(second, url)
             page.choose("Condition", "1")
-            other.wait("gps-replay", lambda text: "condition 1" in text)
+            other.wait("gps-rollout", lambda text: "condition 1" in text)
             clean(second)
 
 

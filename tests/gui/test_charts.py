@@ -1,4 +1,4 @@
-"""What the browser is told of a plot, and when."""
+"""What is sent to the browser of a plot, and when."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from gps.gui.charts import (
     table_html,
     uplot_options,
 )
-from gps.gui.plots import HeatMap, Line, LinePlot, Table, axis_of
+from gps.gui.plots.types import HeatMap, Line, LinePlot, Table, index_axis
 
 
 def lines(*some, log=True, marker=None, title="Cost"):
@@ -32,7 +32,7 @@ TABLE = Table("t", "A & B", ("x<y", "b"), (("<script>alert(1)</script>", "{x}"),
 
 
 class Gui:
-    """Keeps what viser would be told."""
+    """Keeps what would be sent to viser."""
 
     def __init__(self):
         self.handles, self.inside = [], None
@@ -106,15 +106,15 @@ def test_random_lines_keep_their_points():
 
 def test_a_logarithmic_axis_drops_what_it_cannot_show_and_says_so():
     plot = lines(line("a", range(4), [1, 0, -1, 2]))
-    assert uplot_options(plot, Palette()).looks["title"] == "Cost"
+    assert uplot_options(plot, Palette()).options["title"] == "Cost"
     options = uplot_options(plot, Palette(), log=True)
     assert options.data[1] == (1, None, None, 2)
-    assert options.looks["title"] == "Cost (2 values not above 0 left out)"
-    assert options.looks["scales"]["y"]["distr"] == 3
+    assert options.options["title"] == "Cost (2 values not above 0 left out)"
+    assert options.options["scales"]["y"]["distr"] == 3
     unfit = lines(line("a", range(2), [1, 2]), log=False)
-    assert uplot_options(unfit, Palette(), log=True).looks["scales"]["y"]["distr"] == 1
+    assert uplot_options(unfit, Palette(), log=True).options["scales"]["y"]["distr"] == 1
     below = uplot_options(lines(line("a", range(2), [-1, -2])), Palette(), log=True)
-    assert below.looks["scales"]["y"]["distr"] == 1
+    assert below.options["scales"]["y"]["distr"] == 1
     assert below.data[1] == (-1, -2)
 
 
@@ -122,10 +122,10 @@ def test_a_band_has_two_edges_that_the_legend_hides():
     plot = lines(line("a", [0, 1], [1, 1], [0, 0], [2, 3]), line("b", [0, 1], [5, 5]))
     options = uplot_options(plot, Palette())
     assert options.data[1:] == ((1, 1), (2, 3), (0, 0), (5, 5))
-    assert options.looks["bands"][0]["series"] == (2, 3)
-    hidden = [s.get("class") for s in options.looks["series"]]
+    assert options.options["bands"][0]["series"] == (2, 3)
+    hidden = [s.get("class") for s in options.options["series"]]
     assert hidden == [None, None, "gps-edge", "gps-edge", None]
-    assert len(options.looks["series"]) == len(options.data)
+    assert len(options.options["series"]) == len(options.data)
 
 
 @pytest.mark.parametrize("place", [0.0, 1.0, 0.5, 7.0])
@@ -147,7 +147,7 @@ def test_colours_are_distinct_and_go_by_label():
     assert len(set(given)) == 60
     assert all(len(c) == 7 and int(c[1:], 16) >= 0 for c in given)
     assert [colour(f"line {i}") for i in range(60)] == given
-    a = uplot_options(lines(line("line 3", [0], [1])), colour).looks["series"][1]
+    a = uplot_options(lines(line("line 3", [0], [1])), colour).options["series"][1]
     assert a["stroke"] == given[3]
 
 
@@ -268,15 +268,15 @@ def test_what_is_counted_has_whole_numbers_on_its_axis():
         ("trial", ""),
     ):
         plot = replace(lines(line("a", [0, 1], [1, 2])), x_label=label)
-        assert axis_of(plot) == name
-        steps = uplot_options(plot, Palette()).looks["axes"][0].get("incrs", (0.5,))
+        assert index_axis(plot) == name
+        steps = uplot_options(plot, Palette()).options["axes"][0].get("incrs", (0.5,))
         assert all(step == int(step) for step in steps) == bool(name)
-    assert axis_of(TABLE) == ""
+    assert index_axis(TABLE) == ""
 
 
 def test_the_numbers_of_a_plot_at_a_place():
     pytest.importorskip("viser")
-    from gps.gui.view import numbers_at
+    from gps.gui.panels.chart_list import numbers_at
 
     plain = lines(line("a", [0, 1, 4], [1, 2, 3]), line("b", [], []))
     table = numbers_at(plain, 1.4)
@@ -313,9 +313,9 @@ def test_the_numbers_of_a_plot_at_a_place():
 )
 def test_a_page_may_send_anything_as_a_click(text, click):
     pytest.importorskip("viser")
-    from gps.gui.clicks import read
+    from gps.gui.chart_clicks import parse_click
 
-    assert read(text) == click
+    assert parse_click(text) == click
 
 
 def test_viser_sends_gaps_as_null():
@@ -348,10 +348,10 @@ def test_viser_sends_gaps_as_null():
     assert len(hidden) == 2  # the table has taken the place of the lines and the heat map
 
 
-def test_the_axis_is_told_how_far_it_reaches():
+def test_the_range_of_the_axis_is_sent():
     def scale(*x):
         plot = lines(line("a", list(x), [1.0] * len(x)), line("b", [2], [1.0]))
-        return uplot_options(plot, Palette()).looks["scales"]["x"]
+        return uplot_options(plot, Palette()).options["scales"]["x"]
 
     assert scale(1, 4)["range"] == (1.0, 4.0)
     assert scale(-3, 0)["range"] == (-3.0, 2.0)

@@ -31,13 +31,13 @@ def hashes(folder):
     return [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
 
 
-def test_what_is_no_run_is_said(tmp_path, capsys):
+def test_errors_of_wrong_arguments(tmp_path, capsys):
     assert "does not exist" in error_of(capsys, "gui", tmp_path / "none")
     assert "does not exist" in error_of(capsys, "plot", tmp_path / "none", "--out", tmp_path / "f")
     assert "--port must be" in error_of(capsys, "gui", tmp_path, "--port", 70000)
 
 
-def test_no_address_is_told_where_a_run_to_compare_with_is_missing(run_path, tmp_path, capsys):
+def test_no_address_is_printed_where_a_run_to_compare_with_is_missing(run_path, tmp_path, capsys):
     pytest.importorskip("viser")
     argv = ["gui", str(run_path), "--port", "0", "--compare", str(tmp_path / "none")]
     assert cli.main(argv) == 2

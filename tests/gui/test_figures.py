@@ -166,15 +166,15 @@ def test_a_wide_table_stays_inside_its_figure():
         assert text.x1 <= box.x1 + 1
 
 
-def test_a_page_has_all_plots_below_the_picture():
-    picture = np.zeros((40, 80, 3), dtype=np.uint8)
+def test_a_page_has_all_plots_below_the_image():
+    image = np.zeros((40, 80, 3), dtype=np.uint8)
     without = size_of(figures.page([lines(), HEAT, TABLE]))
-    above = size_of(figures.page([lines(), HEAT, TABLE], picture))
+    above = size_of(figures.page([lines(), HEAT, TABLE], image))
     assert above[0] == without[0] == round(2 * figures.SIZE[0] * figures._DPI)
     assert above[1] > without[1]
-    alone = size_of(figures.page([], picture, title="Scene"))
+    alone = size_of(figures.page([], image, title="Scene"))
     assert alone[0] > alone[1]
-    with pytest.raises(ConfigError, match="plot or a picture"):
+    with pytest.raises(ConfigError, match="plot or an image"):
         figures.page([])
 
 

@@ -9,7 +9,7 @@ import pytest
 from gps.errors import ConfigError, StoreError
 from gps.gui import figures
 from gps.gui.figures import plot_run
-from gps.gui.records import RunReader
+from gps.gui.run_reader import RunReader
 
 pytest.importorskip("matplotlib")
 
@@ -58,7 +58,7 @@ def test_the_chosen_iteration_condition_sample_and_step(run_path, tmp_path, quic
 
 
 @pytest.mark.parametrize(("choice", "n"), [({}, 2), ({"iteration": "last"}, 3)])
-def test_the_best_iteration_is_plotted_unless_told_otherwise(best_run, tmp_path, quick, choice, n):
+def test_the_best_iteration_is_plotted_by_default(best_run, tmp_path, quick, choice, n):
     files = plot_run(best_run, tmp_path / "out", **choice)
     folders = {f.parent.parent.name for f in files} - {"out"}
     assert folders == {f"iteration_000{n}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,23 @@ from gps.control.dual import DualConfig, minimise, minimise_per_step
 from gps.control.pi2 import PI2Result
 from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError, StoreError
-from gps.gui import plots
-from gps.gui.plots import HeatMap, LinePlot, Table, inspect, progress, topic
-from gps.gui.records import RunReader
+from gps.gui.plots import (
+    TOPICS,
+    HeatMap,
+    LinePlot,
+    PlotContext,
+    Table,
+    inspect,
+    progress,
+    run_labels,
+    topic_plots,
+)
+from gps.gui.plots.controllers import action_hessian, controller_plots, update_objective
+from gps.gui.plots.dynamics import open_loop, prediction_errors
+from gps.gui.plots.rollouts import cost_terms, entry_plots
+from gps.gui.plots.search import search_plots
+from gps.gui.run_reader import RunReader
+from gps.gui.search_result import SearchResult
 from gps.types import (
     Gaussian,
     Layout,
@@ -38,6 +53,10 @@ def run(run_path):
 def named(found, name):
     (plot,) = [p for p in found if p.name == name]
     return plot
+
+
+def topic(name, run, iteration, condition, sample=0, t=None, evaluation=None):
+    return topic_plots(name, PlotContext(run, iteration, condition, sample, t, evaluation))
 
 
 def line(plot, label):
@@ -117,12 +136,12 @@ def test_runs_of_different_experiments_are_not_averaged():
 
 
 def test_labels_of_runs_differ(tmp_path):
-    assert plots.run_labels([fake_run(seed=1), fake_run(seed=2)]) == ("seed 1", "seed 2")
+    assert run_labels([fake_run(seed=1), fake_run(seed=2)]) == ("seed 1", "seed 2")
     twins = [fake_run(seed=1, label="x"), fake_run(seed=1, label="y")]
-    assert plots.run_labels(twins) == ("x", "y")
+    assert run_labels(twins) == ("x", "y")
     for i, twin in enumerate(twins):
         twin.label, twin.path = "x", tmp_path / str(i) / "x"
-    assert plots.run_labels(twins) == ("0/x", "1/x")
+    assert run_labels(twins) == ("0/x", "1/x")
 
 
 def test_stages_are_stacked():
@@ -206,7 +225,7 @@ def test_progress_of_stored_runs(run, other_path):
     assert {"cost", "condition_cost", "success", "distance", "kl", "eta", "seconds"} <= {
         p.name for p in found
     }
-    close(line(named(found, "kl"), "KL used").y, [row["kl_mean"] for row in run.rows])
+    close(line(named(found, "kl"), "KL").y, [row["kl_mean"] for row in run.rows])
     total = [
         sum(v for k, v in row.items() if k.startswith("seconds_")) for row in run.rows
     ]  # the top of the stack
@@ -223,7 +242,7 @@ def test_progress_of_stored_runs(run, other_path):
 
 def test_every_plot_is_sound(run):
     found = {"progress": progress([run]), **inspect(run, 2, 1, sample=3, t=20)}
-    assert set(found) == {"progress", *plots.TOPICS}
+    assert set(found) == {"progress", *TOPICS}
     for group, members in found.items():
         names = [p.name for p in members]
         assert len(set(names)) == len(names), group
@@ -266,13 +285,13 @@ def test_what_is_not_there_is_not_shown(run):
 
 
 def test_another_rollout_is_shown_in_place_of_the_sample(run):
-    other = run.score_rollout(2, 1, "policy").rollouts
-    plot = named(topic("trajectory", run, 2, 1, 3, instead=("policy", other)), "velocity")
+    other = run.evaluation(2, 1, "policy").rollouts
+    plot = named(topic("trajectory", run, 2, 1, 3, evaluation=("policy", other)), "velocity")
     assert plot.title == "velocity: policy; mean and range of 5 samples"
     close(line(plot, "velocity 1").y, other.entry("velocity")[0, :, 1])
     r = run.rollouts(2, 1)
     close(line(plot, "velocity 1, mean and range").y, r.entry("velocity")[:, :, 1].mean(axis=0))
-    actions = named(topic("trajectory", run, 2, 1, 3, instead=("policy", other)), "actions")
+    actions = named(topic("trajectory", run, 2, 1, 3, evaluation=("policy", other)), "actions")
     close(line(actions, "action 0").y, other.U[0, :, 0])
 
 
@@ -289,9 +308,9 @@ def test_trajectory(run):
 
 
 def test_long_entries_are_spread_over_several_plots():
-    view = SimpleNamespace(i=0, steps="t", mark=None)
+    context = PlotContext(SimpleNamespace(agent=SimpleNamespace(dt=0.1)), 1, 0)
     values, one = np.zeros((2, 3, 6)), np.ones((3, 6))
-    found = list(plots._spread_plots(view, ("q", "q", "policy"), one, values, 6))
+    found = list(entry_plots(context, "q", "q", "policy", one, values))
     assert [p.name for p in found] == ["q_0-3", "q_4-5"]
     ends = "policy; mean and range of 2 samples"
     assert [p.title for p in found] == [f"q 0 to 3: {ends}", f"q 4 to 5: {ends}"]
@@ -336,11 +355,11 @@ def test_terms_of_nested_sums_carry_all_weights():
     cost = SumCost(
         terms=(WeightedCost(cost=inner, weight=2.0), WeightedCost(cost=ActionCost(weights=1.0)))
     )
-    found = plots.cost_terms(cost, r)
+    found = cost_terms(cost, r)
     assert [label for label, _ in found] == ["StateCost x #1", "StateCost x #2", "ActionCost"]
     close([v[0, 0] for _, v in found], [2 * 3 * 0.5, 2 * 0.5, 0.5 * 4])
     close(sum(v for _, v in found), cost.evaluate(r).l)
-    assert [label for label, _ in plots.cost_terms(state, r)] == ["StateCost x"]
+    assert [label for label, _ in cost_terms(state, r)] == ["StateCost x"]
 
 
 # --- controller
@@ -370,7 +389,7 @@ def test_q_uu_by_hand():
     dynamics = LinearDynamics(F, np.zeros((1, 1)), np.eye(1)[None])
     C = np.tile(np.array([[3.0, 1.0], [1.0, 5.0]]), (2, 1, 1))
     cost = QuadraticCost(C, np.zeros((2, 2)), np.zeros(2))
-    close(plots.action_hessian(dynamics, cost)[:, 0, 0], [5 + 4 * (3 - 1 / 5), 5])
+    close(action_hessian(dynamics, cost)[:, 0, 0], [5 + 4 * (3 - 1 / 5), 5])
 
 
 def test_q_uu_with_the_kl_term_is_the_inverse_of_the_exploration(run):
@@ -394,38 +413,39 @@ def with_search(run, **attributes):
     """The run as it would be with another search result."""
     names = ("quadratic_cost", "dynamics", "linearised", "sampled_controller")
     methods = {name: getattr(run, name) for name in names}
-    return SimpleNamespace(**methods, dual=lambda n, m: SimpleNamespace(**attributes))
+    return SimpleNamespace(**methods, search=lambda n, m: SearchResult(**attributes))
 
 
 def test_an_objective_that_does_not_give_the_controller_is_not_believed(run):
-    found = run.dual(2, 1)
+    found = run.search(2, 1)
     right = with_search(run, eta=found.eta, controller=found.controller)
-    assert plots.update_objective(right, 2, 1) is not None
+    assert update_objective(right, 2, 1) is not None
     wrong = with_search(run, eta=1.5 * found.eta, controller=found.controller)
-    assert plots.update_objective(wrong, 2, 1) is None
+    assert update_objective(wrong, 2, 1) is None
     per_step = with_search(run, eta=np.full(80, found.eta), controller=found.controller)
-    assert plots.update_objective(per_step, 2, 1) is None
+    assert update_objective(per_step, 2, 1) is None
 
 
 def test_the_kl_may_be_measured_from_the_sampled_controller(run):
     fit, cost, before = run.dynamics(2, 1), run.quadratic_cost(2, 1), run.sampled_controller(2, 1)
     new = lqr.backward(fit.dynamics, kl.penalised(cost, before, 0.2))
-    _, what = plots.update_objective(with_search(run, eta=0.2, controller=new), 2, 1)
+    _, what = update_objective(with_search(run, eta=0.2, controller=new), 2, 1)
     assert "p the controller before the update" in what
 
 
-def test_q_uu_that_is_not_positive_definite_is_said(run):
+def test_q_uu_that_is_not_positive_definite_is_reported(run):
     bad = QuadraticCost(-np.tile(np.eye(6), (80, 1, 1)), np.zeros((80, 6)), np.zeros(80))
     fake = SimpleNamespace(
-        run=SimpleNamespace(
-            quadratic_cost=lambda n, m: bad, dynamics=run.dynamics, dual=lambda n, m: None
-        ),
-        at=(2, 1),
+        quadratic_cost=lambda n, m: bad,
+        dynamics=run.dynamics,
+        search=lambda n, m: None,
+        controller=run.controller,
+        layout=run.layout,
+        agent=run.agent,
     )
-    found = []
-    (table,) = plots._q_uu_plots(fake, found)
-    assert "not positive definite at t=79" in table.rows[0][0]
-    assert found == []
+    found = list(controller_plots(PlotContext(fake, 2, 1, t=3)))
+    assert "not positive definite at t=79" in named(found, "q_uu").rows[0][0]
+    assert not any("Q_uu" in row[0] for row in named(found, "at_step").rows)
 
 
 # --- dynamics
@@ -444,13 +464,13 @@ def test_prediction_errors_by_hand():
         np.tile([[[2.0, 0.0]]], (3, 1, 1)), np.ones((3, 1)), np.zeros((3, 1, 1))
     )
     layout = Layout((("x", 1),))
-    one = plots.prediction_errors(dynamics, X, U, layout, 1)["x"]
+    one = prediction_errors(dynamics, X, U, layout, 1)["x"]
     close(one.model, [0, 1, 0])  # 1, 3, 9 for 1, 4, 9
-    close(one.unchanged, [1, 3, 5])
+    close(one.persistence, [1, 3, 5])
     close(one.velocity, [np.nan, 2, 2])  # 2, 7 for 4, 9
-    two = plots.prediction_errors(dynamics, X, U, layout, 2)["x"]
+    two = prediction_errors(dynamics, X, U, layout, 2)["x"]
     close(two.model, [1, 2])  # 0 -> 1 -> 3 for 4; 1 -> 3 -> 7 for 9
-    close(two.unchanged, [4, 8])
+    close(two.persistence, [4, 8])
     close(two.velocity, [np.nan, 6])  # 1 + 2 * 1 for 9
 
 
@@ -459,10 +479,10 @@ def test_errors_are_root_mean_squares_over_samples_and_values():
     X[0, 1], X[1, 1] = (3.0, 4.0), (0.0, 1.0)
     U = np.zeros((2, 3, 1))
     still = LinearDynamics(np.tile(np.eye(2, 3), (2, 1, 1)), np.zeros((2, 2)), np.zeros((2, 2, 2)))
-    e = plots.prediction_errors(still, X, U, Layout((("a", 1), ("b", 1))), 1)
+    e = prediction_errors(still, X, U, Layout((("a", 1), ("b", 1))), 1)
     close(e["a"].model[0], np.sqrt(9 / 2))
     close(e["b"].model[0], np.sqrt(17 / 2))
-    both = plots.prediction_errors(still, X, U, Layout((("ab", 2),)), 1)["ab"]
+    both = prediction_errors(still, X, U, Layout((("ab", 2),)), 1)["ab"]
     close(both.model[0], np.sqrt(26 / 4))
 
 
@@ -476,10 +496,10 @@ def test_a_linear_agent_is_predicted_open_loop():
         X[:, t + 1] = np.concatenate([X[:, t], U[:, t]], axis=1) @ F[t].T + f[t]
     dynamics = LinearDynamics(F, f, np.zeros((T - 1, nx, nx)))
     for h in (1, 5, 10):
-        predicted = plots.open_loop(dynamics, X, U, h)
+        predicted = open_loop(dynamics, X, U, h)
         assert predicted.shape == (4, T - h, nx)
         close(predicted, X[:, h:], atol=1e-9)
-    assert np.abs(plots.open_loop(dynamics, X, U + 1e-3, 5) - X[:, 5:]).max() > 1e-5
+    assert np.abs(open_loop(dynamics, X, U + 1e-3, 5) - X[:, 5:]).max() > 1e-5
 
 
 def test_dynamics_plots_of_a_run(run):
@@ -487,11 +507,11 @@ def test_dynamics_plots_of_a_run(run):
     fit, r, later = run.dynamics(2, 1), run.rollouts(2, 1), run.rollouts(3, 1)
     table = named(found, "prediction")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    error = plots.open_loop(fit.dynamics, r.X, r.U, 5)[:, 1:, :2] - r.X[:, 6:, :2]
+    error = open_loop(fit.dynamics, r.X, r.U, 5)[:, 1:, :2] - r.X[:, 6:, :2]
     close(float(rows["position", "5"][0]), np.sqrt((error**2).mean()), rtol=1e-5)
     model, still, drift, ratio, fresh = map(float, rows["velocity", "1"])
     close(ratio, model / min(still, drift), rtol=1e-4)
-    error = plots.open_loop(fit.dynamics, later.X, later.U, 1)[:, 1:, 2:] - later.X[:, 2:, 2:]
+    error = open_loop(fit.dynamics, later.X, later.U, 1)[:, 1:, 2:] - later.X[:, 2:, 2:]
     close(fresh, np.sqrt((error**2).mean()), rtol=1e-5)
     plot = named(found, "relative_error_10")
     assert [one.label for one in plot.lines] == ["position", "velocity"]
@@ -541,7 +561,7 @@ def test_policy_against_controller(run):
 
 
 def test_search_of_the_dual_variable(run):
-    found, result = topic("dual", run, 1, 1), run.dual(1, 1)
+    found, result = topic("dual", run, 1, 1), run.search(1, 1)
     search = named(found, "search")
     trials = line(search, "trials")
     assert (np.diff(trials.x) >= 0).all()
@@ -559,16 +579,22 @@ def test_search_of_the_dual_variable(run):
     close(float(numbers["predicted cost"]), run.condition_reports(1)[1].predicted_cost, rtol=1e-5)
 
 
+@dataclass
+class Half:
+    """A search record of a user's algorithm."""
+
+    pi2: PI2Result
+
+
 def search_view(found):
-    view = plots._View.__new__(plots._View)
-    view.run = SimpleNamespace(
+    run = SimpleNamespace(
         condition_reports=lambda n: None,
-        dual=lambda n, m: found,
-        own=lambda n, m: None,
+        search=lambda n, m: SearchResult.of(found),
+        algorithm_state=lambda n, m: None,
         controller=lambda n, m: None,
+        agent=SimpleNamespace(dt=0.1),
     )
-    view.n, view.m, view.at, view.mark, view.steps = 1, 0, (1, 0), None, "time step t"
-    return list(plots._dual(view))
+    return list(search_plots(PlotContext(run, 1, 0)))
 
 
 def test_a_bound_per_step_shows_every_dual_variable():
@@ -595,7 +621,7 @@ def test_weights_and_temperatures_of_samples():
     controller = LinearGaussianController(np.zeros((T, 1, 1)), np.zeros((T, 1)), np.ones((T, 1, 1)))
     weights = np.array([[0.5, 0.5], [0.2, 0.8], [1.0, 0.0]])
     result = PI2Result(controller, np.arange(1.0, 4.0), weights, np.zeros(T))
-    found = search_view(SimpleNamespace(lqr=None, pi2=result))
+    found = search_view(Half(result))
     assert [p.name for p in found] == ["pi2_kl", "pi2_temperature", "pi2_weights"]
     assert found[2].rows == tuple(f"sample {i}" for i in range(N))
     close(found[2].values, weights.T)

@@ -1,4 +1,4 @@
-"""Geometry of what the scene shows, the time that is shown, and what viser is told."""
+"""Geometry of the scene, playback, and what is sent to viser."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,12 +17,11 @@ from gps.agents import (
     cartpole,
     peg_insertion,
 )
-from gps.costs import StateCost
+from gps.costs import StateCost, SumCost, WaypointCost, WeightedCost
 from gps.errors import GPSError, ShapeError
-from gps.gui.scene import (
+from gps.gui.geometry import (
     Ball,
-    Player,
-    agent_view_of,
+    agent_geometry,
     ellipsoids,
     entry_points,
     joint_targets_of,
@@ -31,6 +30,7 @@ from gps.gui.scene import (
     sample_paths,
     targets_of,
 )
+from gps.gui.playback import Player
 from gps.types import Layout, LinearGaussianController
 
 
@@ -50,22 +50,22 @@ def peg():
     return replace(peg_insertion(n_test=2), T=8).build()
 
 
-# --- displays -------------------------------------------------------------------------------------
+# --- visual models --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("condition", "test"), [(0, False), (3, False), (1, True)])
-def test_a_display_has_the_end_points_where_the_rollout_has_them(peg, condition, test):
+def test_a_visual_model_has_the_end_points_of_the_rollout(peg, condition, test):
     rollouts = rolled(peg, condition, test=test)
-    display = peg.display(condition, test=test)
-    data = display.data()
-    sites = [display.model.site(name).id for name in ("peg_tip", "peg_top")]
+    visual = peg.visual_model(condition, test=test)
+    data = visual.data()
+    sites = [visual.model.site(name).id for name in ("peg_tip", "peg_top")]
     for t in (0, 5):
-        display.set_state(data, rollouts.X[1, t])
+        visual.set_state(data, rollouts.X[1, t])
         seen = data.site_xpos[sites].ravel()
         np.testing.assert_allclose(seen, rollouts.entry("end_points")[1, t], atol=1e-12)
 
 
-def test_a_display_has_the_shapes_where_render_draws_them(peg, monkeypatch):
+def test_a_visual_model_has_the_geoms_that_render_draws(peg, monkeypatch):
     drawn = {}
 
     def render_states(model, qpos, **_):
@@ -77,9 +77,9 @@ def test_a_display_has_the_shapes_where_render_draws_them(peg, monkeypatch):
     other = mujoco.MjData(drawn["model"])
     other.qpos[:] = drawn["qpos"][4]
     mujoco.mj_forward(drawn["model"], other)
-    display = peg.display(2)
-    data = display.data()
-    display.set_state(data, rollouts.X[1, 4])
+    visual = peg.visual_model(2)
+    data = visual.data()
+    visual.set_state(data, rollouts.X[1, 4])
     np.testing.assert_allclose(data.geom_xpos, other.geom_xpos, atol=1e-12)
     np.testing.assert_allclose(data.geom_xmat, other.geom_xmat, atol=1e-12)
 
@@ -101,51 +101,51 @@ def test_quaternions_and_mocap_bodies_are_where_they_are():
     )
     agent = config.build()
     rollouts = rolled(agent, 1)
-    display = agent.display(1)
-    data = display.data()
-    display.set_state(data, rollouts.X[0, 5])
+    visual = agent.visual_model(1)
+    data = visual.data()
+    visual.set_state(data, rollouts.X[0, 5])
     np.testing.assert_allclose(data.site_xpos[0], rollouts.entry("end_points")[0, 5], atol=1e-9)
-    np.testing.assert_allclose(data.xpos[display.model.body("stand").id], (1, 2, 3))
+    np.testing.assert_allclose(data.xpos[visual.model.body("stand").id], (1, 2, 3))
 
 
-def test_a_display_is_a_copy_and_checks_the_state(peg):
-    display = peg.display(0)
-    display.model.geom_rgba[:] = 0
-    assert peg.display(0).model.geom_rgba.any()
+def test_a_visual_model_is_a_copy_and_checks_the_state(peg):
+    visual = peg.visual_model(0)
+    visual.model.geom_rgba[:] = 0
+    assert peg.visual_model(0).model.geom_rgba.any()
     with pytest.raises(ShapeError, match="26"):
-        display.set_state(display.data(), np.zeros(3))
+        visual.set_state(visual.data(), np.zeros(3))
 
 
 def test_a_gymnasium_agent_is_shown():
     pytest.importorskip("gymnasium")
     agent = GymnasiumConfig(env="InvertedPendulum-v5", T=4).build()
     rollouts = rolled(agent)
-    agent_view = agent_view_of(agent, 0)
-    data = agent_view.display.data()
-    agent_view.display.set_state(data, rollouts.X[0, 3])
+    geometry = agent_geometry(agent, 0)
+    data = geometry.visual.data()
+    geometry.visual.set_state(data, rollouts.X[0, 3])
     np.testing.assert_allclose(data.qpos, rollouts.entry("joint_pos")[0, 3])
-    assert agent_view.points is not None
+    assert geometry.points is not None
 
 
 def test_a_wrapped_agent_is_the_one_inside():
-    agent_view = agent_view_of(RealTimeConfig(agent=peg_insertion()).build(), 1)
-    assert agent_view.display.model.nbody == peg_insertion().build().model.nbody
-    assert agent_view.note == ""
+    geometry = agent_geometry(RealTimeConfig(agent=peg_insertion()).build(), 1)
+    assert geometry.visual.model.nbody == peg_insertion().build().model.nbody
+    assert geometry.note == ""
 
 
 def test_agents_without_models_show_points_or_say_why_not():
-    agent_view = agent_view_of(PointMassConfig(starts=((1.0, 2.0),)).build(), 0)
-    assert agent_view.display is None
-    np.testing.assert_array_equal(agent_view.points.of(agent_view.start), [[1, 2, 0]])
-    assert "no model" in agent_view.note
+    geometry = agent_geometry(PointMassConfig(starts=((1.0, 2.0),)).build(), 0)
+    assert geometry.visual is None
+    np.testing.assert_array_equal(geometry.points.of(geometry.start), [[1, 2, 0]])
+    assert "no model" in geometry.note
     blind = replace(cartpole(), state=("joint_vel",)).build()
-    shown = agent_view_of(blind, 0)
-    assert (shown.display, shown.points) == (None, None)
+    shown = agent_geometry(blind, 0)
+    assert (shown.visual, shown.points) == (None, None)
     assert "joint_pos" in shown.note
     with pytest.raises(GPSError, match="joint_pos"):
-        blind.display(0)
+        blind.visual_model(0)
     nothing = SimpleNamespace(layout=Layout((("pressure", 2),)))
-    assert "nothing to show" in agent_view_of(nothing, 0).note
+    assert "nothing to show" in agent_geometry(nothing, 0).note
 
 
 # --- points, paths, ellipsoids --------------------------------------------------------------------
@@ -166,17 +166,17 @@ def test_points_are_entries_of_the_state(peg):
 @pytest.mark.parametrize("build", [cartpole, lambda: replace(peg_insertion(), state=BODY)])
 def test_the_jacobian_of_points_on_the_body_is_the_simulators(build):
     agent = build().build()
-    agent_view = agent_view_of(agent, 0)
-    x = np.array(agent_view.start)
+    geometry = agent_geometry(agent, 0)
+    x = np.array(geometry.start)
     x[agent.layout.slice("joint_pos")] += 0.1
-    J = agent_view.points.jacobian(x).reshape(-1, 3, agent.layout.size)
-    data, model = agent_view.display.data(), agent_view.display.model
-    agent_view.display.set_state(data, x)
+    J = geometry.points.jacobian(x).reshape(-1, 3, agent.layout.size)
+    data, model = geometry.visual.data(), geometry.visual.model
+    geometry.visual.set_state(data, x)
     mujoco.mj_forward(model, data)
     exact = np.zeros((3, model.nv))
-    for p, label in enumerate(agent_view.points.labels):
+    for p, label in enumerate(geometry.points.labels):
         site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, label)
-        at = agent_view.points.of(x)[p]
+        at = geometry.points.of(x)[p]
         body = model.site_bodyid[site] if site >= 0 else model.body(label).id
         mujoco.mj_jac(model, data, exact, None, at, body)
         np.testing.assert_allclose(J[p][:, agent.layout.slice("joint_pos")], exact, atol=1e-7)
@@ -242,23 +242,34 @@ def test_targets_are_found_in_sums():
     assert targets_of((None, object()), layout) == ()
 
 
+def test_waypoints_are_targets_unless_they_are_of_something_else():
+    layout = Layout((("position", 2), ("velocity", 2)))
+    rows = ((1.0, 2.0), (3.0, 4.0))
+    path = WaypointCost(entry="position", steps=(2, 5), targets=rows, l2=1.0)
+    cost = SumCost(terms=(WeightedCost(cost=path),))
+    assert targets_of((cost,), layout) == (Ball((1.0, 2.0, 0.0)), Ball((3.0, 4.0, 0.0)))
+    turned = replace(path, matrices=(((0.0, 1.0), (1.0, 0.0)),) * 2)  # no positions any more
+    assert targets_of((turned, replace(path, entry="velocity")), layout) == ()
+    assert targets_of((replace(path, entry=None, targets=((0.0,) * 6,) * 2),), layout) == ()
+
+
 def test_joint_targets_are_where_the_model_would_be():
     def found(name):
         e = gps.load(name)
         agent = e.agent.build()
-        return joint_targets_of((e.cost, e.measure), agent_view_of(agent, 0), agent.layout)
+        return joint_targets_of((e.cost, e.measure), agent_geometry(agent, 0), agent.layout)
 
     assert found("acrobot") == (Ball((0.0, 0.0, 1.0)),)  # both links upright, 0.5 m each
     assert found("cartpole_swingup") == (Ball((0.0, 0.0, 0.6)),)
     assert found("point_mass") == ()  # no model, and no joints
     agent = gps.load("acrobot").agent.build()
-    agent_view, whole = agent_view_of(agent, 0), StateCost(entry="joint_pos", target=0.0, l2=1.0)
-    assert len(joint_targets_of((whole,), agent_view, agent.layout)) == 1
+    geometry, whole = agent_geometry(agent, 0), StateCost(entry="joint_pos", target=0.0, l2=1.0)
+    assert len(joint_targets_of((whole,), geometry, agent.layout)) == 1
     half = replace(whole, weights=(1.0, 0.0))  # the second joint is anywhere
-    assert joint_targets_of((half,), agent_view, agent.layout) == ()
+    assert joint_targets_of((half,), geometry, agent.layout) == ()
 
 
-# --- time -----------------------------------------------------------------------------------------
+# --- playback -------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -283,7 +294,7 @@ def test_the_player_follows_the_clock():
     clock.now += 7
     assert player.step == 4
     player.play()
-    player.scrub(8)
+    player.seek(8)
     player.speed = 1.0
     clock.now += 0.35
     assert player.step == 1  # 8 + 3.5 steps, round the end
@@ -301,18 +312,18 @@ def test_the_player_stops_at_the_end_without_a_loop():
     assert (player.step, player.playing) == (9, False)
     player.play()
     assert (player.step, player.playing) == (0, True)
-    player.scrub(99)
+    player.seek(99)
     assert player.step == 9
     player.load(4, 0.1)
     assert player.step == 3
-    player.scrub(-1)
+    player.seek(-1)
     assert player.step == 0
     player.speed = 0.0
     clock.now += 50
     assert player.step == 0
 
 
-# --- what viser is told ---------------------------------------------------------------------------
+# --- what is sent to viser ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +357,7 @@ def poses(server, name):
 
 def test_two_conditions_stand_side_by_side(server, view, peg):
     for m in (0, 1):
-        assert view.show_agent(agent_view_of(peg, m), m, offset=1.5 * m) == ""
+        assert view.show_agent(agent_geometry(peg, m), m, offset=1.5 * m) == ""
     names = nodes(server)
     assert {n.replace("/slot_0", "") for n in names if "/slot_0" in n} == {
         n.replace("/slot_1", "") for n in names if "/slot_1" in n
@@ -354,13 +365,13 @@ def test_two_conditions_stand_side_by_side(server, view, peg):
     assert server.scene._handle_from_node_name["/slot_1"].position[1] == 1.5
     rollouts = rolled(peg, 0)
     view.set_state(rollouts.X[0, 7], 0)
-    display = peg.display(0)
-    data = display.data()
+    visual = peg.visual_model(0)
+    data = visual.data()
     (name,) = [n for n in names if n.startswith("/slot_0/bodies/peg/group")]
     at = {}
     for t in (0, 7):
-        display.set_state(data, rollouts.X[0, t])
-        at[t] = data.xpos[display.model.body("peg").id].copy()
+        visual.set_state(data, rollouts.X[0, t])
+        at[t] = data.xpos[visual.model.body("peg").id].copy()
     np.testing.assert_allclose(poses(server, name), at[7], atol=1e-6)
     other = poses(server, name.replace("slot_0", "slot_1"))
     assert np.abs(other - at[7]).max() > 0.01  # of its own condition, at its start
@@ -371,15 +382,15 @@ def test_two_conditions_stand_side_by_side(server, view, peg):
 
 def test_what_has_not_changed_is_not_sent_again(server, view, monkeypatch):
     agent = PointMassConfig(starts=((1.0, 2.0),)).build()
-    agent_view = agent_view_of(agent, 0)
-    view.show_agent(agent_view)
+    geometry = agent_geometry(agent, 0)
+    view.show_agent(geometry)
     paths = np.random.default_rng(0).normal(size=(3, 10, 3))
     paths[0, 4] = np.nan
     some = ellipsoids(np.zeros((2, 3)), np.tile(np.eye(3), (2, 1, 1)))
     balls = (Ball((0.0, 0.0, 0.0)), Ball((1.0, 0.0, 0.0), 0.2))
 
     def show():
-        view.show_agent(agent_view)
+        view.show_agent(geometry)
         view.show_paths(paths.copy())
         view.show_ellipsoids(some)
         view.show_targets(balls)
@@ -405,5 +416,5 @@ def test_what_has_not_changed_is_not_sent_again(server, view, monkeypatch):
     assert "/slot_0/paths" not in nodes(server)
     with pytest.raises(ShapeError, match="paths"):
         view.show_paths(np.zeros((5, 3)))
-    view.look()
+    view.aim_cameras()
     assert np.isfinite(server.initial_camera.position).all()

@@ -139,7 +139,7 @@ def test_with_a_token_everything_needs_the_cookie(locked_server):
     assert TOKEN not in body
 
 
-def test_the_token_is_not_told_to_other_names():
+def test_the_token_is_not_sent_to_other_names():
     access = Access(TOKEN, any_address=True, names=("robot",))
     for host, let in (("192.168.0.3:8080", True), ("robot:1", True), ("rebound.example", False)):
         reply = access.answer(f"/?token={TOKEN}", [("Host", host)])
@@ -188,7 +188,7 @@ def test_a_client_of_viser_is_served_and_cannot_share(open_server, monkeypatch):
         open_server.request_share_url()
 
 
-def test_a_taken_port_is_told_and_zero_takes_any(capfd):
+def test_a_taken_port_is_reported_and_zero_takes_any(capfd):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         server = SecureServer(port=port)

@@ -1,4 +1,4 @@
-"""What a page is about, without a browser."""
+"""Status and selection of the page, without a browser."""
 
 import json
 import os
@@ -13,8 +13,9 @@ import pytest
 
 import gps
 from gps.errors import ConfigError, StoreError
-from gps.gui.records import RunReader
-from gps.gui.session import Session, duration, feature_points, status_line
+from gps.gui.run_monitor import duration, status_line
+from gps.gui.run_reader import RunReader
+from gps.gui.session import Session
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.control import Command, Control, Status
 from gps.policies import Sizes, VisionConfig
@@ -38,12 +39,12 @@ def session(run_path):
 
 
 def test_a_stored_run_is_done_and_shows_its_newest_iteration(session):
-    status = session.status
+    status = session.monitor.status
     assert (status.state, status.iteration, status.total) == ("done", 3, 3)
     assert status.commands == ()
     assert session.selection.iteration == 3
-    assert not session.connected
-    assert session.can_resume
+    assert not session.monitor.connected
+    assert session.monitor.can_resume
     spent = sum(row["seconds"] for row in session.run.rows)
     assert status.note == f"its iterations took {spent:.0f} s"
 
@@ -59,8 +60,10 @@ def test_a_stored_run_opens_at_its_best(best_run):
     session = opened(best_run)
     s = session.selection
     assert (s.iteration, s.newest, s.best) == (2, False, True)
-    assert session.course.startswith("best: iteration 2 of 3 (policy: success 200 %, cost ")
-    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {2.0}
+    assert session.monitor.progress.startswith(
+        "best: iteration 2 of 3 (policy: success 200 %, cost "
+    )
+    assert {p.marker for p in session.progress_plots() if hasattr(p, "marker")} == {2.0}
     assert not session.select(iteration=1).best
     for choice, n in (("last", 3), ("best", 2), (1, 1)):
         assert opened(best_run, iteration=choice).selection.iteration == n
@@ -70,7 +73,7 @@ def test_a_stored_run_opens_at_its_best(best_run):
         opened(best_run, iteration="worst")
 
 
-def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
+def test_the_newest_iteration_of_a_running_run_is_followed(best_run):
     lock = json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": ""})
     (best_run / "lock").write_text(lock)
     assert Session(RunReader(best_run)).selection.newest  # at once
@@ -80,7 +83,7 @@ def test_of_a_run_that_goes_on_the_newest_is_followed(best_run):
     (best_run / "lock").unlink()
     session = opened(best_run)
     assert session.selection.iteration == 2
-    (best_run / "lock").write_text(lock)  # somebody goes on with it
+    (best_run / "lock").write_text(lock)  # it is resumed
     session.poll()
     assert (session.selection.iteration, session.selection.newest) == (3, True)
     other = opened(best_run)
@@ -95,15 +98,15 @@ def test_a_run_that_ended_because_it_has_converged_is_done(tmp_path):
     done = len(list(gps.run(experiment, out=tmp_path / "run", until_converged=True)))
     assert done < 40
     session = opened(tmp_path / "run")
-    status = session.status
+    status = session.monitor.status
     assert (status.state, status.iteration, status.total) == ("done", done, done)
-    assert "; converged: the last 10 iterations brought less than 1 %" in session.course
-    assert session.can_resume
+    assert "; converged: the last 10 iterations brought less than 1 %" in session.monitor.progress
+    assert session.monitor.can_resume
     with session.run.folder as folder:
         folder.truncate(done - 3)
     session.poll()
-    assert "converged" not in session.course
-    assert (session.status.state, session.status.total) == ("stopped", 40)
+    assert "converged" not in session.monitor.progress
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 40)
 
 
 def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
@@ -116,14 +119,14 @@ def test_a_status_does_not_load_the_experiment(own_run, monkeypatch):
     monkeypatch.setattr(run.folder, "experiment", loaded)
     session = Session(run)
     session.poll()
-    assert (session.status.state, session.status.total) == ("done", 3)
-    assert session.replay(0) is not None
+    assert (session.monitor.status.state, session.monitor.status.total) == ("done", 3)
+    assert session.rollout(0) is not None
     run.folder.write_changes(Changes().with_change(2, Change({"iterations": "7"})))
     run.folder.close()  # lets go of the run
-    assert (session.status.state, session.status.total) == ("stopped", 7)
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 7)
 
 
-def test_numbers_that_are_not_there_are_brought_into_range(session):
+def test_numbers_out_of_range_are_clipped(session):
     s = session.select(iteration=99, condition=99, sample=99, t=10_000)
     samples, T = session.run.samples(3), len(session.run.rollout(3, 0, 0).X)
     assert (s.iteration, s.condition, s.sample, s.t) == (
@@ -143,18 +146,18 @@ def test_an_older_iteration_stays_selected_and_the_newest_is_followed(session):
     assert session.select(iteration=3).newest
 
 
-def test_replays_are_stored_samples_or_simulated(session):
+def test_rollouts_are_stored_samples_or_simulated(session):
     session.select(sample=1, condition=1)
-    replay = session.replay(1)
-    np.testing.assert_array_equal(replay.X, session.run.rollout(3, 1, 1).X)
-    assert "sample 1 of iteration 3" in replay.text
+    rollout = session.rollout(1)
+    np.testing.assert_array_equal(rollout.X, session.run.rollout(3, 1, 1).X)
+    assert "sample 1 of iteration 3" in rollout.label
     session.select(source="policy")
-    policy = session.replay(1)
-    assert "policy after iteration 3 without noise" in policy.text
-    assert policy.X.shape == replay.X.shape
-    assert not np.array_equal(policy.X, replay.X)
+    policy = session.rollout(1)
+    assert "policy after iteration 3 without noise" in policy.label
+    assert policy.X.shape == rollout.X.shape
+    assert not np.array_equal(policy.X, rollout.X)
     session.select(source="local controller")
-    assert not np.array_equal(session.replay(1).X, policy.X)
+    assert not np.array_equal(session.rollout(1).X, policy.X)
 
 
 def test_paths_and_targets_are_in_space(session):
@@ -170,69 +173,73 @@ def test_paths_and_targets_are_in_space(session):
     assert session.targets(0)
 
 
-def test_conditions_beside_each_other_begin_with_the_selected_one(session):
+def test_several_conditions_begin_with_the_selected_one(session):
     session.select(condition=2)
-    assert session.shown() == [2]
-    session.select(beside="all")
-    assert session.shown() == [2, 0, 1, 3]
-    session.select(beside="3, 1 3")
-    assert session.shown() == [2, 3, 1]
+    assert session.conditions == [2]
+    session.select(others="all")
+    assert session.conditions == [2, 0, 1, 3]
+    session.select(others="3, 1 3")
+    assert session.conditions == [2, 3, 1]
     for wrong in ("4", "x", "-1"):
         with pytest.raises(ConfigError, match="numbers from 0 to 3, or all"):
-            session.select(beside=wrong)
-    assert session.shown() == [2, 3, 1]
+            session.select(others=wrong)
+    assert session.conditions == [2, 3, 1]
 
 
 def test_plots_follow_the_selection(session):
-    assert session.progress()
+    assert session.progress_plots()
     titles = {}
     for topic in ("trajectory", "controller", "dual"):
         session.select(topic=topic)
-        titles[topic] = [p.title for p in session.inspector()]
+        titles[topic] = [p.title for p in session.condition_plots()]
         assert titles[topic]
     assert len({tuple(t) for t in titles.values()}) == 3
 
 
 def test_the_selected_iteration_is_marked_in_the_course_of_the_run(session):
-    assert {p.marker for p in session.progress() if hasattr(p, "marker")} == {None}  # the newest
+    assert {p.marker for p in session.progress_plots() if hasattr(p, "marker")} == {
+        None
+    }  # the newest
     session.select(iteration=2)
-    marks = {p.x_label: p.marker for p in session.progress() if hasattr(p, "marker")}
+    marks = {p.x_label: p.marker for p in session.progress_plots() if hasattr(p, "marker")}
     assert marks["iteration"] == 2
 
 
-def test_the_trajectory_is_that_of_the_replay(session):
+def test_the_trajectory_is_that_of_the_playback(session):
     session.select(topic="trajectory")
-    assert session.inspector()[0].title.startswith("position: sample 0; mean")
+    assert session.condition_plots()[0].title.startswith("position: sample 0; mean")
     session.select(source="policy")
-    (replay, plot) = session.replay(0), session.inspector()[0]
+    (rollout, plot) = session.rollout(0), session.condition_plots()[0]
     assert plot.title.startswith("position: policy; mean")
-    np.testing.assert_array_equal(plot.lines[0].y, replay.X[:, 0])
+    np.testing.assert_array_equal(plot.lines[0].y, rollout.X[:, 0])
 
 
-def test_other_runs_beside_it_are_offered_for_comparison(session, other_path, own_run, tmp_path):
-    assert session.run.path.resolve() not in [p.resolve() for p in session.relatives()]
+def test_other_runs_of_the_folder_are_offered_for_comparison(
+    session, other_path, own_run, tmp_path
+):
+    assert session.run.path.resolve() not in [p.resolve() for p in session.comparable()]
     (tmp_path / "no_run").mkdir()
     shutil.copytree(own_run, tmp_path / "second")
     run = RunReader(own_run)
     run.refresh()
-    assert [p.name for p in Session(run).relatives()] == ["second"]
+    assert [p.name for p in Session(run).comparable()] == ["second"]
     with pytest.raises(StoreError, match="does not exist"):
         session.add(tmp_path / "none")
-    before = len(session.progress()[0].lines)
+    before = len(session.progress_plots()[0].lines)
     session.add(other_path)
-    assert len(session.progress()[0].lines) > before
+    assert len(session.progress_plots()[0].lines) > before
 
 
-def test_nobody_to_be_told_is_said(session):
+def test_a_command_needs_a_process_that_makes_the_run(session):
     with pytest.raises(StoreError, match="no process makes this run now"):
-        session.send(Command(kind="pause"))
+        session.monitor.send(Command(kind="pause"))
 
 
 def test_a_run_that_was_left_early_is_stopped(own_run):
     (own_run / "iterations" / "0003.h5").unlink()
     run = RunReader(own_run)
     run.refresh()
-    status = Session(run).status
+    status = Session(run).monitor.status
     assert (status.state, status.iteration) == ("stopped", 2)
     assert "gps resume" in status.note
 
@@ -249,17 +256,17 @@ def test_an_asynchronous_run_that_ended_by_itself_is_done(tmp_path):
     run = RunReader(out)
     run.refresh()
     session = Session(run)
-    stored = session.status
+    stored = session.monitor.status
     assert (stored.state, stored.iteration, stored.total) == ("done", len(reports), len(reports))
     text = (out / "log.txt").read_text()
     (out / "log.txt").write_text(text.replace("the run is done", "the run is stopped"))
-    assert (session.status.state, session.status.total) == ("stopped", 4)
+    assert (session.monitor.status.state, session.monitor.status.total) == ("stopped", 4)
     session.close()
 
 
 def test_a_finished_run_is_resumed_only_for_more_iterations(session):
     with pytest.raises(StoreError, match="has reached its 3 iterations"):
-        session.resume()
+        session.monitor.resume()
 
 
 def test_a_run_of_another_machine_is_watched_only(own_run):
@@ -268,20 +275,20 @@ def test_a_run_of_another_machine_is_watched_only(own_run):
     run.refresh()
     session = Session(run)
     session.poll()
-    status = session.status
+    status = session.monitor.status
     assert status.state == "running"
     assert "process 1 on elsewhere writes to it" in status.note
-    assert not session.can_resume
+    assert not session.monitor.can_resume
     with pytest.raises(StoreError, match="process 1 on elsewhere"):
-        session.send(Command(kind="pause"))
+        session.monitor.send(Command(kind="pause"))
 
 
-def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
+def test_a_running_run_is_monitored_and_steered(tmp_path):
     experiment = gps.load("point_mass_policy")
-    agent_view = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
+    agent = replace(experiment.agent, T=8, starts=((1.0, 1.0), (1.0, -1.0)))
     training = replace(experiment.algorithm.training, steps=40)
     algorithm = replace(experiment.algorithm, training=training)
-    experiment = replace(experiment, iterations=3, agent=agent_view, samples=3, algorithm=algorithm)
+    experiment = replace(experiment, iterations=3, agent=agent, samples=3, algorithm=algorithm)
     control, out = Control(), tmp_path / "run"
     control.send(Command(kind="pause"))
     reports = gps.run(experiment, out=out, control=control)
@@ -291,31 +298,36 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     run = RunReader(out)
     run.refresh()
     session = Session(run)
-    until(lambda: session.poll() or session.status.state == "paused")
-    assert session.connected
+    until(lambda: session.poll() or session.monitor.status.state == "paused")
+    assert session.monitor.connected
     assert session.selection.iteration == 0
-    assert session.inspector() == []
-    assert session.replay(0) is None
-    assert not session.can_resume
-    session.send(Command(kind="change", options={"samples": "4"}))
+    assert session.condition_plots() == []
+    assert session.rollout(0) is None
+    assert not session.monitor.can_resume
+    session.monitor.send(Command(kind="change", options={"samples": "4"}))
     with pytest.raises(ConfigError, match="cannot change between iterations"):
-        session.send(Command(kind="change", options={"agent.T": "4"}))
-    session.send(Command(kind="step"))
+        session.monitor.send(Command(kind="change", options={"agent.T": "4"}))
+    session.monitor.send(Command(kind="step"))
     until(lambda: session.poll() and session.selection.iteration == 1)
     assert run.samples(1) == 4
-    until(lambda: session.poll() or session.settings["samples"] == "4")
-    session.send(Command(kind="run"))
+    until(lambda: session.poll() or session.monitor.settings["samples"] == "4")
+    session.monitor.send(Command(kind="run"))
     thread.join(60)
-    until(lambda: session.poll() or (session.status.state == "done" and not session.connected))
+    until(
+        lambda: (
+            session.poll()
+            or (session.monitor.status.state == "done" and not session.monitor.connected)
+        )
+    )
     assert session.selection.iteration == 3
-    said = [line.split(" ", 2)[2] for line in session.log()]
-    assert "told to change: samples 4" in said
-    assert said[0].startswith("process ")
+    lines = [line.split(" ", 2)[2] for line in session.monitor.log()]
+    assert "told to change: samples 4" in lines
+    assert lines[0].startswith("process ")
     stored = [
-        line for line in said if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
+        line for line in lines if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
     ]
     assert [line.split()[1] for line in stored] == ["1", "2", "3"]
-    assert said[-1] == "the run is done"
+    assert lines[-1] == "the run is done"
     assert session.errors() == []
     session.close()
 
@@ -327,23 +339,22 @@ def test_the_error_that_ended_a_run_stays_visible(session, own_run):
     run.refresh()
     other = Session(run)
     (error,) = other.errors()
-    assert error == f"the arm fell off (in iteration 4); go on with: gps resume {own_run}"
-    assert other.status.state == "failed"
+    assert error == f"the arm fell off (in iteration 4); resume with: gps resume {own_run}"
+    assert other.monitor.status.state == "failed"
     assert session.errors() == []
 
 
-def test_feature_points_lie_where_the_convolutions_look():
+def test_feature_points_lie_in_the_receptive_fields():
     config = VisionConfig(channels=(4, 6), kernels=(5, 3), strides=(2, 1), finetune_steps=1)
     policy = config.initial_policy(Sizes(2, 2, (32, 48, 3)), np.random.default_rng(0))
     frame = np.zeros((32, 48, 3), np.uint8)
-    points = feature_points(policy, frame)
-    # on an even picture every softmax is flat: its mean is the middle
+    points = policy.feature_points(frame)
+    # on a uniform image every softmax is flat: its mean is the centre
     np.testing.assert_allclose(points, np.tile([[23.0, 15.0]], (6, 1)), atol=1e-4)
-    assert feature_points(policy, frame[:10]) is None
-    assert feature_points(None, frame) is None
+    assert policy.feature_points(frame[:10]) is None
 
 
-def test_a_feature_point_is_column_and_row_of_what_is_seen():
+def test_a_feature_point_is_column_and_row_of_a_bright_pixel():
     config = VisionConfig(channels=(1,), kernels=(3,), strides=(1,), finetune_steps=1)
     policy = config.initial_policy(Sizes(2, 2, (20, 30, 3)), np.random.default_rng(0))
     middle = np.zeros((1, 3, 3, 3))
@@ -351,7 +362,7 @@ def test_a_feature_point_is_column_and_row_of_what_is_seen():
     encoder = replace(policy.encoder, weights=(middle, np.zeros(1)))
     frame = np.zeros((20, 30, 3), np.uint8)
     frame[7, 22] = 255
-    points = feature_points(replace(policy, encoder=encoder), frame)
+    points = replace(policy, encoder=encoder).feature_points(frame)
     np.testing.assert_allclose(points, [[22.0, 7.0]], atol=1e-3)
 
 
@@ -378,13 +389,13 @@ def test_a_status_is_one_line():
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
 
 
-def test_the_writer_of_a_run_is_known_by_its_lock(session):
-    assert session.writer() == ""
+def test_the_writer_of_a_run_is_read_from_its_lock(session):
+    assert session.monitor.writer() == ""
     lock = session.run.path / "lock"
     try:
         lock.write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
-        assert session.writer() == f"process {os.getpid()}"
+        assert session.monitor.writer() == f"process {os.getpid()}"
         lock.write_text("{")
-        assert session.writer() == ""
+        assert session.monitor.writer() == ""
     finally:
         lock.unlink()

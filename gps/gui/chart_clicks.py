@@ -1,7 +1,7 @@
 """Clicks in charts, which viser does not report.
 
-A script in the page writes which chart it was and the place on its x axis into a text field that
-nobody sees, and viser sends what is in a field to the server. viser keeps the line charts of the
+A script in the page writes the key of the chart and the place on its x axis into a hidden text
+field, and viser sends the content of a field to the server. viser keeps the line charts of the
 page by their handles' identifiers; a heat map is known by the `meta` of its layout. The enlarged
 copy of a line chart is kept nowhere.
 """
@@ -22,11 +22,11 @@ window.gpsClickField = "UUID";
 if (!window.gpsClicks) {
   window.gpsClicks = true;
   let down = [0, 0];
-  const tell = (chart, x) => {
+  const send = (chart, x) => {
     const label = document.querySelector(`label[for="${window.gpsClickField}"]`);
     const field = label?.parentElement?.parentElement?.parentElement?.querySelector("input");
     if (!field || !Number.isFinite(x)) return;
-    // React looks at what its own setter was told, and at the event
+    // React compares with the value that its own setter was given, and needs the event
     const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
     set.call(field, JSON.stringify({ chart, x, at: Date.now() }));
     field.dispatchEvent(new Event("input", { bubbles: true }));
@@ -36,16 +36,16 @@ if (!window.gpsClicks) {
     const map = event.target.closest?.(".js-plotly-plot");
     if (map && map.on && !map.gpsClicks) {
       map.gpsClicks = true;
-      map.on("plotly_click", (e) => tell(map.layout.meta, e.points[0].x));
+      map.on("plotly_click", (e) => send(map.layout.meta, e.points[0].x));
     }
   }, true);
   document.addEventListener("click", (event) => {
     const over = event.target.closest?.(".u-over");
     const moved = Math.hypot(event.clientX - down[0], event.clientY - down[1]);
-    if (!over || moved > 4) return; // a drag chooses what is shown
+    if (!over || moved > 4) return; // a drag zooms
     for (const [uuid, { chart }] of Object.entries(window.__viserTestpoints?.uplots ?? {})) {
       if (chart.over === over) {
-        tell(uuid, chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x"));
+        send(uuid, chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x"));
       }
     }
   }, true);
@@ -53,7 +53,7 @@ if (!window.gpsClicks) {
 """
 
 
-class Clicks:
+class ChartClicks:
     """Calls `act(key of the chart, x)` for every click in a chart of the page; see `Chart.key`.
 
     The place on the x axis is in the units of that axis. Make it inside of the container of the
@@ -70,12 +70,12 @@ class Clicks:
 
         @field.on_update
         def _(_: Any) -> None:
-            click = read(field.value)
+            click = parse_click(field.value)
             if click is not None:
                 act(*click)
 
 
-def read(text: str) -> tuple[str, float] | None:
+def parse_click(text: str) -> tuple[str, float] | None:
     """Key and place of a click, from what the page has sent; None for anything else."""
     try:
         found = json.loads(text)
@@ -85,4 +85,4 @@ def read(text: str) -> tuple[str, float] | None:
     return (key, x) if isinstance(key, str) and math.isfinite(x) else None
 
 
-__all__ = ["Clicks", "read"]
+__all__ = ["ChartClicks", "parse_click"]

@@ -1,6 +1,6 @@
-"""A stored run, read piece by piece while another process may still write to it.
+"""Reads a stored run piece by piece while another process may still write to it.
 
-`RunReader` reads what it is asked for and no more: one sample's states, one picture, one model. It
+`RunReader` reads what it is asked for and no more: one sample's states, one image, one model. It
 takes no lock on the run folder, and every method may be called from any thread. What a run does not
 hold is None.
 """
@@ -19,13 +19,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import h5py
 import numpy as np
 
 from gps.algorithms.state import ConditionReport
 from gps.errors import GPSError, StoreError
+from gps.fields import Shape
+from gps.gui.search_result import SearchResult
 from gps.pipeline import config_io, progress
 from gps.pipeline.stages import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
@@ -38,8 +40,6 @@ from gps.types import (
     QuadraticCost,
     Record,
     Rollouts,
-    freeze,
-    shape_of,
 )
 
 if TYPE_CHECKING:
@@ -50,27 +50,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_KEPT = 64  # parts of iteration files in memory; a large one has some megabytes
-_SCORES = 64  # rollouts for evaluation in memory
+_CACHED = 64  # parts of iteration files in memory; a large one has some megabytes
+_EVALUATIONS = 64  # rollouts for evaluation in memory
 
-Who = Literal["policy", "local"]
+Actor = Literal["policy", "local"]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample(Record):
     """One rollout of one condition."""
 
-    X: Array  # (T, nx)
-    U: Array  # (T, nu) as applied
-    obs: Array  # (T, no)
-    layout: Layout  # of the state
+    X: Annotated[Array, Shape("T nx")]
+    U: Annotated[Array, Shape("T nu")]
+    """As applied."""
+    obs: Annotated[Array, Shape("T no")]
+    layout: Layout
+    """Of the state."""
     image_shape: tuple[int, int, int] | None = None
-    """Height, width and channels of the stored pictures; None without pictures."""
-
-    def __post_init__(self) -> None:
-        T, nx = shape_of(self, "X", 2)
-        nu, no = shape_of(self, "U", 2)[-1], shape_of(self, "obs", 2)[-1]
-        freeze(self, X=(T, nx), U=(T, nu), obs=(T, no))
+    """Height, width and channels of the stored images; None without images."""
 
 
 class RunReader:
@@ -89,10 +86,10 @@ class RunReader:
         self._whole: dict[int, bool] = {}
         self._iterations: tuple[int, ...] = ()
         self._problems: dict[str, str] = {}
-        self._parts = _Cache(_KEPT)
+        self._parts = _Cache(_CACHED)
         self._reports = _Cache(100_000)  # some hundred bytes each
-        self._scores = _Cache(_SCORES)
-        self._facts: dict[str, Any] | None = None
+        self._evaluations = _Cache(_EVALUATIONS)
+        self._info: dict[str, Any] | None = None
         self._experiment: Experiment | None = None
         self._rows: tuple[dict[str, float], ...] = ()
         self._updates: tuple[dict[str, float], ...] = ()
@@ -106,7 +103,7 @@ class RunReader:
         Only files that are new or were replaced are opened, each once.
         """
         with self._lock:
-            stamps = self._look()
+            stamps = self._scan()
             if stamps == self._stamps:
                 return False
             before, self._stamps = self._stamps, stamps
@@ -115,7 +112,7 @@ class RunReader:
                 if stamps.get(name) != before.get(name)
             }  # fmt: skip
             if "experiment.json" in changed:
-                self._facts = self._experiment = None
+                self._info = self._experiment = None
                 changed.update(stamps)  # files of another run would be refused
             numbers = [int(Path(name).stem) for name in stamps if name.endswith(".h5")]
             for n in numbers:
@@ -132,23 +129,16 @@ class RunReader:
                 self._updates = tuple(_table(self.path / "updates.csv"))
             return True
 
-    def _look(self) -> dict[str, tuple[int, int]]:
+    def _scan(self) -> dict[str, tuple[int, int]]:
         """Time of change and size of every file that is read here."""
-        stamps = {}
-        for name in ("experiment.json", "metrics.csv", "updates.csv"):
-            stamp = _stamp(self.path / name)
-            if stamp is not None:
-                stamps[name] = stamp
         try:
-            with os.scandir(self.path / "iterations") as entries:
-                for entry in entries:
-                    if re.fullmatch(r"\d{4,}\.h5", entry.name):
-                        stamp = _stamp(Path(entry.path))
-                        if stamp is not None:
-                            stamps[entry.name] = stamp
+            names = os.listdir(self.path / "iterations")
         except OSError as error:
             raise StoreError(f"cannot read {self.path / 'iterations'}: {error.strerror}") from error
-        return stamps
+        paths = [self.path / name for name in ("experiment.json", "metrics.csv", "updates.csv")]
+        paths += [self.path / "iterations" / n for n in names if re.fullmatch(r"\d{4,}\.h5", n)]
+        stamps = {path.name: _stamp(path) for path in paths}
+        return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
     def _name(self, n: int) -> str:
         return self.folder.iteration_path(n).name
@@ -158,11 +148,11 @@ class RunReader:
         try:
             self.folder.check(n)
         except StoreError as error:
-            self._note(n, error)
+            self._skip(n, error)
             return False
         return True
 
-    def _note(self, n: int, error: GPSError) -> None:
+    def _skip(self, n: int, error: GPSError) -> None:
         name = self._name(n)
         if name not in self._problems:
             self._problems[name] = str(error)
@@ -230,9 +220,9 @@ class RunReader:
     def info(self) -> Mapping[str, Any]:
         """The contents of experiment.json; raises StoreError."""
         with self._lock:
-            if self._facts is None:
-                self._facts = self.folder.info()
-            return self._facts
+            if self._info is None:
+                self._info = self.folder.info()
+            return self._info
 
     @property
     def experiment(self) -> Experiment:
@@ -294,8 +284,7 @@ class RunReader:
         if self.last is not None:
             layout = self._part(self.last, "rollouts/0/layout")
             if layout is not None:
-                found: Layout = layout
-                return found
+                return layout
         return self.agent.layout
 
     # rollouts
@@ -306,7 +295,7 @@ class RunReader:
         return int(found or 0)
 
     def rollout(self, n: int, m: int, sample: int) -> Sample | None:
-        """One sample of condition `m` in iteration `n`, without its pictures."""
+        """One sample of condition `m` in iteration `n`, without its images."""
         shape = self._get(n, f"image shape {m}", partial(_image_shape, m=m))
         layout = self._part(n, f"rollouts/{m}/layout")
         arrays: list[Any] = []
@@ -319,7 +308,7 @@ class RunReader:
         return Sample(X, U, obs, layout, shape)
 
     def rollouts(self, n: int, m: int, sample: int | None = None) -> Rollouts | None:
-        """All samples of condition `m`, or only one, as a record without pictures."""
+        """All samples of condition `m`, or only one, as a record without images."""
         return self._get(n, f"rollouts {m} {sample}", partial(self._rollouts, n=n, m=m, i=sample))
 
     def _rollouts(self, file: h5py.File, n: int, m: int, i: int | None) -> Rollouts:
@@ -350,13 +339,13 @@ class RunReader:
         return self._get(n, f"entry {m} {name}", read)
 
     def endpoints(self, n: int, m: int) -> Array | None:
-        """The entry that the measure of success looks at, of all samples: (N, T, size), in the
-        entry's own unit."""
+        """The state entry of the measure of success, of all samples: (N, T, size), in the entry's
+        own unit."""
         measure = self.experiment.measure
-        return self.entry(n, m, getattr(measure, "entry", "end_points"))
+        return self.entry(n, m, "end_points" if measure is None else measure.entry)
 
     def image(self, n: int, m: int, sample: int, t: int) -> Images | None:
-        """The pictures of one step, (height, width, channels): cameras one after another."""
+        """The images of one step, (height, width, channels): cameras one after another."""
 
         def read(file: h5py.File) -> Images:
             data = file[f"rollouts/{m}/images"]
@@ -368,9 +357,9 @@ class RunReader:
         return self._get(n, f"image {m} {sample} {t}", read)
 
     def images(self, n: int, m: int, sample: int) -> Images | None:
-        """All pictures of one sample, (T, height, width, channels); not kept."""
+        """All images of one sample, (T, height, width, channels); not kept."""
         read = partial(_row, path=f"rollouts/{m}/images", i=sample)
-        return self._get(n, f"images {m} {sample}", read, keep=False)
+        return self._get(n, f"images {m} {sample}", read, cache=_Cache(0))
 
     # what was fitted and found
 
@@ -385,33 +374,27 @@ class RunReader:
 
     def cost_samples(self, n: int, m: int) -> Array | None:
         """Cost of every sample and step, (N, T)."""
-        found: Array | None = self._part(n, f"models/cost/{m}/l")
-        return found
+        return self._part(n, f"models/cost/{m}/l")
 
     def quadratic_cost(self, n: int, m: int) -> QuadraticCost | None:
         """The expanded cost, mean over the samples, about z = 0."""
-        found: QuadraticCost | None = self._part(n, f"models/cost/{m}/quadratic")
-        return found
+        return self._part(n, f"models/cost/{m}/quadratic")
 
     def dynamics(self, n: int, m: int) -> DynamicsFit | None:
         """The fitted dynamics and the distribution of the start state."""
-        found: DynamicsFit | None = self._part(n, f"models/dynamics/{m}/fit")
-        return found
+        return self._part(n, f"models/dynamics/{m}/fit")
 
     def prior(self, n: int, m: int) -> Mixture | None:
         """The mixture over [x; u; x'] that the dynamics were fitted with."""
-        found: Mixture | None = self._part(n, f"models/dynamics/{m}/prior/mixture")
-        return found
+        return self._part(n, f"models/dynamics/{m}/prior/mixture")
 
     def linearised(self, n: int, m: int) -> LinearGaussianController | None:
         """The global policy, linearised around the rollouts, as the update of `n` saw it."""
-        found: LinearGaussianController | None = self._part(n, f"models/linearised/{m}/controller")
-        return found
+        return self._part(n, f"models/linearised/{m}/controller")
 
     def controller(self, n: int, m: int) -> LinearGaussianController | None:
         """The local controller after iteration `n`, which `n + 1` rolls out."""
-        found: LinearGaussianController | None = self._part(n, f"state/conditions/{m}/controller")
-        return found
+        return self._part(n, f"state/conditions/{m}/controller")
 
     def sampled_controller(self, n: int, m: int) -> LinearGaussianController | None:
         """The local controller that the condition had when iteration `n` rolled out.
@@ -431,12 +414,12 @@ class RunReader:
         # the median: actions at the limits are clipped
         return found if np.median(np.abs(made - r.U)) <= 1e-6 * (1 + np.abs(r.U).max()) else None
 
-    def dual(self, n: int, m: int) -> Any:
-        """What the search of the update found, a record of its algorithm."""
-        return self._part(n, f"state/conditions/{m}/dual")
+    def search(self, n: int, m: int) -> SearchResult | None:
+        """What the search of the update found."""
+        return SearchResult.of(self._part(n, f"state/conditions/{m}/dual"))
 
-    def own(self, n: int, m: int) -> Any:
-        """What the algorithm alone remembers of a condition, a record of its own."""
+    def algorithm_state(self, n: int, m: int) -> Any:
+        """The algorithm's own state of a condition, a record; None for an algorithm without."""
         return self._part(n, f"state/conditions/{m}/algorithm_state")
 
     def policy(self, n: int) -> Any:
@@ -445,8 +428,7 @@ class RunReader:
 
     def policy_loss(self, n: int) -> Array | None:
         """Loss in the last training of the policy, mean of k equal stretches: (k,) in nats."""
-        found: Array | None = self._part(n, "state/policy/loss_trace")
-        return found
+        return self._part(n, "state/policy/loss_trace")
 
     def policy_actions(self, n: int, m: int, sample: int) -> Array | None:
         """Mean actions (T, nu) of the policy after iteration `n` along a sample."""
@@ -456,29 +438,27 @@ class RunReader:
         if needs_images(policy):
             images = self.images(n, m, sample)
             return None if images is None else policy.mean(rollout.obs, images)
-        actions: Array = policy.mean(rollout.obs)
-        return actions
+        return policy.mean(rollout.obs)
 
-    def score_rollout(self, n: int, m: int, who: Who = "policy", test: bool = False) -> (
-        Evaluation | None
-    ):  # fmt: skip
+    def evaluation(
+        self, n: int, m: int, actor: Actor = "policy", test: bool = False
+    ) -> Evaluation | None:
         """The noise-free rollout of the policy or the local controller after iteration `n`.
 
-        It is simulated when it is first asked for, as for metrics.csv. test: `m` counts test
-        conditions. Raises SimulationError.
+        It is simulated on first use, as for metrics.csv. test: `m` counts test conditions. Raises
+        SimulationError.
         """
-        actor = self.policy(n) if who == "policy" else self.controller(n, m)
-        if actor is None:
+        policy = self.policy(n) if actor == "policy" else self.controller(n, m)
+        if policy is None:
             return None
+        key = (n, self._stamp_of(n), m, actor, test)
         with self._lock:
-            key = (n, self._stamp_of(n), m, who, test)
-            if key in self._scores:
-                found: Evaluation = self._scores[key]
-                return found
+            if key in self._evaluations:
+                return self._evaluations[key]
         e = self.experiment  # simulated outside the lock: it takes time
-        done = evaluate_condition(e.agent, e.cost, e.measure, actor, m, 1, 0, test=test)
+        done = evaluate_condition(e.agent, e.cost, e.measure, policy, m, 1, 0, test=test)
         with self._lock:
-            self._scores[key] = done
+            self._evaluations[key] = done
         return done
 
     # reading
@@ -487,62 +467,51 @@ class RunReader:
         return _stamp(self.folder.iteration_path(n))
 
     def _get(
-        self,
-        n: int,
-        key: str,
-        read: Callable[[h5py.File], _T],
-        *,
-        keep: bool = True,
-        cache: _Cache | None = None,
+        self, n: int, key: str, read: Callable[[h5py.File], _T], *, cache: _Cache | None = None
     ) -> _T | None:
-        """What `read` makes of an iteration file, from memory while the file is the same."""
-        cache = self._parts if cache is None else cache
+        """What `read` makes of an iteration file; None where the file has no such part."""
+
+        def load() -> _T | None:
+            with h5py.File(self.folder.iteration_path(n), "r") as file:
+                try:
+                    return read(file)
+                except (KeyError, IndexError):
+                    return None
+
+        return self._load(n, key, load, self._parts if cache is None else cache)
+
+    def _part(self, n: int, part: str) -> Any:
+        """A record of an iteration file; None where there is none."""
+        return self._load(n, part, lambda: self.folder.read_part(n, part), self._parts)
+
+    def _load(self, n: int, key: str, load: Callable[[], _T], cache: _Cache) -> _T | None:
+        """A value from the cache while the file is the same; None where it cannot be read."""
         with self._lock:
             stamp = self._stamp_of(n)
             if stamp is None:
                 return None
             at = (n, stamp, key)
             if at in cache:
-                found: _T | None = cache[at]
-                return found
-            value: _T | None
+                return cache[at]
             try:
-                with h5py.File(self.folder.iteration_path(n), "r") as file:
-                    value = read(file)
-            except (KeyError, IndexError):
-                value = None  # no such part
+                value = load()
             except FileNotFoundError:
                 return None  # deleted a moment ago
+            except StoreError as error:
+                if self._stamp_of(n) is not None:
+                    self._skip(n, error)
+                return None
             except (OSError, RuntimeError, ValueError, TypeError) as error:
                 path = self.folder.iteration_path(n)
                 what = " ".join(str(error).split()) or type(error).__name__
-                self._note(n, StoreError(f"{path} is damaged ({what})"))
+                self._skip(n, StoreError(f"{path} is damaged ({what})"))
                 return None
-            if keep:
-                cache[at] = value
-            return value
-
-    def _part(self, n: int, part: str) -> Any:
-        """A record of an iteration file; None where there is none."""
-        with self._lock:
-            stamp = self._stamp_of(n)
-            if stamp is None:
-                return None
-            at = (n, stamp, part)
-            if at in self._parts:
-                return self._parts[at]
-            try:
-                value = self.folder.read_part(n, part)
-            except StoreError as error:
-                if self._stamp_of(n) is not None:
-                    self._note(n, error)
-                return None
-            self._parts[at] = value
+            cache[at] = value
             return value
 
 
 class _Cache(OrderedDict[Any, Any]):
-    """The last `size` values that were asked for."""
+    """The `size` values that were used last."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -642,4 +611,4 @@ def _table(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-__all__ = ["RunReader", "Sample", "Who"]
+__all__ = ["Actor", "RunReader", "Sample"]

@@ -1,4 +1,4 @@
-"""What the GUI reads is what was stored, and no more of it than was asked for."""
+"""The reader gives what was stored, and reads no more than was requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gps.errors import StoreError
-from gps.gui.records import RunReader
+from gps.gui.run_reader import RunReader
 from gps.pipeline import progress
 from gps.pipeline.store import RunFolder
 
@@ -67,7 +67,7 @@ def test_models_and_states_are_the_stored_ones(reader, snapshots):
     same(reader.prior(n, m).log_weight, stored["dynamics"][m].prior.mixture.log_weight)
     same(reader.controller(n, m).k, state.controller.k)
     same(reader.sampled_controller(n, m).k, snapshots[1].state.conditions[m].controller.k)
-    same(reader.dual(n, m).trace, state.dual.trace)
+    same(reader.search(n, m).trace, state.dual.trace)
     same(reader.policy(n).weights[0], snapshots[n].state.policy.policy.weights[0])
     same(reader.policy_loss(n), snapshots[n].state.policy.loss_trace)
     assert reader.condition_reports(n) == snapshots[n].report.conditions
@@ -80,9 +80,9 @@ def test_what_is_missing_is_none(reader):
         assert reader.rollouts(n, m, i) is None, (n, m, i)
     assert reader.image(1, 0, 0, 0) is None
     assert reader.entry(1, 0, "height") is None
-    assert reader.own(1, 0) is None
+    assert reader.algorithm_state(1, 0) is None
     assert reader.sampled_controller(0, 0) is None
-    for read in (reader.dynamics, reader.dual, reader.prior, reader.linearised):
+    for read in (reader.dynamics, reader.search, reader.prior, reader.linearised):
         assert read(0, 0) is None
         assert read(9, 0) is None
     assert reader.condition_reports(0) is None
@@ -117,7 +117,7 @@ def test_no_more_is_read_than_asked_for(run_path, monkeypatch):
     assert sizes == []  # attributes
 
 
-def test_pictures_are_read_one_at_a_time(image_run, monkeypatch):
+def test_images_are_read_one_at_a_time(image_run, monkeypatch):
     stored = RunFolder.open(image_run).read(1).rollouts
     reader, sizes = RunReader(image_run), []
     real = h5py.Dataset.__getitem__
@@ -232,17 +232,17 @@ def test_a_line_that_is_still_being_written_is_left_out(own_run):
 def test_scores_are_those_of_metrics_csv(reader):
     row = reader.rows[-1]
     for who in ("local", "policy"):
-        scores = [reader.score_rollout(3, m, who) for m in range(4)]
+        scores = [reader.evaluation(3, m, who) for m in range(4)]
         np.testing.assert_allclose(
             np.mean([s.cost[0] for s in scores]), row[f"{who}_cost_mean"], rtol=1e-12
         )
         np.testing.assert_allclose(
             np.max([s.distance[0] for s in scores]), row[f"{who}_distance_max"], rtol=1e-12
         )
-    assert reader.score_rollout(3, 0) is reader.score_rollout(3, 0)
-    tested = reader.score_rollout(3, 0, test=True)
+    assert reader.evaluation(3, 0) is reader.evaluation(3, 0)
+    tested = reader.evaluation(3, 0, test=True)
     same(tested.rollouts.X[0, 0, :2], (0.7, 0.2))
-    assert reader.score_rollout(9, 0) is None
+    assert reader.evaluation(9, 0) is None
 
 
 def test_results_are_those_of_the_files(reader, run_path, best_run, monkeypatch):

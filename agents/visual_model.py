@@ -1,4 +1,4 @@
-"""How an agent is shown: a condition's own model, and where a state puts its bodies."""
+"""The visual model of an agent: a condition's own MuJoCo model, and the pose that a state gives."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gps.types import Array
 
 
 @dataclass(frozen=True, eq=False)
-class Display:
-    """A model to look at, and the way from a state of the agent to the model's positions."""
+class MujocoVisualModel:
+    """A `gps.protocols.VisualModel` with MuJoCo's own model of an agent."""
 
     model: mujoco.MjModel
-    """As the condition sees it: its bodies shifted, mocap bodies in their places. A copy."""
+    """Of the condition: its bodies shifted, mocap bodies in their places. A copy."""
     nx: int
     """State size."""
     positions: Callable[[Array], Array]
@@ -28,9 +28,9 @@ class Display:
         return mujoco.MjData(self.model)
 
     def set_state(self, data: mujoco.MjData, x: Array) -> None:
-        """Put everything where the state x (nx,) has it: bodies, shapes, sites, cameras.
+        """Forward kinematics of the state x (nx,): poses of bodies, geoms, sites and cameras.
 
-        Raises ShapeError. Velocities and forces are left alone, since they are not seen.
+        Raises ShapeError. Velocities and forces stay as they are, since they are not drawn.
         """
         x = np.asarray(x, dtype=np.float64)
         if x.shape != (self.nx,):
