@@ -41,7 +41,9 @@ from gps.errors import ConfigError, ShapeError
 __all__ = [
     "Config",
     "Count",
+    "Finite",
     "Fraction",
+    "Items",
     "NonNegative",
     "Positive",
     "Range",
@@ -99,6 +101,29 @@ class Range:
         )
 
 
+@dataclass(frozen=True)
+class Items:
+    """What the items of a tuple have to be besides their types: one or more, no two of them equal.
+
+    In a union it holds for the tuples: `Annotated[float | tuple[float, ...], Items(some=True)]`.
+    """
+
+    some: bool = False
+    distinct: bool = False
+
+    @property
+    def text(self) -> str:
+        """`a non-empty tuple without repetition`."""
+        return f"a{' non-empty' * self.some} tuple{' without repetition' * self.distinct}"
+
+    def holds(self, items: tuple[Any, ...]) -> bool:
+        """Whether the items are such."""
+        repeated = any(item in items[:i] for i, item in enumerate(items))
+        return not (self.some and not items) and not (self.distinct and repeated)
+
+
+Finite = Annotated[float, Range()]
+"""A finite number."""
 Positive = Annotated[float, Range(above=0)]
 """A finite number above 0."""
 NonNegative = Annotated[float, Range(at_least=0)]
@@ -311,8 +336,11 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
     """The check of a type; None where there is nothing to check, as for protocols and callables."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        marks = tuple(mark for mark in args[1:] if isinstance(mark, Range))
-        return _check(args[0], ranges + marks)
+        inner = _check(args[0], ranges + tuple(m for m in args[1:] if isinstance(m, Range)))
+        for mark in args[1:]:
+            if inner is not None and isinstance(mark, Items):
+                inner = _items(inner, mark)
+        return inner
     if origin in (typing.Union, types.UnionType):
         return _either([_check(arg, ranges) for arg in args])
     if origin is Literal:
@@ -336,6 +364,8 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
 
 def _words(kind: str, ranges: Sequence[Range]) -> str:
     """`a whole number of at least 1`."""
+    if ranges and ranges[0].finite and kind == "a number" and not ranges[0].text.strip():
+        return "a finite number"
     return " and ".join([f"{kind} {r.text}".strip() for r in ranges[:1]] or [kind])
 
 
@@ -380,7 +410,7 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
     text = f"a tuple, each {words[0]}" if anyhow else f"a tuple of {', '.join(words)}"
 
     def convert(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and value.ndim:
             items = tuple(value)
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             items = value if type(value) is tuple else tuple(value)
@@ -394,6 +424,18 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
         return value if unchanged and isinstance(value, tuple) else new
 
     return _Check(text, convert)
+
+
+def _items(check: _Check, mark: Items) -> _Check:
+    """The same check, for tuples with the marked items only."""
+
+    def convert(value: Any) -> Any:
+        new = check.convert(value)
+        if isinstance(new, tuple) and not mark.holds(new):
+            raise ValueError
+        return new
+
+    return _Check(check.text.replace("a tuple", mark.text, 1), convert, check.choices)
 
 
 def _none(value: Any) -> None:
