@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, SupportsInt
+from typing import Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -213,3 +213,12 @@ class Simulation:
         if self._run is None:
             raise GPSError("the simulation has no start yet; call reset first")
         return self._run
+
+
+@runtime_checkable
+class Steppable(Protocol):
+    """An agent that can be stepped from outside, as `gps.agents.as_gymnasium` does."""
+
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its caller steps."""
+        ...

@@ -48,7 +48,7 @@ from gps.agents.base import (
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
 from gps.fields import readonly
-from gps.protocols import Agent, Policy, acting, control_range_of, image_shape_of
+from gps.protocols import Agent, Policy, Stoppable, acting, control_range_of, image_shape_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 log = logging.getLogger(__name__)
@@ -260,12 +260,9 @@ class RemoteAgent:
         return len(self._description().starts[True])
 
     @property
-    def control_range(self) -> tuple[Array, Array]:
-        """Lowest and highest action, (nu,) each; AttributeError where the robot did not say."""
-        limits = self._description().control_range
-        if limits is None:
-            raise AttributeError("the robot's side has no control_range")
-        return limits
+    def control_range(self) -> tuple[Array, Array] | None:
+        """Lowest and highest action, (nu,) each; None where the robot's side reports none."""
+        return self._description().control_range
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
@@ -602,10 +599,9 @@ class RobotServer:
         """The safety stop: `agent.stop()` if there is one, then the callback."""
         log.warning("safety stop: %s", reason)
         try:
-            stop = getattr(self.agent, "stop", None)
             try:
-                if callable(stop):
-                    stop()
+                if isinstance(self.agent, Stoppable):
+                    self.agent.stop()
             finally:
                 if self._on_stop is not None:
                     self._on_stop(reason)
@@ -912,7 +908,7 @@ class _Session:
             self.channel.abort()
 
     def _result(self, rollouts: Rollouts) -> None:
-        arrays = {name: getattr(rollouts, name) for name in ("X", "U", "obs", "noise")}
+        arrays = {name: vars(rollouts)[name] for name in ("X", "U", "obs", "noise")}
         arrays |= {f"jacobian:{name}": J for name, J in rollouts.jacobians.items()}
         self.channel.send("result", None, arrays, silence=self.server.step_timeout)
 
