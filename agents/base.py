@@ -5,13 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, SupportsInt, runtime_checkable
+from typing import Annotated, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
+from gps.fields import Finite, Items, NonNegative, Range
 from gps.types import Array, Layout
+
+Steps = Annotated[int, Range(at_least=2, at_most=100_000, unit="steps")]
+"""Of a rollout; every array of it has a row for each."""
+Seconds = Annotated[float, Range(above=0, unit="s")]
+Limit = Annotated[float, Range(above=0, finite=False)]
+Std = NonNegative | tuple[NonNegative, ...]
+"""Standard deviation: one for all, or one each."""
+Names = Annotated[tuple[str, ...], Items(some=True, distinct=True)]
+Values = tuple[Finite, ...]
+Seed = Annotated[int, Range(at_least=0, below=2**63)]
 
 
 def require(ok: bool, config: object, field: str, rule: str, got: object) -> None:
@@ -65,7 +76,7 @@ def entry_indices(layout: Layout, names: Sequence[str]) -> np.ndarray:
 
 
 def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Array:
-    """Noise (N, T, nu) smoothed along time by a Gaussian of deviation `sigma` steps.
+    """Noise (N, T, nu) smoothed along time by a Gaussian of standard deviation `sigma` steps.
 
     With `renormalise`, every sample's and action's noise is divided by its own standard deviation
     over time (its mean stays). Edges are reflected, the kernel is cut at 4 sigma. sigma = 0 gives
@@ -78,9 +89,9 @@ def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Arr
         return noise
     smooth = gaussian_filter1d(noise, sigma, axis=1, mode="reflect", truncate=4.0)
     if renormalise:
-        deviation = smooth.std(axis=1, keepdims=True)
+        std = smooth.std(axis=1, keepdims=True)
         # a sample without any noise (the mean trajectory) stays at zero
-        smooth = smooth / np.where(deviation > 0, deviation, 1.0)
+        smooth = smooth / np.where(std > 0, std, 1.0)
     return np.ascontiguousarray(smooth)
 
 

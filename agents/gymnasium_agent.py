@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal
 
 import mujoco
 import numpy as np
@@ -14,7 +14,14 @@ import numpy as np
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
+    Limit,
+    Names,
+    Seconds,
+    Seed,
     Simulation,
+    Std,
+    Steps,
+    Values,
     check_actions,
     check_condition,
     check_noise,
@@ -26,7 +33,7 @@ from gps.agents.base import (
 from gps.agents.display import Display
 from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
-from gps.fields import readonly
+from gps.fields import Config, Count, Items, NonNegative, readonly
 from gps.protocols import Policy, acting
 from gps.rng import stream
 from gps.types import Array, Layout, Rollouts
@@ -44,39 +51,33 @@ def _pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...
     try:
         pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
         hash(pairs)
+        good = all(isinstance(name, str) for name, _ in pairs)
     except (TypeError, ValueError):
-        pairs = ((0, None),)  # what cannot be read is told like a name that is none
-    good = all(isinstance(name, str) for name, _ in pairs)
+        pairs, good = (), False
     require(good, config, field, "(name, value) pairs with values that hash", given)
-    return cast("tuple[tuple[str, Any], ...]", pairs)
+    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumStart:
+class GymnasiumStart(Config):
     """One start of an environment. Without any field it is the nominal one.
 
     The nominal start of MuJoCo environments is (init_qpos, init_qvel), the model's own pose; other
     environments have none and start where `reset(seed=0)` leads.
     """
 
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of `reset`, which draws from the environment's own distribution of starts."""
     options: tuple[tuple[str, Any], ...] = ()
     """Options of `reset` as (name, value) pairs, where the environment knows any."""
-    qpos: tuple[float, ...] | None = None
+    qpos: Values | None = None
     """MuJoCo environments: positions (nq,), rad or m, in place of the drawn or nominal ones."""
-    qvel: tuple[float, ...] | None = None
+    qvel: Values | None = None
     """MuJoCo environments: velocities (nv,), rad/s or m/s, in place of the others."""
 
     def __post_init__(self) -> None:
-        good = self.seed is None or (type(self.seed) is int and 0 <= self.seed < 2**63)
-        require(good, self, "seed", "a whole number from 0 up, below 2^63, or None", self.seed)
         object.__setattr__(self, "options", _pairs(self, "options", self.options))
-        for field in ("qpos", "qvel"):
-            value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, tuple(float(v) for v in value))
-                require(bool(np.isfinite(value).all()), self, field, "finite", value)
+        super().__post_init__()
 
     @property
     def nominal(self) -> bool:
@@ -98,7 +99,7 @@ def random_starts(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumConfig:
+class GymnasiumConfig(Config):
     """A Gymnasium environment with a vector of observations and continuous actions.
 
     The environment steps itself: its model, its frame_skip, its observation and its reward, without
@@ -122,82 +123,50 @@ class GymnasiumConfig:
     """Name of the environment, `Reacher-v5` or `module:Name-v0`."""
     make: tuple[tuple[str, Any], ...] = ()
     """Arguments of the environment's constructor as (name, value) pairs."""
-    T: int = 50
+    T: Steps = 50
     """Steps of one rollout."""
-    dt: float | None = None
+    dt: Seconds | None = None
     """Duration of one step in seconds; None for what the environment says, needed where it says
     nothing."""
-    obs_entries: tuple[tuple[str, int], ...] = ()
+    obs_entries: tuple[tuple[str, Count], ...] = ()
     """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
-    state: tuple[str, ...] | None = None
+    state: Names | None = None
     """State entries. None: joint_pos and joint_vel for MuJoCo, else the observation."""
-    obs: tuple[str, ...] | None = None
+    obs: Names | None = None
     """What the global policy sees, any of the same entries; None for the whole observation."""
-    conditions: tuple[GymnasiumStart, ...] = (GymnasiumStart(),)
+    conditions: Annotated[tuple[GymnasiumStart, ...], Items(some=True)] = (GymnasiumStart(),)
     """Training starts."""
     test_conditions: tuple[GymnasiumStart, ...] = ()
     """Starts kept for evaluation."""
-    start_qpos_std: float | tuple[float, ...] = 0.0
+    start_qpos_std: Std = 0.0
     """MuJoCo: standard deviation of the start positions, rad or m; one for all or (nv,)."""
-    start_qvel_std: float | tuple[float, ...] = 0.0
+    start_qvel_std: Std = 0.0
     """MuJoCo: standard deviation of the start velocities, rad/s or m/s; one for all or (nv,)."""
     termination: Termination = "ignore"
     """Where the environment would end the episode: "ignore" goes on, "failure" fails the sample."""
-    noise_sigma: float = 0.0
+    noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
     """Whether smoothed noise is scaled back to unit variance."""
-    limit: float = 1e4
+    limit: Limit = 1e4
     """A sample with a state or observation above this has failed."""
 
     def __post_init__(self) -> None:
-        require(bool(self.env) and isinstance(self.env, str), self, "env", "a name", self.env)
-        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
-        good = self.dt is None or 0 < self.dt < math.inf
-        require(good, self, "dt", "above 0 s or None", self.dt)
-        for field in ("state", "obs", "conditions", "test_conditions"):
-            value = getattr(self, field)
-            require(not isinstance(value, str), self, field, "a tuple", value)
-            if value is not None:
-                object.__setattr__(self, field, tuple(value))
         object.__setattr__(self, "make", _pairs(self, "make", self.make))
+        if isinstance(self.obs_entries, dict):
+            object.__setattr__(self, "obs_entries", tuple(self.obs_entries.items()))
+        super().__post_init__()
+        require(bool(self.env), self, "env", "a name", self.env)
         for name, _ in self.make:
             require(name not in _RESERVED, self, "make", f"without {name}, which is set", self.make)
-        parts = _pairs(self, "obs_entries", self.obs_entries)
-        good = all(type(n) is int and n >= 1 for _, n in parts)
-        require(good, self, "obs_entries", "(name, length) pairs", self.obs_entries)
-        names = [name for name, _ in parts]
+        names = [name for name, _ in self.obs_entries]
         good = len(set(names)) == len(names) and not set(names) & set(ENTRIES)
         require(good, self, "obs_entries", f"new names, none twice, none of {ENTRIES}", names)
-        object.__setattr__(self, "obs_entries", parts)
         known = (*ENTRIES[:2], *(names or ENTRIES[2:3]), *ENTRIES[3:])
-        for field in ("state", "obs"):
-            names = getattr(self, field)
-            if names is None:
-                continue
-            require(len(names) > 0, self, field, "one entry or more", names)
-            require(len(set(names)) == len(names), self, field, "without repeated entries", names)
-            for name in names:
+        for field, chosen in (("state", self.state), ("obs", self.obs)):
+            for name in chosen or ():
                 if name not in known:
                     raise ConfigError(f"GymnasiumConfig.{field}: {choices('entry', name, known)}")
-        require(len(self.conditions) > 0, self, "conditions", "one or more", self.conditions)
-        for field in ("conditions", "test_conditions"):
-            good = all(isinstance(c, GymnasiumStart) for c in getattr(self, field))
-            require(good, self, field, "a tuple of GymnasiumStart", getattr(self, field))
-        for field in ("start_qpos_std", "start_qvel_std"):
-            value = getattr(self, field)
-            if np.ndim(value):
-                object.__setattr__(self, field, tuple(float(v) for v in value))
-            array = np.asarray(value, dtype=np.float64)
-            good = bool(np.isfinite(array).all() and (array >= 0).all())
-            require(good, self, field, "finite and 0 or more", value)
-        if self.termination not in get_args(Termination):
-            known = get_args(Termination)
-            what = choices("value", self.termination, known)
-            raise ConfigError(f"GymnasiumConfig.termination: {what}")
-        good = 0 <= self.noise_sigma < math.inf
-        require(good, self, "noise_sigma", "0 or more", self.noise_sigma)
-        require(self.limit > 0, self, "limit", "above 0", self.limit)
 
     def build(self, threads: int = 1) -> GymnasiumAgent:
         """Make the environment and check that it can be an agent.
@@ -236,7 +205,10 @@ class GymnasiumAgent:
         self._layout, self._state = self._chosen("state", state)
         self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
         self._start_std = np.concatenate(
-            [self._sized(f, getattr(config, f)) for f in ("start_qpos_std", "start_qvel_std")]
+            (
+                self._sized("start_qpos_std", config.start_qpos_std),
+                self._sized("start_qvel_std", config.start_qvel_std),
+            )
         )
         self._conditions = {False: config.conditions, True: config.test_conditions}
         for start in (*config.conditions, *config.test_conditions):
@@ -598,8 +570,7 @@ class _Instance:
 
     def check_start(self, start: GymnasiumStart, *, disturbed: bool) -> None:
         """ConfigError if the environment cannot start there."""
-        for field, n in (("qpos", self.nq), ("qvel", self.nv)):
-            value = getattr(start, field)
+        for field, value, n in (("qpos", start.qpos, self.nq), ("qvel", start.qvel, self.nv)):
             if value is None:
                 continue
             if not self.settable:

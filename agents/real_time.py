@@ -7,12 +7,13 @@ import operator
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
+from gps.agents.base import Seed
 from gps.errors import ConfigError
-from gps.fields import Config, NonNegative, Positive, Range
+from gps.fields import Config, NonNegative, Positive
 from gps.protocols import Agent, BuildsAgent, Policy
 from gps.rng import stream
 from gps.types import Array, Rollouts
@@ -32,7 +33,7 @@ class RealTimeConfig(Config):
     """Standard deviation of the logarithm of the factor, whose mean is 1; 0 for none."""
     speed: Positive = 1.0
     """Divides the duration: 10 makes a robot that is ten times as fast."""
-    seed: Annotated[int, Range(at_least=0, below=2**63)] = 0
+    seed: Seed = 0
     """Seed of the factors. A factor depends on the condition and the rollouts' noise alone."""
     noise_free: bool = False
     """Whether rollouts without any exploration noise take time too. A run makes these only to

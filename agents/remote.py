@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from gps.agents._protocol import (
 )
 from gps.agents.base import (
     Failures,
+    Seconds,
     check_actions,
     check_condition,
     check_noise,
@@ -47,7 +48,7 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.fields import readonly
+from gps.fields import Config, Count, Range, Whole, readonly
 from gps.protocols import Agent, Policy, Stoppable, acting, control_range_of, image_shape_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
@@ -62,14 +63,14 @@ _HANDSHAKE = 10.0  # seconds until a client has said what it wants
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteConfig:
+class RemoteConfig(Config):
     """An agent in another process. What it looks like is asked from there.
 
     A `LinearGaussianController` is sent as arrays and runs beside the robot. Any other policy stays
     here and sends one action per step, so the network's delay counts in every step.
     """
 
-    port: int
+    port: Annotated[int, Range(at_least=1, at_most=65535)]
     """TCP port of the robot's side."""
     host: str = "127.0.0.1"
     """Its address. Any but this machine's own needs a secret."""
@@ -77,55 +78,35 @@ class RemoteConfig:
     """File with the shared secret of at least 16 characters, which must be there on every machine
     that opens connections; None for no secret. The secret itself is never part of a configuration,
     as these are stored with every run."""
-    connect_timeout: float = 5.0
-    """Seconds to connect and to agree on version and secret; above 0."""
-    step_timeout: float = 5.0
-    """Longest silence of the robot's side in seconds, above 0. It gives signs of life while it
+    connect_timeout: Seconds = 5.0
+    """Time to connect and to agree on version and secret."""
+    step_timeout: Seconds = 5.0
+    """Longest silence of the robot's side. It gives signs of life while it
     works, so this may be shorter than a rollout."""
-    rollout_timeout: float = 600.0
-    """Longest duration in seconds of all samples of one rollout together; above 0."""
-    queue_timeout: float = 600.0
-    """Seconds to stand in line while the robot serves others; above 0."""
-    max_bytes: int = MAX_BYTES
+    rollout_timeout: Seconds = 600.0
+    """Longest duration of all samples of one rollout together."""
+    queue_timeout: Seconds = 600.0
+    """Time to stand in line while the robot serves others."""
+    max_bytes: Count = MAX_BYTES
     """Longest message in bytes, either way."""
-    layout: tuple[tuple[str, int], ...] | None = None
+    layout: tuple[tuple[str, Whole], ...] | None = None
     """Expected state entries and their sizes; None for whatever the robot has."""
-    obs_layout: tuple[tuple[str, int], ...] | None = None
+    obs_layout: tuple[tuple[str, Whole], ...] | None = None
     """Expected observation entries and their sizes; None for whatever the robot has."""
-    T: int | None = None
+    T: Count | None = None
     """Expected steps of a rollout; None for whatever the robot has."""
-    dt: float | None = None
+    dt: Seconds | None = None
     """Expected duration of a step in seconds; None for whatever the robot has."""
-    nu: int | None = None
+    nu: Count | None = None
     """Expected action size; None for whatever the robot has."""
-    n_conditions: int | None = None
+    n_conditions: Count | None = None
     """Expected number of training conditions; None for whatever the robot has."""
 
     def __post_init__(self) -> None:
-        good = type(self.port) is int and 0 < self.port < 65536
-        require(good, self, "port", "a whole number from 1 to 65535", self.port)
+        super().__post_init__()
         require(bool(self.host), self, "host", "an address", self.host)
-        for field in ("connect_timeout", "step_timeout", "rollout_timeout", "queue_timeout"):
-            value = getattr(self, field)
-            require(0 < value < math.inf, self, field, "above 0 s and finite", value)
-        good = type(self.max_bytes) is int and self.max_bytes > 0
-        require(good, self, "max_bytes", "a whole number above 0", self.max_bytes)
         if self.secret_file is None:
             check_secret(None, self.host, "RemoteConfig.host")
-        for field in ("layout", "obs_layout"):
-            entries = getattr(self, field)
-            if entries is None:
-                continue
-            try:  # lists would not hash
-                entries = tuple((str(n), int(size)) for n, size in entries)
-            except (TypeError, ValueError):
-                require(False, self, field, "pairs (name, size) or None", entries)
-            object.__setattr__(self, field, entries)
-        for field in ("T", "nu", "n_conditions"):
-            value = getattr(self, field)
-            good = value is None or (type(value) is int and value > 0)
-            require(good, self, field, "a whole number above 0 or None", value)
-        require(self.dt is None or self.dt > 0, self, "dt", "above 0 s or None", self.dt)
 
     def build(self, threads: int = 1) -> RemoteAgent:
         """The agent. It connects when something is asked of it; `threads` has no meaning here."""
@@ -508,7 +489,7 @@ class RobotServer:
         on_stop: Callable[[str], None] | None = None,
         step_timeout: float = 5.0,
         start_timeout: float = 60.0,
-        max_bytes: int = MAX_BYTES,
+        max_bytes: Count = MAX_BYTES,
     ) -> None:
         """Bind and listen; see `serve` for the arguments."""
         if not isinstance(agent, Agent):
@@ -1000,7 +981,7 @@ def serve(
     on_stop: Callable[[str], None] | None = None,
     step_timeout: float = 5.0,
     start_timeout: float = 60.0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: Count = MAX_BYTES,
     ready: Callable[[RobotServer], None] | None = None,
 ) -> None:
     """The robot's side: let learners act with `agent` until interrupted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import operator
 import os
 import platform
 import threading
@@ -168,6 +169,13 @@ def _no_gl(error: Exception) -> str:
     return f"{tried}{_NO_GL}: {type(error).__name__}: {error}"
 
 
+class _Active(threading.local):
+    """The contexts that a thread has entered, the current one last."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Context] = []
+
+
 class _Context:
     """An off-screen OpenGL context that is current inside `with` only, in whatever thread.
 
@@ -175,7 +183,7 @@ class _Context:
     with the outer one current again, so that a Renderer may be collected at any moment.
     """
 
-    _active = threading.local()
+    _active = _Active()
 
     def __init__(self) -> None:
         # MuJoCo reads MUJOCO_GL when it is imported and then insists on it, so that setting it here
@@ -196,10 +204,7 @@ class _Context:
 
     @classmethod
     def _stack(cls) -> list[_Context]:
-        if not hasattr(cls._active, "stack"):
-            cls._active.stack = []
-        stack: list[_Context] = cls._active.stack
-        return stack
+        return cls._active.stack
 
     def __enter__(self) -> _Context:
         self._context.make_current()
@@ -259,6 +264,8 @@ class Renderer:
     below 1 pixel; GPSError where OpenGL is missing.
     """
 
+    _lock: Any = None
+
     def __init__(
         self,
         model: mujoco.MjModel,
@@ -279,7 +286,7 @@ class Renderer:
                     f"got {name} {value!r}"
                 )
         self._height, self._width = int(height), int(width)
-        self._sizes = {name: getattr(model, name) for name in _SAME}
+        self._sizes = _sizes(model)
         self._data = mujoco.MjData(model)
         self._option = mujoco.MjvOption()
         # what a rangefinder measures is no part of the agent, and not computed here
@@ -354,11 +361,11 @@ class Renderer:
         share them; default: the model's. out: written into if given. Raises ShapeError and
         NonFiniteError, GPSError after `close`, ConfigError for a model of another geometry.
         """
-        for name, size in self._sizes.items():
-            if getattr(model, name) != size:
+        for name, given in _sizes(model).items():
+            if given != self._sizes[name]:
                 raise ConfigError(
-                    f"the Renderer was made for a model with {name}={size}, this one has "
-                    f"{getattr(model, name)}; make another Renderer for it"
+                    f"the Renderer was made for a model with {name}={self._sizes[name]}, this one "
+                    f"has {given}; make another Renderer for it"
                 )
         rows = np.ascontiguousarray(qpos, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != model.nq:
@@ -393,20 +400,21 @@ class Renderer:
         poses: dict[str, Array],
         out: NDArray[np.uint8],
     ) -> None:
-        data, picture = self._data, self._upside_down
+        data, image = self._data, self._upside_down
+        mocap = {"mocap_pos": data.mocap_pos, "mocap_quat": data.mocap_quat}
         mujoco.mj_resetData(model, data)  # mocap bodies go where this model has them
         every = mujoco.mjtCatBit.mjCAT_ALL
         for i, q in enumerate(qpos):
             data.qpos[:] = q
             for name, pose in poses.items():
-                getattr(data, name)[:] = pose[i]
+                mocap[name][:] = pose[i]
             _place(model, data)
             for k, view in enumerate(self._views):
                 mujoco.mjv_updateScene(model, data, self._option, None, view, every, self._scene)
                 mujoco.mjr_render(self._area, self._scene, self._draw)
-                mujoco.mjr_readPixels(picture, None, self._area, self._draw)
+                mujoco.mjr_readPixels(image, None, self._area, self._draw)
                 # OpenGL counts rows from the bottom
-                out[i, :, :, 3 * k : 3 * k + 3] = picture[::-1]
+                out[i, :, :, 3 * k : 3 * k + 3] = image[::-1]
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
@@ -427,7 +435,7 @@ class Renderer:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_lock", None) is not None:
+        if self._lock is not None:  # else __init__ was not called: wrong arguments
             self.close()
 
 
@@ -435,6 +443,11 @@ def _close_all() -> None:
     """Close what is still open before the libraries below are gone."""
     for renderer in list(_LIVE):
         renderer.close()
+
+
+def _sizes(model: mujoco.MjModel) -> dict[str, int]:
+    """What has to be the same in all models that a Renderer draws."""
+    return dict(zip(_SAME, operator.attrgetter(*_SAME)(model), strict=True))
 
 
 def _views(model: mujoco.MjModel, cameras: Sequence[str | int]) -> list[mujoco.MjvCamera]:

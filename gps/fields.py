@@ -407,7 +407,13 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
     anyhow = len(args) == 2 and args[1] is Ellipsis
     checks = [_check(arg, ranges) for arg in (args[:1] if anyhow else args)]
     words = [check.text if check else "anything" for check in checks]
-    text = f"a tuple, each {words[0]}" if anyhow else f"a tuple of {', '.join(words)}"
+    if anyhow:
+        text = f"a tuple, each {words[0]}"
+    elif len(words) > 1 and len(set(words)) == 1:
+        text = f"a tuple of {len(words)}, each {words[0]}"
+    else:
+        text = f"a tuple of {', '.join(words)}"
+    known = tuple(choice for check in checks if check for choice in check.choices)
 
     def convert(value: Any) -> Any:
         if isinstance(value, np.ndarray) and value.ndim:
@@ -423,7 +429,7 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
         unchanged = all(a is b for a, b in zip(new, items, strict=True))
         return value if unchanged and isinstance(value, tuple) else new
 
-    return _Check(text, convert)
+    return _Check(text, convert, known)
 
 
 def _items(check: _Check, mark: Items) -> _Check:
@@ -489,8 +495,10 @@ def _instance(value: Any, kind: type) -> Any:
 
 
 def _meant(value: Any, check: _Check) -> str:
-    """`; did you mean 'laplace'?` where a choice is close."""
-    close = get_close_matches(value, check.choices, n=1) if isinstance(value, str) else []
+    """`; did you mean 'laplace'?` where a choice is close to the value or to an item of it."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    wrong = [item for item in items if isinstance(item, str) and item not in check.choices]
+    close = [match for item in wrong for match in get_close_matches(item, check.choices, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

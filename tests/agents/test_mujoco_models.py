@@ -789,19 +789,19 @@ def test_the_planned_model_is_the_median():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"what": "mass"}, "unknown property 'mass'"),
+        ({"what": "mass"}, "got 'mass'; did you mean 'body_mass'"),
         ({"what": "body_mass", "names": "lower"}, "names must be"),
         ({"what": "body_mass", "names": ()}, "names must be"),
         ({"what": "body_mass", "std": None}, "std must be given"),
         ({"what": "body_mass", "between": (0.5, 1.5)}, "and not both"),
-        ({"what": "body_mass", "std": -1.0}, "0 or more"),
+        ({"what": "body_mass", "std": -1.0}, "number of at least 0"),
         ({"what": "body_mass", "std": None, "between": (0.0, 1.0)}, "must stay above 0, got 0"),
         ({"what": "dof_damping", "std": None, "between": (-0.1, 1.0)}, "must stay at or above 0"),
         ({"what": "body_mass", "std": None, "between": (2.0, 1.0)}, "in order"),
         ({"what": "body_mass", "relative": False}, "relative for body_mass"),
         ({"what": "body_pos", "relative": True}, "False for body_pos"),
         ({"what": "actuator_gain", "relative": False}, "True for actuator_gain"),
-        ({"what": "body_pos", "axes": "yx"}, "in this order"),
+        ({"what": "body_pos", "axes": "yx"}, "'xz', 'yz' or 'xyz', got 'yx'"),
         ({"what": "body_mass", "axes": "x"}, "xyz for body_mass"),
     ],
 )
