@@ -57,7 +57,10 @@ class PointMassConfig(Config):
     """Standard deviation of the start position along each axis, in m."""
     start_velocity_std: NonNegative = 0.0
     """Standard deviation of the start velocity along each axis, in m/s."""
-    obs: Annotated[tuple[Literal["position", "velocity"], ...], Items(some=True)] = LAYOUT.names
+    obs: Annotated[tuple[Literal["position", "velocity"], ...], Items(some=True)] = (
+        "position",
+        "velocity",
+    )
     """State entries that the global policy sees, in order."""
     noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
