@@ -122,8 +122,8 @@ class Failures:
 class Run(Protocol):
     """The samples of one condition while they run: what `rollout` and `Simulation` both drive.
 
-    A step is `observe`, `apply` and `advance`, in this order; each gives back whether any sample
-    goes on. `row` says where in the arrays the step is written.
+    A step is `observe`, `apply` and `advance`, in this order; each returns whether any sample is
+    left. `row` says where in the arrays the step is written.
     """
 
     X: Array
@@ -154,9 +154,8 @@ class Simulation:
     """One sample of an agent, stepped from outside: the states and actions of `rollout`.
 
     `reset` first; then every `step` applies an action. Unlike a rollout it has no last step, so
-    the state after the action of step T-1 can be seen too. Agents give one by `simulation()`; it
-    shares no state with their rollouts or with other simulations. Not to be used from several
-    threads at once.
+    the state after the action of step T-1 can be observed too. Agents make one by `simulation()`;
+    it shares no state with their rollouts or with other simulations. Not thread-safe.
     """
 
     def __init__(self, begin: Callable[[int, Array | None, bool], Run]) -> None:

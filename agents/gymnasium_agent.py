@@ -69,7 +69,7 @@ class GymnasiumStart(Config):
     seed: Seed | None = None
     """Seed of `reset`, which draws from the environment's own distribution of starts."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Options of `reset` as (name, value) pairs, where the environment knows any."""
+    """Options of `reset` as (name, value) pairs, where the environment has any."""
     qpos: Values | None = None
     """MuJoCo environments: positions (nq,), rad or m, in place of the drawn or nominal ones."""
     qvel: Values | None = None
@@ -126,8 +126,8 @@ class GymnasiumConfig(Config):
     T: Steps = 50
     """Steps of one rollout."""
     dt: Seconds | None = None
-    """Duration of one step in seconds; None for what the environment says, needed where it says
-    nothing."""
+    """Duration of one step in seconds; None for what the environment reports, needed where it
+    reports nothing."""
     obs_entries: tuple[tuple[str, Count], ...] = ()
     """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
     state: Names | None = None
@@ -143,7 +143,7 @@ class GymnasiumConfig(Config):
     start_qvel_std: Std = 0.0
     """MuJoCo: standard deviation of the start velocities, rad/s or m/s; one for all or (nv,)."""
     termination: Termination = "ignore"
-    """Where the environment would end the episode: "ignore" goes on, "failure" fails the sample."""
+    """Where the environment would end the episode: "ignore" continues, "failure" fails a sample."""
     noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
@@ -450,7 +450,7 @@ class GymnasiumAgent:
         every: int = 1,
         test: bool = False,
     ) -> np.ndarray:
-        """Pictures of every `every`-th step of one sample, (frames, height, width, 3) uint8.
+        """Images of every `every`-th step of one sample, (frames, height, width, 3) uint8.
 
         camera: name of a camera of the model, or -1 for MuJoCo's free camera. Raises GPSError where
         OpenGL is missing, where the state does not hold joint_pos, and for environments that are
@@ -557,7 +557,7 @@ class _Instance:
         return origin
 
     def _step_duration(self, config: GymnasiumConfig) -> float:
-        """What the environment says of its step, in seconds; not needed if it is configured."""
+        """What the environment reports of its step, in s; not needed if it is configured."""
         dt, fps = getattr(self._base, "dt", None), (self._env.metadata or {}).get("render_fps")
         for value in (dt, 1.0 / fps if isinstance(fps, (int, float)) and fps > 0 else None):
             if isinstance(value, (int, float, np.number)) and 0 < value < math.inf:
@@ -565,7 +565,7 @@ class _Instance:
                 good = config.dt is None or not known or math.isclose(config.dt, value)
                 require(good, config, "dt", f"None or the {value:g} s of {config.env}", config.dt)
                 return float(value)
-        require(config.dt is not None, config, "dt", f"given: {config.env} does not say it", None)
+        require(config.dt is not None, config, "dt", f"given: {config.env} reports none", None)
         return math.nan
 
     def check_start(self, start: GymnasiumStart, *, disturbed: bool) -> None:
@@ -667,7 +667,7 @@ class _Run:
             instance = self._instances[i]
             instance.write(self._windows[i])
             if instance.warned():
-                # after such a warning the simulator goes on from its reset state, which is finite
+                # after such a warning the simulator continues from its reset state, which is finite
                 counts = np.zeros((len(instance.warning), 2), dtype=int)
                 counts[:, 1] = instance.warning
                 self.failures.add(i, t, reason(counts, limit))

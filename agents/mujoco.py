@@ -206,7 +206,7 @@ class MujocoConfig(Config):
     """Sites of the model that are the end points, in order."""
     state: Names = ("joint_pos", "joint_vel")
     """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s),
-    activation (what actuators with dynamics of their own remember; such a model needs it), and
+    activation (the internal state of actuators with dynamics; such a model needs it), and
     sensor:NAME, any sensor of the model, in its own units. Sensors belong to the positions and
     velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
     actuator and constraint forces) are evaluated there too, with the control of the step before,
@@ -237,10 +237,10 @@ class MujocoConfig(Config):
     start noise, between those of the start and those of the observation; without start noise each
     property has its median, and so it has where the model is asked for or planned with."""
     cameras: tuple[str, ...] = ()
-    """Cameras of the model whose pictures belong to the observation, in the order of the channels;
+    """Cameras of the model whose images belong to the observation, in the order of the channels;
     see `Rollouts.images`. Rollouts need OpenGL then."""
     image_size: tuple[Pixels, Pixels] = (64, 64)
-    """Height and width of a picture, in pixels."""
+    """Height and width of an image, in pixels."""
     noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
@@ -300,8 +300,8 @@ class MujocoAgent:
             )
         if model.na and ACTIVATION not in config.state:
             raise ConfigError(
-                f"MujocoConfig.state: the model {shown(config.model)} has actuators that remember "
-                f"something (na={model.na}); add {ACTIVATION!r}, or the state is not all there is"
+                f"MujocoConfig.state: the model {shown(config.model)} has stateful "
+                f"actuators (na={model.na}); add {ACTIVATION!r}, or the state is incomplete"
             )
         if not model.na and ACTIVATION in (*config.state, *observed):
             raise ConfigError(
@@ -478,7 +478,7 @@ class MujocoAgent:
         return self._low.copy(), self._high.copy()
 
     def warm_up(self) -> None:
-        """Compile the kernels, or load them: a rollout without controls that nobody sees."""
+        """Compile the kernels, or load them, by a rollout without controls."""
         T, nu, nx = self.config.T, self.nu, self.layout.size
         idle = LinearGaussianController(
             K=np.zeros((T, nu, nx)), k=np.zeros((T, nu)), chol=np.tile(np.eye(nu), (T, 1, 1))
@@ -623,7 +623,7 @@ class MujocoAgent:
         policy = acting(policy)
         sees = needs_images(policy)
         if sees and not cfg.cameras:
-            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees pictures")
+            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees images")
         run, models = self._begin(N, T, condition, start_noise, test=test)
         compiled = self._conditions[test][condition].compiled
         frames: list[Images] = []
@@ -688,7 +688,7 @@ class MujocoAgent:
     def simulation(self) -> Simulation:
         """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`.
 
-        It has no pictures.
+        It has no images.
         """
         # its own: rollouts of one sample must not touch an episode that is under way
         own: dict[int, Batch] = {}
@@ -762,7 +762,7 @@ class MujocoAgent:
         return batch
 
     def check_images(self) -> None:
-        """GPSError where no picture could be drawn, as far as the environment's variables tell."""
+        """GPSError where no image could be drawn, as far as environment variables show."""
         require_display()
 
     def check_render(
@@ -794,7 +794,7 @@ class MujocoAgent:
         every: int = 1,
         test: bool = False,
     ) -> np.ndarray:
-        """Pictures of every `every`-th step of one sample, (frames, height, width, 3) uint8.
+        """Images of every `every`-th step of one sample, (frames, height, width, 3) uint8.
 
         camera: name of a camera of the model, or -1 for MuJoCo's free camera. `test` says that
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where

@@ -130,7 +130,7 @@ def reacher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A two-link arm in the horizontal plane takes its tip to a target that each condition moves.
 
     The state has 7 values: 2 joint positions and velocities, then the tip's place seen from the
-    target, along the world's axes, in m; that and the joints tell where the target is. Targets
+    target, along the world's axes, in m; that and the joints determine where the target is. Targets
     stand in the half of a ring in front of the shoulder, between radii of 0.08 and 0.18 m (the
     arm reaches 0.2 m): eight to train from, on its two borders, and test targets that are drawn
     uniformly from its area.

@@ -92,7 +92,7 @@ class RealTime:
     ) -> Rollouts:
         """See `gps.protocols.Agent`; the bytes of the agent inside, after the robot's time.
 
-        Wrong inputs and failed simulations are told at once.
+        Wrong inputs and failed simulations are reported at once.
         """
         begin = time.monotonic()
         rollouts = self._agent.rollout(policy, condition, noise, start_noise, test=test)

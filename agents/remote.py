@@ -55,7 +55,7 @@ from gps.types import Array, Layout, LinearGaussianController, Rollouts
 log = logging.getLogger(__name__)
 
 _NONCE = re.compile("[0-9a-f]{64}")
-_CONNECTIONS = 64  # at once; more are told that the robot is busy
+_CONNECTIONS = 64  # at once; more get the answer that the robot is busy
 _HANDSHAKE = 10.0  # seconds until a client has said what it wants
 
 
@@ -126,7 +126,7 @@ class RemoteConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class _Description:
-    """What the robot's side says of itself."""
+    """What the robot's side reports of its agent."""
 
     layout: Layout
     obs_layout: Layout
@@ -139,7 +139,7 @@ class _Description:
 
     @classmethod
     def of(cls, welcome: Message) -> _Description:
-        """What the message says; ProtocolError if it cannot be right."""
+        """What the message reports; ProtocolError if it cannot be right."""
         layout, nu = welcome.layout("layout"), welcome.integer("nu", 1)
         starts = {
             False: readonly(welcome.array("starts", None, layout.size)),
@@ -259,7 +259,7 @@ class RemoteAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.protocols.Agent`. Raises RemoteError as well, which says how far it came.
+        """See `gps.protocols.Agent`. Raises RemoteError as well, with how far it came.
 
         When it ends early, for whatever reason, the connection closes, and the robot's side stops.
         """
@@ -316,7 +316,7 @@ class RemoteAgent:
             elif message.type == "result":
                 return message
             else:
-                raise _told(message, at.N)
+                raise _error_in(message, at.N)
 
     @staticmethod
     def _last_word(channel: Channel, N: int) -> GPSError | None:
@@ -325,7 +325,7 @@ class RemoteAgent:
             while channel.readable(0.0):
                 message = channel.receive(0.1)
                 if message.type == "error":
-                    return _told(message, N)
+                    return _error_in(message, N)
         return None
 
     @staticmethod
@@ -363,7 +363,7 @@ class RemoteAgent:
 
     @contextlib.contextmanager
     def _talk(self, where: Callable[[], str]) -> Iterator[Channel]:
-        """A connection on which the robot's side has said who it is; errors say which and where."""
+        """A connection after the handshake; errors name the robot and the place."""
         cfg = self.config
         try:
             with self._connect() as channel:
@@ -397,7 +397,7 @@ class RemoteAgent:
             late = f"no answer within {cfg.connect_timeout:g} s (connect_timeout)"
             message = channel.receive(cfg.connect_timeout, deadline, late)
             if message.type != want:
-                raise _told(message, 0)
+                raise _error_in(message, 0)
             return message
 
         hello = {"version": VERSION, "nonce": mine, "silence": cfg.step_timeout}
@@ -450,7 +450,7 @@ class RemoteAgent:
             )
 
 
-def _told(message: Message, N: int) -> GPSError:
+def _error_in(message: Message, N: int) -> GPSError:
     """The error that a message reports, or that an unexpected message is."""
     if message.type != "error":
         return ProtocolError(f"unexpected message {clean(message.type, 40)!r}")
@@ -496,7 +496,7 @@ class RobotServer:
             raise ConfigError(f"serve: agent must have the members of Agent, got {agent!r}")
         if image_shape_of(agent) is not None:
             raise ConfigError(
-                "serve: pictures do not travel to a remote client; serve an agent without cameras"
+                "serve: images do not travel to a remote client; serve an agent without cameras"
             )
         for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
             if not 0 < value < math.inf:
@@ -639,7 +639,7 @@ class RobotServer:
             return self._line.index(session) + 1 if session in self._line else 0
 
     def welcome(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """What a client is told about the agent."""
+        """The description of the agent, for a client."""
         return self._description
 
 
@@ -677,7 +677,7 @@ class _Session:
         self._moving = self._done = self._asked = False
         self._lost: str | None = None
         self._silence = server.step_timeout  # of ours, that the client puts up with
-        self._told, self._until = threading.Event(), math.inf  # a client may linger that long
+        self._notified, self._until = threading.Event(), math.inf  # a client may linger that long
         self._ended = threading.Event()
         self._progress: dict[str, int] = {}
         self._rows = 0
@@ -708,7 +708,7 @@ class _Session:
             self.lose("a fault in the connection's thread")
 
     def _refuse(self, error: RemoteError) -> None:
-        """Stop the robot if it moves; tell the client, if it did wrong and may still listen."""
+        """Stop the robot if it moves; report to the client, if it erred and may still listen."""
         with self._lock:
             over = self._done
         if over:
@@ -780,7 +780,7 @@ class _Session:
     def _attend(self) -> None:
         """Give signs of life, take actions, notice the end."""
         beat = max(0.02, min(1.0, self._silence / 4, self.server.step_timeout / 4))
-        while not (self._told.is_set() and time.monotonic() > self._until):
+        while not (self._notified.is_set() and time.monotonic() > self._until):
             if self.channel.readable(beat):
                 message = self.channel.receive(self.server.step_timeout)
                 with self._lock:
@@ -792,7 +792,7 @@ class _Session:
             with self._lock:
                 moving, done, lost = self._moving, self._done, self._lost
             if lost is not None:
-                if moving:  # the other thread may still say why
+                if moving:  # the other thread may still report why
                     self._ended.wait(self.server.step_timeout)
                 return
             if done:
@@ -853,15 +853,15 @@ class _Session:
             kind, text = ("shape" if isinstance(error, ShapeError) else "robot"), str(error)
             outcome = lambda: self._fail(kind, text)  # noqa: E731
         except BaseException as error:
-            # where a rollout broke off nobody knows what the robot does
+            # where a rollout broke off it is unknown what the robot does
             text = f"{type(error).__name__}: {error}"
-            told = self._end()
-            if told:  # else it has been stopped, and this may be what that led to
+            notified = self._end()
+            if notified:  # else it has been stopped, and this may be what that led to
                 self.server.stop_robot(text)
             if not isinstance(error, Exception):
                 raise
             log.exception("client %s: the agent's rollout failed", self.name)
-            if told:
+            if notified:
                 self._quietly(lambda: self._fail("robot", text))
             return
         if self._end():
@@ -879,7 +879,7 @@ class _Session:
         try:
             send()
             self._until = time.monotonic() + self.server.step_timeout
-            self._told.set()
+            self._notified.set()
         except ProtocolError as error:  # a result beyond max_bytes
             text = str(error)
             log.warning("client %s: %s", self.name, text)
@@ -900,7 +900,7 @@ class _Session:
         except ProtocolError:
             raise
         except RemoteError as error:
-            log.debug("client %s was not told: %s", self.name, error)
+            log.debug("client %s was not notified: %s", self.name, error)
 
     def note(self, t: int, rows: int) -> dict[str, int]:
         """Keep where the rollout is. An agent that runs its samples one by one shows it by t."""
@@ -911,7 +911,7 @@ class _Session:
         return self._progress
 
     def check(self) -> None:
-        """RemoteError if the client is gone, which ends a rollout that would go on."""
+        """RemoteError if the client is gone, which ends a rollout under way."""
         if self._lost is not None:
             raise RemoteError(self._lost)
 
@@ -943,7 +943,7 @@ class _Session:
 
 
 class _Refused(RemoteError):
-    """This client may not, whatever it says."""
+    """This client is refused, whatever it sends."""
 
 
 class _Gains:

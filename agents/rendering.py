@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo model without a window: `Renderer` for many, `render_states` for a few."""
+"""Images of a MuJoCo model without a window: `Renderer` for many, `render_states` for a few."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _egl_works() -> bool:
     lib = _library("libEGL.so.1")
     if lib is None:
         return False
-    # Mesa tells on stderr of each device that it cannot use; it reads the level at the first word
+    # Mesa reports on stderr each device that it cannot use; it reads the level at the first word
     quiet = "EGL_LOG_LEVEL" not in os.environ
     if quiet:
         os.environ["EGL_LOG_LEVEL"] = "fatal"
@@ -136,7 +136,7 @@ def _platform() -> str | None:
     there = [
         name for name, files in (("egl", ("libEGL.so.1",)), ("osmesa", _OSMESA)) if _loads(*files)
     ]
-    # what PyOpenGL was told, or another library has settled for, cannot be changed any more
+    # what PyOpenGL was configured for, or another library has chosen, cannot be changed any more
     settled = os.environ.get("PYOPENGL_PLATFORM", "").strip().lower()
     if settled in there:
         return settled
@@ -195,7 +195,7 @@ class _Context:
                 if name is None:
                     warnings.simplefilter("error")  # glfw only warns that there is no window
                 module = mujoco if name is None else import_module(_PLATFORMS[name])
-                # everything is drawn into a buffer that MuJoCo makes: this one is never seen
+                # everything is drawn into a buffer that MuJoCo makes: this one is never shown
                 self._context = module.GLContext(16, 16)
             self._let_go = _let_go(name)
         except Exception as error:  # each platform has exceptions of its own
@@ -250,11 +250,11 @@ _LIVE: weakref.WeakSet[Renderer] = weakref.WeakSet()
 
 
 class Renderer:
-    """Pictures of many states of one model, by one or more cameras.
+    """Images of many states of one model, by one or more cameras.
 
-    cameras: names of cameras of the model, in the order of the picture's channels; -1 is MuJoCo's
-    free camera. height, width: of each picture, in pixels. plain: without shadows, reflections,
-    haze and sky, and with round shapes of fewer faces in small pictures, for policies that see;
+    cameras: names of cameras of the model, in the order of the image's channels; -1 is MuJoCo's
+    free camera. height, width: of each image, in pixels. plain: without shadows, reflections,
+    haze and sky, and with round shapes of fewer faces in small images, for policies with images;
     without it haze, sky and faces are the model's. Multisampling, shadows and reflections are
     always off: they take most of the time in software.
 
@@ -282,8 +282,7 @@ class Renderer:
         for name, value in (("height", height), ("width", width)):
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ConfigError(
-                    "a picture must be at least 1 x 1 pixel, in whole numbers; "
-                    f"got {name} {value!r}"
+                    f"an image must be at least 1 x 1 pixel, in whole numbers; got {name} {value!r}"
                 )
         self._height, self._width = int(height), int(width)
         self._sizes = _sizes(model)
@@ -315,7 +314,7 @@ class Renderer:
             (glob, "offheight", self._height),
             (quality, "offsamples", 0),
         ]
-        if plain:  # corners finer than a pixel or two are not seen, and cost most of the time
+        if plain:  # details finer than a pixel or two are invisible, and cost most of the time
             fine = max(self._height, self._width)
             for name, least, each in (("numslices", 12, 4), ("numstacks", 6, 8)):
                 wanted.append(
@@ -331,7 +330,7 @@ class Renderer:
             if "gladLoadGL" in str(error):  # there is a context, and no OpenGL behind it
                 raise GPSError(_no_gl(error)) from error
             raise GPSError(
-                f"OpenGL cannot draw pictures of {self._height} x {self._width} pixels of this "
+                f"OpenGL cannot draw images of {self._height} x {self._width} pixels of this "
                 f"model: {error}"
             ) from error
         finally:
@@ -353,7 +352,7 @@ class Renderer:
         mocap_quat: ArrayLike | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        """One picture for each row of `qpos`, (n, height, width, 3 * cameras) uint8, red first.
+        """One image for each row of `qpos`, (n, height, width, 3 * cameras) uint8, red first.
 
         model: the one that the Renderer was made with, or one of the same geometry that differs
         in numbers (positions of bodies, colours). qpos: (n, nq). mocap_pos, mocap_quat: poses of
@@ -390,10 +389,10 @@ class Renderer:
             if self._context is None or self._draw is None:
                 raise GPSError("this Renderer has been closed")
             with self._context:
-                self._pictures(model, rows, poses, out)
+                self._render_all(model, rows, poses, out)
         return out
 
-    def _pictures(
+    def _render_all(
         self,
         model: mujoco.MjModel,
         qpos: Array,
@@ -490,7 +489,7 @@ def _poses(name: str, given: ArrayLike | None, n: int, nmocap: int, size: int) -
 
 
 def _place(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Everything that a picture shows, and nothing else: no contacts, no forces, no sensors."""
+    """Everything that an image shows, and nothing else: no contacts, no forces, no sensors."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
@@ -503,7 +502,7 @@ def _place(model: mujoco.MjModel, data: mujoco.MjData) -> None:
 def render_states(
     model: mujoco.MjModel, qpos: Array, *, width: int, height: int, camera: str | int
 ) -> NDArray[np.uint8]:
-    """One picture for each row of `qpos`, (frames, height, width, 3) uint8, for people to look at.
+    """One image for each row of `qpos`, (frames, height, width, 3) uint8, for humans.
 
     A Renderer that is used once; its errors.
     """

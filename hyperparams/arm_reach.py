@@ -22,7 +22,7 @@ experiment = Experiment(
         + 0.01 * StateCost(entry="joint_vel", target=0.0, l2=1.0)
     ),
     # gains: acceleration of each joint per N m, from the inverse mass matrix at the start. With
-    # the default of 1 the first controller would be far too stiff at the elbow.
+    # the default of 1 the initial controller would be far too stiff at the elbow.
     # variance: noise of 2 N m, where shoulder and elbow can give 12 and 5.
     initial=HoldConfig(gains=(4.5, 31.0), variance=4.0),
     measure=EndpointMeasure(target=TARGET, threshold=0.02),

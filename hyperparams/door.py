@@ -59,7 +59,7 @@ COST = (
     + StateCost(entry="joint_vel", target=0.0, weights=0.05, l2=1.0)
 )
 
-# In the state's own units: how far the door has moved so far says nothing of what will matter, and
+# In the state's own units: how far the door has moved so far is no measure of what will matter, and
 # in shares of that the contacts are fitted too closely.
 STANDARDISE = False
 PRIOR = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))

@@ -16,7 +16,7 @@ from gps.types import Array, Layout, Rollouts
 RIDGES = tuple(10.0**k for k in range(-4, 3))
 """What `ridge=None` chooses from."""
 
-_QUADRATIC = 10.0  # how much dearer a squared feature's coefficient is than a linear one's
+_QUADRATIC = 10.0  # penalty of a squared feature's coefficient relative to a linear one's
 _SMALL = 1e-13  # eigenvalues below this, relative to the largest, are rounding
 _SAME = 1e-9  # a feature that varies less, relative to its size, is constant
 
@@ -26,7 +26,7 @@ class FittedRewardCost(Config, InPlaceCost):
     """`l[t] = -r[t+1]`, minus the reward of action u[t], which the state entry holds one step on.
 
     The last action's reward lies after the rollout, so `l[T-1] = 0`, and a rollout costs exactly
-    minus the sum of its T-1 rewards. Nothing is known of the reward as a function: derivatives come
+    minus the sum of its T-1 rewards. The reward as a function is unknown: derivatives come
     from a regression over all samples of the steps s with |s - t| <= window,
 
         min over b, g, c of  mean (y - b - g'v - sum_{i<=j} c_ij v_i v_j)^2
@@ -36,7 +36,7 @@ class FittedRewardCost(Config, InPlaceCost):
     loses its negative eigenvalues; the gradient at step t's mean is that of the fit before this.
     Features that do not vary in the window have no derivatives, nor has the entry itself. The
     derivatives come from all samples that are evaluated together: a finite difference in one
-    sample's state sees nothing of them. As step t reads the state of step t+1, the cost serves
+    sample's state is blind to them. As step t reads the state of step t+1, the cost serves
     whole rollouts only, neither `gps.agents.as_gymnasium` nor `CostOf`.
 
     Source: the choice of the ridge is that of scikit-learn's RidgeCV, where whole rollouts are left

@@ -32,7 +32,7 @@ class EndpointMeasure(Config):
     """Coordinates per point: 3 in space, 2 in the plane."""
 
     success_point: Whole = 0
-    """Index of the point that decides about success."""
+    """Index of the point that determines success."""
 
     threshold: Positive = 0.06
     """Largest distance of that point from its target that counts as success."""
@@ -95,7 +95,7 @@ class EndpointMeasure(Config):
 
 
 def _nearest(path: Array) -> Array:
-    """Least distance from the origin of the lines through successive points (N, T, n): (N,)."""
+    """Minimum distance from the origin of the lines through successive points (N, T, n): (N,)."""
     step = np.diff(path, axis=1, append=path[:, -1:])  # the last line is a point
     length = (step**2).sum(axis=-1)
     share = -(path * step).sum(axis=-1) / np.where(length > 0, length, 1.0)

@@ -1,4 +1,4 @@
-"""Cost that knows only whether a state entry lies inside a region."""
+"""Cost of whether a state entry lies inside a region; no derivatives."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class BinaryRegionCost(Config, InPlaceCost):
 
     The region, border included, is a box, `|d_i| <= half_width_i` for every component of
     `d = entry - target`, or a ball, `|d| <= radius` in the norm asked for. All derivatives are
-    zero: for optimisers that compare samples (PI2, the sampling part of PILQR), not for the LQR,
-    which sees nothing of it. Where the entry is NaN, so is the cost.
+    zero: for optimisers that compare samples (PI2, the sampling part of PILQR), not for the LQR, to
+    which it is zero. Where the entry is NaN, so is the cost.
     """
 
     entry: str

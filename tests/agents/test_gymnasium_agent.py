@@ -566,7 +566,7 @@ def test_arguments_of_the_environment_reach_it():
 
 
 @pytest.mark.parametrize("name", ["reacher", "ant"])
-def test_pictures_show_the_joints(name):
+def test_images_show_the_joints(name):
     agent = replace(AGENTS[name], T=4).build()
     r = agent.rollout(NoisyDamping(), 1, draw(agent)[0])
     try:
@@ -583,7 +583,7 @@ def test_pictures_show_the_joints(name):
 
 
 def test_drawn_joints_are_those_of_the_rollout(monkeypatch):
-    """Rotation vectors become quaternions again on the way to the picture."""
+    """Rotation vectors become quaternions again on the way to the image."""
     shown = []
     module = sys.modules["gps.agents.gymnasium_agent"]
     monkeypatch.setattr(module, "render_states", lambda model, qpos, **_: shown.append(qpos))
