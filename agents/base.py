@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Protocol, SupportsInt, runtime_checkable
+from typing import Annotated, Any, Generic, Protocol, SupportsInt, TypeVar, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
 from gps.fields import Finite, Items, NonNegative, Range
+from gps.protocols import Policy, acting
 from gps.types import Array, Layout
 
 Steps = Annotated[int, Range(at_least=2, at_most=100_000, unit="steps")]
@@ -232,3 +233,78 @@ class Steppable(Protocol):
     def simulation(self) -> Simulation:
         """A simulation of one sample that its caller steps."""
         ...
+
+
+def drive(run: Run, policy: Policy, noise: Array) -> None:
+    """A rollout of T steps with action noise (N, T, nu), written into the run's arrays.
+
+    Raises ShapeError for actions of another shape, and SimulationError with all failed samples.
+    """
+    (N, T, nu), policy = noise.shape, acting(policy)
+    with run.quiet():
+        for t in range(T):
+            if not run.observe(t, t):
+                break
+            # copies: the policy must not change the record
+            u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
+            if not run.apply(t, t, check_actions(u, N, nu)):
+                break
+            if t + 1 < T and not run.advance(t):
+                break
+    run.failures.raise_if_any()
+
+
+C = TypeVar("C")
+
+
+class SimulatedAgent(Generic[C]):
+    """The members of `gps.protocols.Agent` that follow from a configuration and its conditions."""
+
+    config: Any
+    """With T, dt, noise_sigma and noise_renormalise."""
+    _layout: Layout
+    _obs_layout: Layout
+    _conditions: Mapping[bool, Sequence[C]]
+    """What the conditions, and those of the test (True), start with."""
+
+    @property
+    def layout(self) -> Layout:
+        """The state entries."""
+        return self._layout
+
+    @property
+    def obs_layout(self) -> Layout:
+        """The observation entries."""
+        return self._obs_layout
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        steps: int = self.config.T
+        return steps
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        seconds: float = self.config.dt
+        return seconds
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        return len(self._conditions[False])
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        return len(self._conditions[True])
+
+    def _condition(self, condition: int, *, test: bool) -> C:
+        """What a condition starts with; ShapeError where it does not exist."""
+        some = self._conditions[test]
+        return some[check_condition(condition, len(some), test=test)]
+
+    def _smooth(self, noise: Array, nu: int) -> Array:
+        """Checked action noise (N, T, nu), smoothed as the configuration says."""
+        cfg, noise = self.config, check_noise(noise, self.config.T, nu)
+        return smooth_noise(noise, cfg.noise_sigma, renormalise=cfg.noise_renormalise)

@@ -18,23 +18,21 @@ from gps.agents.base import (
     Names,
     Seconds,
     Seed,
+    SimulatedAgent,
     Simulation,
     Std,
     Steps,
     Values,
-    check_actions,
-    check_condition,
-    check_noise,
     check_start_noise,
+    drive,
     entry_indices,
     require,
-    smooth_noise,
 )
 from gps.agents.display import Display
 from gps.agents.rendering import Renderer, render_states
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.fields import Config, Count, Items, NonNegative, readonly
-from gps.protocols import Policy, acting
+from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Array, Layout, Rollouts
 
@@ -179,7 +177,7 @@ class GymnasiumConfig(Config):
         return GymnasiumAgent(self)
 
 
-class GymnasiumAgent:
+class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
     """Runs each sample in an environment instance of its own, all of them step by step together.
 
     Before each rollout every instance is reset by the condition's seed. So nothing that happened
@@ -290,21 +288,6 @@ class GymnasiumAgent:
         return self._pool[:N]
 
     @property
-    def layout(self) -> Layout:
-        """The configured state entries."""
-        return self._layout
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured observation entries."""
-        return self._obs_layout
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
     def dt(self) -> float:
         """Duration of one step in seconds."""
         return self._dt
@@ -318,16 +301,6 @@ class GymnasiumAgent:
     def n_start(self) -> int:
         """Twice the number of velocities, if starts are disturbed, else 0."""
         return len(self._start_std) if self._start_std.any() else 0
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self._conditions[False])
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self._conditions[True])
 
     @property
     def control_range(self) -> tuple[Array, Array]:
@@ -349,7 +322,7 @@ class GymnasiumAgent:
 
     def _start(self, condition: int, *, test: bool) -> tuple[Array, Array, Array]:
         """State, qpos and qvel of an undisturbed start."""
-        check_condition(condition, len(self._conditions[test]), test=test)
+        self._condition(condition, test=test)
         if (test, condition) not in self._starts:
             run = self._run(self._pool, condition, 1, None, 1, test=test)
             with run.quiet():
@@ -374,25 +347,11 @@ class GymnasiumAgent:
         Actions are clipped to the action space and rounded to its dtype, mostly float32, before
         they are recorded and applied.
         """
-        cfg, T, nu = self.config, self.config.T, self.nu
-        check_condition(condition, len(self._conditions[test]), test=test)
-        noise = smooth_noise(
-            check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
-        )
-        N = noise.shape[0]
+        self._condition(condition, test=test)  # a wrong condition is reported before wrong noise
+        noise = self._smooth(noise, self.nu)
+        N, T = noise.shape[:2]
         run = self._run(self._instances(N), condition, N, start_noise, T, test=test)
-        policy = acting(policy)
-        with run.quiet():
-            for t in range(T):
-                if not run.observe(t, t):
-                    break
-                # copies: the policy must not change the record
-                u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
-                if not run.apply(t, t, check_actions(u, N, nu)):
-                    break
-                if t + 1 < T and not run.advance(t):
-                    break
-        run.failures.raise_if_any()
+        drive(run, policy, noise)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
         )
@@ -415,11 +374,9 @@ class GymnasiumAgent:
         test: bool,
     ) -> _Run:
         """N samples at their starts, with arrays for `rows` steps."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        shift: Array | None = None
+        start, shift = self._condition(condition, test=test), None
         if self.n_start and start_noise is not None:
             shift = self._start_std * check_start_noise(start_noise, N, self.n_start)
-        start = self._conditions[test][condition]
         return _Run(self, instances[:N], condition, start, shift, rows)
 
     def check_render(
@@ -458,11 +415,11 @@ class GymnasiumAgent:
         """
         first = self._first
         self._require_joints(rollouts.layout)
-        check_condition(rollouts.condition, len(self._conditions[test]), test=test)
+        start = self._condition(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
         with warnings_to_log():
-            first.reset(self._conditions[test][rollouts.condition], None)  # may change the model
+            first.reset(start, None)  # may change the model
         positions = np.ascontiguousarray(rollouts.entry("joint_pos")[sample, ::every])
         qpos = np.tile(first.origin, (len(positions), 1))
         for q, x in zip(qpos, positions, strict=True):
@@ -480,9 +437,9 @@ class GymnasiumAgent:
             raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
         if "joint_pos" not in self._layout.names:
             raise GPSError("an agent can only be shown if joint_pos is in its state")
-        check_condition(condition, len(self._conditions[test]), test=test)
+        start = self._condition(condition, test=test)
         with warnings_to_log():
-            first.reset(self._conditions[test][condition], None)  # may change the model
+            first.reset(start, None)  # may change the model
         model, origin = copy.copy(first.model), first.origin
         where = self._layout.slice("joint_pos")
 

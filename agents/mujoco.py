@@ -39,17 +39,15 @@ from gps.agents.base import (
     Limit,
     Names,
     Seconds,
+    SimulatedAgent,
     Simulation,
     Std,
     Steps,
     Values,
     check_actions,
-    check_condition,
-    check_noise,
     check_start_noise,
     entry_indices,
     require,
-    smooth_noise,
 )
 from gps.agents.display import Display
 from gps.agents.randomise import Randomise, randomised
@@ -279,7 +277,7 @@ class MujocoConfig(Config):
         return MujocoAgent(self, threads)
 
 
-class MujocoAgent:
+class MujocoAgent(SimulatedAgent["_Start"]):
     """Runs all samples of a rollout together, with one Python call per control step.
 
     Not to be used from several Python threads at once: the simulations are reused.
@@ -422,29 +420,9 @@ class MujocoAgent:
         return _Start(compiled, model, qpos)
 
     @property
-    def layout(self) -> Layout:
-        """The configured state entries."""
-        return self._layout
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured observation entries."""
-        return self._obs_layout
-
-    @property
     def noisy_entries(self) -> tuple[str, ...]:
         """Observation entries that differ from the state by noise."""
         return tuple(name for name, std in self.config.obs_noise if std > 0)
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds."""
-        return self.config.dt
 
     @property
     def nu(self) -> int:
@@ -455,16 +433,6 @@ class MujocoAgent:
     def n_start(self) -> int:
         """Joint positions and velocities if starts are disturbed, then `randomise`, `obs_noise`."""
         return sum(self._sizes)
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self._conditions[False])
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self._conditions[True])
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -492,8 +460,7 @@ class MujocoAgent:
 
     def _nominal(self, condition: int, *, test: bool) -> mujoco.MjModel:
         """The condition's model, which rollouts without start noise run on."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        model = self._conditions[test][condition].model
+        model = self._condition(condition, test=test).model
         if self.config.randomise:
             (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
         return model
@@ -615,17 +582,14 @@ class MujocoAgent:
         missing.
         """
         cfg, T, nu = self.config, self.config.T, self.nu
-        check_condition(condition, len(self._conditions[test]), test=test)
-        noise = smooth_noise(
-            check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
-        )
+        compiled = self._condition(condition, test=test).compiled
+        noise = self._smooth(noise, nu)
         N = noise.shape[0]
         policy = acting(policy)
         sees = needs_images(policy)
         if sees and not cfg.cameras:
             raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees images")
         run, models = self._begin(N, T, condition, start_noise, test=test)
-        compiled = self._conditions[test][condition].compiled
         frames: list[Images] = []
         # the policy sees what it cannot change; time comes first, so that a step is contiguous
         X_view, obs_view, noise_view = locked(run.X), locked(run.obs), locked(_swapped(noise))
@@ -712,8 +676,7 @@ class MujocoAgent:
 
         And their model, or one for each of them.
         """
-        check_condition(condition, len(self._conditions[test]), test=test)
-        ready, nq, nv = self._conditions[test][condition], self.model.nq, self.model.nv
+        ready, nq, nv = self._condition(condition, test=test), self.model.nq, self.model.nv
         model: mujoco.MjModel | list[mujoco.MjModel] = ready.model
         start = np.tile(np.concatenate((ready.qpos, self._qvel)), (N, 1))
         obs_noise = NO_NOISE

@@ -13,17 +13,17 @@ from gps.agents.base import (
     Failures,
     Limit,
     Seconds,
+    SimulatedAgent,
     Simulation,
     Steps,
-    check_actions,
-    check_condition,
     check_noise,
     check_start_noise,
+    drive,
     entry_indices,
     smooth_noise,
 )
 from gps.fields import Config, Finite, Items, NonNegative, Range, readonly
-from gps.protocols import Policy, acting
+from gps.protocols import Policy
 from gps.types import Array, Layout, LinearDynamics, Rollouts
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
@@ -72,7 +72,7 @@ class PointMassConfig(Config):
         return PointMassAgent(self)
 
 
-class PointMassAgent:
+class PointMassAgent(SimulatedAgent[Point]):
     """Runs all samples of a rollout as one array, with the exact solution of every step."""
 
     def __init__(self, config: PointMassConfig) -> None:
@@ -90,27 +90,8 @@ class PointMassAgent:
         self._decay, self._reach = decay, reach
         self._push_v, self._push_p = reach / config.mass, reach2 / config.mass
         self._obs_index = entry_indices(LAYOUT, config.obs)
-        self._obs_layout = LAYOUT.select(config.obs)
-
-    @property
-    def layout(self) -> Layout:
-        """Position (m) and velocity (m/s)."""
-        return LAYOUT
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured state entries."""
-        return self._obs_layout
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds."""
-        return self.config.dt
+        self._layout, self._obs_layout = LAYOUT, LAYOUT.select(config.obs)
+        self._conditions = {False: config.starts, True: config.test_starts}
 
     @property
     def nu(self) -> int:
@@ -122,16 +103,6 @@ class PointMassAgent:
         """Four if starts are disturbed, else 0."""
         cfg = self.config
         return 4 if cfg.start_position_std > 0 or cfg.start_velocity_std > 0 else 0
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self.config.starts)
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self.config.test_starts)
 
     @property
     def control_range(self) -> tuple[Array, Array]:
@@ -163,8 +134,7 @@ class PointMassAgent:
 
         models: the module `gps.control.models`, which agents do not import.
         """
-        starts = self.config.test_starts if test else self.config.starts
-        check_condition(condition, len(starts), test=test)
+        self._condition(condition, test=test)
         F = self.dynamics().F[0]
         return models.NumpyModel(
             lambda x, u, t: self.step(x, u), 4, 2, lambda X, U, t: np.tile(F, (len(X), 1, 1))
@@ -172,9 +142,7 @@ class PointMassAgent:
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (4,) at which rollouts of `condition` start."""
-        starts = self.config.test_starts if test else self.config.starts
-        check_condition(condition, len(starts), test=test)
-        return readonly(np.concatenate((starts[condition], (0.0, 0.0))))
+        return readonly(np.concatenate((self._condition(condition, test=test), (0.0, 0.0))))
 
     def rollout(
         self,
@@ -186,17 +154,10 @@ class PointMassAgent:
         test: bool = False,
     ) -> Rollouts:
         """See `gps.protocols.Agent`; the state is checked for NaN and against `limit`."""
-        self.start_state(condition, test=test)  # a wrong condition is reported before wrong noise
+        self._condition(condition, test=test)  # a wrong condition is reported before wrong noise
         noise = smooth_noise(check_noise(noise, self.T, 2), self.config.noise_sigma)
-        N = noise.shape[0]
-        run, policy = self._run(condition, N, start_noise, self.T, test=test), acting(policy)
-        for t in range(self.T):
-            run.observe(t, t)
-            # copies: the policy must not change the record
-            u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
-            run.apply(t, t, check_actions(u, N, 2))
-            run.advance(t)
-        run.failures.raise_if_any()
+        run = self._run(condition, len(noise), start_noise, self.T, test=test)
+        drive(run, policy, noise)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=LAYOUT, condition=condition
         )

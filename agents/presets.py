@@ -27,12 +27,17 @@ def peg_insertion(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
         sites=("peg_tip", "peg_top"),
         state=FULL_STATE,
         qpos=(-0.74, -0.05, -1.86, -2.01, 1.42, -0.28, 0.07),
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-square, square)
-            for y in (-square, square)
-        ),
+        conditions=_corners(square),
         test_conditions=random_conditions(n_test, body="base", half_width=square, seed=test_seed),
+    )
+
+
+def _corners(shift: float) -> tuple[Condition, ...]:
+    """The body `base` shifted to the corners of a horizontal square, m."""
+    return tuple(
+        Condition(body_offsets=(("base", (x, y, 0.0)),))
+        for x in (-shift, shift)
+        for y in (-shift, shift)
     )
 
 
@@ -47,11 +52,7 @@ def peg_insertion_blind(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig
     return replace(
         peg_insertion(),
         obs=FULL_STATE[:2],
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-shift, shift)
-            for y in (-shift, shift)
-        ),
+        conditions=_corners(shift),
         test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
     )
 
@@ -223,11 +224,7 @@ def door(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
         sites=("hook", "handle"),
         state=FULL_STATE,
         qpos=(-0.072, 1.184, -1.112, 0.0),
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-shift, shift)
-            for y in (-shift, shift)
-        ),
+        conditions=_corners(shift),
         test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
         noise_sigma=1.0,
     )
