@@ -41,7 +41,7 @@ def hook_at_handle(x: Any, _u: Any, t: Any) -> torch.Tensor:
     return torch.cat([points[3:5] + depth * inwards - points[:2], 0.3 * turn[None]])
 
 
-COST = (
+cost = (
     ActionCost(weights=0.03)  # N m
     # The door's way, not its end alone: asked to be open at once, it is pulled so hastily that the
     # bar slips off the hook half-way. The last step counts twenty-fold, or the door stops short:
@@ -62,8 +62,8 @@ COST = (
 # In the state's own units: how far the door has moved so far is no measure of what will matter, and
 # in shares of that the contacts are fitted too closely.
 STANDARDISE = False
-PRIOR = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
-DYNAMICS = DynamicsConfig(standardise=STANDARDISE, ridge=1e-5, prior=replace(PRIOR, strength=5.0))
+prior = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
+dynamics = DynamicsConfig(standardise=STANDARDISE, ridge=1e-5, prior=replace(prior, strength=5.0))
 
 experiment = Experiment(
     description="3-joint arm hooks the handle of a door and opens it, by PILQR, through contacts",
@@ -71,13 +71,13 @@ experiment = Experiment(
     # open handle fixed. Its noise is alike for some steps, which moves the hook; white noise only
     # shakes it. Local controllers have nothing to do in test conditions.
     agent=door(n_test=0),
-    cost=COST,
+    cost=cost,
     # gains: acceleration per N m of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(1.8, 6.0, 24.0), variance=8.0),
     # The handle's distance from where it is on the open door decides; 40 mm are 0.11 rad.
     measure=EndpointMeasure(target=(*HANDLE, *HANDLE), success_point=1, threshold=0.04),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DYNAMICS,
+        dynamics=dynamics,
         step=StepConfig(kl_max=1.0, min_mult=0.1, max_mult=1.0),
     ),
     samples=20,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from gps.agents.presets import door
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.hyperparams.door import DYNAMICS, PRIOR, STANDARDISE
+from gps.hyperparams.door import STANDARDISE, dynamics, prior
 from gps.hyperparams.door import experiment as base
 from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
@@ -18,8 +18,8 @@ experiment = replace(
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        dynamics=DYNAMICS,
-        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=PRIOR),
+        dynamics=dynamics,
+        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=prior),
         # Short steps: with 1 nat a step success comes and goes from one iteration to the next.
         step=StepConfig(kl_max=0.5, min_mult=0.1, max_mult=1.0),
         replay=20,

@@ -24,7 +24,7 @@ def from_grip_to_block(points: Any, _u: Any, _t: Any) -> Any:
     return points[3:5] - points[:2]
 
 
-COST = (
+cost = (
     ActionCost(weights=0.03)  # N m, and N of the fingers
     # First behind the block, so that it lies between the fingers, then push: a block that is pushed
     # at once is met by the tip of a finger and leaves to the side. The last step counts
@@ -41,20 +41,20 @@ COST = (
     # The arm's speed: fast joints make the next step hard to predict.
     + StateCost(entry="joint_vel", target=0.0, weights=(0.05,) * 4 + (0.0,) * 4, l2=1.0)
 )
-DYNAMICS = DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0))
+dynamics = DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0))
 
 experiment = Experiment(
     description="3-joint arm with a gripper pushes a block to a goal, by PILQR, through contacts",
     # Its noise is alike for some steps, which moves the hand; white noise only shakes it. Local
     # controllers have nothing to do in test conditions.
     agent=gripper_pusher(n_test=0),
-    cost=COST,
+    cost=cost,
     # gains: acceleration per N m (or N) of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(2.7, 5.0, 23.0, 3.6), variance=4.0),
     # Half the block's width. The grip's distance from the goal is part of `distance`.
     measure=EndpointMeasure(target=(*GOAL, *GOAL), success_point=1, threshold=0.03),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DYNAMICS, step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0)
+        dynamics=dynamics, step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0)
     ),
     samples=20,
     iterations=20,

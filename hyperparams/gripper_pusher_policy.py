@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from gps.agents.presets import gripper_pusher
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.hyperparams.gripper_pusher import DYNAMICS
+from gps.hyperparams.gripper_pusher import dynamics
 from gps.hyperparams.gripper_pusher import experiment as base
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -18,7 +18,7 @@ experiment = replace(
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        dynamics=DYNAMICS,
+        dynamics=dynamics,
         step=StepConfig(kl_max=0.5, min_mult=0.1, max_mult=1.0),
         replay=20,
     ),

@@ -14,7 +14,7 @@ TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
 ACROSS = (1.0, 1.0, 0.0, 1.0, 1.0, 0.0)  # weights of x, y, z of the tip, then of the top
 DOWN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
 
-COST = (
+cost = (
     # Torques. Much less, and the gains grow until contacts make the arm flail.
     ActionCost(weights=0.01)
     # Above the hole at once, and down slowly: a peg that arrives too early stops on the rim, where
@@ -34,7 +34,7 @@ COST = (
 experiment = Experiment(
     description="7-joint arm inserts a peg, one neural policy by MDGPS: the main job",
     agent=peg_insertion(),
-    cost=COST,
+    cost=cost,
     # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
     initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
     measure=EndpointMeasure(target=TARGET, threshold=0.06),

@@ -11,7 +11,7 @@ from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
 # The state's own units, with which the policy of few rollouts learns faster here.
 STANDARDISE = False
-PRIOR = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
+prior = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
 
 experiment = replace(
     base,
@@ -25,9 +25,9 @@ experiment = replace(
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
         dynamics=DynamicsConfig(
-            standardise=STANDARDISE, ridge=1e-5, prior=replace(PRIOR, strength=5.0)
+            standardise=STANDARDISE, ridge=1e-5, prior=replace(prior, strength=5.0)
         ),
-        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=PRIOR),
+        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=prior),
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),

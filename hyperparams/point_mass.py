@@ -9,9 +9,9 @@ from gps.pipeline import Experiment
 TARGET = (0.0, 0.0)  # m
 
 # A smaller T would do, but leaves the mass still on its way when it is judged.
-AGENT = PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0)
+agent = PointMassConfig(T=80, dt=0.05, starts=((1.0, 1.0), (1.0, -0.5)), force_limit=10.0)
 
-COST = (
+cost = (
     # Large enough that the best controller asks for some 5 N: a force that is clipped at the limit
     # does not obey the fitted linear dynamics.
     ActionCost(weights=0.03)
@@ -21,16 +21,16 @@ COST = (
 )
 
 # Soft and noisy: the first rollouts should wander over the space that later ones cross.
-INITIAL = HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=0.1)
+initial = HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=0.1)
 
-MEASURE = EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.02, unit="m")
+measure = EndpointMeasure(entry="position", target=TARGET, point_size=2, threshold=0.02, unit="m")
 
 experiment = Experiment(
     description="2-D point mass to a target, linear controllers only; seconds",
-    agent=AGENT,
-    cost=COST,
-    initial=INITIAL,
-    measure=MEASURE,
+    agent=agent,
+    cost=cost,
+    initial=initial,
+    measure=measure,
     algorithm=TrajOptConfig(
         # max_mult: the step may shrink, but never grow. A long step also takes away the noise that
         # the next fit of the dynamics needs.

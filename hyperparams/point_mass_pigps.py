@@ -10,7 +10,7 @@ from gps.policies import MLPConfig, TrainingConfig
 experiment = replace(
     point_mass_pi2.experiment,
     description="2-D point mass, four starts, one neural policy by PIGPS; seconds",
-    agent=point_mass_policy.AGENT,
+    agent=point_mass_policy.agent,
     algorithm=PIGPSConfig(
         pi2=PI2Config(kl_max=1.0),
         network=MLPConfig(hidden=(32, 32), activation="tanh"),

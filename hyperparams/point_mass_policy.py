@@ -6,8 +6,8 @@ from gps.algorithms import MDGPSConfig, StepConfig
 from gps.hyperparams import point_mass
 from gps.policies import MLPConfig, TrainingConfig
 
-AGENT = replace(
-    point_mass.AGENT,
+agent = replace(
+    point_mass.agent,
     starts=((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)),
     # Never trained from; gps evaluate RUN --conditions test
     test_starts=((0.7, 0.2), (-0.3, 0.9), (-0.8, -0.4), (0.5, -0.9), (0.0, 0.8), (0.9, 0.0)),
@@ -18,8 +18,8 @@ AGENT = replace(
 experiment = replace(
     point_mass.experiment,
     description="2-D point mass, four starts, one neural policy by MDGPS; seconds",
-    agent=AGENT,
-    measure=replace(point_mass.MEASURE, threshold=0.05),
+    agent=agent,
+    measure=replace(point_mass.measure, threshold=0.05),
     algorithm=MDGPSConfig(
         # Smooth units: the policy is linearised in every iteration, and kinks hurt there.
         network=MLPConfig(hidden=(32, 32), activation="tanh"),

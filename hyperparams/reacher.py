@@ -14,9 +14,9 @@ from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 TIP = "sensor:target_to_tip"  # zero at the target, wherever that stands
 
 # Starts that differ show the policy more than the few ways along which the arm moves.
-AGENT = replace(reacher(), start_qpos_std=0.1)
+agent = replace(reacher(), start_qpos_std=0.1)
 
-COST = (
+cost = (
     ActionCost(weights=0.05)
     # A sharper logarithm makes the controllers of targets that are reached so stiff that the
     # policy's noise, an average over all of them, is too small for the others.
@@ -28,8 +28,8 @@ STANDARDISE = False  # in the state's own units few iterations from few targets 
 
 experiment = Experiment(
     description="2-link planar arm to targets that differ, one neural policy by MDGPS",
-    agent=AGENT,
-    cost=COST,
+    agent=agent,
+    cost=cost,
     # gains: acceleration of each joint per unit of control, in rad/s^2, somewhat low. variance:
     # wide, but few controls are clipped; where they are, a regression learns nothing of them.
     initial=HoldConfig(gains=(60.0, 75.0), variance=0.3),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gps.agents import Randomise
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.hyperparams.reacher import AGENT, TIP
+from gps.hyperparams.reacher import TIP, agent
 from gps.hyperparams.reacher import experiment as base
 from gps.policies import MLPConfig, TrainingConfig, VisionConfig
 
@@ -16,7 +16,7 @@ experiment = replace(
     base,
     description="reacher where the policy sees a 64x64 image and the joints, by MDGPS",
     agent=replace(
-        AGENT,
+        agent,
         obs=("joint_pos", "joint_vel"),
         cameras=("main",),
         # Every rollout has a target of its own about that of its condition: eight places would not
