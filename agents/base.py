@@ -3,6 +3,7 @@ and the simulation that is stepped from outside."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Generic, Protocol, SupportsInt, TypeVar, runtime_checkable
@@ -33,11 +34,15 @@ def require(ok: bool, config: object, field: str, rule: str, got: object) -> Non
 
 
 def check_condition(condition: int, count: int, *, test: bool) -> int:
-    """The condition's number, or a ShapeError with the range."""
-    if not 0 <= condition < count:
-        kind = "test condition" if test else "condition"
-        raise ShapeError(f"{kind} {condition} does not exist; this agent has {count} of them")
-    return condition
+    """The condition's index, or a ShapeError with the range."""
+    kind = "test condition" if test else "condition"
+    try:
+        index = operator.index(condition)
+    except TypeError:
+        raise ShapeError(f"a {kind} must be a whole number, got {condition!r}") from None
+    if not 0 <= index < count:
+        raise ShapeError(f"{kind} {index} does not exist; this agent has {count} of them")
+    return index
 
 
 def check_noise(noise: Array, T: int, nu: int) -> Array:

@@ -121,7 +121,7 @@ class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
         drawn = int(self.np_random.integers(count))
         start_noise = self.np_random.standard_normal(self.agent.n_start)
         m = given.get("condition", self._condition if test == self._test else None)
-        m = drawn if m is None else check_condition(int(m), count, test=test)
+        m = drawn if m is None else check_condition(m, count, test=test)
         if given.get("start_noise") is not None:
             start_noise = np.asarray(given["start_noise"], dtype=np.float64)
         self._simulation.reset(m, start_noise, test=test)

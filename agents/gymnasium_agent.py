@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -452,6 +452,21 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         return Display(model, self._layout.size, positions)
 
 
+@runtime_checkable
+class _HasModel(Protocol):
+    """An environment of MuJoCo's, if these are an MjModel and an MjData."""
+
+    model: Any
+    data: Any
+
+
+@runtime_checkable
+class _HasStep(Protocol):
+    """An environment with a duration of its step, in s."""
+
+    dt: Any
+
+
 class _Instance:
     """One environment, where it is, and how it is put there."""
 
@@ -467,8 +482,10 @@ class _Instance:
             config.env, env.action_space, gymnasium.spaces.Box
         )
         base = self._base
-        self.has_joints = isinstance(getattr(base, "model", None), mujoco.MjModel) and isinstance(
-            getattr(base, "data", None), mujoco.MjData
+        self.has_joints = (
+            isinstance(base, _HasModel)
+            and isinstance(base.model, mujoco.MjModel)
+            and isinstance(base.data, mujoco.MjData)
         )
         needed = ("set_state", "_get_obs", "init_qpos", "init_qvel")
         missing = [name for name in needed if not hasattr(base, name)]
@@ -493,7 +510,7 @@ class _Instance:
             self.flat = not np.isin(
                 types, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
             ).any()
-            self.origin = self._origin()
+            self.origin = self._origin("init_qpos" not in missing)
         if self.settable:
             self._init = base.init_qpos.copy(), base.init_qvel.copy()
         self.dt = self._step_duration(config)
@@ -502,10 +519,10 @@ class _Instance:
         self.reward: Any = 0.0
         self.terminated: Any = False
 
-    def _origin(self) -> Array:
+    def _origin(self, has_init: bool) -> Array:
         """qpos where joint_pos is zero: the nominal quaternions, else zero."""
         model = self.model
-        origin, nominal = np.zeros(model.nq), getattr(self._base, "init_qpos", model.qpos0)
+        origin, nominal = np.zeros(model.nq), self._base.init_qpos if has_init else model.qpos0
         for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
             if kind == mujoco.mjtJoint.mjJNT_FREE:
                 origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
@@ -515,7 +532,8 @@ class _Instance:
 
     def _step_duration(self, config: GymnasiumConfig) -> float:
         """What the environment reports of its step, in s; not needed if it is configured."""
-        dt, fps = getattr(self._base, "dt", None), (self._env.metadata or {}).get("render_fps")
+        dt = self._base.dt if isinstance(self._base, _HasStep) else None
+        fps = (self._env.metadata or {}).get("render_fps")
         for value in (dt, 1.0 / fps if isinstance(fps, (int, float)) and fps > 0 else None):
             if isinstance(value, (int, float, np.number)) and 0 < value < math.inf:
                 known = value is dt  # frames per second are those of a video

@@ -398,6 +398,10 @@ def test_wrong_inputs_are_named(agent):
         agent.rollout(NoisyDamping(), 0, np.full_like(noise, np.nan))
     with pytest.raises(ShapeError, match="condition 99 does not exist"):
         agent.rollout(NoisyDamping(), 99, noise)
+    for wrong in (0.0, "0", None):
+        with pytest.raises(ShapeError, match="condition must be a whole number, got"):
+            agent.start_state(wrong)
+    np.testing.assert_array_equal(agent.start_state(np.int64(0)), agent.start_state(0))
     with pytest.raises(ShapeError, match="test condition -1"):
         agent.start_state(-1, test=True)
     if agent.n_start:
