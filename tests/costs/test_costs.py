@@ -452,6 +452,8 @@ def test_costs_are_not_subtracted(make):
 def test_a_factor_is_a_weight(weight):
     with pytest.raises(ConfigError, match=r"WeightedCost\.weight must be a number of at least 0"):
         NEAR * weight
+    with pytest.raises(ConfigError, match=r"WeightedCost\.weight must be a number of at least 0"):
+        weight * NEAR
 
 
 @pytest.mark.parametrize(
