@@ -1,6 +1,6 @@
 """Numba kernels of the MuJoCo agent: one call before and one after the policy, per step.
 
-They take contiguous arrays whose shapes the agent has checked, and give back the number of samples
+They take contiguous arrays whose shapes the agent has checked, and return the number of samples
 with something wrong, marked in `bad`. The simulator's state comes as its whole rows: a view of one
 component counts as contiguous for a single sample only, and would compile everything again.
 

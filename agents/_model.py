@@ -131,9 +131,21 @@ def load_model(source: ModelSource) -> mujoco.MjModel:
         raise ConfigError(f"{name}: MuJoCo cannot load this model: {error}") from error
 
 
-def ids(model: mujoco.MjModel, kind: str, count: int, names: Sequence[str], field: str) -> Any:
+_OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {
+    "body": (mujoco.mjtObj.mjOBJ_BODY, lambda m: m.nbody),
+    "geom": (mujoco.mjtObj.mjOBJ_GEOM, lambda m: m.ngeom),
+    "joint": (mujoco.mjtObj.mjOBJ_JOINT, lambda m: m.njnt),
+    "actuator": (mujoco.mjtObj.mjOBJ_ACTUATOR, lambda m: m.nactuator),
+    "site": (mujoco.mjtObj.mjOBJ_SITE, lambda m: m.nsite),
+    "sensor": (mujoco.mjtObj.mjOBJ_SENSOR, lambda m: m.nsensor),
+    "camera": (mujoco.mjtObj.mjOBJ_CAMERA, lambda m: m.ncam),
+}
+
+
+def ids(model: mujoco.MjModel, kind: str, names: Sequence[str], field: str) -> Any:
     """Numbers of the named objects of one kind, (n,) int64; ConfigError lists the choices."""
-    known = [getattr(model, kind)(i).name for i in range(count)]
+    number, count = _OBJECTS[kind]
+    known = [mujoco.mj_id2name(model, number, i) for i in range(count(model))]
     for name in names:
         if name not in known:
             raise ConfigError(f"{field}: {choices(kind, name, [n for n in known if n])}")
@@ -160,10 +172,10 @@ class Compiled:
 
 def locate(model: mujoco.MjModel, sites: Sequence[str], names: Sequence[str]) -> Compiled:
     """Find the end points and the sensors among the entries `names` in a model."""
-    where = ids(model, "site", model.nsite, sites, "MujocoConfig.sites")
+    where = ids(model, "site", sites, "MujocoConfig.sites")
     entries = tuple(dict.fromkeys(n for n in names if n.startswith(SENSOR)))
     plain = [n[len(SENSOR) :] for n in entries]
-    sensors = ids(model, "sensor", model.nsensor, plain, "MujocoConfig.state, obs")
+    sensors = ids(model, "sensor", plain, "MujocoConfig.state, obs")
     nv, ns = model.nv, len(sites)
     sizes = dict(zip(ENTRIES, (nv, nv, 3 * ns, 3 * ns), strict=True))
     rows = []

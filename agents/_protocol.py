@@ -1,6 +1,6 @@
 """The wire between a learner and a robot: frames of JSON and float64 arrays over TCP.
 
-docs/remote.md describes the format for whoever writes the robot's side in another language.
+docs/remote.md describes the format for a robot's side in another language.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from gps.types import Array, Layout
 VERSION = 1
 MAGIC = b"GPSR"
 MAX_HEADER = 1 << 20  # bytes of JSON
-FIRST_HEADER = 1 << 12  # before the other side has shown that it knows the secret
+FIRST_HEADER = 1 << 12  # before the other side has proved that it has the secret
 MAX_BYTES = 1 << 28
-SECRET_LENGTH = 16  # characters at least: whoever listens may try secrets at leisure
+SECRET_LENGTH = 16  # characters at least: an eavesdropper may try secrets offline
 _LENGTHS = struct.Struct("<IQ")
 _CHUNK = 1 << 20
 
@@ -238,7 +238,7 @@ class Channel:
         """The next message.
 
         silence: longest time in seconds without a byte. deadline: of the whole message, by the
-        monotonic clock; `late` says what was waited for.
+        monotonic clock; `late` names what was waited for.
         """
         magic = self._read(4, silence, deadline, late)
         if magic != MAGIC:
@@ -289,7 +289,7 @@ def _wait(sock: socket.socket, seconds: float, *, write: bool) -> bool:
 
 
 def _tune(sock: socket.socket) -> None:
-    """Small messages at once; and a dead line is noticed where nobody has anything to say."""
+    """Small messages at once; and a dead connection is noticed without traffic."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3)):
@@ -298,7 +298,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def proof(secret: str, side: str, server_nonce: str, client_nonce: str) -> str:
-    """What shows that `side` ("client" or "server") knows the secret, hexadecimal.
+    """The proof that `side` ("client" or "server") has the secret, hexadecimal.
 
     HMAC-SHA256 with the secret as key, of "gps-remote-1 SIDE SERVER_NONCE CLIENT_NONCE".
     """
@@ -307,7 +307,7 @@ def proof(secret: str, side: str, server_nonce: str, client_nonce: str) -> str:
 
 
 def proves(given: str, secret: str, side: str, server_nonce: str, client_nonce: str) -> bool:
-    """Whether a proof is right, in a time that does not tell how much of it is."""
+    """Whether a proof is right, in constant time."""
     want = proof(secret, side, server_nonce, client_nonce)
     return hmac.compare_digest(want.encode(), given.encode("utf-8", "replace"))
 
@@ -317,7 +317,7 @@ def is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name: nobody knows where it leads
+        return False  # a name, which may lead anywhere
 
 
 def check_secret(secret: str | None, host: str, where: str) -> None:

@@ -105,9 +105,9 @@ class Setup:
 class Run:
     """N simulations under way, and the arrays that hold `rows` of their steps.
 
-    A rollout keeps every step in a row of its own; whoever steps from outside has one row. Each
-    of the three parts of a step gives back whether any sample goes on. obs_noise: (T, N, n) what
-    the noisy values of the observation get; from step T on it begins again. positions: whether
+    A rollout keeps every step in a row of its own; one that is stepped from outside has one
+    row. Each of the three parts of a step returns whether any sample is left. obs_noise: (T, N, n)
+    what the noisy values of the observation get; from step T on it begins again. positions: whether
     `qpos` (rows, N, nq) is kept too.
     """
 

@@ -3,15 +3,28 @@ and the simulation that is stepped from outside."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, SupportsInt
+from typing import Annotated, Any, Generic, Protocol, SupportsInt, TypeVar, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
+from gps.fields import Finite, Items, NonNegative, Range
+from gps.protocols import Policy, acting
 from gps.types import Array, Layout
+
+Steps = Annotated[int, Range(at_least=2, at_most=100_000, unit="steps")]
+"""Of a rollout; every array of it has a row for each."""
+Seconds = Annotated[float, Range(above=0, unit="s")]
+Limit = Annotated[float, Range(above=0, finite=False)]
+Std = NonNegative | tuple[NonNegative, ...]
+"""Standard deviation: one for all, or one each."""
+Names = Annotated[tuple[str, ...], Items(some=True, distinct=True)]
+Values = tuple[Finite, ...]
+Seed = Annotated[int, Range(at_least=0, below=2**63)]
 
 
 def require(ok: bool, config: object, field: str, rule: str, got: object) -> None:
@@ -21,11 +34,15 @@ def require(ok: bool, config: object, field: str, rule: str, got: object) -> Non
 
 
 def check_condition(condition: int, count: int, *, test: bool) -> int:
-    """The condition's number, or a ShapeError with the range."""
-    if not 0 <= condition < count:
-        kind = "test condition" if test else "condition"
-        raise ShapeError(f"{kind} {condition} does not exist; this agent has {count} of them")
-    return condition
+    """The condition's index, or a ShapeError with the range."""
+    kind = "test condition" if test else "condition"
+    try:
+        index = operator.index(condition)
+    except TypeError:
+        raise ShapeError(f"a {kind} must be a whole number, got {condition!r}") from None
+    if not 0 <= index < count:
+        raise ShapeError(f"{kind} {index} does not exist; this agent has {count} of them")
+    return index
 
 
 def check_noise(noise: Array, T: int, nu: int) -> Array:
@@ -65,7 +82,7 @@ def entry_indices(layout: Layout, names: Sequence[str]) -> np.ndarray:
 
 
 def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Array:
-    """Noise (N, T, nu) smoothed along time by a Gaussian of deviation `sigma` steps.
+    """Noise (N, T, nu) smoothed along time by a Gaussian of standard deviation `sigma` steps.
 
     With `renormalise`, every sample's and action's noise is divided by its own standard deviation
     over time (its mean stays). Edges are reflected, the kernel is cut at 4 sigma. sigma = 0 gives
@@ -78,9 +95,9 @@ def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Arr
         return noise
     smooth = gaussian_filter1d(noise, sigma, axis=1, mode="reflect", truncate=4.0)
     if renormalise:
-        deviation = smooth.std(axis=1, keepdims=True)
+        std = smooth.std(axis=1, keepdims=True)
         # a sample without any noise (the mean trajectory) stays at zero
-        smooth = smooth / np.where(deviation > 0, deviation, 1.0)
+        smooth = smooth / np.where(std > 0, std, 1.0)
     return np.ascontiguousarray(smooth)
 
 
@@ -111,8 +128,8 @@ class Failures:
 class Run(Protocol):
     """The samples of one condition while they run: what `rollout` and `Simulation` both drive.
 
-    A step is `observe`, `apply` and `advance`, in this order; each gives back whether any sample
-    goes on. `row` says where in the arrays the step is written.
+    A step is `observe`, `apply` and `advance`, in this order; each returns whether any sample is
+    left. `row` says where in the arrays the step is written.
     """
 
     X: Array
@@ -143,9 +160,8 @@ class Simulation:
     """One sample of an agent, stepped from outside: the states and actions of `rollout`.
 
     `reset` first; then every `step` applies an action. Unlike a rollout it has no last step, so
-    the state after the action of step T-1 can be seen too. Agents give one by `simulation()`; it
-    shares no state with their rollouts or with other simulations. Not to be used from several
-    threads at once.
+    the state after the action of step T-1 can be observed too. Agents make one by `simulation()`;
+    it shares no state with their rollouts or with other simulations. Not thread-safe.
     """
 
     def __init__(self, begin: Callable[[int, Array | None, bool], Run]) -> None:
@@ -213,3 +229,87 @@ class Simulation:
         if self._run is None:
             raise GPSError("the simulation has no start yet; call reset first")
         return self._run
+
+
+@runtime_checkable
+class Steppable(Protocol):
+    """An agent that can be stepped from outside, as `gps.agents.as_gymnasium` does."""
+
+    def simulation(self) -> Simulation:
+        """A simulation of one sample that its caller steps."""
+        ...
+
+
+def drive(run: Run, policy: Policy, noise: Array) -> None:
+    """A rollout of T steps with action noise (N, T, nu), written into the run's arrays.
+
+    Raises ShapeError for actions of another shape, and SimulationError with all failed samples.
+    """
+    (N, T, nu), policy = noise.shape, acting(policy)
+    with run.quiet():
+        for t in range(T):
+            if not run.observe(t, t):
+                break
+            # copies: the policy must not change the record
+            u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
+            if not run.apply(t, t, check_actions(u, N, nu)):
+                break
+            if t + 1 < T and not run.advance(t):
+                break
+    run.failures.raise_if_any()
+
+
+C = TypeVar("C")
+
+
+class SimulatedAgent(Generic[C]):
+    """The members of `gps.protocols.Agent` that follow from a configuration and its conditions."""
+
+    config: Any
+    """With T, dt, noise_sigma and noise_renormalise."""
+    _layout: Layout
+    _obs_layout: Layout
+    _conditions: Mapping[bool, Sequence[C]]
+    """What the conditions, and those of the test (True), start with."""
+
+    @property
+    def layout(self) -> Layout:
+        """The state entries."""
+        return self._layout
+
+    @property
+    def obs_layout(self) -> Layout:
+        """The observation entries."""
+        return self._obs_layout
+
+    @property
+    def T(self) -> int:
+        """Steps of one rollout."""
+        steps: int = self.config.T
+        return steps
+
+    @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        seconds: float = self.config.dt
+        return seconds
+
+    @property
+    def n_conditions(self) -> int:
+        """Training conditions."""
+        return len(self._conditions[False])
+
+    @property
+    def n_test_conditions(self) -> int:
+        """Conditions kept for evaluation."""
+        return len(self._conditions[True])
+
+    def _condition(self, condition: int, *, test: bool) -> C:
+        """What a condition starts with; ShapeError where it does not exist."""
+        some = self._conditions[test]
+        return some[check_condition(condition, len(some), test=test)]
+
+    def _smooth(self, noise: Array, nu: int) -> Array:
+        """Checked action noise (N, T, nu), smoothed as the configuration says."""
+        cfg, noise = self.config, check_noise(noise, self.config.T, nu)
+        return smooth_noise(noise, cfg.noise_sigma, renormalise=cfg.noise_renormalise)

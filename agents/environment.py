@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gps.errors import ConfigError
-from gps.protocols import image_shape_of
+from gps.protocols import BuildsAgent, image_shape_of
 
 if TYPE_CHECKING:
     from gps.agents.gymnasium import AgentEnv, Measure, StepCost
@@ -59,7 +59,7 @@ def as_gymnasium(
     condition that does not exist.
     """
     try:
-        from gps.agents.gymnasium import AgentEnv
+        from gps.agents.gymnasium import AgentEnv, StepCost
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "gymnasium":
             raise
@@ -67,13 +67,12 @@ def as_gymnasium(
             "as_gymnasium needs gymnasium, which is not installed; "
             "install the extra: pip install 'guided-policy-search[gym]'"
         ) from error
-    if not callable(getattr(cost, "evaluate", None)):
+    if isinstance(cost, type) or not isinstance(cost, StepCost):
         raise ConfigError(f"as_gymnasium: cost must be one of gps.costs or alike, got {cost!r}")
-    build = getattr(agent, "build", None)
-    agent = build() if callable(build) else agent
+    agent = agent.build() if isinstance(agent, BuildsAgent) else agent
     if image_shape_of(agent) is not None:
         raise ConfigError(
-            "as_gymnasium: this agent has cameras, and an environment shows no pictures; give it "
+            "as_gymnasium: this agent has cameras, and an environment shows no images; give it "
             "without them, and what they show as entries of the observation instead: "
             "replace(agent, cameras=(), obs=(...))"
         )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gps.agents.base import Simulation, check_condition
+from gps.agents.base import Simulation, Steppable, check_condition
 from gps.errors import ConfigError, GPSError, NonFiniteError, SimulationError, choices
-from gps.protocols import Agent, control_range_of
+from gps.protocols import Agent, Renders, control_range_of
 from gps.types import Array, CostTerms, Layout, Rollouts
 
 _OPTIONS = ("condition", "test", "start_noise")
 
 
+@runtime_checkable
 class StepCost(Protocol):
     """What the environment needs of a cost; all costs of `gps.costs` have it."""
 
@@ -86,12 +87,13 @@ class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, (agent.obs_layout.size,), dtype=self._dtype
         )
-        modes = ["rgb_array"] if callable(getattr(agent, "render", None)) else []
+        self._renders = agent if isinstance(agent, Renders) else None
+        modes = [] if self._renders is None else ["rgb_array"]
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / agent.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ConfigError(f"as_gymnasium: {choices('render_mode', render_mode, modes)}")
         self.render_mode = render_mode
-        self._picture = {"width": width, "height": height, "camera": camera}
+        self._image: dict[str, Any] = {"width": width, "height": height, "camera": camera}
         self._record = _Record(agent)
         self._at = (0, False)  # the episode's condition, and whether it is a test condition
         self._t: int | None = None  # None: no episode is under way
@@ -119,7 +121,7 @@ class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
         drawn = int(self.np_random.integers(count))
         start_noise = self.np_random.standard_normal(self.agent.n_start)
         m = given.get("condition", self._condition if test == self._test else None)
-        m = drawn if m is None else check_condition(int(m), count, test=test)
+        m = drawn if m is None else check_condition(m, count, test=test)
         if given.get("start_noise") is not None:
             start_noise = np.asarray(given["start_noise"], dtype=np.float64)
         self._simulation.reset(m, start_noise, test=test)
@@ -160,17 +162,15 @@ class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
         return self._obs.copy(), reward, False, last, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """A picture of the present state, (height, width, 3) uint8; None without render_mode.
+        """An image of the present state, (height, width, 3) uint8; None without render_mode.
 
         Raises GPSError before the first reset, and where the agent cannot draw (OpenGL is missing).
         """
-        if self.render_mode is None:
+        if self.render_mode is None or self._renders is None:
             return None
         m, test = self._at
         now = self._record.now(self._simulation, m)
-        agent: Any = self.agent  # that it has `render` was checked when the mode was chosen
-        picture: NDArray[np.uint8] = agent.render(now, 0, test=test, **self._picture)[0]
-        return picture
+        return self._renders.render(now, 0, test=test, every=1, **self._image)[0]
 
     def _count(self, test: bool) -> int:
         """Number of test or training conditions."""
@@ -233,7 +233,7 @@ class _Record:
         return value
 
     def now(self, simulation: Simulation, condition: int) -> Rollouts:
-        """One step, the present state; for pictures."""
+        """One step, the present state, to be rendered."""
         x, nu = simulation.x, self._U.shape[2]
         none = np.zeros((1, 1, nu))
         return Rollouts(
@@ -253,16 +253,14 @@ def _view(array: Array) -> Array:
     return view
 
 
-def _simulation(agent: Any) -> Simulation:
+def _simulation(agent: object) -> Simulation:
     """A simulation of the agent's own; ConfigError where the agent has only whole rollouts."""
-    make = getattr(agent, "simulation", None)
-    if not callable(make):
+    if not isinstance(agent, Steppable):
         raise ConfigError(
             f"as_gymnasium: {type(agent).__name__} runs whole rollouts only; a method "
             "simulation() -> gps.agents.Simulation is missing, which lets it be stepped"
         )
-    simulation: Simulation = make()
-    return simulation
+    return agent.simulation()
 
 
 def _action_bounds(agent: Agent, action_bound: float) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -14,20 +14,25 @@ import numpy as np
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
+    Limit,
+    Names,
+    Seconds,
+    Seed,
+    SimulatedAgent,
     Simulation,
-    check_actions,
-    check_condition,
-    check_noise,
+    Std,
+    Steps,
+    Values,
     check_start_noise,
+    drive,
     entry_indices,
     require,
-    smooth_noise,
 )
 from gps.agents.rendering import Renderer, render_states
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
-from gps.fields import readonly
-from gps.protocols import Policy, acting
+from gps.fields import Config, Count, Items, NonNegative, readonly
+from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Array, Layout, Rollouts
 
@@ -44,39 +49,33 @@ def _pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...
     try:
         pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
         hash(pairs)
+        good = all(isinstance(name, str) for name, _ in pairs)
     except (TypeError, ValueError):
-        pairs = ((0, None),)  # what cannot be read is told like a name that is none
-    good = all(isinstance(name, str) for name, _ in pairs)
+        pairs, good = (), False
     require(good, config, field, "(name, value) pairs with values that hash", given)
-    return cast("tuple[tuple[str, Any], ...]", pairs)
+    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumStart:
+class GymnasiumStart(Config):
     """One start of an environment. Without any field it is the nominal one.
 
     The nominal start of MuJoCo environments is (init_qpos, init_qvel), the model's own pose; other
     environments have none and start where `reset(seed=0)` leads.
     """
 
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of `reset`, which draws from the environment's own distribution of starts."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Options of `reset` as (name, value) pairs, where the environment knows any."""
-    qpos: tuple[float, ...] | None = None
+    """Options of `reset` as (name, value) pairs, where the environment has any."""
+    qpos: Values | None = None
     """MuJoCo environments: positions (nq,), rad or m, in place of the drawn or nominal ones."""
-    qvel: tuple[float, ...] | None = None
+    qvel: Values | None = None
     """MuJoCo environments: velocities (nv,), rad/s or m/s, in place of the others."""
 
     def __post_init__(self) -> None:
-        good = self.seed is None or (type(self.seed) is int and 0 <= self.seed < 2**63)
-        require(good, self, "seed", "a whole number from 0 up, below 2^63, or None", self.seed)
         object.__setattr__(self, "options", _pairs(self, "options", self.options))
-        for field in ("qpos", "qvel"):
-            value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, tuple(float(v) for v in value))
-                require(bool(np.isfinite(value).all()), self, field, "finite", value)
+        super().__post_init__()
 
     @property
     def nominal(self) -> bool:
@@ -98,7 +97,7 @@ def random_starts(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumConfig:
+class GymnasiumConfig(Config):
     """A Gymnasium environment with a vector of observations and continuous actions.
 
     The environment steps itself: its model, its frame_skip, its observation and its reward, without
@@ -122,82 +121,50 @@ class GymnasiumConfig:
     """Name of the environment, `Reacher-v5` or `module:Name-v0`."""
     make: tuple[tuple[str, Any], ...] = ()
     """Arguments of the environment's constructor as (name, value) pairs."""
-    T: int = 50
+    T: Steps = 50
     """Steps of one rollout."""
-    dt: float | None = None
-    """Duration of one step in seconds; None for what the environment says, needed where it says
-    nothing."""
-    obs_entries: tuple[tuple[str, int], ...] = ()
+    dt: Seconds | None = None
+    """Duration of one step in seconds; None for what the environment reports, needed where it
+    reports nothing."""
+    obs_entries: tuple[tuple[str, Count], ...] = ()
     """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
-    state: tuple[str, ...] | None = None
+    state: Names | None = None
     """State entries. None: joint_pos and joint_vel for MuJoCo, else the observation."""
-    obs: tuple[str, ...] | None = None
+    obs: Names | None = None
     """What the global policy sees, any of the same entries; None for the whole observation."""
-    conditions: tuple[GymnasiumStart, ...] = (GymnasiumStart(),)
+    conditions: Annotated[tuple[GymnasiumStart, ...], Items(some=True)] = (GymnasiumStart(),)
     """Training starts."""
     test_conditions: tuple[GymnasiumStart, ...] = ()
     """Starts kept for evaluation."""
-    start_qpos_std: float | tuple[float, ...] = 0.0
+    start_qpos_std: Std = 0.0
     """MuJoCo: standard deviation of the start positions, rad or m; one for all or (nv,)."""
-    start_qvel_std: float | tuple[float, ...] = 0.0
+    start_qvel_std: Std = 0.0
     """MuJoCo: standard deviation of the start velocities, rad/s or m/s; one for all or (nv,)."""
     termination: Termination = "ignore"
-    """Where the environment would end the episode: "ignore" goes on, "failure" fails the sample."""
-    noise_sigma: float = 0.0
+    """Where the environment would end the episode: "ignore" continues, "failure" fails a sample."""
+    noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
     """Whether smoothed noise is scaled back to unit variance."""
-    limit: float = 1e4
+    limit: Limit = 1e4
     """A sample with a state or observation above this has failed."""
 
     def __post_init__(self) -> None:
-        require(bool(self.env) and isinstance(self.env, str), self, "env", "a name", self.env)
-        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
-        good = self.dt is None or 0 < self.dt < math.inf
-        require(good, self, "dt", "above 0 s or None", self.dt)
-        for field in ("state", "obs", "conditions", "test_conditions"):
-            value = getattr(self, field)
-            require(not isinstance(value, str), self, field, "a tuple", value)
-            if value is not None:
-                object.__setattr__(self, field, tuple(value))
         object.__setattr__(self, "make", _pairs(self, "make", self.make))
+        if isinstance(self.obs_entries, dict):
+            object.__setattr__(self, "obs_entries", tuple(self.obs_entries.items()))
+        super().__post_init__()
+        require(bool(self.env), self, "env", "a name", self.env)
         for name, _ in self.make:
             require(name not in _RESERVED, self, "make", f"without {name}, which is set", self.make)
-        parts = _pairs(self, "obs_entries", self.obs_entries)
-        good = all(type(n) is int and n >= 1 for _, n in parts)
-        require(good, self, "obs_entries", "(name, length) pairs", self.obs_entries)
-        names = [name for name, _ in parts]
+        names = [name for name, _ in self.obs_entries]
         good = len(set(names)) == len(names) and not set(names) & set(ENTRIES)
         require(good, self, "obs_entries", f"new names, none twice, none of {ENTRIES}", names)
-        object.__setattr__(self, "obs_entries", parts)
         known = (*ENTRIES[:2], *(names or ENTRIES[2:3]), *ENTRIES[3:])
-        for field in ("state", "obs"):
-            names = getattr(self, field)
-            if names is None:
-                continue
-            require(len(names) > 0, self, field, "one entry or more", names)
-            require(len(set(names)) == len(names), self, field, "without repeated entries", names)
-            for name in names:
+        for field, chosen in (("state", self.state), ("obs", self.obs)):
+            for name in chosen or ():
                 if name not in known:
                     raise ConfigError(f"GymnasiumConfig.{field}: {choices('entry', name, known)}")
-        require(len(self.conditions) > 0, self, "conditions", "one or more", self.conditions)
-        for field in ("conditions", "test_conditions"):
-            good = all(isinstance(c, GymnasiumStart) for c in getattr(self, field))
-            require(good, self, field, "a tuple of GymnasiumStart", getattr(self, field))
-        for field in ("start_qpos_std", "start_qvel_std"):
-            value = getattr(self, field)
-            if np.ndim(value):
-                object.__setattr__(self, field, tuple(float(v) for v in value))
-            array = np.asarray(value, dtype=np.float64)
-            good = bool(np.isfinite(array).all() and (array >= 0).all())
-            require(good, self, field, "finite and 0 or more", value)
-        if self.termination not in get_args(Termination):
-            known = get_args(Termination)
-            what = choices("value", self.termination, known)
-            raise ConfigError(f"GymnasiumConfig.termination: {what}")
-        good = 0 <= self.noise_sigma < math.inf
-        require(good, self, "noise_sigma", "0 or more", self.noise_sigma)
-        require(self.limit > 0, self, "limit", "above 0", self.limit)
 
     def build(self, threads: int = 1) -> GymnasiumAgent:
         """Make the environment and check that it can be an agent.
@@ -210,7 +177,7 @@ class GymnasiumConfig:
         return GymnasiumAgent(self)
 
 
-class GymnasiumAgent:
+class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
     """Runs each sample in an environment instance of its own, all of them step by step together.
 
     Before each rollout every instance is reset by the condition's seed. So nothing that happened
@@ -236,7 +203,10 @@ class GymnasiumAgent:
         self._layout, self._state = self._chosen("state", state)
         self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
         self._start_std = np.concatenate(
-            [self._sized(f, getattr(config, f)) for f in ("start_qpos_std", "start_qvel_std")]
+            (
+                self._sized("start_qpos_std", config.start_qpos_std),
+                self._sized("start_qvel_std", config.start_qvel_std),
+            )
         )
         self._conditions = {False: config.conditions, True: config.test_conditions}
         for start in (*config.conditions, *config.test_conditions):
@@ -318,21 +288,6 @@ class GymnasiumAgent:
         return self._pool[:N]
 
     @property
-    def layout(self) -> Layout:
-        """The configured state entries."""
-        return self._layout
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured observation entries."""
-        return self._obs_layout
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
     def dt(self) -> float:
         """Duration of one step in seconds."""
         return self._dt
@@ -346,16 +301,6 @@ class GymnasiumAgent:
     def n_start(self) -> int:
         """Twice the number of velocities, if starts are disturbed, else 0."""
         return len(self._start_std) if self._start_std.any() else 0
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self._conditions[False])
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self._conditions[True])
 
     @property
     def control_range(self) -> tuple[Array, Array]:
@@ -377,7 +322,7 @@ class GymnasiumAgent:
 
     def _start(self, condition: int, *, test: bool) -> tuple[Array, Array, Array]:
         """State, qpos and qvel of an undisturbed start."""
-        check_condition(condition, len(self._conditions[test]), test=test)
+        self._condition(condition, test=test)
         if (test, condition) not in self._starts:
             run = self._run(self._pool, condition, 1, None, 1, test=test)
             with run.quiet():
@@ -402,25 +347,11 @@ class GymnasiumAgent:
         Actions are clipped to the action space and rounded to its dtype, mostly float32, before
         they are recorded and applied.
         """
-        cfg, T, nu = self.config, self.config.T, self.nu
-        check_condition(condition, len(self._conditions[test]), test=test)
-        noise = smooth_noise(
-            check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
-        )
-        N = noise.shape[0]
+        self._condition(condition, test=test)  # a wrong condition is reported before wrong noise
+        noise = self._smooth(noise, self.nu)
+        N, T = noise.shape[:2]
         run = self._run(self._instances(N), condition, N, start_noise, T, test=test)
-        policy = acting(policy)
-        with run.quiet():
-            for t in range(T):
-                if not run.observe(t, t):
-                    break
-                # copies: the policy must not change the record
-                u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
-                if not run.apply(t, t, check_actions(u, N, nu)):
-                    break
-                if t + 1 < T and not run.advance(t):
-                    break
-        run.failures.raise_if_any()
+        drive(run, policy, noise)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
         )
@@ -443,11 +374,9 @@ class GymnasiumAgent:
         test: bool,
     ) -> _Run:
         """N samples at their starts, with arrays for `rows` steps."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        shift: Array | None = None
+        start, shift = self._condition(condition, test=test), None
         if self.n_start and start_noise is not None:
             shift = self._start_std * check_start_noise(start_noise, N, self.n_start)
-        start = self._conditions[test][condition]
         return _Run(self, instances[:N], condition, start, shift, rows)
 
     def check_render(
@@ -478,7 +407,7 @@ class GymnasiumAgent:
         every: int = 1,
         test: bool = False,
     ) -> np.ndarray:
-        """Pictures of every `every`-th step of one sample, (frames, height, width, 3) uint8.
+        """Images of every `every`-th step of one sample, (frames, height, width, 3) uint8.
 
         camera: name of a camera of the model, or -1 for MuJoCo's free camera. Raises GPSError where
         OpenGL is missing, where the state does not hold joint_pos, and for environments that are
@@ -486,11 +415,11 @@ class GymnasiumAgent:
         """
         first = self._first
         self._require_joints(rollouts.layout)
-        check_condition(rollouts.condition, len(self._conditions[test]), test=test)
+        start = self._condition(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
         with warnings_to_log():
-            first.reset(self._conditions[test][rollouts.condition], None)  # may change the model
+            first.reset(start, None)  # may change the model
         positions = np.ascontiguousarray(rollouts.entry("joint_pos")[sample, ::every])
         qpos = np.tile(first.origin, (len(positions), 1))
         for q, x in zip(qpos, positions, strict=True):
@@ -508,9 +437,9 @@ class GymnasiumAgent:
             raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
         if "joint_pos" not in self._layout.names:
             raise GPSError("an agent can only be shown if joint_pos is in its state")
-        check_condition(condition, len(self._conditions[test]), test=test)
+        start = self._condition(condition, test=test)
         with warnings_to_log():
-            first.reset(self._conditions[test][condition], None)  # may change the model
+            first.reset(start, None)  # may change the model
         model, origin = copy.copy(first.model), first.origin
         where = self._layout.slice("joint_pos")
 
@@ -521,6 +450,21 @@ class GymnasiumAgent:
             return qpos
 
         return MujocoVisualModel(model, self._layout.size, positions)
+
+
+@runtime_checkable
+class _HasModel(Protocol):
+    """An environment of MuJoCo's, if these are an MjModel and an MjData."""
+
+    model: Any
+    data: Any
+
+
+@runtime_checkable
+class _HasStep(Protocol):
+    """An environment with a duration of its step, in s."""
+
+    dt: Any
 
 
 class _Instance:
@@ -538,8 +482,10 @@ class _Instance:
             config.env, env.action_space, gymnasium.spaces.Box
         )
         base = self._base
-        self.has_joints = isinstance(getattr(base, "model", None), mujoco.MjModel) and isinstance(
-            getattr(base, "data", None), mujoco.MjData
+        self.has_joints = (
+            isinstance(base, _HasModel)
+            and isinstance(base.model, mujoco.MjModel)
+            and isinstance(base.data, mujoco.MjData)
         )
         needed = ("set_state", "_get_obs", "init_qpos", "init_qvel")
         missing = [name for name in needed if not hasattr(base, name)]
@@ -564,7 +510,7 @@ class _Instance:
             self.flat = not np.isin(
                 types, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
             ).any()
-            self.origin = self._origin()
+            self.origin = self._origin("init_qpos" not in missing)
         if self.settable:
             self._init = base.init_qpos.copy(), base.init_qvel.copy()
         self.dt = self._step_duration(config)
@@ -573,10 +519,10 @@ class _Instance:
         self.reward: Any = 0.0
         self.terminated: Any = False
 
-    def _origin(self) -> Array:
+    def _origin(self, has_init: bool) -> Array:
         """qpos where joint_pos is zero: the nominal quaternions, else zero."""
         model = self.model
-        origin, nominal = np.zeros(model.nq), getattr(self._base, "init_qpos", model.qpos0)
+        origin, nominal = np.zeros(model.nq), self._base.init_qpos if has_init else model.qpos0
         for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
             if kind == mujoco.mjtJoint.mjJNT_FREE:
                 origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
@@ -585,21 +531,21 @@ class _Instance:
         return origin
 
     def _step_duration(self, config: GymnasiumConfig) -> float:
-        """What the environment says of its step, in seconds; not needed if it is configured."""
-        dt, fps = getattr(self._base, "dt", None), (self._env.metadata or {}).get("render_fps")
+        """What the environment reports of its step, in s; not needed if it is configured."""
+        dt = self._base.dt if isinstance(self._base, _HasStep) else None
+        fps = (self._env.metadata or {}).get("render_fps")
         for value in (dt, 1.0 / fps if isinstance(fps, (int, float)) and fps > 0 else None):
             if isinstance(value, (int, float, np.number)) and 0 < value < math.inf:
                 known = value is dt  # frames per second are those of a video
                 good = config.dt is None or not known or math.isclose(config.dt, value)
                 require(good, config, "dt", f"None or the {value:g} s of {config.env}", config.dt)
                 return float(value)
-        require(config.dt is not None, config, "dt", f"given: {config.env} does not say it", None)
+        require(config.dt is not None, config, "dt", f"given: {config.env} reports none", None)
         return math.nan
 
     def check_start(self, start: GymnasiumStart, *, disturbed: bool) -> None:
         """ConfigError if the environment cannot start there."""
-        for field, n in (("qpos", self.nq), ("qvel", self.nv)):
-            value = getattr(start, field)
+        for field, value, n in (("qpos", start.qpos, self.nq), ("qvel", start.qvel, self.nv)):
             if value is None:
                 continue
             if not self.settable:
@@ -696,7 +642,7 @@ class _Run:
             instance = self._instances[i]
             instance.write(self._windows[i])
             if instance.warned():
-                # after such a warning the simulator goes on from its reset state, which is finite
+                # after such a warning the simulator continues from its reset state, which is finite
                 counts = np.zeros((len(instance.warning), 2), dtype=int)
                 counts[:, 1] = instance.warning
                 self.failures.add(i, t, reason(counts, limit))

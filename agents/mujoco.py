@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import mujoco
 import numpy as np
@@ -36,37 +36,43 @@ from gps.agents._model import (
 )
 from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
 from gps.agents.base import (
+    Limit,
+    Names,
+    Seconds,
+    SimulatedAgent,
     Simulation,
+    Std,
+    Steps,
+    Values,
     check_actions,
-    check_condition,
-    check_noise,
     check_start_noise,
     entry_indices,
     require,
-    smooth_noise,
 )
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
+from gps.fields import Config, Finite, Items, NonNegative, Range
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
 
 _KEPT_BATCHES = 4
-Vector3 = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
+Vector3 = tuple[Finite, Finite, Finite]
+Quaternion = tuple[Finite, Finite, Finite, Finite]
+Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
 Box = tuple[str, Vector3, Vector3]
 """A body and the lowest and highest place that a distribution gives it, in m."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
+class Condition(Config):
     """How one start differs from the configuration."""
 
-    qpos: tuple[float, ...] | None = None
+    qpos: Values | None = None
     """Start positions in place of the configuration's, rad or m, quaternions for balls."""
-    qpos_offset: tuple[float, ...] | None = None
+    qpos_offset: Values | None = None
     """Added to the start joint positions, rad or m; a rotation vector for each quaternion."""
     body_offsets: tuple[tuple[str, Vector3], ...] = ()
     """Bodies moved from their place in the model: (name, (x, y, z)) in the parent's frame, in m."""
@@ -80,27 +86,12 @@ class Condition:
     are free."""
 
     def __post_init__(self) -> None:
-        for field in ("qpos", "qpos_offset"):
-            value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, tuple(float(v) for v in value))
+        super().__post_init__()
         both = self.qpos is not None and self.qpos_offset is not None
         require(not both, self, "qpos_offset", "None where qpos is given", self.qpos_offset)
-        offsets = tuple((str(b), tuple(map(float, p))) for b, p in self.body_offsets)
-        good = all(len(p) == 3 and np.isfinite(p).all() for _, p in offsets)
-        require(good, self, "body_offsets", "(body name, (x, y, z)) pairs", self.body_offsets)
-        object.__setattr__(self, "body_offsets", offsets)
-        mocap: list[tuple[Any, ...]] = [
-            (str(b), *(tuple(map(float, p)) for p in ps)) for b, *ps in self.mocap
-        ]
-        good = all(
-            tuple(map(len, ps)) in ((3,), (3, 4))
-            and all(np.isfinite(p).all() for p in ps)
-            and bool(np.any(ps[-1]) or len(ps) == 1)  # a quaternion of zeros is no direction
-            for _, *ps in mocap
-        )
-        require(good, self, "mocap", "(body, (x, y, z)) or (body, (x, y, z), (w, x, y, z))", mocap)
-        object.__setattr__(self, "mocap", tuple(mocap))
+        turns = [turn for _, _, *some in self.mocap for turn in some]
+        rule = "(body, (x, y, z)) or (body, (x, y, z), quaternion), which is not zero"
+        require(all(map(any, turns)), self, "mocap", rule, self.mocap)
         if self.model is not None:
             object.__setattr__(self, "model", checked_source(self.model, "Condition.model"))
 
@@ -140,12 +131,12 @@ def sample_conditions(
 ) -> tuple[Condition, ...]:
     """Conditions drawn from a distribution; what is not drawn is as in `base`.
 
-    qpos_low, qpos_high: start positions, uniform between them. qpos_std: start joint positions are
-    shifted by normal numbers of this deviation, rad or m, one for each direction. body_boxes:
-    shifts of bodies, mocap_boxes: places of mocap bodies, each (name, low, high), uniform in the
-    box, axis by axis, in m. models: one of them each. A condition's numbers depend on the seed, the
-    purpose and its place in the row alone: the first ones stay when `count` grows, and another
-    purpose ("training conditions") gives others. Raises ConfigError.
+    qpos_low, qpos_high: start positions, uniform between them. qpos_std: standard deviation of
+    normal shifts of the start joint positions, rad or m, one for each direction. body_boxes: shifts
+    of bodies, mocap_boxes: places of mocap bodies, each (name, low, high), uniform in the box, axis
+    by axis, in m. models: one of them each. A condition's numbers depend on the seed, the purpose
+    and its index alone: the first ones stay when `count` grows, and another purpose ("training
+    conditions") gives others. Raises ConfigError.
     """
     for name, value in (("count", count), ("seed", seed)):
         if not isinstance(value, (int, np.integer)) or value < 0:
@@ -188,7 +179,7 @@ def sample_conditions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MujocoConfig:
+class MujocoConfig(Config):
     """An agent made of a MuJoCo model.
 
     Positions are given in the directions of the joints' velocities, nv of them: the entry
@@ -203,39 +194,39 @@ class MujocoConfig:
     kept as text), MJCF text (begins with "<"), or a function without arguments that gives a
     `mujoco.MjSpec`, the same one each time. The function is called wherever the agent is built, so
     it has to be defined at the top level of a module, or of the hyperparams file."""
-    T: int = 100
+    T: Steps = 100
     """Steps of one rollout."""
-    dt: float = 0.05
+    dt: Seconds = 0.05
     """Duration of one control step, in seconds; the controls are constant during a step."""
-    substeps: int = 5
+    substeps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
     """Simulator steps per control step; the simulator's time step is dt / substeps."""
     sites: tuple[str, ...] = ()
     """Sites of the model that are the end points, in order."""
-    state: tuple[str, ...] = ("joint_pos", "joint_vel")
+    state: Names = ("joint_pos", "joint_vel")
     """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s),
-    activation (what actuators with dynamics of their own remember; such a model needs it), and
+    activation (the internal state of actuators with dynamics; such a model needs it), and
     sensor:NAME, any sensor of the model, in its own units. Sensors belong to the positions and
     velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
     actuator and constraint forces) are evaluated there too, with the control of the step before,
     which is zero at step 0; an agent that uses one computes the forces of every step once more."""
-    obs: tuple[str, ...] | None = None
+    obs: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """What the global policy sees, any of the same entries, or qpos, the positions with
     quaternions; None for the whole state."""
-    qpos: tuple[float, ...] | None = None
+    qpos: Values | None = None
     """Start positions, rad or m, quaternions for balls (nq values); None for the model's."""
-    qvel: tuple[float, ...] | None = None
+    qvel: Values | None = None
     """Start joint velocities, rad/s or m/s; None for rest."""
-    conditions: tuple[Condition, ...] = (Condition(),)
+    conditions: Annotated[tuple[Condition, ...], Items(some=True)] = (Condition(),)
     """Training conditions."""
     test_conditions: tuple[Condition, ...] = ()
     """Conditions kept for evaluation."""
-    start_qpos_std: float | tuple[float, ...] = 0.0
+    start_qpos_std: Std = 0.0
     """Standard deviation of the start joint positions, rad or m: one for all joints or one each."""
-    start_qvel_std: float | tuple[float, ...] = 0.0
+    start_qvel_std: Std = 0.0
     """Standard deviation of the start joint velocities, rad/s or m/s."""
-    activation: tuple[float, ...] | None = None
+    activation: Values | None = None
     """Start activations of the actuators that have them; None for zeros."""
-    obs_noise: tuple[tuple[str, float], ...] = ()
+    obs_noise: tuple[tuple[str, NonNegative], ...] = ()
     """Normal noise on the observation: (entry, standard deviation in its unit), anew at every
     step. The T numbers for each value are the last ones of a rollout's start noise; the state has
     no noise, and a simulation that goes beyond step T begins with them again."""
@@ -244,65 +235,36 @@ class MujocoConfig:
     start noise, between those of the start and those of the observation; without start noise each
     property has its median, and so it has where the model is asked for or planned with."""
     cameras: tuple[str, ...] = ()
-    """Cameras of the model whose pictures belong to the observation, in the order of the channels;
+    """Cameras of the model whose images belong to the observation, in the order of the channels;
     see `Rollouts.images`. Rollouts need OpenGL then."""
-    image_size: tuple[int, int] = (64, 64)
-    """Height and width of a picture, in pixels."""
-    noise_sigma: float = 0.0
+    image_size: tuple[Pixels, Pixels] = (64, 64)
+    """Height and width of an image, in pixels."""
+    noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
     """Whether smoothed noise is scaled back to unit variance."""
-    limit: float = 1e4
+    limit: Limit = 1e4
     """A sample with a position or velocity above this, in SI units, has failed."""
 
     def __post_init__(self) -> None:
-        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
-        require(0 < self.dt < math.inf, self, "dt", "above 0 s", self.dt)
-        require(self.substeps >= 1, self, "substeps", "1 or more", self.substeps)
-        require(len(self.state) > 0, self, "state", "one entry or more", self.state)
-        require(len(self.conditions) > 0, self, "conditions", "one or more", self.conditions)
-        require(
-            0 <= self.noise_sigma < math.inf, self, "noise_sigma", "0 or more", self.noise_sigma
-        )
-        require(self.limit > 0, self, "limit", "above 0", self.limit)
+        super().__post_init__()
         object.__setattr__(self, "model", checked_source(self.model, "MujocoConfig.model"))
-        lists = ("sites", "state", "obs", "cameras", "conditions", "test_conditions", "randomise")
-        for field in lists:
-            value = getattr(self, field)
-            require(not isinstance(value, str), self, field, "a tuple of names", value)
-            if value is not None:
-                object.__setattr__(self, field, tuple(value))
-        for field in ("qpos", "qvel", "activation", "start_qpos_std", "start_qvel_std"):
-            value = getattr(self, field)
-            if value is not None and np.ndim(value):
-                object.__setattr__(self, field, tuple(float(v) for v in value))
-            good = value is None or bool(np.isfinite(value).all())
-            require(good, self, field, "finite", value)
-        for field in ("start_qpos_std", "start_qvel_std"):
-            value = getattr(self, field)
-            require(bool(np.all(np.asarray(value) >= 0)), self, field, "0 or more", value)
-        for field, known in (
-            ("state", (*ENTRIES, ACTIVATION)),
-            ("obs", (*ENTRIES, ACTIVATION, QPOS)),
+        seen = self.state if self.obs is None else self.obs
+        known = (*ENTRIES, ACTIVATION)
+        for field, names, listed in (
+            ("state", self.state, known),
+            ("obs", self.obs or (), (*known, QPOS)),
         ):
-            names = getattr(self, field) or ()
             for name in names:
-                if name not in known and not name.startswith(SENSOR):
-                    listed = (*known, f"{SENSOR}NAME")
-                    raise ConfigError(f"MujocoConfig.{field}: {choices('entry', name, listed)}")
+                if name not in listed and not name.startswith(SENSOR):
+                    what = choices("entry", name, (*listed, f"{SENSOR}NAME"))
+                    raise ConfigError(f"MujocoConfig.{field}: {what}")
                 needs_sites = name.startswith("end_point")
                 require(bool(self.sites) or not needs_sites, self, "sites", f"named for {name}", ())
-            require(len(set(names)) == len(names), self, field, "without repeated entries", names)
-        size = tuple(self.image_size)
-        good = len(size) == 2 and all(isinstance(v, int) and v >= 1 for v in size)
-        require(good, self, "image_size", "(height, width), 1 pixel or more", self.image_size)
-        object.__setattr__(self, "image_size", size)
-        noise = tuple((str(n), float(s)) for n, s in self.obs_noise)
-        object.__setattr__(self, "obs_noise", noise)
-        good = all(0 <= s < math.inf for _, s in noise) and len(dict(noise)) == len(noise)
-        require(good, self, "obs_noise", "(entry, deviation) pairs, each entry once", noise)
-        seen = self.state if self.obs is None else self.obs
-        for name, _ in noise:
+        once = len(dict(self.obs_noise)) == len(self.obs_noise)
+        rule = "(entry, standard deviation) pairs, each entry once"
+        require(once, self, "obs_noise", rule, self.obs_noise)
+        for name, _ in self.obs_noise:
             if name not in seen:
                 raise ConfigError(f"MujocoConfig.obs_noise: {choices('entry', name, seen)}")
 
@@ -315,7 +277,7 @@ class MujocoConfig:
         return MujocoAgent(self, threads)
 
 
-class MujocoAgent:
+class MujocoAgent(SimulatedAgent["_Start"]):
     """Runs all samples of a rollout together, with one Python call per control step.
 
     Not to be used from several Python threads at once: the simulations are reused.
@@ -336,8 +298,8 @@ class MujocoAgent:
             )
         if model.na and ACTIVATION not in config.state:
             raise ConfigError(
-                f"MujocoConfig.state: the model {shown(config.model)} has actuators that remember "
-                f"something (na={model.na}); add {ACTIVATION!r}, or the state is not all there is"
+                f"MujocoConfig.state: the model {shown(config.model)} has stateful "
+                f"actuators (na={model.na}); add {ACTIVATION!r}, or the state is incomplete"
             )
         if not model.na and ACTIVATION in (*config.state, *observed):
             raise ConfigError(
@@ -365,8 +327,10 @@ class MujocoAgent:
         )
         self._qvel = self._sized("qvel", config.qvel, np.zeros(model.nv), model.nv)
         nv, parts = model.nv, []
-        for field in ("start_qpos_std", "start_qvel_std"):
-            std = getattr(config, field)
+        for field, std in (
+            ("start_qpos_std", config.start_qpos_std),
+            ("start_qvel_std", config.start_qvel_std),
+        ):
             parts.append(self._sized(field, std if np.ndim(std) else (std,) * nv, None, nv))
         self._start_std = np.concatenate(parts)
         self._sizes = (
@@ -401,7 +365,7 @@ class MujocoAgent:
                 model = load_model(source)
                 model.opt.timestep = config.dt / config.substeps
                 found[source] = locate(model, config.sites, tuple(names))
-                ids(model, "camera", model.ncam, config.cameras, "MujocoConfig.cameras")
+                ids(model, "camera", config.cameras, "MujocoConfig.cameras")
             except ConfigError as error:
                 raise ConfigError(f"{user}: {error}" if user else str(error)) from error
             if user:
@@ -445,7 +409,7 @@ class MujocoAgent:
             for quaternion in turn:
                 model.body(name).quat = np.array(quaternion) / np.linalg.norm(quaternion)
         offsets = condition.body_offsets
-        found = ids(model, "body", model.nbody, [b for b, _ in offsets], "Condition.body_offsets")
+        found = ids(model, "body", [b for b, _ in offsets], "Condition.body_offsets")
         for body, (_, offset) in zip(found, offsets, strict=True):
             refuse_free(model, body, "Condition.body_offsets")
             model.body_pos[body] += offset
@@ -456,29 +420,9 @@ class MujocoAgent:
         return _Start(compiled, model, qpos)
 
     @property
-    def layout(self) -> Layout:
-        """The configured state entries."""
-        return self._layout
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured observation entries."""
-        return self._obs_layout
-
-    @property
     def noisy_entries(self) -> tuple[str, ...]:
         """Observation entries that differ from the state by noise."""
         return tuple(name for name, std in self.config.obs_noise if std > 0)
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds."""
-        return self.config.dt
 
     @property
     def nu(self) -> int:
@@ -489,16 +433,6 @@ class MujocoAgent:
     def n_start(self) -> int:
         """Joint positions and velocities if starts are disturbed, then `randomise`, `obs_noise`."""
         return sum(self._sizes)
-
-    @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self._conditions[False])
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self._conditions[True])
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -512,7 +446,7 @@ class MujocoAgent:
         return self._low.copy(), self._high.copy()
 
     def warm_up(self) -> None:
-        """Compile the kernels, or load them: a rollout without controls that nobody sees."""
+        """Compile the kernels, or load them, by a rollout without controls."""
         T, nu, nx = self.config.T, self.nu, self.layout.size
         idle = LinearGaussianController(
             K=np.zeros((T, nu, nx)), k=np.zeros((T, nu)), chol=np.tile(np.eye(nu), (T, 1, 1))
@@ -526,8 +460,7 @@ class MujocoAgent:
 
     def _nominal(self, condition: int, *, test: bool) -> mujoco.MjModel:
         """The condition's model, which rollouts without start noise run on."""
-        check_condition(condition, len(self._conditions[test]), test=test)
-        model = self._conditions[test][condition].model
+        model = self._condition(condition, test=test).model
         if self.config.randomise:
             (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
         return model
@@ -649,17 +582,14 @@ class MujocoAgent:
         missing.
         """
         cfg, T, nu = self.config, self.config.T, self.nu
-        check_condition(condition, len(self._conditions[test]), test=test)
-        noise = smooth_noise(
-            check_noise(noise, T, nu), cfg.noise_sigma, renormalise=cfg.noise_renormalise
-        )
+        compiled = self._condition(condition, test=test).compiled
+        noise = self._smooth(noise, nu)
         N = noise.shape[0]
         policy = acting(policy)
         sees = needs_images(policy)
         if sees and not cfg.cameras:
-            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees pictures")
+            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees images")
         run, models = self._begin(N, T, condition, start_noise, test=test)
-        compiled = self._conditions[test][condition].compiled
         frames: list[Images] = []
         # the policy sees what it cannot change; time comes first, so that a step is contiguous
         X_view, obs_view, noise_view = locked(run.X), locked(run.obs), locked(_swapped(noise))
@@ -722,7 +652,7 @@ class MujocoAgent:
     def simulation(self) -> Simulation:
         """A simulation of one sample that its owner steps; see `gps.agents.base.Simulation`.
 
-        It has no pictures.
+        It has no images.
         """
         # its own: rollouts of one sample must not touch an episode that is under way
         own: dict[int, Batch] = {}
@@ -746,8 +676,7 @@ class MujocoAgent:
 
         And their model, or one for each of them.
         """
-        check_condition(condition, len(self._conditions[test]), test=test)
-        ready, nq, nv = self._conditions[test][condition], self.model.nq, self.model.nv
+        ready, nq, nv = self._condition(condition, test=test), self.model.nq, self.model.nv
         model: mujoco.MjModel | list[mujoco.MjModel] = ready.model
         start = np.tile(np.concatenate((ready.qpos, self._qvel)), (N, 1))
         obs_noise = NO_NOISE
@@ -796,7 +725,7 @@ class MujocoAgent:
         return batch
 
     def check_images(self) -> None:
-        """GPSError where no picture could be drawn, as far as the environment's variables tell."""
+        """GPSError where no image could be drawn, as far as environment variables show."""
         require_display()
 
     def check_render(
@@ -828,7 +757,7 @@ class MujocoAgent:
         every: int = 1,
         test: bool = False,
     ) -> np.ndarray:
-        """Pictures of every `every`-th step of one sample, (frames, height, width, 3) uint8.
+        """Images of every `every`-th step of one sample, (frames, height, width, 3) uint8.
 
         camera: name of a camera of the model, or -1 for MuJoCo's free camera. `test` says that
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where
@@ -868,8 +797,9 @@ class _Start:
 
 def _check_alike(first: Compiled, other: Compiled, who: str) -> None:
     """ConfigError names what a condition's model has otherwise than the configuration's."""
-    for name in ("nq", "nv", "nu", "na"):
-        a, b = getattr(first.model, name), getattr(other.model, name)
+    models = first.model, other.model
+    sizes = zip(("nq", "nv", "nu", "na"), *((m.nq, m.nv, m.nu, m.na) for m in models), strict=True)
+    for name, a, b in sizes:
         if a != b:
             raise ConfigError(f"Condition.model: {who}: {name} must be {a} as elsewhere, got {b}")
     for name, size in first.sizes.items():

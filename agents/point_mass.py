@@ -5,88 +5,74 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from gps.agents.base import (
     Failures,
+    Limit,
+    Seconds,
+    SimulatedAgent,
     Simulation,
-    check_actions,
-    check_condition,
+    Steps,
     check_noise,
     check_start_noise,
+    drive,
     entry_indices,
-    require,
     smooth_noise,
 )
-from gps.errors import ConfigError, choices
-from gps.fields import readonly
-from gps.protocols import Policy, acting
+from gps.fields import Config, Finite, Items, NonNegative, Range, readonly
+from gps.protocols import Policy
 from gps.types import Array, Layout, LinearDynamics, Rollouts
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
-Point = tuple[float, float]
+Point = tuple[Finite, Finite]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointMassConfig:
+class PointMassConfig(Config):
     """A point mass with viscous damping: mass dv/dt = force - damping v."""
 
-    T: int = 50
+    T: Steps = 50
     """Steps of one rollout."""
-    dt: float = 0.05
+    dt: Seconds = 0.05
     """Duration of one step, in seconds; the force is constant during a step."""
-    mass: float = 1.0
+    mass: Annotated[float, Range(above=0, unit="kg")] = 1.0
     """Mass in kg."""
-    damping: float = 0.5
-    """Viscous damping in N s/m; 0 is allowed."""
-    force_limit: float | None = None
+    damping: NonNegative = 0.5
+    """Viscous damping in N s/m."""
+    force_limit: Annotated[float, Range(above=0, unit="N", finite=False)] | None = None
     """Bound on the absolute force along each axis, in N; None for none."""
-    starts: tuple[Point, ...] = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
+    starts: Annotated[tuple[Point, ...], Items(some=True)] = (
+        (1.0, 1.0),
+        (1.0, -1.0),
+        (-1.0, -1.0),
+        (-1.0, 1.0),
+    )
     """Start position of each training condition, in m; the mass starts at rest."""
     test_starts: tuple[Point, ...] = ()
     """Start positions kept for evaluation, in m."""
-    start_position_std: float = 0.0
+    start_position_std: NonNegative = 0.0
     """Standard deviation of the start position along each axis, in m."""
-    start_velocity_std: float = 0.0
+    start_velocity_std: NonNegative = 0.0
     """Standard deviation of the start velocity along each axis, in m/s."""
-    obs: tuple[str, ...] = ("position", "velocity")
+    obs: Annotated[tuple[Literal["position", "velocity"], ...], Items(some=True)] = (
+        "position",
+        "velocity",
+    )
     """State entries that the global policy sees, in order."""
-    noise_sigma: float = 0.0
+    noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
-    limit: float = 1e6
+    limit: Limit = 1e6
     """A sample whose state exceeds this in absolute value has failed."""
-
-    def __post_init__(self) -> None:
-        require(self.T >= 2, self, "T", "at least 2 steps", self.T)
-        require(0 < self.dt < math.inf, self, "dt", "above 0 s", self.dt)
-        require(0 < self.mass < math.inf, self, "mass", "above 0 kg", self.mass)
-        require(0 <= self.damping < math.inf, self, "damping", "0 N s/m or more", self.damping)
-        limit = self.force_limit
-        require(limit is None or limit > 0, self, "force_limit", "above 0 N or None", limit)
-        require(len(self.starts) > 0, self, "starts", "one position or more", self.starts)
-        for field in ("starts", "test_starts"):
-            points = tuple(tuple(float(v) for v in p) for p in getattr(self, field))
-            good = all(len(p) == 2 and np.isfinite(p).all() for p in points)
-            require(good, self, field, "pairs of finite numbers (x, y)", points)
-            object.__setattr__(self, field, points)  # lists would not hash
-        for field in ("start_position_std", "start_velocity_std", "noise_sigma"):
-            value = getattr(self, field)
-            require(0 <= value < math.inf, self, field, "0 or more", value)
-        require(len(self.obs) > 0, self, "obs", "one entry or more", self.obs)
-        for name in self.obs:
-            if name not in LAYOUT.names:
-                raise ConfigError(f"PointMassConfig.obs: {choices('entry', name, LAYOUT.names)}")
-        object.__setattr__(self, "obs", tuple(self.obs))
-        require(self.limit > 0, self, "limit", "above 0", self.limit)
 
     def build(self, threads: int = 1) -> PointMassAgent:
         """The agent; `threads` is accepted as for other agents and has nothing to do here."""
         return PointMassAgent(self)
 
 
-class PointMassAgent:
+class PointMassAgent(SimulatedAgent[Point]):
     """Runs all samples of a rollout as one array, with the exact solution of every step."""
 
     def __init__(self, config: PointMassConfig) -> None:
@@ -104,27 +90,8 @@ class PointMassAgent:
         self._decay, self._reach = decay, reach
         self._push_v, self._push_p = reach / config.mass, reach2 / config.mass
         self._obs_index = entry_indices(LAYOUT, config.obs)
-        self._obs_layout = LAYOUT.select(config.obs)
-
-    @property
-    def layout(self) -> Layout:
-        """Position (m) and velocity (m/s)."""
-        return LAYOUT
-
-    @property
-    def obs_layout(self) -> Layout:
-        """The configured state entries."""
-        return self._obs_layout
-
-    @property
-    def T(self) -> int:
-        """Steps of one rollout."""
-        return self.config.T
-
-    @property
-    def dt(self) -> float:
-        """Duration of one step in seconds."""
-        return self.config.dt
+        self._layout, self._obs_layout = LAYOUT, LAYOUT.select(config.obs)
+        self._conditions = {False: config.starts, True: config.test_starts}
 
     @property
     def nu(self) -> int:
@@ -138,19 +105,9 @@ class PointMassAgent:
         return 4 if cfg.start_position_std > 0 or cfg.start_velocity_std > 0 else 0
 
     @property
-    def n_conditions(self) -> int:
-        """Training conditions."""
-        return len(self.config.starts)
-
-    @property
-    def n_test_conditions(self) -> int:
-        """Conditions kept for evaluation."""
-        return len(self.config.test_starts)
-
-    @property
     def control_range(self) -> tuple[Array, Array]:
         """Lowest and highest force along each axis, (2,) each; infinite without a limit."""
-        limit = math.inf if self.config.force_limit is None else self.config.force_limit
+        limit = float(self.config.force_limit or math.inf)
         return np.full(2, -limit), np.full(2, limit)
 
     def step(self, x: Array, u: Array) -> Array:
@@ -177,8 +134,7 @@ class PointMassAgent:
 
         models: the module `gps.control.models`, which agents do not import.
         """
-        starts = self.config.test_starts if test else self.config.starts
-        check_condition(condition, len(starts), test=test)
+        self._condition(condition, test=test)
         F = self.dynamics().F[0]
         return models.NumpyModel(
             lambda x, u, t: self.step(x, u), 4, 2, lambda X, U, t: np.tile(F, (len(X), 1, 1))
@@ -186,9 +142,7 @@ class PointMassAgent:
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (4,) at which rollouts of `condition` start."""
-        starts = self.config.test_starts if test else self.config.starts
-        check_condition(condition, len(starts), test=test)
-        return readonly(np.concatenate((starts[condition], (0.0, 0.0))))
+        return readonly(np.concatenate((self._condition(condition, test=test), (0.0, 0.0))))
 
     def rollout(
         self,
@@ -200,17 +154,10 @@ class PointMassAgent:
         test: bool = False,
     ) -> Rollouts:
         """See `gps.protocols.Agent`; the state is checked for NaN and against `limit`."""
-        self.start_state(condition, test=test)  # a wrong condition is told before wrong noise
+        self._condition(condition, test=test)  # a wrong condition is reported before wrong noise
         noise = smooth_noise(check_noise(noise, self.T, 2), self.config.noise_sigma)
-        N = noise.shape[0]
-        run, policy = self._run(condition, N, start_noise, self.T, test=test), acting(policy)
-        for t in range(self.T):
-            run.observe(t, t)
-            # copies: the policy must not change the record
-            u = policy.act(run.X[:, t].copy(), run.obs[:, t].copy(), t, noise[:, t].copy())
-            run.apply(t, t, check_actions(u, N, 2))
-            run.advance(t)
-        run.failures.raise_if_any()
+        run = self._run(condition, len(noise), start_noise, self.T, test=test)
+        drive(run, policy, noise)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=LAYOUT, condition=condition
         )

@@ -27,12 +27,17 @@ def peg_insertion(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
         sites=("peg_tip", "peg_top"),
         state=FULL_STATE,
         qpos=(-0.74, -0.05, -1.86, -2.01, 1.42, -0.28, 0.07),
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-square, square)
-            for y in (-square, square)
-        ),
+        conditions=_corners(square),
         test_conditions=random_conditions(n_test, body="base", half_width=square, seed=test_seed),
+    )
+
+
+def _corners(shift: float) -> tuple[Condition, ...]:
+    """The body `base` shifted to the corners of a horizontal square, m."""
+    return tuple(
+        Condition(body_offsets=(("base", (x, y, 0.0)),))
+        for x in (-shift, shift)
+        for y in (-shift, shift)
     )
 
 
@@ -47,11 +52,7 @@ def peg_insertion_blind(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig
     return replace(
         peg_insertion(),
         obs=FULL_STATE[:2],
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-shift, shift)
-            for y in (-shift, shift)
-        ),
+        conditions=_corners(shift),
         test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
     )
 
@@ -130,7 +131,7 @@ def reacher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A two-link arm in the horizontal plane takes its tip to a target that each condition moves.
 
     The state has 7 values: 2 joint positions and velocities, then the tip's place seen from the
-    target, along the world's axes, in m; that and the joints tell where the target is. Targets
+    target, along the world's axes, in m; that and the joints determine where the target is. Targets
     stand in the half of a ring in front of the shoulder, between radii of 0.08 and 0.18 m (the
     arm reaches 0.2 m): eight to train from, on its two borders, and test targets that are drawn
     uniformly from its area.
@@ -223,11 +224,7 @@ def door(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
         sites=("hook", "handle"),
         state=FULL_STATE,
         qpos=(-0.072, 1.184, -1.112, 0.0),
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0.0)),))
-            for x in (-shift, shift)
-            for y in (-shift, shift)
-        ),
+        conditions=_corners(shift),
         test_conditions=random_conditions(n_test, body="base", half_width=shift, seed=test_seed),
         noise_sigma=1.0,
     )

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
-from gps.agents.base import require
+from gps.agents.base import Seed
 from gps.errors import ConfigError
-from gps.protocols import Agent, Policy
+from gps.fields import Config, NonNegative, Positive
+from gps.protocols import Agent, BuildsAgent, Policy
 from gps.rng import stream
 from gps.types import Array, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealTimeConfig:
+class RealTimeConfig(Config):
     """Another agent, slowed down.
 
     One robot runs the samples of a batch one after the other: N rollouts of T steps take
@@ -27,43 +29,46 @@ class RealTimeConfig:
 
     agent: Any
     """Configuration of the agent that is slowed down."""
-    factor_std: float = 0.3
+    factor_std: NonNegative = 0.3
     """Standard deviation of the logarithm of the factor, whose mean is 1; 0 for none."""
-    speed: float = 1.0
+    speed: Positive = 1.0
     """Divides the duration: 10 makes a robot that is ten times as fast."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the factors. A factor depends on the condition and the rollouts' noise alone."""
     noise_free: bool = False
     """Whether rollouts without any exploration noise take time too. A run makes these only to
     report how it does."""
 
     def __post_init__(self) -> None:
-        build = getattr(self.agent, "build", None)
-        require(callable(build), self, "agent", "the configuration of an agent", self.agent)
-        for field, low in (("factor_std", 0.0), ("speed", 1e-300)):
-            value = getattr(self, field)
-            rule = "0 or more" if field == "factor_std" else "above 0"
-            require(low <= value < math.inf, self, field, rule, value)
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"RealTimeConfig.seed must be 0 or more, got {self.seed!r}")
+        super().__post_init__()
+        if isinstance(self.agent, type) or not isinstance(self.agent, BuildsAgent):
+            raise ConfigError(
+                f"RealTimeConfig.agent must be the configuration of an agent, got {self.agent!r}"
+            )
 
     def build(self, threads: int = 1) -> Agent:
         """The slow agent; `threads` goes to the agent inside where that takes them."""
         inside = self.agent.build(threads) if threads != 1 else self.agent.build()
-        return cast(Agent, RealTime(self, inside))  # its attributes are those of the agent inside
+        return cast(Agent, RealTime(self, inside))  # its members are those of the agent inside
 
 
 class RealTime:
-    """Sleeps for what is left of a rollout's duration; everything else is the agent inside."""
+    """Sleeps for what is left of a rollout's duration; everything else is the agent inside.
+
+    Each instance has a class of its own with a property for every public member of the agent
+    inside: a `__getattr__` would not do, since from Python 3.12 on `isinstance` does not ask it
+    whether an agent has what a protocol needs.
+    """
+
+    def __new__(cls, config: RealTimeConfig, agent: Agent) -> Self:
+        """An instance with the public members of the agent."""
+        own = {*dir(cls), "config"}
+        names = [n for n in dir(agent) if not n.startswith("_") and n not in own]
+        members = {n: property(operator.attrgetter(f"_agent.{n}")) for n in names}
+        return object.__new__(type(cls.__name__, (cls,), members))
 
     def __init__(self, config: RealTimeConfig, agent: Agent) -> None:
         self.config, self._agent = config, agent
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything but the rollouts: layouts, sizes, start states, `render` and so on."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._agent, name)
 
     def duration(self, condition: int, noise: Array) -> float:
         """Seconds that the rollouts with this noise (N, T, nu) take from this condition."""
@@ -87,7 +92,7 @@ class RealTime:
     ) -> Rollouts:
         """See `gps.protocols.Agent`; the bytes of the agent inside, after the robot's time.
 
-        Wrong inputs and failed simulations are told at once.
+        Wrong inputs and failed simulations are reported at once.
         """
         begin = time.monotonic()
         rollouts = self._agent.rollout(policy, condition, noise, start_noise, test=test)

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from gps.agents._protocol import (
 )
 from gps.agents.base import (
     Failures,
+    Seconds,
     check_actions,
     check_condition,
     check_noise,
@@ -47,14 +48,14 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.fields import readonly
-from gps.protocols import Agent, Policy, acting, control_range_of, image_shape_of
+from gps.fields import Config, Count, Range, Whole, readonly
+from gps.protocols import Agent, Policy, Stoppable, acting, control_range_of, image_shape_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 log = logging.getLogger(__name__)
 
 _NONCE = re.compile("[0-9a-f]{64}")
-_CONNECTIONS = 64  # at once; more are told that the robot is busy
+_CONNECTIONS = 64  # at once; more get the answer that the robot is busy
 _HANDSHAKE = 10.0  # seconds until a client has said what it wants
 
 
@@ -62,14 +63,14 @@ _HANDSHAKE = 10.0  # seconds until a client has said what it wants
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteConfig:
+class RemoteConfig(Config):
     """An agent in another process. What it looks like is asked from there.
 
     A `LinearGaussianController` is sent as arrays and runs beside the robot. Any other policy stays
     here and sends one action per step, so the network's delay counts in every step.
     """
 
-    port: int
+    port: Annotated[int, Range(at_least=1, at_most=65535)]
     """TCP port of the robot's side."""
     host: str = "127.0.0.1"
     """Its address. Any but this machine's own needs a secret."""
@@ -77,55 +78,35 @@ class RemoteConfig:
     """File with the shared secret of at least 16 characters, which must be there on every machine
     that opens connections; None for no secret. The secret itself is never part of a configuration,
     as these are stored with every run."""
-    connect_timeout: float = 5.0
-    """Seconds to connect and to agree on version and secret; above 0."""
-    step_timeout: float = 5.0
-    """Longest silence of the robot's side in seconds, above 0. It gives signs of life while it
+    connect_timeout: Seconds = 5.0
+    """Time to connect and to agree on version and secret."""
+    step_timeout: Seconds = 5.0
+    """Longest silence of the robot's side. It gives signs of life while it
     works, so this may be shorter than a rollout."""
-    rollout_timeout: float = 600.0
-    """Longest duration in seconds of all samples of one rollout together; above 0."""
-    queue_timeout: float = 600.0
-    """Seconds to stand in line while the robot serves others; above 0."""
-    max_bytes: int = MAX_BYTES
+    rollout_timeout: Seconds = 600.0
+    """Longest duration of all samples of one rollout together."""
+    queue_timeout: Seconds = 600.0
+    """Time to stand in line while the robot serves others."""
+    max_bytes: Count = MAX_BYTES
     """Longest message in bytes, either way."""
-    layout: tuple[tuple[str, int], ...] | None = None
+    layout: tuple[tuple[str, Whole], ...] | None = None
     """Expected state entries and their sizes; None for whatever the robot has."""
-    obs_layout: tuple[tuple[str, int], ...] | None = None
+    obs_layout: tuple[tuple[str, Whole], ...] | None = None
     """Expected observation entries and their sizes; None for whatever the robot has."""
-    T: int | None = None
+    T: Count | None = None
     """Expected steps of a rollout; None for whatever the robot has."""
-    dt: float | None = None
+    dt: Seconds | None = None
     """Expected duration of a step in seconds; None for whatever the robot has."""
-    nu: int | None = None
+    nu: Count | None = None
     """Expected action size; None for whatever the robot has."""
-    n_conditions: int | None = None
+    n_conditions: Count | None = None
     """Expected number of training conditions; None for whatever the robot has."""
 
     def __post_init__(self) -> None:
-        good = type(self.port) is int and 0 < self.port < 65536
-        require(good, self, "port", "a whole number from 1 to 65535", self.port)
+        super().__post_init__()
         require(bool(self.host), self, "host", "an address", self.host)
-        for field in ("connect_timeout", "step_timeout", "rollout_timeout", "queue_timeout"):
-            value = getattr(self, field)
-            require(0 < value < math.inf, self, field, "above 0 s and finite", value)
-        good = type(self.max_bytes) is int and self.max_bytes > 0
-        require(good, self, "max_bytes", "a whole number above 0", self.max_bytes)
         if self.secret_file is None:
             check_secret(None, self.host, "RemoteConfig.host")
-        for field in ("layout", "obs_layout"):
-            entries = getattr(self, field)
-            if entries is None:
-                continue
-            try:  # lists would not hash
-                entries = tuple((str(n), int(size)) for n, size in entries)
-            except (TypeError, ValueError):
-                require(False, self, field, "pairs (name, size) or None", entries)
-            object.__setattr__(self, field, entries)
-        for field in ("T", "nu", "n_conditions"):
-            value = getattr(self, field)
-            good = value is None or (type(value) is int and value > 0)
-            require(good, self, field, "a whole number above 0 or None", value)
-        require(self.dt is None or self.dt > 0, self, "dt", "above 0 s or None", self.dt)
 
     def build(self, threads: int = 1) -> RemoteAgent:
         """The agent. It connects when something is asked of it; `threads` has no meaning here."""
@@ -145,7 +126,7 @@ class RemoteConfig:
 
 @dataclass(frozen=True, eq=False)
 class _Description:
-    """What the robot's side says of itself."""
+    """What the robot's side reports of its agent."""
 
     layout: Layout
     obs_layout: Layout
@@ -158,7 +139,7 @@ class _Description:
 
     @classmethod
     def of(cls, welcome: Message) -> _Description:
-        """What the message says; ProtocolError if it cannot be right."""
+        """What the message reports; ProtocolError if it cannot be right."""
         layout, nu = welcome.layout("layout"), welcome.integer("nu", 1)
         starts = {
             False: readonly(welcome.array("starts", None, layout.size)),
@@ -260,12 +241,9 @@ class RemoteAgent:
         return len(self._description().starts[True])
 
     @property
-    def control_range(self) -> tuple[Array, Array]:
-        """Lowest and highest action, (nu,) each; AttributeError where the robot did not say."""
-        limits = self._description().control_range
-        if limits is None:
-            raise AttributeError("the robot's side has no control_range")
-        return limits
+    def control_range(self) -> tuple[Array, Array] | None:
+        """Lowest and highest action, (nu,) each; None where the robot's side reports none."""
+        return self._description().control_range
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
@@ -281,7 +259,7 @@ class RemoteAgent:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.protocols.Agent`. Raises RemoteError as well, which says how far it came.
+        """See `gps.protocols.Agent`. Raises RemoteError as well, with how far it came.
 
         When it ends early, for whatever reason, the connection closes, and the robot's side stops.
         """
@@ -338,7 +316,7 @@ class RemoteAgent:
             elif message.type == "result":
                 return message
             else:
-                raise _told(message, at.N)
+                raise _error_in(message, at.N)
 
     @staticmethod
     def _last_word(channel: Channel, N: int) -> GPSError | None:
@@ -347,7 +325,7 @@ class RemoteAgent:
             while channel.readable(0.0):
                 message = channel.receive(0.1)
                 if message.type == "error":
-                    return _told(message, N)
+                    return _error_in(message, N)
         return None
 
     @staticmethod
@@ -385,7 +363,7 @@ class RemoteAgent:
 
     @contextlib.contextmanager
     def _talk(self, where: Callable[[], str]) -> Iterator[Channel]:
-        """A connection on which the robot's side has said who it is; errors say which and where."""
+        """A connection after the handshake; errors name the robot and the place."""
         cfg = self.config
         try:
             with self._connect() as channel:
@@ -419,7 +397,7 @@ class RemoteAgent:
             late = f"no answer within {cfg.connect_timeout:g} s (connect_timeout)"
             message = channel.receive(cfg.connect_timeout, deadline, late)
             if message.type != want:
-                raise _told(message, 0)
+                raise _error_in(message, 0)
             return message
 
         hello = {"version": VERSION, "nonce": mine, "silence": cfg.step_timeout}
@@ -472,7 +450,7 @@ class RemoteAgent:
             )
 
 
-def _told(message: Message, N: int) -> GPSError:
+def _error_in(message: Message, N: int) -> GPSError:
     """The error that a message reports, or that an unexpected message is."""
     if message.type != "error":
         return ProtocolError(f"unexpected message {clean(message.type, 40)!r}")
@@ -511,14 +489,14 @@ class RobotServer:
         on_stop: Callable[[str], None] | None = None,
         step_timeout: float = 5.0,
         start_timeout: float = 60.0,
-        max_bytes: int = MAX_BYTES,
+        max_bytes: Count = MAX_BYTES,
     ) -> None:
         """Bind and listen; see `serve` for the arguments."""
         if not isinstance(agent, Agent):
             raise ConfigError(f"serve: agent must have the members of Agent, got {agent!r}")
         if image_shape_of(agent) is not None:
             raise ConfigError(
-                "serve: pictures do not travel to a remote client; serve an agent without cameras"
+                "serve: images do not travel to a remote client; serve an agent without cameras"
             )
         for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
             if not 0 < value < math.inf:
@@ -602,10 +580,9 @@ class RobotServer:
         """The safety stop: `agent.stop()` if there is one, then the callback."""
         log.warning("safety stop: %s", reason)
         try:
-            stop = getattr(self.agent, "stop", None)
             try:
-                if callable(stop):
-                    stop()
+                if isinstance(self.agent, Stoppable):
+                    self.agent.stop()
             finally:
                 if self._on_stop is not None:
                     self._on_stop(reason)
@@ -662,7 +639,7 @@ class RobotServer:
             return self._line.index(session) + 1 if session in self._line else 0
 
     def welcome(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """What a client is told about the agent."""
+        """The description of the agent, for a client."""
         return self._description
 
 
@@ -700,7 +677,7 @@ class _Session:
         self._moving = self._done = self._asked = False
         self._lost: str | None = None
         self._silence = server.step_timeout  # of ours, that the client puts up with
-        self._told, self._until = threading.Event(), math.inf  # a client may linger that long
+        self._notified, self._until = threading.Event(), math.inf  # a client may linger that long
         self._ended = threading.Event()
         self._progress: dict[str, int] = {}
         self._rows = 0
@@ -731,7 +708,7 @@ class _Session:
             self.lose("a fault in the connection's thread")
 
     def _refuse(self, error: RemoteError) -> None:
-        """Stop the robot if it moves; tell the client, if it did wrong and may still listen."""
+        """Stop the robot if it moves; report to the client, if it erred and may still listen."""
         with self._lock:
             over = self._done
         if over:
@@ -803,7 +780,7 @@ class _Session:
     def _attend(self) -> None:
         """Give signs of life, take actions, notice the end."""
         beat = max(0.02, min(1.0, self._silence / 4, self.server.step_timeout / 4))
-        while not (self._told.is_set() and time.monotonic() > self._until):
+        while not (self._notified.is_set() and time.monotonic() > self._until):
             if self.channel.readable(beat):
                 message = self.channel.receive(self.server.step_timeout)
                 with self._lock:
@@ -815,7 +792,7 @@ class _Session:
             with self._lock:
                 moving, done, lost = self._moving, self._done, self._lost
             if lost is not None:
-                if moving:  # the other thread may still say why
+                if moving:  # the other thread may still report why
                     self._ended.wait(self.server.step_timeout)
                 return
             if done:
@@ -876,15 +853,15 @@ class _Session:
             kind, text = ("shape" if isinstance(error, ShapeError) else "robot"), str(error)
             outcome = lambda: self._fail(kind, text)  # noqa: E731
         except BaseException as error:
-            # where a rollout broke off nobody knows what the robot does
+            # where a rollout broke off it is unknown what the robot does
             text = f"{type(error).__name__}: {error}"
-            told = self._end()
-            if told:  # else it has been stopped, and this may be what that led to
+            notified = self._end()
+            if notified:  # else it has been stopped, and this may be what that led to
                 self.server.stop_robot(text)
             if not isinstance(error, Exception):
                 raise
             log.exception("client %s: the agent's rollout failed", self.name)
-            if told:
+            if notified:
                 self._quietly(lambda: self._fail("robot", text))
             return
         if self._end():
@@ -902,7 +879,7 @@ class _Session:
         try:
             send()
             self._until = time.monotonic() + self.server.step_timeout
-            self._told.set()
+            self._notified.set()
         except ProtocolError as error:  # a result beyond max_bytes
             text = str(error)
             log.warning("client %s: %s", self.name, text)
@@ -912,7 +889,7 @@ class _Session:
             self.channel.abort()
 
     def _result(self, rollouts: Rollouts) -> None:
-        arrays = {name: getattr(rollouts, name) for name in ("X", "U", "obs", "noise")}
+        arrays = {name: vars(rollouts)[name] for name in ("X", "U", "obs", "noise")}
         arrays |= {f"jacobian:{name}": J for name, J in rollouts.jacobians.items()}
         self.channel.send("result", None, arrays, silence=self.server.step_timeout)
 
@@ -923,7 +900,7 @@ class _Session:
         except ProtocolError:
             raise
         except RemoteError as error:
-            log.debug("client %s was not told: %s", self.name, error)
+            log.debug("client %s was not notified: %s", self.name, error)
 
     def note(self, t: int, rows: int) -> dict[str, int]:
         """Keep where the rollout is. An agent that runs its samples one by one shows it by t."""
@@ -934,7 +911,7 @@ class _Session:
         return self._progress
 
     def check(self) -> None:
-        """RemoteError if the client is gone, which ends a rollout that would go on."""
+        """RemoteError if the client is gone, which ends a rollout under way."""
         if self._lost is not None:
             raise RemoteError(self._lost)
 
@@ -966,7 +943,7 @@ class _Session:
 
 
 class _Refused(RemoteError):
-    """This client may not, whatever it says."""
+    """This client is refused, whatever it sends."""
 
 
 class _Gains:
@@ -1004,7 +981,7 @@ def serve(
     on_stop: Callable[[str], None] | None = None,
     step_timeout: float = 5.0,
     start_timeout: float = 60.0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: Count = MAX_BYTES,
     ready: Callable[[RobotServer], None] | None = None,
 ) -> None:
     """The robot's side: let learners act with `agent` until interrupted.

@@ -1,9 +1,10 @@
-"""Pictures of a MuJoCo model without a window: `Renderer` for many, `render_states` for a few."""
+"""Images of a MuJoCo model without a window: `Renderer` for many, `render_states` for a few."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import operator
 import os
 import platform
 import threading
@@ -58,7 +59,7 @@ def _egl_works() -> bool:
     lib = _library("libEGL.so.1")
     if lib is None:
         return False
-    # Mesa tells on stderr of each device that it cannot use; it reads the level at the first word
+    # Mesa reports on stderr each device that it cannot use; it reads the level at the first word
     quiet = "EGL_LOG_LEVEL" not in os.environ
     if quiet:
         os.environ["EGL_LOG_LEVEL"] = "fatal"
@@ -135,7 +136,7 @@ def _platform() -> str | None:
     there = [
         name for name, files in (("egl", ("libEGL.so.1",)), ("osmesa", _OSMESA)) if _loads(*files)
     ]
-    # what PyOpenGL was told, or another library has settled for, cannot be changed any more
+    # what PyOpenGL was configured for, or another library has chosen, cannot be changed any more
     settled = os.environ.get("PYOPENGL_PLATFORM", "").strip().lower()
     if settled in there:
         return settled
@@ -168,6 +169,13 @@ def _no_gl(error: Exception) -> str:
     return f"{tried}{_NO_GL}: {type(error).__name__}: {error}"
 
 
+class _Active(threading.local):
+    """The contexts that a thread has entered, the current one last."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Context] = []
+
+
 class _Context:
     """An off-screen OpenGL context that is current inside `with` only, in whatever thread.
 
@@ -175,7 +183,7 @@ class _Context:
     with the outer one current again, so that a Renderer may be collected at any moment.
     """
 
-    _active = threading.local()
+    _active = _Active()
 
     def __init__(self) -> None:
         # MuJoCo reads MUJOCO_GL when it is imported and then insists on it, so that setting it here
@@ -187,7 +195,7 @@ class _Context:
                 if name is None:
                     warnings.simplefilter("error")  # glfw only warns that there is no window
                 module = mujoco if name is None else import_module(_PLATFORMS[name])
-                # everything is drawn into a buffer that MuJoCo makes: this one is never seen
+                # everything is drawn into a buffer that MuJoCo makes: this one is never shown
                 self._context = module.GLContext(16, 16)
             self._let_go = _let_go(name)
         except Exception as error:  # each platform has exceptions of its own
@@ -196,10 +204,7 @@ class _Context:
 
     @classmethod
     def _stack(cls) -> list[_Context]:
-        if not hasattr(cls._active, "stack"):
-            cls._active.stack = []
-        stack: list[_Context] = cls._active.stack
-        return stack
+        return cls._active.stack
 
     def __enter__(self) -> _Context:
         self._context.make_current()
@@ -245,11 +250,11 @@ _LIVE: weakref.WeakSet[Renderer] = weakref.WeakSet()
 
 
 class Renderer:
-    """Pictures of many states of one model, by one or more cameras.
+    """Images of many states of one model, by one or more cameras.
 
-    cameras: names of cameras of the model, in the order of the picture's channels; -1 is MuJoCo's
-    free camera. height, width: of each picture, in pixels. plain: without shadows, reflections,
-    haze and sky, and with round shapes of fewer faces in small pictures, for policies that see;
+    cameras: names of cameras of the model, in the order of the image's channels; -1 is MuJoCo's
+    free camera. height, width: of each image, in pixels. plain: without shadows, reflections,
+    haze and sky, and with round shapes of fewer faces in small images, for policies with images;
     without it haze, sky and faces are the model's. Multisampling, shadows and reflections are
     always off: they take most of the time in software.
 
@@ -258,6 +263,8 @@ class Renderer:
     to another process. Raises ConfigError for a camera that is not there, no camera, or a size
     below 1 pixel; GPSError where OpenGL is missing.
     """
+
+    _lock: Any = None
 
     def __init__(
         self,
@@ -275,11 +282,10 @@ class Renderer:
         for name, value in (("height", height), ("width", width)):
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ConfigError(
-                    "a picture must be at least 1 x 1 pixel, in whole numbers; "
-                    f"got {name} {value!r}"
+                    f"an image must be at least 1 x 1 pixel, in whole numbers; got {name} {value!r}"
                 )
         self._height, self._width = int(height), int(width)
-        self._sizes = {name: getattr(model, name) for name in _SAME}
+        self._sizes = _sizes(model)
         self._data = mujoco.MjData(model)
         self._option = mujoco.MjvOption()
         # what a rangefinder measures is no part of the agent, and not computed here
@@ -308,7 +314,7 @@ class Renderer:
             (glob, "offheight", self._height),
             (quality, "offsamples", 0),
         ]
-        if plain:  # corners finer than a pixel or two are not seen, and cost most of the time
+        if plain:  # details finer than a pixel or two are invisible, and cost most of the time
             fine = max(self._height, self._width)
             for name, least, each in (("numslices", 12, 4), ("numstacks", 6, 8)):
                 wanted.append(
@@ -324,7 +330,7 @@ class Renderer:
             if "gladLoadGL" in str(error):  # there is a context, and no OpenGL behind it
                 raise GPSError(_no_gl(error)) from error
             raise GPSError(
-                f"OpenGL cannot draw pictures of {self._height} x {self._width} pixels of this "
+                f"OpenGL cannot draw images of {self._height} x {self._width} pixels of this "
                 f"model: {error}"
             ) from error
         finally:
@@ -346,7 +352,7 @@ class Renderer:
         mocap_quat: ArrayLike | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        """One picture for each row of `qpos`, (n, height, width, 3 * cameras) uint8, red first.
+        """One image for each row of `qpos`, (n, height, width, 3 * cameras) uint8, red first.
 
         model: the one that the Renderer was made with, or one of the same geometry that differs
         in numbers (positions of bodies, colours). qpos: (n, nq). mocap_pos, mocap_quat: poses of
@@ -354,11 +360,11 @@ class Renderer:
         share them; default: the model's. out: written into if given. Raises ShapeError and
         NonFiniteError, GPSError after `close`, ConfigError for a model of another geometry.
         """
-        for name, size in self._sizes.items():
-            if getattr(model, name) != size:
+        for name, given in _sizes(model).items():
+            if given != self._sizes[name]:
                 raise ConfigError(
-                    f"the Renderer was made for a model with {name}={size}, this one has "
-                    f"{getattr(model, name)}; make another Renderer for it"
+                    f"the Renderer was made for a model with {name}={self._sizes[name]}, this one "
+                    f"has {given}; make another Renderer for it"
                 )
         rows = np.ascontiguousarray(qpos, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != model.nq:
@@ -383,30 +389,31 @@ class Renderer:
             if self._context is None or self._draw is None:
                 raise GPSError("this Renderer has been closed")
             with self._context:
-                self._pictures(model, rows, poses, out)
+                self._render_all(model, rows, poses, out)
         return out
 
-    def _pictures(
+    def _render_all(
         self,
         model: mujoco.MjModel,
         qpos: Array,
         poses: dict[str, Array],
         out: NDArray[np.uint8],
     ) -> None:
-        data, picture = self._data, self._upside_down
+        data, image = self._data, self._upside_down
+        mocap = {"mocap_pos": data.mocap_pos, "mocap_quat": data.mocap_quat}
         mujoco.mj_resetData(model, data)  # mocap bodies go where this model has them
         every = mujoco.mjtCatBit.mjCAT_ALL
         for i, q in enumerate(qpos):
             data.qpos[:] = q
             for name, pose in poses.items():
-                getattr(data, name)[:] = pose[i]
+                mocap[name][:] = pose[i]
             _place(model, data)
             for k, view in enumerate(self._views):
                 mujoco.mjv_updateScene(model, data, self._option, None, view, every, self._scene)
                 mujoco.mjr_render(self._area, self._scene, self._draw)
-                mujoco.mjr_readPixels(picture, None, self._area, self._draw)
+                mujoco.mjr_readPixels(image, None, self._area, self._draw)
                 # OpenGL counts rows from the bottom
-                out[i, :, :, 3 * k : 3 * k + 3] = picture[::-1]
+                out[i, :, :, 3 * k : 3 * k + 3] = image[::-1]
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
@@ -427,7 +434,7 @@ class Renderer:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_lock", None) is not None:
+        if self._lock is not None:  # else __init__ was not called: wrong arguments
             self.close()
 
 
@@ -435,6 +442,11 @@ def _close_all() -> None:
     """Close what is still open before the libraries below are gone."""
     for renderer in list(_LIVE):
         renderer.close()
+
+
+def _sizes(model: mujoco.MjModel) -> dict[str, int]:
+    """What has to be the same in all models that a Renderer draws."""
+    return dict(zip(_SAME, operator.attrgetter(*_SAME)(model), strict=True))
 
 
 def _views(model: mujoco.MjModel, cameras: Sequence[str | int]) -> list[mujoco.MjvCamera]:
@@ -477,7 +489,7 @@ def _poses(name: str, given: ArrayLike | None, n: int, nmocap: int, size: int) -
 
 
 def _place(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Everything that a picture shows, and nothing else: no contacts, no forces, no sensors."""
+    """Everything that an image shows, and nothing else: no contacts, no forces, no sensors."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
@@ -490,7 +502,7 @@ def _place(model: mujoco.MjModel, data: mujoco.MjData) -> None:
 def render_states(
     model: mujoco.MjModel, qpos: Array, *, width: int, height: int, camera: str | int
 ) -> NDArray[np.uint8]:
-    """One picture for each row of `qpos`, (frames, height, width, 3) uint8, for people to look at.
+    """One image for each row of `qpos`, (frames, height, width, 3) uint8, for humans.
 
     A Renderer that is used once; its errors.
     """

@@ -13,7 +13,7 @@ import gps
 from gps.agents import GymnasiumConfig, random_starts
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import OpenLoopConfig
-from gps.costs import ActionCost, FittedRewardCost, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, FittedRewardCost, StateCost
 
 # What Reacher-v5 observes: cosines and sines of both joints, the target, the joints' speeds, and
 # the way from the target to the finger tip, which is all that its reward needs besides the action.
@@ -24,11 +24,9 @@ config = GymnasiumConfig(
     conditions=random_starts(2, seed=1, purpose="training"),
 )
 # The reward is -|offset| - |u|^2.
-known = SumCost(
-    terms=(
-        WeightedCost(cost=StateCost(entry="offset", target=0.0, l1=1.0, alpha=1e-4)),
-        WeightedCost(cost=ActionCost(weights=2.0)),  # 1/2 weight u^2
-    )
+known = (
+    StateCost(entry="offset", target=0.0, l1=1.0, alpha=1e-4)
+    + ActionCost(weights=2.0)  # 1/2 weight u^2
 )
 experiment = gps.Experiment(
     agent=replace(config, state=config.state[:-1]),  # this cost does without the reward

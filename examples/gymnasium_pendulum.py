@@ -13,7 +13,7 @@ import gps
 from gps.agents import GymnasiumConfig, GymnasiumStart
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import OpenLoopConfig
-from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, StateCost
 
 # The observation is (cos, sin) of the angle from upright, and the angular velocity. The motor gives
 # 2 N m, which does not lift the pendulum. A start is drawn by its seed from upright, up to x_init
@@ -27,14 +27,10 @@ experiment = gps.Experiment(
             GymnasiumStart(seed=0, options=(("x_init", x), ("y_init", 0.1))) for x in (0.5, 1.0)
         ),
     ),
-    cost=SumCost(
-        terms=(
-            WeightedCost(
-                cost=StateCost(entry="direction", target=(1.0, 0.0), l2=2.0, final_multiplier=5.0)
-            ),
-            WeightedCost(cost=StateCost(entry="speed", target=0.0, l2=0.02)),
-            WeightedCost(cost=ActionCost(weights=0.02)),
-        )
+    cost=(
+        StateCost(entry="direction", target=(1.0, 0.0), l2=2.0, final_multiplier=5.0)
+        + StateCost(entry="speed", target=0.0, l2=0.02)
+        + ActionCost(weights=0.02)
     ),
     initial=OpenLoopConfig(variance=1.0),  # N^2 m^2
     algorithm=TrajOptConfig(step=StepConfig(kl_max=1.0)),

@@ -10,7 +10,7 @@ import gps
 from gps.agents import MujocoConfig, Randomise, sample_conditions
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost
 
 TARGETS = ("target", (-0.5, -0.5, 0.0), (0.5, 0.5, 0.0))  # a box to draw from, in m
 AWAY = "sensor:target_to_puck"  # m, along the world's axes; zero at the target
@@ -42,12 +42,7 @@ experiment = gps.Experiment(
         conditions=sample_conditions(3, seed=0, mocap_boxes=(TARGETS,)),
         randomise=(Randomise(what="body_mass", names=("puck",), std=0.1),),  # by a tenth
     ),
-    cost=SumCost(
-        terms=(
-            WeightedCost(cost=StateCost(entry=AWAY, target=0.0, l2=10.0)),
-            WeightedCost(cost=ActionCost(weights=0.01)),
-        )
-    ),
+    cost=StateCost(entry=AWAY, target=0.0, l2=10.0) + ActionCost(weights=0.01),
     initial=HoldConfig(),
     measure=EndpointMeasure(entry=AWAY, target=(0.0, 0.0, 0.0), threshold=0.05, unit="m"),
     algorithm=TrajOptConfig(step=StepConfig(kl_max=2.0)),

@@ -11,7 +11,7 @@ import numpy as np
 import gps
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.types import Layout, Rollouts
 
 
@@ -44,10 +44,9 @@ class Pendulum:
 LEVEL = np.pi / 2  # rad
 angle = StateCost(entry="angle", target=LEVEL, l2=1.0)
 velocity = StateCost(entry="velocity", target=0.0, l2=1.0)
-terms = (WeightedCost(cost=angle), WeightedCost(weight=0.05, cost=velocity))
 experiment = gps.Experiment(
     agent=Pendulum(),
-    cost=SumCost(terms=(*terms, WeightedCost(cost=ActionCost(weights=1e-4)))),
+    cost=angle + 0.05 * velocity + ActionCost(weights=1e-4),
     initial=HoldConfig(position="angle", velocity="velocity", variance=4.0),
     measure=EndpointMeasure(
         entry="angle", target=(LEVEL,), point_size=1, threshold=0.05, unit="rad"

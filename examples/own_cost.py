@@ -1,7 +1,7 @@
 """A cost of your own: a mass on a plane that is to go round on a circle.
 
-You learn: the two methods that a cost needs, how it gives its derivatives, and that a file with a
-cost in it is an experiment like any other: `gps run own_cost.py`.
+You learn: the two methods that a cost needs, how it gives its derivatives and is added to others,
+and that a file with a cost in it is an experiment like any other: `gps run own_cost.py`.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import gps
 from gps.agents import PointMassConfig
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, SumCost, TermBuffers, WeightedCost
+from gps.costs import ActionCost, BaseCost, TermBuffers
 from gps.types import CostTerms, Layout, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnCircle:
+class OnCircle(BaseCost):
     """1/2 (|p| - radius)^2 + 1/8 |v - speed (-p_y, p_x) / radius|^2, in m and m/s."""
 
     radius: float = 1.0
@@ -44,9 +44,7 @@ class OnCircle:
 
 experiment = gps.Experiment(
     agent=PointMassConfig(T=80, starts=((0.3, 0.0),)),
-    cost=SumCost(
-        terms=(WeightedCost(cost=OnCircle()), WeightedCost(cost=ActionCost(weights=1e-3)))
-    ),
+    cost=OnCircle() + ActionCost(weights=1e-3),
     initial=HoldConfig(position="position", velocity="velocity", variance=4.0),
     algorithm=TrajOptConfig(step=StepConfig(kl_max=1.0, max_mult=1.0)),
 )

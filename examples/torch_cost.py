@@ -10,7 +10,7 @@ from numba import njit
 
 from gps.control import ilqr
 from gps.control.models import NumbaModel
-from gps.costs import ActionCost, CostOf, StateCost, SumCost, WeightedCost, torch_cost
+from gps.costs import ActionCost, CostOf, StateCost, torch_cost
 from gps.types import Layout
 
 T, dt = 60, 0.05
@@ -34,11 +34,11 @@ def point_mass(x, u, t, out):
 
 goal = {"l2": 1.0, "ramp": "final"}
 reach = (
-    WeightedCost(weight=0.02, cost=ActionCost(weights=1.0)),
-    WeightedCost(weight=50.0, cost=StateCost(entry="position", target=(2.0, 1.0), **goal)),
-    WeightedCost(weight=5.0, cost=StateCost(entry="velocity", target=0.0, **goal)),
+    0.02 * ActionCost(weights=1.0)
+    + 50.0 * StateCost(entry="position", target=(2.0, 1.0), **goal)
+    + 5.0 * StateCost(entry="velocity", target=0.0, **goal)
 )
-costs = {"without": SumCost(terms=reach), "with": SumCost(terms=(*reach, WeightedCost(cost=disc)))}
+costs = {"without": reach, "with": reach + disc}
 costs = {name: CostOf(cost, layout, 2, T) for name, cost in costs.items()}
 model = NumbaModel(point_mass, nx=4, nu=2)
 plans = {}

@@ -42,7 +42,9 @@ __all__ = [
     "Axes",
     "Config",
     "Count",
+    "Finite",
     "Fraction",
+    "Items",
     "NonNegative",
     "Positive",
     "Range",
@@ -100,6 +102,29 @@ class Range:
         )
 
 
+@dataclass(frozen=True)
+class Items:
+    """What the items of a tuple have to be besides their types: one or more, no two of them equal.
+
+    In a union it holds for the tuples: `Annotated[float | tuple[float, ...], Items(some=True)]`.
+    """
+
+    some: bool = False
+    distinct: bool = False
+
+    @property
+    def text(self) -> str:
+        """`a non-empty tuple without repetition`."""
+        return f"a{' non-empty' * self.some} tuple{' without repetition' * self.distinct}"
+
+    def holds(self, items: tuple[Any, ...]) -> bool:
+        """Whether the items are such."""
+        repeated = any(item in items[:i] for i, item in enumerate(items))
+        return not (self.some and not items) and not (self.distinct and repeated)
+
+
+Finite = Annotated[float, Range()]
+"""A finite number."""
 Positive = Annotated[float, Range(above=0)]
 """A finite number above 0."""
 NonNegative = Annotated[float, Range(at_least=0)]
@@ -325,8 +350,11 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
     """The check of a type; None where there is nothing to check, as for protocols and callables."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        marks = tuple(mark for mark in args[1:] if isinstance(mark, Range))
-        return _check(args[0], ranges + marks)
+        inner = _check(args[0], ranges + tuple(m for m in args[1:] if isinstance(m, Range)))
+        for mark in args[1:]:
+            if inner is not None and isinstance(mark, Items):
+                inner = _items(inner, mark)
+        return inner
     if origin in (typing.Union, types.UnionType):
         return _either([_check(arg, ranges) for arg in args])
     if origin is Literal:
@@ -351,6 +379,8 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
 
 def _words(kind: str, ranges: Sequence[Range]) -> str:
     """`a whole number of at least 1`."""
+    if ranges and ranges[0].finite and kind == "a number" and not ranges[0].text.strip():
+        return "a finite number"
     return " and ".join([f"{kind} {r.text}".strip() for r in ranges[:1]] or [kind])
 
 
@@ -392,10 +422,16 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
     anyhow = len(args) == 2 and args[1] is Ellipsis
     checks = [_check(arg, ranges) for arg in (args[:1] if anyhow else args)]
     words = [check.text if check else "anything" for check in checks]
-    text = f"a tuple, each {words[0]}" if anyhow else f"a tuple of {', '.join(words)}"
+    if anyhow:
+        text = f"a tuple, each {words[0]}"
+    elif len(words) > 1 and len(set(words)) == 1:
+        text = f"a tuple of {len(words)}, each {words[0]}"
+    else:
+        text = f"a tuple of {', '.join(words)}"
+    known = tuple(choice for check in checks if check for choice in check.choices)
 
     def convert(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and value.ndim:
             items = tuple(value)
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             items = value if type(value) is tuple else tuple(value)
@@ -408,7 +444,19 @@ def _tuple(args: tuple[Any, ...], ranges: tuple[Range, ...]) -> _Check:
         unchanged = all(a is b for a, b in zip(new, items, strict=True))
         return value if unchanged and isinstance(value, tuple) else new
 
-    return _Check(text, convert)
+    return _Check(text, convert, known)
+
+
+def _items(check: _Check, mark: Items) -> _Check:
+    """The same check, for tuples with the marked items only."""
+
+    def convert(value: Any) -> Any:
+        new = check.convert(value)
+        if isinstance(new, tuple) and not mark.holds(new):
+            raise ValueError
+        return new
+
+    return _Check(check.text.replace("a tuple", mark.text, 1), convert, check.choices)
 
 
 def _none(value: Any) -> None:
@@ -462,8 +510,10 @@ def _instance(value: Any, kind: type) -> Any:
 
 
 def _meant(value: Any, check: _Check) -> str:
-    """`; did you mean 'laplace'?` where a choice is close."""
-    close = get_close_matches(value, check.choices, n=1) if isinstance(value, str) else []
+    """`; did you mean 'laplace'?` where a choice is close to the value or to an item of it."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    wrong = [item for item in items if isinstance(item, str) and item not in check.choices]
+    close = [match for item in wrong for match in get_close_matches(item, check.choices, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

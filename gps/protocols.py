@@ -62,11 +62,12 @@ class UsesMemory(Protocol):
 
 @runtime_checkable
 class Agent(Protocol):
-    """An agent that a controller can act in, with a fixed list of start conditions.
+    """The robot or simulator that executes a controller; Gymnasium calls it an environment.
 
-    An agent with cameras has besides `image_shape`, (height, width, channels) of an observation's
-    pictures; see `image_shape_of`. One whose actuators have limits has `control_range`, a pair of
-    lowest and highest actions; see `control_range_of`.
+    It has a fixed list of start conditions. These members are all that an agent needs; what some
+    agents can do besides are protocols of their own: `HasImages`, `HasControlRange`,
+    `HasObservationNoise`, `ChecksImages`, `WarmsUp`, `Stoppable`, and `Steppable` of
+    `gps.agents.base`.
     """
 
     @property
@@ -96,8 +97,8 @@ class Agent(Protocol):
 
     @property
     def n_start(self) -> int:
-        """Numbers of unit variance that a sample takes besides its actions' noise: they disturb its
-        start, and its model and observations where the agent does that; 0 for none."""
+        """Dimension of the unit-variance noise that disturbs a sample's start, and its parameters
+        and observations where the agent does that; 0 for none."""
         ...
 
     @property
@@ -131,16 +132,108 @@ class Agent(Protocol):
         ...
 
 
+@runtime_checkable
+class Renders(Protocol):
+    """An agent that can draw its rollouts."""
+
+    def render(
+        self,
+        rollouts: Rollouts,
+        sample: int,
+        *,
+        width: int,
+        height: int,
+        camera: str | int,
+        every: int,
+        test: bool,
+    ) -> npt.NDArray[np.uint8]:
+        """One image for every `every`-th step of a sample, (frames, height, width, 3)."""
+        ...
+
+
+@runtime_checkable
+class ChecksRender(Renders, Protocol):
+    """An agent that says before the rollouts what it could not draw."""
+
+    def check_render(self, *, width: int, height: int, camera: str | int, test: bool) -> None:
+        """ConfigError for a size, a camera or a machine with which `render` would fail."""
+        ...
+
+
 def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
-    """Height, width and channels of the agent's pictures; None for an agent without cameras."""
-    shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)
-    return shape
+    """Height, width and channels of the agent's images; None for an agent without cameras."""
+    return agent.image_shape if isinstance(agent, HasImages) else None
+
+
+@runtime_checkable
+class HasImages(Protocol):
+    """An agent whose observation may have images."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels; None without cameras."""
+        ...
+
+
+@runtime_checkable
+class ChecksImages(Protocol):
+    """An agent with cameras that finds out before the first rollout whether it can render."""
+
+    def check_images(self) -> None:
+        """GPSError where OpenGL is missing."""
+        ...
+
+
+@runtime_checkable
+class HasControlRange(Protocol):
+    """An agent whose actuators may have limits."""
+
+    @property
+    def control_range(self) -> tuple[npt.ArrayLike, npt.ArrayLike] | None:
+        """Lowest and highest action, (nu,) each or one number for all; None if unknown."""
+        ...
+
+
+@runtime_checkable
+class HasObservationNoise(Protocol):
+    """An agent whose observation may differ from its state by noise."""
+
+    @property
+    def noisy_entries(self) -> tuple[str, ...]:
+        """The observation entries that do."""
+        ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """An agent with kernels that are compiled when they are first called."""
+
+    def warm_up(self) -> None:
+        """Compile them, or load them from numba's cache."""
+        ...
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A robot with a safety stop."""
+
+    def stop(self) -> None:
+        """Stop all motion, from whatever thread, also during a rollout."""
+        ...
+
+
+@runtime_checkable
+class BuildsAgent(Protocol):
+    """The configuration of an agent."""
+
+    def build(self) -> Agent:
+        """Make the agent; ConfigError when the configuration cannot work."""
+        ...
 
 
 def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
-    """Lowest and highest action, (nu,) each and infinite where there is no limit; None where the
-    agent does not say."""
-    limits: tuple[npt.ArrayLike, npt.ArrayLike] | None = getattr(agent, "control_range", None)
+    """Lowest and highest action, (nu,) each and infinite without a limit; None if unknown."""
+    limits = agent.control_range if isinstance(agent, HasControlRange) else None
     if limits is None:
         return None
     low, high = (np.array(np.broadcast_to(np.asarray(v, float), (agent.nu,))) for v in limits)

@@ -3,7 +3,7 @@
 from gps.agents import arm_reach
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointCost, EndpointMeasure, StateCost
 from gps.pipeline import Experiment
 from gps.policies import MLPConfig, TrainingConfig
 
@@ -12,21 +12,17 @@ TARGET = (0.6, 0.0, 0.1)  # m; in front of the shoulder and a little above it
 experiment = Experiment(
     description="2-link arm under gravity, tip to a target, one neural policy by MDGPS",
     agent=arm_reach(),
-    cost=SumCost(
-        terms=(
-            # Holding the arm up needs 4 N m at the shoulder, at every step. The weight keeps that
-            # cheap beside being off: with ten times as much the tip stays some millimetres short.
-            WeightedCost(weight=1.0, cost=ActionCost(weights=3e-3)),
-            # The l2 term pulls from afar, the log term asks for precision near the target.
-            WeightedCost(
-                weight=1.0, cost=EndpointCost(target=TARGET, l2=1.0, log_weight=0.2, alpha=1e-3)
-            ),
-            # Fast joints make the next step hard to predict.
-            WeightedCost(weight=0.01, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0)),
-        )
+    cost=(
+        # Holding the arm up needs 4 N m at the shoulder, at every step. The weight keeps that cheap
+        # beside being off: with ten times as much the tip stays some millimetres short.
+        ActionCost(weights=3e-3)
+        # The l2 term pulls from afar, the log term asks for precision near the target.
+        + EndpointCost(target=TARGET, l2=1.0, log_weight=0.2, alpha=1e-3)
+        # Fast joints make the next step hard to predict.
+        + 0.01 * StateCost(entry="joint_vel", target=0.0, l2=1.0)
     ),
     # gains: acceleration of each joint per N m, from the inverse mass matrix at the start. With
-    # the default of 1 the first controller would be far too stiff at the elbow.
+    # the default of 1 the initial controller would be far too stiff at the elbow.
     # variance: noise of 2 N m, where shoulder and elbow can give 12 and 5.
     initial=HoldConfig(gains=(4.5, 31.0), variance=4.0),
     measure=EndpointMeasure(target=TARGET, threshold=0.02),

@@ -5,7 +5,7 @@ from math import pi
 from gps.agents import cartpole
 from gps.algorithms import ILQRPlanningConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.pipeline import Experiment
 
 UP = (0.0, pi)  # cart in the middle, m; pole upright, rad
@@ -15,22 +15,14 @@ agent = cartpole()
 experiment = Experiment(
     description="Cart-pole swing-up, known dynamics, iLQR with force limits, four starts",
     agent=agent,
-    cost=SumCost(
-        terms=(
-            # 8 N for the whole time cost 6, hanging for the whole time costs 100.
-            WeightedCost(cost=ActionCost(weights=2e-3)),
-            # The sooner upright the better. The last step counts as much as all others together: to
-            # get up late is still worth it.
-            WeightedCost(
-                weight=0.2,
-                cost=StateCost(entry="joint_pos", target=UP, l2=1.0, final_multiplier=100),
-            ),
-            # Still at the end.
-            WeightedCost(
-                weight=0.01,
-                cost=StateCost(entry="joint_vel", target=0.0, l2=1.0, final_multiplier=100.0),
-            ),
-        )
+    cost=(
+        # 8 N for the whole time cost 6, hanging for the whole time costs 100.
+        ActionCost(weights=2e-3)
+        # The sooner upright the better. The last step counts as much as all others together: to get
+        # up late is still worth it.
+        + 0.2 * StateCost(entry="joint_pos", target=UP, l2=1.0, final_multiplier=100.0)
+        # Still at the end.
+        + 0.01 * StateCost(entry="joint_vel", target=0.0, l2=1.0, final_multiplier=100.0)
     ),
     # Only the cart (joint 0) has a motor. It is held where it is: nothing has to be known in
     # advance of how to swing a pole up.

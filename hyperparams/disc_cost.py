@@ -3,7 +3,7 @@
 from gps.agents import PointMassConfig
 from gps.algorithms import PILQRTrajOptConfig, StepConfig
 from gps.control import HoldConfig, PI2Config, PILQRConfig
-from gps.costs import BinaryRegionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import BinaryRegionCost, EndpointMeasure, StateCost
 from gps.pipeline import Experiment
 
 TARGET = (3.0, 0.0)  # m; where the smooth cost is least
@@ -14,20 +14,11 @@ experiment = Experiment(
     description="2-D point mass, a hidden region of reward beside the smooth target, by PILQR",
     # Noise that is alike for some steps carries the mass off its way, as white noise does not.
     agent=PointMassConfig(T=100, dt=0.05, starts=((1.0, 0.0),), damping=0.5, noise_sigma=1.7),
-    cost=SumCost(
-        terms=(
-            WeightedCost(weight=1.0, cost=StateCost(entry="position", target=TARGET, l2=1.0)),
-            WeightedCost(
-                weight=10.0,
-                cost=BinaryRegionCost(
-                    entry="position",
-                    target=REGION,
-                    radius=WIDTH,
-                    norm="l1",
-                    inside=-3.0,
-                    outside=0.0,
-                ),
-            ),
+    cost=(
+        StateCost(entry="position", target=TARGET, l2=1.0)
+        + 10.0
+        * BinaryRegionCost(
+            entry="position", target=REGION, radius=WIDTH, norm="l1", inside=-3.0, outside=0.0
         )
     ),
     initial=HoldConfig(position="position", velocity="velocity", variance=20.0),

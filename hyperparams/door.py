@@ -1,22 +1,15 @@
 """Door: an arm puts its hook behind the handle of a door and pulls it open, by PILQR."""
 
+from dataclasses import replace
 from math import cos, sin
 from typing import Any
 
 import torch
 
-from gps.agents import Condition, MujocoConfig
+from gps.agents.presets import door
 from gps.algorithms import PILQRTrajOptConfig, StepConfig
 from gps.control import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WaypointCost,
-    WeightedCost,
-    torch_cost,
-)
+from gps.costs import ActionCost, EndpointMeasure, StateCost, WaypointCost, torch_cost
 from gps.distributions import GMMConfig, MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
@@ -28,7 +21,6 @@ HANDLE = (  # m; where the handle is when the door is open
     HINGE[1] + sin(OPEN) * ARM[0] + cos(OPEN) * ARM[1],
     0.0,
 )
-SHIFT = (-0.02, 0.02)  # m; of the arm's base along x and y
 REACH, PULL = 30, 85  # steps at which the hook is behind the handle, and the door open
 
 
@@ -49,55 +41,43 @@ def hook_at_handle(x: Any, _u: Any, t: Any) -> torch.Tensor:
     return torch.cat([points[3:5] + depth * inwards - points[:2], 0.3 * turn[None]])
 
 
-cost = SumCost(
-    terms=(
-        WeightedCost(cost=ActionCost(weights=0.03)),  # N m
-        # The door's way, not its end alone: asked to be open at once, it is pulled so hastily that
-        # the bar slips off the hook half-way. The last step counts twenty-fold, or the door stops
-        # short: there is hardly any time left in which the last 0.2 rad would pay.
-        WeightedCost(
-            cost=WaypointCost(
-                entry="joint_pos",
-                steps=(REACH, PULL),
-                targets=((0.0,), (OPEN,)),
-                matrices=(((0.0, 0.0, 0.0, 1.0),),) * 2,
-                l2=400.0,
-                final_multiplier=20.0,
-            )
-        ),
-        WeightedCost(weight=200.0, cost=hook_at_handle),
-        # Fast joints make the next step hard to predict.
-        WeightedCost(cost=StateCost(entry="joint_vel", target=0.0, weights=0.05, l2=1.0)),
+cost = (
+    ActionCost(weights=0.03)  # N m
+    # The door's way, not its end alone: asked to be open at once, it is pulled so hastily that the
+    # bar slips off the hook half-way. The last step counts twenty-fold, or the door stops short:
+    # there is hardly any time left in which the last 0.2 rad would pay.
+    + WaypointCost(
+        entry="joint_pos",
+        steps=(REACH, PULL),
+        targets=((0.0,), (OPEN,)),
+        matrices=(((0.0, 0.0, 0.0, 1.0),),) * 2,
+        l2=400.0,
+        final_multiplier=20.0,
     )
+    + 200.0 * hook_at_handle
+    # Fast joints make the next step hard to predict.
+    + StateCost(entry="joint_vel", target=0.0, weights=0.05, l2=1.0)
 )
+
+# In the state's own units: how far the door has moved so far is no measure of what will matter, and
+# in shares of that the contacts are fitted too closely.
+STANDARDISE = False
+prior = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
+dynamics = DynamicsConfig(standardise=STANDARDISE, ridge=1e-5, prior=replace(prior, strength=5.0))
 
 experiment = Experiment(
     description="3-joint arm hooks the handle of a door and opens it, by PILQR, through contacts",
-    agent=MujocoConfig(
-        model="door",
-        sites=("hook", "handle"),
-        state=("joint_pos", "joint_vel", "end_points", "end_point_velocities"),
-        qpos=(-0.072, 1.184, -1.112, 0.0),
-        # To move the arm is to move the door, and leaves the place of the open handle fixed.
-        conditions=tuple(
-            Condition(body_offsets=(("base", (x, y, 0)),)) for x in SHIFT for y in SHIFT
-        ),
-        # Noise that is alike for some steps moves the hook; white noise only shakes it.
-        noise_sigma=1.0,
-    ),
+    # Its conditions move the arm, which is as good as to move the door, and leaves the place of the
+    # open handle fixed. Its noise is alike for some steps, which moves the hook; white noise only
+    # shakes it. Local controllers have nothing to do in test conditions.
+    agent=door(n_test=0),
     cost=cost,
     # gains: acceleration per N m of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(1.8, 6.0, 24.0), variance=8.0),
     # The handle's distance from where it is on the open door decides; 40 mm are 0.11 rad.
     measure=EndpointMeasure(target=(*HANDLE, *HANDLE), success_point=1, threshold=0.04),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DynamicsConfig(
-            # In the state's own units: how far the door has moved so far says nothing of what will
-            # matter, and in shares of that the contacts are fitted too closely.
-            standardise=False,
-            ridge=1e-5,
-            prior=MixturePriorConfig(strength=5.0, gmm=GMMConfig(standardise=False)),
-        ),
+        dynamics=dynamics,
         step=StepConfig(kl_max=1.0, min_mult=0.1, max_mult=1.0),
     ),
     samples=20,

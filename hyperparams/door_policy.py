@@ -1,107 +1,27 @@
 """Door with a global policy: one network hooks the handle and opens it, wherever the arm stands."""
 
-from math import cos, sin
-from typing import Any
-
-import torch
+from dataclasses import replace
 
 from gps.agents.presets import door
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.control import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WaypointCost,
-    WeightedCost,
-    torch_cost,
-)
-from gps.distributions import GMMConfig, MixturePriorConfig
-from gps.dynamics import DynamicsConfig
-from gps.pipeline import Experiment
+from gps.hyperparams.door import STANDARDISE, dynamics, prior
+from gps.hyperparams.door import experiment as base
 from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
-OPEN = 1.0  # rad; how far the door shall be open at the end
-HINGE, ARM = (0.72, -0.3), (-0.11, 0.36)  # m; the door's hinge, and the handle seen from there
-HANDLE = (  # m; where the handle is when the door is open
-    HINGE[0] + cos(OPEN) * ARM[0] - sin(OPEN) * ARM[1],
-    HINGE[1] + sin(OPEN) * ARM[0] + cos(OPEN) * ARM[1],
-    0.0,
-)
-REACH, PULL = 30, 85  # steps at which the hook is behind the handle, and the door open
-
-
-@torch_cost(
-    entries=("joint_pos", "end_points"), action=False, returns="residual", through="jacobian"
-)
-def hook_at_handle(x: Any, _u: Any, t: Any) -> torch.Tensor:
-    """From the hook to where it shall be at the handle, in m, and 0.3 m per rad of its turn.
-
-    The handle moves with the door, so that no place in space can be the hook's target.
-    """
-    joints, points = x["joint_pos"], x["end_points"]
-    inwards = torch.stack([torch.cos(joints[3]), torch.sin(joints[3])])
-    # The hook passes behind the bar without touching it, then rests against it.
-    depth = torch.where(t < REACH, 0.045, -0.005)
-    # A hand that does not turn with the door lets the bar slip over the tip of the hook.
-    turn = joints[3] - joints[:3].sum()
-    return torch.cat([points[3:5] + depth * inwards - points[:2], 0.3 * turn[None]])
-
-
-# As in door.py.
-cost = SumCost(
-    terms=(
-        WeightedCost(cost=ActionCost(weights=0.03)),  # N m
-        # The door's way, not its end alone: asked to be open at once, it is pulled so hastily that
-        # the bar slips off the hook half-way. The last step counts twenty-fold, or the door stops
-        # short: there is hardly any time left in which the last 0.2 rad would pay.
-        WeightedCost(
-            cost=WaypointCost(
-                entry="joint_pos",
-                steps=(REACH, PULL),
-                targets=((0.0,), (OPEN,)),
-                matrices=(((0.0, 0.0, 0.0, 1.0),),) * 2,
-                l2=400.0,
-                final_multiplier=20.0,
-            )
-        ),
-        WeightedCost(weight=200.0, cost=hook_at_handle),
-        # Fast joints make the next step hard to predict.
-        WeightedCost(cost=StateCost(entry="joint_vel", target=0.0, weights=0.05, l2=1.0)),
-    )
-)
-
-experiment = Experiment(
+experiment = replace(
+    base,
     description="3-joint arm hooks the handle of a door and opens it, one neural policy by MDGPS",
     agent=door(),
-    cost=cost,
-    # gains: acceleration per N m of each joint, about the inverse of its inertia
-    initial=HoldConfig(gains=(1.8, 6.0, 24.0), variance=8.0),
-    # The handle's distance from where it is on the open door decides; 40 mm are 0.11 rad.
-    measure=EndpointMeasure(target=(*HANDLE, *HANDLE), success_point=1, threshold=0.04),
     algorithm=MDGPSConfig(
         # With rollouts of the local controllers the bar slips off the hook now and then: at 1 nat a
         # step the policy opened the door from three of the four trained places in the end.
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        dynamics=DynamicsConfig(
-            # In the state's own units: how far the door has moved so far says nothing of what will
-            # matter, and in shares of that the contacts are fitted too closely.
-            standardise=False,
-            ridge=1e-5,
-            prior=MixturePriorConfig(strength=5.0, gmm=GMMConfig(standardise=False)),
-        ),
-        linearise=LineariseConfig(
-            standardise=False,
-            ridge=1e-6,
-            prior=MixturePriorConfig(gmm=GMMConfig(standardise=False)),
-        ),
+        dynamics=dynamics,
+        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=prior),
         # Short steps: with 1 nat a step success comes and goes from one iteration to the next.
         step=StepConfig(kl_max=0.5, min_mult=0.1, max_mult=1.0),
         replay=20,
     ),
-    samples=20,
-    iterations=20,
 )

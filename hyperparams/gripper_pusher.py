@@ -2,18 +2,10 @@
 
 from typing import Any
 
-from gps.agents import Condition, MujocoConfig
+from gps.agents.presets import gripper_pusher
 from gps.algorithms import PILQRTrajOptConfig, StepConfig
 from gps.control import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WaypointCost,
-    WeightedCost,
-    torch_cost,
-)
+from gps.costs import ActionCost, EndpointMeasure, StateCost, WaypointCost, torch_cost
 from gps.distributions import MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
@@ -32,53 +24,37 @@ def from_grip_to_block(points: Any, _u: Any, _t: Any) -> Any:
     return points[3:5] - points[:2]
 
 
-cost = SumCost(
-    terms=(
-        WeightedCost(cost=ActionCost(weights=0.03)),  # N m, and N of the fingers
-        # First behind the block, so that it lies between the fingers, then push: a block that is
-        # pushed at once is met by the tip of a finger and leaves to the side. The last step counts
-        # twenty-fold, or dry friction lets the block stop short.
-        WeightedCost(
-            cost=WaypointCost(
-                entry="joint_pos",
-                steps=(REACH, PUSH),
-                targets=((0.0, 0.0), (GOAL[0] - BLOCK[0], GOAL[1] - BLOCK[1])),
-                matrices=(NOTHING, BLOCK_ONLY),
-                l2=400.0,
-                final_multiplier=20.0,
-            )
-        ),
-        WeightedCost(cost=from_grip_to_block),
-        # The arm's speed: fast joints make the next step hard to predict.
-        WeightedCost(
-            cost=StateCost(entry="joint_vel", target=0.0, weights=(0.05,) * 4 + (0.0,) * 4, l2=1.0)
-        ),
+cost = (
+    ActionCost(weights=0.03)  # N m, and N of the fingers
+    # First behind the block, so that it lies between the fingers, then push: a block that is pushed
+    # at once is met by the tip of a finger and leaves to the side. The last step counts
+    # twenty-fold, or dry friction lets the block stop short.
+    + WaypointCost(
+        entry="joint_pos",
+        steps=(REACH, PUSH),
+        targets=((0.0, 0.0), (GOAL[0] - BLOCK[0], GOAL[1] - BLOCK[1])),
+        matrices=(NOTHING, BLOCK_ONLY),
+        l2=400.0,
+        final_multiplier=20.0,
     )
+    + from_grip_to_block
+    # The arm's speed: fast joints make the next step hard to predict.
+    + StateCost(entry="joint_vel", target=0.0, weights=(0.05,) * 4 + (0.0,) * 4, l2=1.0)
 )
+dynamics = DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0))
 
 experiment = Experiment(
     description="3-joint arm with a gripper pushes a block to a goal, by PILQR, through contacts",
-    agent=MujocoConfig(
-        model="gripper_pusher",
-        sites=("grip", "block"),
-        state=("joint_pos", "joint_vel", "end_points", "end_point_velocities"),
-        qpos=(-0.969, 2.263, -1.294, 0.0, 0.0, 0.0, 0.0, 0.0),
-        conditions=tuple(
-            Condition(qpos_offset=(0.0, 0.0, 0.0, 0.0, 0.0, x, y, 0.0))
-            for x in (-0.02, 0.02)
-            for y in (-0.06, 0.06)
-        ),
-        # Noise that is alike for some steps moves the hand; white noise only shakes it.
-        noise_sigma=1.0,
-    ),
+    # Its noise is alike for some steps, which moves the hand; white noise only shakes it. Local
+    # controllers have nothing to do in test conditions.
+    agent=gripper_pusher(n_test=0),
     cost=cost,
     # gains: acceleration per N m (or N) of each joint, about the inverse of its inertia
     initial=HoldConfig(gains=(2.7, 5.0, 23.0, 3.6), variance=4.0),
     # Half the block's width. The grip's distance from the goal is part of `distance`.
     measure=EndpointMeasure(target=(*GOAL, *GOAL), success_point=1, threshold=0.03),
     algorithm=PILQRTrajOptConfig(
-        dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
-        step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0),
+        dynamics=dynamics, step=StepConfig(kl_max=2.0, min_mult=0.1, max_mult=1.0)
     ),
     samples=20,
     iterations=20,

@@ -7,7 +7,7 @@ ahead, which is where the wanted speed leads in the five seconds of a rollout.
 from gps.agents import MujocoConfig
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import PDConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.distributions import MixturePriorConfig
 from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
@@ -22,27 +22,15 @@ PITCH_ONLY = (0.0, 0.0, 1.0, *(0.0,) * (JOINTS - 3))
 experiment = Experiment(
     description="Planar animal with two legs learns to run, one linear controller, fitted dynamics",
     agent=MujocoConfig(model="half_cheetah", T=100, dt=0.05, substeps=5),
-    cost=SumCost(
-        terms=(
-            # Speed is all that is asked for; the gait is found.
-            WeightedCost(
-                cost=StateCost(
-                    entry="joint_vel",
-                    target=(SPEED, *(0.0,) * (JOINTS - 1)),
-                    weights=X_ONLY,
-                    l2=1.0,
-                )
-            ),
-            # Level. With a weight of 2 a fifth of the rollouts ended on the back: no gait gets up
-            # from there, and a fit across both is of no use.
-            WeightedCost(
-                weight=40.0,
-                cost=StateCost(entry="joint_pos", target=0.0, weights=PITCH_ONLY, l2=1.0),
-            ),
-            # N m. With less, gains and noise grow until it stumbles: with half of it, one rollout
-            # in eight at the end.
-            WeightedCost(cost=ActionCost(weights=2e-3)),
-        )
+    cost=(
+        # Speed is all that is asked for; the gait is found.
+        StateCost(entry="joint_vel", target=(SPEED, *(0.0,) * (JOINTS - 1)), weights=X_ONLY, l2=1.0)
+        # Level. With a weight of 2 a fifth of the rollouts ended on the back: no gait gets up from
+        # there, and a fit across both is of no use.
+        + 40.0 * StateCost(entry="joint_pos", target=0.0, weights=PITCH_ONLY, l2=1.0)
+        # N m. With less, gains and noise grow until it stumbles: with half of it, one rollout in
+        # eight at the end.
+        + ActionCost(weights=2e-3)
     ),
     # The legs' motors keep the standing pose, softly (N m/rad), with a noise of 14 N m: shaken like
     # that, it creeps about, and some directions turn out better than others.

@@ -5,7 +5,7 @@ from typing import Any
 from gps.agents.presets import obstacle_nav
 from gps.algorithms import MDGPSConfig, StepConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, TorchCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost, TorchCost
 from gps.dynamics import DynamicsConfig
 from gps.pipeline import Experiment
 from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
@@ -31,22 +31,13 @@ def closeness(place: Any, _action: Any, _t: Any) -> Any:
 experiment = Experiment(
     description="a puck slides round posts to a goal, one neural policy by MDGPS",
     agent=obstacle_nav(),
-    cost=SumCost(
-        terms=(
-            # Calm: a puck that arrives fast is thrown about by the first post.
-            WeightedCost(weight=1.0, cost=ActionCost(weights=0.2)),
-            WeightedCost(
-                weight=1.0,
-                cost=StateCost(entry="joint_pos", target=GOAL, l2=1.0, log_weight=0.1, alpha=1e-3),
-            ),
-            WeightedCost(weight=0.1, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0)),
-            WeightedCost(
-                weight=300.0,
-                cost=TorchCost(
-                    function=closeness, entries="joint_pos", action=False, returns="residual"
-                ),
-            ),
-        )
+    cost=(
+        # Calm: a puck that arrives fast is thrown about by the first post.
+        ActionCost(weights=0.2)
+        + StateCost(entry="joint_pos", target=GOAL, l2=1.0, log_weight=0.1, alpha=1e-3)
+        + 0.1 * StateCost(entry="joint_vel", target=0.0, l2=1.0)
+        + 300.0
+        * TorchCost(function=closeness, entries="joint_pos", action=False, returns="residual")
     ),
     initial=HoldConfig(variance=2.0, stiffness=0.1),
     # At the goal, and nowhere on the way in touch with a post.

@@ -2,18 +2,11 @@
 
 from gps.agents import peg_insertion
 from gps.algorithms import ExplorationConfig, MDGPSConfig, StepConfig
-from gps.control.initial import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WeightedCost,
-)
+from gps.control import HoldConfig
+from gps.costs import ActionCost, EndpointCost, EndpointMeasure, StateCost
 from gps.distributions import MixturePriorConfig
 from gps.dynamics import DynamicsConfig
-from gps.pipeline.experiment import Experiment
+from gps.pipeline import Experiment
 from gps.policies import MLPConfig, TrainingConfig
 
 # Where the peg's tip and top shall be at the end: at the bottom of the hole, upright, in metres.
@@ -21,35 +14,21 @@ TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
 ACROSS = (1.0, 1.0, 0.0, 1.0, 1.0, 0.0)  # weights of x, y, z of the tip, then of the top
 DOWN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
 
-cost = SumCost(
-    terms=(
-        # Torques. Much less, and the gains grow until contacts make the arm flail.
-        WeightedCost(cost=ActionCost(weights=0.01)),
-        # Above the hole at once, and down slowly: a peg that arrives too early stops on the rim,
-        # where no sample shows the way in. The logarithms pull on when the peg is near.
-        WeightedCost(
-            cost=EndpointCost(target=TARGET, weights=ACROSS, l2=20.0, log_weight=2.0, alpha=1e-3)
-        ),
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET, weights=DOWN, l2=30.0, log_weight=0.1, alpha=1e-3, ramp="quadratic"
-            )
-        ),
-        # Be there at the end.
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET,
-                weights=1.0,
-                l2=1.0,
-                log_weight=1.0,
-                alpha=1e-3,
-                ramp="final",
-                final_multiplier=10.0,
-            )
-        ),
-        # Fast joints make the next step hard to predict.
-        WeightedCost(cost=StateCost(entry="joint_vel", target=0.0, weights=0.01, l2=1.0)),
+cost = (
+    # Torques. Much less, and the gains grow until contacts make the arm flail.
+    ActionCost(weights=0.01)
+    # Above the hole at once, and down slowly: a peg that arrives too early stops on the rim, where
+    # no sample shows the way in. The logarithms pull on when the peg is near.
+    + EndpointCost(target=TARGET, weights=ACROSS, l2=20.0, log_weight=2.0, alpha=1e-3)
+    + EndpointCost(
+        target=TARGET, weights=DOWN, l2=30.0, log_weight=0.1, alpha=1e-3, ramp="quadratic"
     )
+    # Be there at the end.
+    + EndpointCost(
+        target=TARGET, l2=1.0, log_weight=1.0, alpha=1e-3, ramp="final", final_multiplier=10.0
+    )
+    # Fast joints make the next step hard to predict.
+    + StateCost(entry="joint_vel", target=0.0, weights=0.01, l2=1.0)
 )
 
 experiment = Experiment(

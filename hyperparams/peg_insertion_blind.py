@@ -1,82 +1,33 @@
 """Blind peg insertion: the policy sees its joints only, and finds a hole that is a little off."""
 
-from gps.agents.presets import peg_insertion_blind
+from dataclasses import replace
+
+from gps.agents import peg_insertion_blind
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.control.initial import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WeightedCost,
-)
 from gps.distributions import GMMConfig, MixturePriorConfig
 from gps.dynamics import DynamicsConfig
-from gps.pipeline.experiment import Experiment
+from gps.hyperparams.peg_insertion import experiment as base
 from gps.policies import LineariseConfig, MLPConfig, TrainingConfig
 
-# Where the peg's tip and top shall be at the end: at the bottom of the hole, upright, in metres.
-TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
-ACROSS = (1.0, 1.0, 0.0, 1.0, 1.0, 0.0)  # weights of x, y, z of the tip, then of the top
-DOWN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
+# The state's own units, with which the policy of few rollouts learns faster here.
+STANDARDISE = False
+prior = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
 
-cost = SumCost(
-    terms=(
-        # Torques. Much less, and the gains grow until contacts make the arm flail.
-        WeightedCost(cost=ActionCost(weights=0.01)),
-        # Above the hole at once, and down slowly: a peg that arrives too early stops on the rim,
-        # where no sample shows the way in. The logarithms pull on when the peg is near.
-        WeightedCost(
-            cost=EndpointCost(target=TARGET, weights=ACROSS, l2=20.0, log_weight=2.0, alpha=1e-3)
-        ),
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET, weights=DOWN, l2=30.0, log_weight=0.1, alpha=1e-3, ramp="quadratic"
-            )
-        ),
-        # Be there at the end.
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET,
-                weights=1.0,
-                l2=1.0,
-                log_weight=1.0,
-                alpha=1e-3,
-                ramp="final",
-                final_multiplier=10.0,
-            )
-        ),
-        # Fast joints make the next step hard to predict.
-        WeightedCost(cost=StateCost(entry="joint_vel", target=0.0, weights=0.01, l2=1.0)),
-    )
-)
-
-experiment = Experiment(
+experiment = replace(
+    base,
     description="7-joint arm inserts a peg that its policy cannot see, base off by up to 8 mm",
     agent=peg_insertion_blind(),
-    cost=cost,
-    # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
-    initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
-    measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=MDGPSConfig(
         # One action for all places of the base is no single controller's, and how the rim takes
-        # the peg then shows in rollouts of the policy only. With those of the controllers, which
-        # see the peg, success comes and goes from one iteration to the next.
+        # the peg then shows in rollouts of the policy only. With those of the controllers, whose
+        # state holds the peg, success comes and goes from one iteration to the next.
         sample_from="policy",
         network=MLPConfig(hidden=(40, 40), activation="tanh"),
         training=TrainingConfig(steps=4000, batch_size=25),
-        # In the state's own units, with which the policy of few rollouts learns faster here.
         dynamics=DynamicsConfig(
-            standardise=False,
-            ridge=1e-5,
-            prior=MixturePriorConfig(strength=5.0, gmm=GMMConfig(standardise=False)),
+            standardise=STANDARDISE, ridge=1e-5, prior=replace(prior, strength=5.0)
         ),
-        linearise=LineariseConfig(
-            standardise=False,
-            ridge=1e-6,
-            prior=MixturePriorConfig(gmm=GMMConfig(standardise=False)),
-        ),
+        linearise=LineariseConfig(standardise=STANDARDISE, ridge=1e-6, prior=prior),
         step=StepConfig(kl_max=0.5, min_mult=0.2, max_mult=1.0),
         replay=10,
     ),

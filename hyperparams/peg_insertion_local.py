@@ -1,63 +1,15 @@
 """Peg insertion with local controllers only: one linear-Gaussian controller per base offset."""
 
-from gps.agents import peg_insertion
+from dataclasses import replace
+
 from gps.algorithms import StepConfig, TrajOptConfig
-from gps.control.initial import HoldConfig
-from gps.costs import (
-    ActionCost,
-    EndpointCost,
-    EndpointMeasure,
-    StateCost,
-    SumCost,
-    WeightedCost,
-)
 from gps.distributions import MixturePriorConfig
 from gps.dynamics import DynamicsConfig
-from gps.pipeline.experiment import Experiment
+from gps.hyperparams.peg_insertion import experiment as base
 
-# Where the peg's tip and top shall be at the end: at the bottom of the hole, upright, in metres.
-TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)
-ACROSS = (1.0, 1.0, 0.0, 1.0, 1.0, 0.0)  # weights of x, y, z of the tip, then of the top
-DOWN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
-
-cost = SumCost(
-    terms=(
-        # Torques. Much less, and the gains grow until contacts make the arm flail.
-        WeightedCost(cost=ActionCost(weights=0.01)),
-        # Above the hole at once, and down slowly: a peg that arrives too early stops on the rim,
-        # where no sample shows the way in. The logarithms pull on when the peg is near.
-        WeightedCost(
-            cost=EndpointCost(target=TARGET, weights=ACROSS, l2=20.0, log_weight=2.0, alpha=1e-3)
-        ),
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET, weights=DOWN, l2=30.0, log_weight=0.1, alpha=1e-3, ramp="quadratic"
-            )
-        ),
-        # Be there at the end.
-        WeightedCost(
-            cost=EndpointCost(
-                target=TARGET,
-                weights=1.0,
-                l2=1.0,
-                log_weight=1.0,
-                alpha=1e-3,
-                ramp="final",
-                final_multiplier=10.0,
-            )
-        ),
-        # Fast joints make the next step hard to predict.
-        WeightedCost(cost=StateCost(entry="joint_vel", target=0.0, weights=0.01, l2=1.0)),
-    )
-)
-
-experiment = Experiment(
+experiment = replace(
+    base,
     description="7-joint arm inserts a peg, linear controllers only, one per base offset",
-    agent=peg_insertion(),
-    cost=cost,
-    # acceleration per torque of each joint, about the inverse of its inertia, in 1/(kg m^2)
-    initial=HoldConfig(gains=(0.85, 1.5, 4.7, 3.7, 30.0, 26.0, 43.0)),
-    measure=EndpointMeasure(target=TARGET, threshold=0.06),
     algorithm=TrajOptConfig(
         dynamics=DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0)),
         step=StepConfig(kl_max=1.0, min_mult=0.2, max_mult=1.0),

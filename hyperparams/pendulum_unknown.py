@@ -5,28 +5,22 @@ from math import pi
 from gps.agents import pendulum
 from gps.algorithms import StepConfig, TrajOptConfig
 from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
+from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.pipeline import Experiment
 
 experiment = Experiment(
     description="Pendulum swing-up, dynamics fitted to few samples, linear controllers only",
     agent=pendulum(),
-    cost=SumCost(
-        terms=(
-            # The LQR knows no limits. This weight keeps most of what it asks for within the motor's
-            # 1.2 N m; a torque that is cut there does not obey the fitted dynamics.
-            WeightedCost(weight=0.1, cost=ActionCost(weights=1.0)),
-            # On the way little matters: a running cost that counts draws the pendulum to one side,
-            # where the motor holds it at its limit and no small change is for the better.
-            WeightedCost(weight=0.02, cost=StateCost(entry="joint_pos", target=pi, l2=1.0)),
-            # Upright and still at the end.
-            WeightedCost(
-                weight=50.0, cost=StateCost(entry="joint_pos", target=pi, l2=1.0, ramp="final")
-            ),
-            WeightedCost(
-                weight=10.0, cost=StateCost(entry="joint_vel", target=0.0, l2=1.0, ramp="final")
-            ),
-        )
+    cost=(
+        # The LQR knows no limits. This weight keeps most of what it asks for within the motor's
+        # 1.2 N m; a torque that is clipped there does not obey the fitted dynamics.
+        0.1 * ActionCost(weights=1.0)
+        # On the way little matters: a running cost that counts draws the pendulum to one side,
+        # where the motor holds it at its limit and no small change is for the better.
+        + 0.02 * StateCost(entry="joint_pos", target=pi, l2=1.0)
+        # Upright and still at the end.
+        + 50.0 * StateCost(entry="joint_pos", target=pi, l2=1.0, ramp="final")
+        + 10.0 * StateCost(entry="joint_vel", target=0.0, l2=1.0, ramp="final")
     ),
     # Almost free, with a noise of 1 N m: the first rollouts swing widely about the hanging place.
     initial=HoldConfig(variance=1.0, stiffness=0.01),

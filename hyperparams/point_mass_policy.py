@@ -1,41 +1,25 @@
 """Point mass with MDGPS: one neural policy for four start positions."""
 
-from gps.agents import PointMassConfig
+from dataclasses import replace
+
 from gps.algorithms import MDGPSConfig, StepConfig
-from gps.control import HoldConfig
-from gps.costs import ActionCost, EndpointMeasure, StateCost, SumCost, WeightedCost
-from gps.pipeline import Experiment
+from gps.hyperparams import point_mass
 from gps.policies import MLPConfig, TrainingConfig
 
-TARGET = (0.0, 0.0)  # m
+agent = replace(
+    point_mass.agent,
+    starts=((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)),
+    # Never trained from; gps evaluate RUN --conditions test
+    test_starts=((0.7, 0.2), (-0.3, 0.9), (-0.8, -0.4), (0.5, -0.9), (0.0, 0.8), (0.9, 0.0)),
+)
 
-experiment = Experiment(
+# The soft and noisy initial controllers of point_mass matter more here: their rollouts are where
+# the policy is first trained, and outside of them its actions are arbitrary.
+experiment = replace(
+    point_mass.experiment,
     description="2-D point mass, four starts, one neural policy by MDGPS; seconds",
-    agent=PointMassConfig(
-        T=80,
-        dt=0.05,
-        starts=((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)),
-        # Never trained from; gps evaluate RUN --conditions test
-        test_starts=((0.7, 0.2), (-0.3, 0.9), (-0.8, -0.4), (0.5, -0.9), (0.0, 0.8), (0.9, 0.0)),
-        force_limit=10.0,
-    ),
-    # As in point_mass.py, whose comments explain these numbers.
-    cost=SumCost(
-        terms=(
-            WeightedCost(weight=1.0, cost=ActionCost(weights=0.03)),
-            WeightedCost(
-                weight=1.0,
-                cost=StateCost(entry="position", target=TARGET, l2=1.0, final_multiplier=10.0),
-            ),
-            WeightedCost(weight=0.1, cost=StateCost(entry="velocity", target=TARGET, l2=1.0)),
-        )
-    ),
-    # Here the wide first rollouts matter more: they are where the policy is first trained, and
-    # outside of them it says anything.
-    initial=HoldConfig(position="position", velocity="velocity", variance=4.0, stiffness=0.1),
-    measure=EndpointMeasure(
-        entry="position", target=TARGET, point_size=2, threshold=0.05, unit="m"
-    ),
+    agent=agent,
+    measure=replace(point_mass.measure, threshold=0.05),
     algorithm=MDGPSConfig(
         # Smooth units: the policy is linearised in every iteration, and kinks hurt there.
         network=MLPConfig(hidden=(32, 32), activation="tanh"),
@@ -44,6 +28,4 @@ experiment = Experiment(
         replay=10,
         step=StepConfig(kl_max=0.5, max_mult=1.0),
     ),
-    samples=5,
-    iterations=8,
 )

@@ -13,7 +13,9 @@ from gps.errors import ConfigError, ShapeError
 from gps.fields import (
     Config,
     Count,
+    Finite,
     Fraction,
+    Items,
     NonNegative,
     Positive,
     Range,
@@ -48,6 +50,11 @@ class Options(Config):
     gains: Annotated[float | tuple[float, ...], Range(above=0)] = 1.0
     inner: Inner = Inner()
     maybe: Count | None = None
+    finite: Finite = 0.0
+    names: Annotated[tuple[str, ...], Items(some=True, distinct=True)] = ("a",)
+    number_or_more: Annotated[float | tuple[float, ...], Items(some=True)] = 0.0
+    image_size: tuple[Count, Count] = (1, 1)
+    entries: tuple[Literal["position", "velocity"], ...] = ()
     anything: Any = None
 
 
@@ -85,6 +92,23 @@ class Options(Config):
         ("inner", Inner, "an Inner, got <class"),
         ("inner", 3, "an Inner, got 3"),
         ("maybe", 0, "a whole number of at least 1 or None, got 0"),
+        ("finite", math.inf, "a finite number, got inf"),
+        ("names", (), "a non-empty tuple without repetition, each text, got ()"),
+        ("names", ["a", "b", "a"], "a non-empty tuple without repetition, each text, got ['a', 'b"),
+        ("names", ("a", 2), "a non-empty tuple without repetition, each text, got ('a', 2)"),
+        ("number_or_more", (), "a number or a non-empty tuple, each a number, got ()"),
+        ("image_size", (2, 0), "a tuple of 2, each a whole number of at least 1, got (2, 0)"),
+        (
+            "image_size",
+            np.array(2),
+            "a tuple of 2, each a whole number of at least 1, got array(2)",
+        ),
+        (
+            "entries",
+            ("position", "velocty"),
+            "a tuple, each 'position' or 'velocity', got ('position', 'velocty'); did you mean "
+            "'velocity'?",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_field_and_what_is_right(name, value, words):
@@ -109,6 +133,9 @@ def test_a_wrong_value_is_named_with_its_field_and_what_is_right(name, value, wo
         ("gains", np.array([1.5, 2.0]), (1.5, 2.0)),
         ("gains", 3.0, 3.0),
         ("maybe", None, None),
+        ("names", ["b", "a"], ("b", "a")),
+        ("number_or_more", [1.0, 1.0], (1.0, 1.0)),
+        ("number_or_more", 2.0, 2.0),
         ("anything", "x", "x"),
     ],
 )

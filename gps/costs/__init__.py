@@ -8,14 +8,13 @@ and derivatives at the samples, `expand` turns these into the quadratic model of
 from gps.costs.action import ActionCost
 from gps.costs.base import (
     Cost,
-    InPlaceCost,
     RampKind,
     TermBuffers,
     expand,
     ramp,
     smooth_distance,
 )
-from gps.costs.combine import SumCost, WeightedCost
+from gps.costs.combine import BaseCost, InPlaceCost, SumCost, WeightedCost
 from gps.costs.endpoint import EndpointCost
 from gps.costs.fitted import FittedRewardCost
 from gps.costs.measure import EndpointMeasure
@@ -27,6 +26,7 @@ from gps.costs.waypoints import WaypointCost
 
 __all__ = [
     "ActionCost",
+    "BaseCost",
     "BinaryRegionCost",
     "Cost",
     "CostOf",

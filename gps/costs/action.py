@@ -6,27 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps.costs.base import InPlaceCost, TermBuffers, check_length, set_numbers
+from gps.costs.base import TermBuffers, Weights, check_length
+from gps.costs.combine import InPlaceCost
+from gps.fields import Config
 from gps.types import Layout, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionCost(InPlaceCost):
+class ActionCost(Config, InPlaceCost):
     """`l = 1/2 sum_i w_i u_i^2` at every step.
 
     The action of step T-1 moves no recorded state, and yet it is charged: without its cost
     nothing would keep Q_uu positive definite there.
     """
 
-    weights: tuple[float, ...] | float
-    """Weight of each action, or one for all; cost per squared action unit, not below zero."""
-
-    def __post_init__(self) -> None:
-        set_numbers(self, "weights", minimum=0.0)
+    weights: Weights
+    """Weight of each action, or one for all; cost per squared action unit."""
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
         """Raise ConfigError unless there is one weight, or one for each of `nu` actions."""
-        check_length(self, "weights", nu, "the action")
+        check_length("ActionCost.weights", self.weights, nu, "the action")
 
     def add(self, rollouts: Rollouts, weight: float, out: TermBuffers) -> None:
         """Add `weight` times this cost and its derivatives to `out`."""

@@ -5,19 +5,22 @@ Letters: d residual (k,), w weights (k,), s = sum_i w_i d_i^2; l, l_x, ... as in
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Annotated, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.costs._kernels import expand_about_zero
 from gps.errors import ConfigError, ShapeError, choices
+from gps.fields import Config, Finite, Items, NonNegative, Positive
 from gps.types import Array, CostTerms, Layout, QuadraticCost, Rollouts
 
 RampKind = Literal["constant", "linear", "quadratic", "final"]
+Numbers = Annotated[Finite | tuple[Finite, ...], Items(some=True)]
+"""One number for all components, or one for each."""
+Weights = Annotated[NonNegative | tuple[NonNegative, ...], Items(some=True)]
+"""One weight for all components, or one for each."""
 
 
 @runtime_checkable
@@ -37,12 +40,12 @@ class Cost(Protocol):
 class TermBuffers:
     """The arrays of a `CostTerms` while several costs add to them in place."""
 
-    l: Array  # noqa: E741 (N, T)
-    l_x: Array  # (N, T, nx)
-    l_u: Array  # (N, T, nu)
-    l_xx: Array  # (N, T, nx, nx)
-    l_ux: Array  # (N, T, nu, nx)
-    l_uu: Array  # (N, T, nu, nu)
+    l: Array  # noqa: E741
+    l_x: Array
+    l_u: Array
+    l_xx: Array
+    l_ux: Array
+    l_uu: Array
 
     @classmethod
     def zeros(cls, rollouts: Rollouts) -> TermBuffers:
@@ -60,7 +63,7 @@ class TermBuffers:
     def add(self, terms: CostTerms, weight: float) -> None:
         """Add `weight` times a cost that was evaluated on its own."""
         for name, total in vars(self).items():
-            part = getattr(terms, name)
+            part = vars(terms)[name]
             if part.shape != total.shape:
                 raise ShapeError(
                     f"CostTerms.{name} must have shape {total.shape} like the rollouts, "
@@ -73,24 +76,6 @@ class TermBuffers:
         for array in vars(self).values():
             array.setflags(write=False)
         return CostTerms(**vars(self))
-
-
-class InPlaceCost:
-    """Base of costs that add themselves to buffers: a sum of them needs no temporary Hessians."""
-
-    def check(self, layout: Layout, nu: int, T: int) -> None:
-        """See `Cost.check`."""
-        raise NotImplementedError
-
-    def add(self, rollouts: Rollouts, weight: float, out: TermBuffers) -> None:
-        """Add `weight` times this cost and its derivatives to `out`."""
-        raise NotImplementedError
-
-    def evaluate(self, rollouts: Rollouts) -> CostTerms:
-        """Cost and derivatives at the samples."""
-        out = TermBuffers.zeros(rollouts)
-        self.add(rollouts, 1.0, out)
-        return out.freeze()
 
 
 def smooth_distance(
@@ -140,6 +125,61 @@ def smooth_distance(
     return value, gradient, hessian
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmoothDistance(Config):
+    """The options of a cost that is a smooth distance (see `smooth_distance`) times a ramp."""
+
+    weights: Weights = 1.0
+    """Weight w_i of each squared component, or one for all."""
+
+    l1: NonNegative = 0.0
+    """Weight of sqrt(alpha + s), s = sum_i w_i d_i^2; 0 leaves the term out."""
+
+    l2: NonNegative = 0.0
+    """Weight of s/2; 0 leaves the term out."""
+
+    log_weight: NonNegative = 0.0
+    """Weight of log(alpha + s)/2, which asks for precision near the target; 0 leaves it out."""
+
+    alpha: Positive = 1e-5
+    """Rounds off the l1 and log terms at s = 0; unit of s."""
+
+    ramp: RampKind = "constant"
+    """Factor of the whole step cost over time: 1, (t+1)/T, its square, or the last step only."""
+
+    final_multiplier: NonNegative = 1.0
+    """Further factor of the last step's cost (of the cost, not of the weights inside the log)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.l1 == self.l2 == self.log_weight == 0.0:
+            name = type(self).__name__
+            raise ConfigError(f"{name}: one of l1, l2 and log_weight must be above zero")
+
+    def distance(self, d: Array, *, exact: bool = False) -> tuple[Array, Array, Array]:
+        """Value, gradient and Hessian of the distance at residuals d (..., k), without the ramp."""
+        return smooth_distance(
+            d,
+            self.weights,
+            l1=self.l1,
+            l2=self.l2,
+            alpha=self.alpha,
+            log_weight=self.log_weight,
+            exact=exact,
+        )
+
+    def ramped_distance(
+        self, d: Array, weight: float, *, exact: bool = False
+    ) -> tuple[Array, Array, Array]:
+        """The same at residuals (N, T, k), times `weight` and the ramp."""
+        value, gradient, hessian = self.distance(d, exact=exact)
+        factor = weight * ramp(self.ramp, d.shape[1], self.final_multiplier)
+        value *= factor
+        gradient *= factor[:, None]
+        hessian *= factor[:, None, None]
+        return value, gradient, hessian
+
+
 def ramp(kind: RampKind, T: int, final_multiplier: float = 1.0) -> Array:
     """Factor of each step's cost, (T,): 1, (t+1)/T, its square, or 1 at T-1 and 0 before.
 
@@ -187,65 +227,14 @@ def expand(terms: CostTerms, rollouts: Rollouts) -> QuadraticCost:
     return QuadraticCost(C=C, c=c, c0=c0)
 
 
-def set_numbers(
-    config: object,
-    name: str,
-    *,
-    minimum: float = -math.inf,
-    above: float = -math.inf,
-) -> None:
-    """Cast a field to float, or to a tuple of floats, and check that every number is in range."""
-    given = getattr(config, name)
-    field = f"{type(config).__name__}.{name}"
-    try:
-        array = np.asarray(given)
-    except ValueError as error:  # numpy's word for rows of unequal length
-        raise ConfigError(f"{field} must be made of numbers, got {given!r}") from error
-    if array.dtype.kind not in "iuf":
-        raise ConfigError(f"{field} must be made of numbers, got {given!r}")
-    if array.ndim > 1 or array.size == 0:
-        raise ConfigError(f"{field} must be a number or a flat tuple of numbers, got {given!r}")
-    if not np.all(np.isfinite(array)):
-        raise ConfigError(f"{field} must be finite, got {given!r}")
-    if np.any(array < minimum):
-        raise ConfigError(f"{field} must not be below {minimum:g}, got {given!r}")
-    if np.any(array <= above):
-        raise ConfigError(f"{field} must be above {above:g}, got {given!r}")
-    value = float(array) if array.ndim == 0 else tuple(float(v) for v in array)
-    object.__setattr__(config, name, value)
-
-
-def set_number(
-    config: object, name: str, *, minimum: float = -math.inf, above: float = -math.inf
-) -> None:
-    """As `set_numbers`, for a field that is one number."""
-    set_numbers(config, name, minimum=minimum, above=above)
-    value = getattr(config, name)
-    if not isinstance(value, float):
-        raise ConfigError(f"{type(config).__name__}.{name} must be one number, got {value!r}")
-
-
-def set_choice(config: object, name: str, known: Sequence[str]) -> None:
-    """Check that a field holds one of the known words."""
-    given = getattr(config, name)
-    if given not in known:
-        raise ConfigError(choices(f"{type(config).__name__}.{name}", given, known))
-
-
-def check_entry(config: object, layout: Layout, *, field: str = "entry") -> int:
-    """Length of the state entry that `config` names; ConfigError with the known names."""
-    entry = getattr(config, field)
+def check_entry(where: str, entry: str, layout: Layout) -> int:
+    """Length of a state entry; ConfigError with the known names. where: `StateCost.entry`."""
     if entry not in layout.names:
-        raise ConfigError(
-            f"{type(config).__name__}.{field}: {choices('state entry', entry, layout.names)}"
-        )
+        raise ConfigError(f"{where}: {choices('state entry', entry, layout.names)}")
     return layout.length(entry)
 
 
-def check_length(config: object, name: str, expected: int, of: str) -> None:
+def check_length(where: str, value: object, expected: int, of: str) -> None:
     """Check that a field is one number or has one number for each of the `expected` values."""
-    value = getattr(config, name)
     if isinstance(value, tuple) and len(value) != expected:
-        raise ConfigError(
-            f"{type(config).__name__}.{name} has {len(value)} values, {of} has {expected}"
-        )
+        raise ConfigError(f"{where} has {len(value)} values, {of} has {expected}")

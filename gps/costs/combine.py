@@ -1,57 +1,121 @@
-"""Weighted sum of costs."""
+"""Costs that are added and weighted: `0.1 * StateCost(...) + ActionCost(...)`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, NoReturn
 
-from gps.costs.base import Cost, InPlaceCost, TermBuffers, set_number
+from gps.costs.base import Cost, TermBuffers
 from gps.errors import ConfigError
-from gps.types import Layout, Rollouts
+from gps.fields import Config, Items, NonNegative
+from gps.types import CostTerms, Layout, Rollouts
+
+_MINIMISED = (
+    "costs are minimised and cannot be subtracted; what is to be large needs a cost that falls "
+    "with it, as FittedRewardCost and BinaryRegionCost(inside=-1.0, outside=0.0) do"
+)
+
+
+class BaseCost:
+    """Base of costs that can be added and multiplied by a weight; the result is a `SumCost`.
+
+    `0.1 * a + b` is `SumCost(terms=(WeightedCost(weight=0.1, cost=a), WeightedCost(cost=b)))`, and
+    `sum([a, b])` works too. Sums stay flat: the terms of a sum join those of the other one, and a
+    factor multiplies the weight of each. A cost of the user's inherits this class or `InPlaceCost`;
+    one that inherits neither can be the other summand, or be wrapped in a `WeightedCost`. Raises
+    ConfigError for a difference and for a weight below zero.
+    """
+
+    __array_ufunc__: ClassVar[None] = None  # numpy's numbers leave the product to us
+
+    def _terms(self) -> tuple[WeightedCost, ...]:
+        assert isinstance(self, Cost)
+        return (WeightedCost(cost=self),)
+
+    def __add__(self, other: Cost) -> SumCost:
+        more = _terms_of(other)
+        return NotImplemented if more is None else SumCost(terms=(*self._terms(), *more))
+
+    def __radd__(self, other: Any) -> Any:
+        if type(other) is int and other == 0:  # what sum() begins with
+            return self
+        more = _terms_of(other)
+        return NotImplemented if more is None else SumCost(terms=(*more, *self._terms()))
+
+    def __rmul__(self, weight: float) -> SumCost:
+        if isinstance(weight, Cost):
+            return NotImplemented
+        scale = WeightedCost(weight=weight, cost=SumCost(terms=self._terms())).weight
+        return SumCost(terms=tuple(replace(t, weight=scale * t.weight) for t in self._terms()))
+
+    __mul__ = __rmul__
+
+    def __sub__(self, other: object) -> NoReturn:
+        raise ConfigError(_MINIMISED)
+
+    __rsub__ = __sub__
+
+    def __neg__(self) -> NoReturn:
+        raise ConfigError(_MINIMISED)
+
+
+def _terms_of(cost: object) -> tuple[WeightedCost, ...] | None:
+    """The terms of a sum, or a cost as the only one; None for what is no cost."""
+    if isinstance(cost, BaseCost):
+        return cost._terms()
+    return (WeightedCost(cost=cost),) if isinstance(cost, Cost) else None
+
+
+class InPlaceCost(BaseCost):
+    """Base of costs that add themselves to buffers: a sum of them needs no temporary Hessians."""
+
+    def check(self, layout: Layout, nu: int, T: int) -> None:
+        """See `Cost.check`."""
+        raise NotImplementedError
+
+    def add(self, rollouts: Rollouts, weight: float, out: TermBuffers) -> None:
+        """Add `weight` times this cost and its derivatives to `out`."""
+        raise NotImplementedError
+
+    def evaluate(self, rollouts: Rollouts) -> CostTerms:
+        """Cost and derivatives at the samples."""
+        out = TermBuffers.zeros(rollouts)
+        self.add(rollouts, 1.0, out)
+        return out.freeze()
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedCost:
+class WeightedCost(Config, BaseCost):
     """One term of a `SumCost`."""
 
     cost: Cost
     """The cost."""
 
-    weight: float = 1.0
-    """Its factor; not below zero, and zero switches the term off. All factors of a `SumCost` times
-    one number change nothing that is learned, but for what options in cost units do
+    weight: NonNegative = 1.0
+    """Its factor; zero switches the term off. All factors of a `SumCost` times one number change
+    nothing that is learned, but for what options in cost units do
     (`DualConfig.entropy_weight`)."""
 
     def __post_init__(self) -> None:
-        set_number(self, "weight", minimum=0.0)
+        super().__post_init__()
         if not isinstance(self.cost, Cost) or isinstance(self.cost, type):
             raise ConfigError(
                 f"WeightedCost.cost must be a cost (evaluate and check), got {self.cost!r}"
             )
 
+    def _terms(self) -> tuple[WeightedCost, ...]:
+        return (self,)
+
 
 @dataclass(frozen=True, kw_only=True)
-class SumCost(InPlaceCost):
+class SumCost(Config, InPlaceCost):
     """`l = sum_j weight_j l_j`, and derivatives alike."""
 
-    terms: tuple[WeightedCost, ...]
-    """The costs to add, each with its weight; at least one."""
+    terms: Annotated[tuple[WeightedCost, ...], Items(some=True)]
+    """The costs to add, each with its weight."""
 
-    def __post_init__(self) -> None:
-        try:
-            terms = tuple(self.terms)
-        except TypeError:
-            raise ConfigError(
-                f"SumCost.terms must be a tuple of WeightedCost, got {self.terms!r}"
-            ) from None
-        object.__setattr__(self, "terms", terms)
-        if not terms:
-            raise ConfigError("SumCost.terms is empty; give at least one WeightedCost")
-        for j, term in enumerate(terms):
-            if not isinstance(term, WeightedCost):
-                raise ConfigError(
-                    f"SumCost.terms[{j}] must be a WeightedCost, got {type(term).__name__}; "
-                    "write WeightedCost(cost=..., weight=...)"
-                )
+    def _terms(self) -> tuple[WeightedCost, ...]:
+        return self.terms
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
         """Raise ConfigError, naming the term, if one of the costs cannot work."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from gps.costs._kernels import pull_back
-from gps.costs.base import TermBuffers, set_choice
+from gps.costs.base import TermBuffers
 from gps.costs.distance import DistanceCost
 from gps.errors import ConfigError
 from gps.types import Rollouts
@@ -28,10 +28,6 @@ class EndpointCost(DistanceCost):
 
     through: Through = "jacobian"
     """Where derivatives go: on what the points depend on, or on the points' own state columns."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_choice(self, "through", get_args(Through))
 
     def add(self, rollouts: Rollouts, weight: float, out: TermBuffers) -> None:
         """Add `weight` times this cost and its derivatives to `out`.

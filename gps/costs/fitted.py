@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from gps.costs.base import InPlaceCost, TermBuffers, check_entry, set_number
-from gps.errors import ConfigError, NonFiniteError, choices
+from gps.costs.base import TermBuffers, check_entry
+from gps.costs.combine import InPlaceCost
+from gps.errors import ConfigError, NonFiniteError
+from gps.fields import Config, Items, Positive, Range, Whole
 from gps.types import Array, Layout, Rollouts
 
 RIDGES = tuple(10.0**k for k in range(-4, 3))
 """What `ridge=None` chooses from."""
 
-_QUADRATIC = 10.0  # how much dearer a squared feature's coefficient is than a linear one's
+_QUADRATIC = 10.0  # penalty of a squared feature's coefficient relative to a linear one's
 _SMALL = 1e-13  # eigenvalues below this, relative to the largest, are rounding
 _SAME = 1e-9  # a feature that varies less, relative to its size, is constant
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedRewardCost(InPlaceCost):
+class FittedRewardCost(Config, InPlaceCost):
     """`l[t] = -r[t+1]`, minus the reward of action u[t], which the state entry holds one step on.
 
     The last action's reward lies after the rollout, so `l[T-1] = 0`, and a rollout costs exactly
-    minus the sum of its T-1 rewards. Nothing is known of the reward as a function: derivatives come
+    minus the sum of its T-1 rewards. The reward as a function is unknown: derivatives come
     from a regression over all samples of the steps s with |s - t| <= window,
 
         min over b, g, c of  mean (y - b - g'v - sum_{i<=j} c_ij v_i v_j)^2
@@ -34,7 +36,7 @@ class FittedRewardCost(InPlaceCost):
     loses its negative eigenvalues; the gradient at step t's mean is that of the fit before this.
     Features that do not vary in the window have no derivatives, nor has the entry itself. The
     derivatives come from all samples that are evaluated together: a finite difference in one
-    sample's state sees nothing of them. As step t reads the state of step t+1, the cost serves
+    sample's state is blind to them. As step t reads the state of step t+1, the cost serves
     whole rollouts only, neither `gps.agents.as_gymnasium` nor `CostOf`.
 
     Source: the choice of the ridge is that of scikit-learn's RidgeCV, where whole rollouts are left
@@ -50,56 +52,36 @@ class FittedRewardCost(InPlaceCost):
     but dynamics are fitted to it as to all of the state, with `DynamicsConfig.ridge` in squared
     units of the state: a reward of the order of 1 is best, scaled in the agent if need be."""
 
-    features: tuple[str, ...] | None = None
+    features: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """State entries that the reward may depend on; None for all but `entry`."""
 
-    window: int = 2
-    """Steps before and after a step whose samples take part in its fit; 0 or more."""
+    window: Whole = 2
+    """Steps before and after a step whose samples take part in its fit."""
 
-    degree: int = 2
+    degree: Annotated[int, Range(at_least=1, at_most=2)] = 2
     """2 fits gradient and Hessian; 1 fits the gradient alone, with a Hessian of zero. Degree 2 was
     clearly cheaper after ten iterations on Reacher-v5 and HalfCheetah-v5, with each of 3 seeds."""
 
-    ridge: float | None = None
-    """Penalty of the standardised coefficients, above 0. None: the value of `RIDGES` that best
+    ridge: Positive | None = None
+    """Penalty of the standardised coefficients. None: the value of `RIDGES` that best
     predicts whole rollouts which are left out, one for all steps."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.entry, str):
+        super().__post_init__()
+        if self.entry in (self.features or ()):
             raise ConfigError(
-                f"FittedRewardCost.entry must be the name of a state entry, got {self.entry!r}"
+                f"FittedRewardCost.features must be without {self.entry!r}, got {self.features!r}"
             )
-        if self.features is not None:
-            if isinstance(self.features, str):
-                raise ConfigError("FittedRewardCost.features must be a tuple of state entries")
-            names = tuple(self.features)
-            object.__setattr__(self, "features", names)
-            if self.entry in names or len(set(names)) != len(names):
-                raise ConfigError(
-                    f"FittedRewardCost.features must be without {self.entry!r} and name no entry "
-                    f"twice, got {names!r}"
-                )
-        if type(self.window) is not int or self.window < 0:
-            raise ConfigError(
-                f"FittedRewardCost.window must be a whole number from 0 up, got {self.window!r}"
-            )
-        if self.degree not in (1, 2) or type(self.degree) is not int:
-            raise ConfigError(f"FittedRewardCost.degree must be 1 or 2, got {self.degree!r}")
-        if self.ridge is not None:
-            set_number(self, "ridge", above=0.0)
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
         """Raise ConfigError unless the entry exists, has one value, and the features exist."""
-        if check_entry(self, layout) != 1:
+        if check_entry("FittedRewardCost.entry", self.entry, layout) != 1:
             raise ConfigError(
                 f"FittedRewardCost.entry: {self.entry!r} has {layout.length(self.entry)} values, "
                 "a reward is one"
             )
         for name in self.features or ():
-            if name not in layout.names:
-                raise ConfigError(
-                    f"FittedRewardCost.features: {choices('state entry', name, layout.names)}"
-                )
+            check_entry("FittedRewardCost.features", name, layout)
         if T < 2:
             raise ConfigError(f"FittedRewardCost needs rollouts of 2 steps or more, got T={T}")
 

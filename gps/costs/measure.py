@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from gps.costs.base import check_entry, set_number, set_numbers
+from gps.costs.base import check_entry
 from gps.errors import ConfigError
+from gps.fields import Config, Count, Finite, Items, Positive, Whole
 from gps.types import Array, Layout, Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointMeasure:
+class EndpointMeasure(Config):
     """Distance of points from their targets at the last step; no part of the cost.
 
     Where targets differ between conditions, `entry` can be what a sensor reports of the target,
@@ -23,19 +25,19 @@ class EndpointMeasure:
     entry: str = "end_points"
     """Name of the state entry that holds the points' coordinates, point after point."""
 
-    target: tuple[float, ...]
+    target: Annotated[tuple[Finite, ...], Items(some=True)]
     """Target coordinates, point after point, in the unit of the entry (metres in MuJoCo)."""
 
-    point_size: int = 3
+    point_size: Count = 3
     """Coordinates per point: 3 in space, 2 in the plane."""
 
-    success_point: int = 0
-    """Index of the point that decides about success."""
+    success_point: Whole = 0
+    """Index of the point that determines success."""
 
-    threshold: float = 0.06
-    """Largest distance of that point from its target that counts as success; above zero."""
+    threshold: Positive = 0.06
+    """Largest distance of that point from its target that counts as success."""
 
-    avoid: tuple[tuple[float, ...], ...] = ()
+    avoid: tuple[tuple[Finite, ...], ...] = ()
     """Balls, each (centre, radius) in the entry's coordinates, that this point must not enter on
     the straight lines between its places at successive steps, or else there is no success."""
 
@@ -44,43 +46,25 @@ class EndpointMeasure:
     points, m, and none for any other entry."""
 
     def __post_init__(self) -> None:
-        if self.unit is not None and not isinstance(self.unit, str):
-            raise ConfigError(f"EndpointMeasure.unit must be text or None, got {self.unit!r}")
-        set_numbers(self, "target")
-        set_number(self, "threshold", above=0.0)
-        if not isinstance(self.target, tuple):
-            raise ConfigError("EndpointMeasure.target must be a tuple of coordinates")
-        if isinstance(self.point_size, bool) or not isinstance(self.point_size, int):
-            raise ConfigError(
-                f"EndpointMeasure.point_size must be an integer, got {self.point_size!r}"
-            )
-        if self.point_size < 1 or len(self.target) % self.point_size:
+        super().__post_init__()
+        points, rest = divmod(len(self.target), self.point_size)
+        if rest:
             raise ConfigError(
                 f"EndpointMeasure.point_size is {self.point_size}, which does not divide the "
                 f"{len(self.target)} values of target into points"
             )
-        points = len(self.target) // self.point_size
-        if self.success_point not in range(points):
+        if self.success_point >= points:
             raise ConfigError(
                 f"EndpointMeasure.success_point must be in 0..{points - 1}, "
                 f"got {self.success_point!r}"
             )
-        self._set_avoid()
-
-    def _set_avoid(self) -> None:
-        wanted = (
-            f"EndpointMeasure.avoid must be a tuple of balls, each of {self.point_size + 1} finite "
-            f"numbers: the centre and a radius above 0"
-        )
-        try:
-            balls = tuple(tuple(float(v) for v in ball) for ball in self.avoid)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{wanted}, got {self.avoid!r}") from None
-        for ball in balls:
-            fits = len(ball) == self.point_size + 1 and np.isfinite(ball).all()
-            if not (fits and ball[-1] > 0):
-                raise ConfigError(f"{wanted}, got {ball!r}")
-        object.__setattr__(self, "avoid", balls)
+        for ball in self.avoid:
+            if len(ball) != self.point_size + 1 or ball[-1] <= 0:
+                raise ConfigError(
+                    "EndpointMeasure.avoid must be a tuple of balls, each of "
+                    f"{self.point_size + 1} finite numbers: the centre and a radius above 0, "
+                    f"got {ball!r}"
+                )
 
     @property
     def distance_label(self) -> str:
@@ -90,7 +74,7 @@ class EndpointMeasure:
 
     def check(self, layout: Layout) -> None:
         """Raise ConfigError unless the entry exists and has as many values as the target."""
-        k = check_entry(self, layout)
+        k = check_entry("EndpointMeasure.entry", self.entry, layout)
         if k != len(self.target):
             raise ConfigError(
                 f"EndpointMeasure.target has {len(self.target)} values, state entry "
@@ -111,7 +95,7 @@ class EndpointMeasure:
 
 
 def _nearest(path: Array) -> Array:
-    """Least distance from the origin of the lines through successive points (N, T, n): (N,)."""
+    """Minimum distance from the origin of the lines through successive points (N, T, n): (N,)."""
     step = np.diff(path, axis=1, append=path[:, -1:])  # the last line is a point
     length = (step**2).sum(axis=-1)
     share = -(path * step).sum(axis=-1) / np.where(length > 0, length, 1.0)

@@ -1,97 +1,79 @@
-"""Cost that knows only whether a state entry lies inside a region."""
+"""Cost of whether a state entry lies inside a region; no derivatives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 
-from gps.costs.base import (
-    InPlaceCost,
-    RampKind,
-    TermBuffers,
-    check_entry,
-    check_length,
-    ramp,
-    set_choice,
-    set_number,
-    set_numbers,
-)
+from gps.costs.base import Numbers, RampKind, TermBuffers, check_entry, check_length, ramp
+from gps.costs.combine import InPlaceCost
 from gps.errors import ConfigError
+from gps.fields import Config, Finite, Items, NonNegative, Positive
 from gps.types import Array, Layout, Rollouts
 
 Norm = Literal["l1", "l2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryRegionCost(InPlaceCost):
+class BinaryRegionCost(Config, InPlaceCost):
     """`l = inside` where a state entry is in a region around its target, else `outside`.
 
     The region, border included, is a box, `|d_i| <= half_width_i` for every component of
     `d = entry - target`, or a ball, `|d| <= radius` in the norm asked for. All derivatives are
-    zero: for optimisers that compare samples (PI2, the sampling part of PILQR), not for the LQR,
-    which sees nothing of it. Where the entry is NaN, so is the cost.
+    zero: for optimisers that compare samples (PI2, the sampling part of PILQR), not for the LQR, to
+    which it is zero. Where the entry is NaN, so is the cost.
     """
 
     entry: str
     """Name of the state entry."""
 
-    target: tuple[float, ...] | float
+    target: Numbers
     """Centre of the region, in the entry's unit; one number stands for every component."""
 
-    half_width: tuple[float, ...] | float | None = None
-    """Half the box's width along each component, or one for all; above zero. None: a ball."""
+    half_width: Annotated[Positive | tuple[Positive, ...], Items(some=True)] | None = None
+    """Half the box's width along each component, or one for all. None: a ball."""
 
-    radius: float | None = None
-    """Radius of the ball in the entry's unit, above zero. None: a box."""
+    radius: Positive | None = None
+    """Radius of the ball in the entry's unit. None: a box."""
 
     norm: Norm = "l2"
     """Length that the radius bounds: l2, the root of the sum of d_i^2, or l1, the sum of |d_i|."""
 
-    inside: float = 0.0
+    inside: Finite = 0.0
     """Cost of a step inside; below `outside` for a goal, above it for a place to avoid."""
 
-    outside: float = 1.0
+    outside: Finite = 1.0
     """Cost of a step outside."""
 
     ramp: RampKind = "constant"
     """Factor of the step cost over time: 1, (t+1)/T, its square, or the last step only."""
 
-    final_multiplier: float = 1.0
+    final_multiplier: NonNegative = 1.0
     """Further factor of the last step's cost."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.entry, str):
-            raise ConfigError(
-                f"BinaryRegionCost.entry must be the name of a state entry, got {self.entry!r}"
-            )
-        set_numbers(self, "target")
+        super().__post_init__()
         if (self.half_width is None) == (self.radius is None):
             raise ConfigError(
                 "BinaryRegionCost: give half_width for a box or radius for a ball, one of the two; "
                 f"got half_width={self.half_width!r} and radius={self.radius!r}"
             )
-        if self.half_width is not None:
-            set_numbers(self, "half_width", above=0.0)
-        else:
-            set_number(self, "radius", above=0.0)
-        set_choice(self, "norm", get_args(Norm))
-        set_number(self, "inside")
-        set_number(self, "outside")
         if self.inside == self.outside:
             raise ConfigError(
                 f"BinaryRegionCost.inside and .outside are both {self.inside:g}: the cost would "
                 "not depend on the state"
             )
-        set_choice(self, "ramp", get_args(RampKind))
-        set_number(self, "final_multiplier", minimum=0.0)
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
         """Raise ConfigError unless the entry exists and has as many values as the region."""
-        k = check_entry(self, layout)
-        for field in ("target", "half_width"):
-            check_length(self, field, k, f"state entry {self.entry!r}")
+        k, of = (
+            check_entry("BinaryRegionCost.entry", self.entry, layout),
+            f"state entry {self.entry!r}",
+        )
+        check_length("BinaryRegionCost.target", self.target, k, of)
+        check_length("BinaryRegionCost.half_width", self.half_width, k, of)
 
     def _step_cost(self, entry: Array) -> Array:
         """`inside` or `outside` at every point of the entry, (N, T)."""

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from gps.costs._kernels import pull_back
-from gps.costs.base import InPlaceCost, RampKind, TermBuffers, ramp, set_choice, smooth_distance
+from gps.costs.base import SmoothDistance, TermBuffers, check_entry, ramp
+from gps.costs.combine import InPlaceCost
 from gps.costs.endpoint import Through
-from gps.costs.waypoints import set_distance
-from gps.errors import ConfigError, GPSError, NonFiniteError, choices
+from gps.errors import ConfigError, GPSError, NonFiniteError
+from gps.fields import Items, NonNegative
 from gps.types import Array, Layout, Rollouts
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ batches, and with them the last bits, depend on nothing but the sizes of the rol
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TorchCost(InPlaceCost):
+class TorchCost(SmoothDistance, InPlaceCost):
     """A function `f(x, u, t)`, written in torch for one sample and step, times a ramp.
 
     x: the state (nx,), or one entry of it, or a dict of entries, as `entries` says. u: the action
@@ -62,7 +63,7 @@ class TorchCost(InPlaceCost):
     function: Callable[..., Any]
     """The function f(x, u, t), at the top level of its module."""
 
-    entries: tuple[str, ...] | str | None = None
+    entries: Annotated[str | tuple[str, ...] | None, Items(some=True, distinct=True)] = None
     """What x is. None: the whole state. A name: that entry. Names: a dict of these entries."""
 
     action: bool = True
@@ -79,70 +80,34 @@ class TorchCost(InPlaceCost):
     """Where derivatives go in entries that have a Jacobian: on their own state columns, or on what
     they depend on. Entries without one keep their own columns."""
 
-    weights: tuple[float, ...] | float = 1.0
-    """Weight w_i of each squared residual, or one for all; not below zero."""
-
-    l1: float = 0.0
-    """Weight of sqrt(alpha + s) for residuals; 0 leaves the term out."""
-
-    l2: float = 1.0
+    l2: NonNegative = 1.0
     """Weight of s/2 for residuals; 0 leaves the term out."""
-
-    log_weight: float = 0.0
-    """Weight of log(alpha + s)/2 for residuals; 0 leaves the term out."""
-
-    alpha: float = 1e-5
-    """Rounds off the l1 and log terms at s = 0; unit of s, above zero."""
-
-    ramp: RampKind = "constant"
-    """Factor of the step cost over time: 1, (t+1)/T, its square, or the last step only. Where it is
-    zero, f is not evaluated."""
-
-    final_multiplier: float = 1.0
-    """Further factor of the last step's cost."""
 
     def __post_init__(self) -> None:
         _check_function(self.function)
-        if isinstance(self.entries, list):
-            object.__setattr__(self, "entries", tuple(self.entries))
-        names = (self.entries,) if isinstance(self.entries, str) else self.entries
-        if names is not None and (
-            not isinstance(names, tuple)
-            or not names
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) < len(names)
-        ):
-            raise ConfigError(
-                "TorchCost.entries must be None, the name of a state entry or a tuple of different "
-                f"names, got {self.entries!r}"
-            )
-        if not isinstance(self.action, bool):
-            raise ConfigError(f"TorchCost.action must be True or False, got {self.action!r}")
-        set_choice(self, "returns", get_args(Returns))
-        set_choice(self, "hessian", get_args(HessianKind))
-        set_choice(self, "through", get_args(Through))
-        set_distance(self)
+        super().__post_init__()
         if self.returns == "cost":
             if self.hessian == "gauss_newton":
                 raise ConfigError(
                     "TorchCost.hessian='gauss_newton' needs returns='residual'; a cost alone has "
                     "only an exact Hessian, or its positive part"
                 )
-            for field in fields(self):
-                if field.name in ("weights", "l1", "l2", "log_weight", "alpha"):
-                    given = getattr(self, field.name)
-                    if given != field.default:
-                        raise ConfigError(
-                            f"TorchCost.{field.name}={given!r} has no meaning with returns='cost'; "
-                            "it belongs to returns='residual'"
-                        )
+            for name, given in self._changed().items():
+                if name in ("weights", "l1", "l2", "log_weight", "alpha"):
+                    raise ConfigError(
+                        f"TorchCost.{name}={given!r} has no meaning with returns='cost'; "
+                        "it belongs to returns='residual'"
+                    )
+
+    def _changed(self) -> dict[str, Any]:
+        """The options that do not have their default values."""
+        return {f.name: v for f in fields(self) if (v := vars(self)[f.name]) != f.default}
 
     def __repr__(self) -> str:
-        shown = [f"function={_path(self.function)}"]
-        for field in fields(self)[1:]:
-            if (value := getattr(self, field.name)) != field.default:
-                shown.append(f"{field.name}={value!r}")
-        return f"TorchCost({', '.join(shown)})"
+        shown = self._changed() | {"function": None}
+        del shown["function"]
+        options = "".join(f", {name}={value!r}" for name, value in shown.items())
+        return f"TorchCost(function={_path(self.function)}{options})"
 
     def __call__(self, x: Any, u: Any, t: Any) -> Any:
         """What the function itself gives."""
@@ -155,10 +120,7 @@ class TorchCost(InPlaceCost):
     def _checked(self, layout: Layout, nu: int) -> int:
         """As `check`; gives the number of residuals, 0 for a cost."""
         for name in self._names():
-            if name not in layout.names:
-                raise ConfigError(
-                    f"TorchCost.entries: {choices('state entry', name, layout.names)}"
-                )
+            check_entry("TorchCost.entries", name, layout)
         return _try(self, layout, nu)
 
     def _names(self) -> tuple[str, ...]:
@@ -290,11 +252,11 @@ def _path(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{name.removesuffix('.function')}"
 
 
-def _found(function: Callable[..., Any]) -> Any:
+def _found(function: Any) -> Any:
     """What the function's module holds under its name; None where nothing does (yet)."""
-    scope = getattr(function, "__globals__", {})
+    scope = function.__globals__
     if scope.get("__name__") != function.__module__:  # wrapped by another module's decorator
-        scope = getattr(sys.modules.get(function.__module__), "__dict__", {})
+        scope = vars(sys.modules.get(function.__module__, object))
     first, *rest = function.__qualname__.split(".")
     thing = scope.get(first)
     for part in rest:
@@ -535,7 +497,8 @@ def _cost_derivatives(
     else:
         r = _batched(cost, v, torch.from_numpy(t), sizes, 1)
         k = r.shape[1]
-        s = (r * r * v.new_tensor(_weights(cost, k))).sum(dim=1)
+        _check_weights(cost, k)
+        s = (r * r * v.new_tensor(cost.weights)).sum(dim=1)
         value = 0.5 * cost.l2 * s
         if cost.l1 != 0.0:
             value = value + cost.l1 * torch.sqrt(cost.alpha + s)
@@ -576,14 +539,8 @@ def _residual_derivatives(
         J = None if columns is None else columns.transpose(0, 2, 1)
     if J is None:
         J = np.zeros((B, k, n))
-    value, g, H = smooth_distance(
-        r.detach().numpy().copy(),
-        _weights(cost, k),
-        l1=cost.l1,
-        l2=cost.l2,
-        alpha=cost.alpha,
-        log_weight=cost.log_weight,
-    )
+    _check_weights(cost, k)
+    value, g, H = cost.distance(r.detach().numpy().copy())
     Jt = J.transpose(0, 2, 1)
     slopes = H[:, np.arange(k), np.arange(k)]  # Gauss-Newton: diagonal
     return value, (Jt @ g[:, :, None])[:, :, 0], Jt @ (slopes[:, :, None] * J), k
@@ -602,11 +559,10 @@ def _rows(r: Tensor, v: Tensor) -> Array | None:
     return None if rows is None else rows.detach().numpy().transpose(1, 0, 2)
 
 
-def _weights(cost: TorchCost, k: int) -> tuple[float, ...] | float:
-    """The weights; ConfigError if their number is not that of the residuals."""
+def _check_weights(cost: TorchCost, k: int) -> None:
+    """ConfigError if the number of weights is not that of the residuals."""
     if isinstance(cost.weights, tuple) and len(cost.weights) != k:
         raise ConfigError(
             f"TorchCost.weights has {len(cost.weights)} values, the function "
             f"{_path(cost.function)} gives {k} residuals"
         )
-    return cost.weights

@@ -15,10 +15,12 @@ import pytest
 
 from gps.agents import (
     Condition,
+    GymnasiumConfig,
     MujocoConfig,
     PointMassConfig,
     Randomise,
     RealTimeConfig,
+    RemoteConfig,
     acrobot,
     arm_reach,
     cartpole,
@@ -396,6 +398,10 @@ def test_wrong_inputs_are_named(agent):
         agent.rollout(NoisyDamping(), 0, np.full_like(noise, np.nan))
     with pytest.raises(ShapeError, match="condition 99 does not exist"):
         agent.rollout(NoisyDamping(), 99, noise)
+    for wrong in (0.0, "0", None):
+        with pytest.raises(ShapeError, match="condition must be a whole number, got"):
+            agent.start_state(wrong)
+    np.testing.assert_array_equal(agent.start_state(np.int64(0)), agent.start_state(0))
     with pytest.raises(ShapeError, match="test condition -1"):
         agent.start_state(-1, test=True)
     if agent.n_start:
@@ -513,8 +519,8 @@ def test_recorded_actions_are_clipped(name):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: PointMassConfig(T=1), r"PointMassConfig\.T must be at least 2"),
-        (lambda: PointMassConfig(dt=0.0), r"\.dt must be above 0 s"),
+        (lambda: PointMassConfig(T=1), r"PointMassConfig\.T must be a whole number from 2 to"),
+        (lambda: PointMassConfig(dt=0.0), r"\.dt must be a number above 0 s"),
         (lambda: PointMassConfig(mass=float("nan")), r"\.mass"),
         (lambda: PointMassConfig(damping=-1.0), r"\.damping"),
         (lambda: PointMassConfig(force_limit=0.0), r"\.force_limit"),
@@ -526,7 +532,7 @@ def test_recorded_actions_are_clipped(name):
         (lambda: replace(peg_insertion(), state=("joint_poss",)), "did you mean 'joint_pos'"),
         (lambda: replace(peg_insertion(), obs=("camera",)), "unknown entry 'camera'"),
         (lambda: replace(peg_insertion(), sites=()), r"\.sites"),
-        (lambda: replace(peg_insertion(), sites="peg_tip"), "a tuple of names"),
+        (lambda: replace(peg_insertion(), sites="peg_tip"), "sites must be a tuple, each text"),
         (lambda: replace(peg_insertion(), conditions=()), r"\.conditions"),
         (lambda: replace(peg_insertion(), start_qpos_std=-1.0), r"\.start_qpos_std"),
         (lambda: replace(peg_insertion(), qpos=(float("inf"),) * 7), r"\.qpos"),
@@ -542,3 +548,42 @@ def test_configuration_errors_say_what_would_help(make, match):
     with pytest.raises(GPSError, match=match) as caught:
         make()
     assert isinstance(caught.value, ConfigError)
+
+
+SIZES = [
+    (PointMassConfig(), "T", 100_000),
+    (MujocoConfig(model="arm_reach"), "T", 100_000),
+    (MujocoConfig(model="arm_reach"), "substeps", 10_000),
+    (GymnasiumConfig(env="Reacher-v5"), "T", 100_000),
+    (RemoteConfig(port=7000), "port", 65535),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "most"), SIZES)
+def test_sizes_are_whole_numbers_that_fit_into_memory(config, name, most):
+    for kind in (np.int64, np.int32, np.uint16):
+        new = getattr(replace(config, **{name: kind(30)}), name)
+        assert new == 30
+        assert type(new) is int
+    for wrong in (2.5, 30.0, "30", True, np.float64(30.0), most + 1, -1, 10**15):
+        with pytest.raises(ConfigError, match=rf"{type(config).__name__}\.{name} must be a whole"):
+            replace(config, **{name: wrong})
+    assert getattr(replace(config, **{name: most}), name) == most
+
+
+def test_lists_and_arrays_in_a_configuration_become_tuples_that_hash():
+    config = MujocoConfig(
+        model="arm_reach",
+        qpos=np.array([0.1, 0.2]),
+        sites=["tip"],
+        conditions=[Condition(qpos_offset=[0, 1])],
+        image_size=np.array([32, 24]),
+        start_qpos_std=[0.1, np.float32(0.5)],
+    )
+    assert hash(config) == hash(replace(config))
+    assert config.qpos == (0.1, 0.2)
+    assert config.image_size == (32, 24)
+    assert config.start_qpos_std == (0.1, 0.5)
+    assert config.conditions[0].qpos_offset == (0, 1)
+    with pytest.raises(ConfigError, match=r"image_size must be a tuple of 2, each a whole number"):
+        replace(config, image_size=(9000, 9000))

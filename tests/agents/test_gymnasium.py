@@ -372,7 +372,7 @@ def test_a_slowed_agent_steps_as_fast_as_the_one_inside():
     assert play(env, np.zeros((8, 2)))[-1][1]
 
 
-def test_pictures_show_the_present_state():
+def test_images_show_the_present_state():
     pytest.importorskip("gymnasium")
     cost = StateCost(entry="joint_pos", target=0.0, l2=1.0)
     env = as_gymnasium(pendulum(), cost, 0, render_mode="rgb_array", width=64, height=48)

@@ -405,7 +405,7 @@ def test_contacts_at_the_start_leave_nothing_to_the_next_rollout():
     assert first.X.tobytes() == agent.rollout(Noise(), 0, noise).X.tobytes()
 
 
-def test_pictures_show_the_shifted_arm():
+def test_images_show_the_shifted_arm():
     agent = replace(PEG, T=10).build()
     noise = np.zeros((1, 10, 7))
     try:

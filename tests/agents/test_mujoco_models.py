@@ -555,7 +555,7 @@ def test_activations_are_part_of_the_state():
 
 
 def test_activations_have_to_be_in_the_state():
-    with pytest.raises(ConfigError, match="actuators that remember something"):
+    with pytest.raises(ConfigError, match="stateful actuators"):
         replace(LAZY_AGENT, state=("joint_pos", "joint_vel")).build()
     with pytest.raises(ConfigError, match="has an activation"):
         replace(REACH_AGENT, state=("joint_pos", "activation")).build()
@@ -789,19 +789,19 @@ def test_the_planned_model_is_the_median():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"what": "mass"}, "unknown property 'mass'"),
+        ({"what": "mass"}, "got 'mass'; did you mean 'body_mass'"),
         ({"what": "body_mass", "names": "lower"}, "names must be"),
         ({"what": "body_mass", "names": ()}, "names must be"),
         ({"what": "body_mass", "std": None}, "std must be given"),
         ({"what": "body_mass", "between": (0.5, 1.5)}, "and not both"),
-        ({"what": "body_mass", "std": -1.0}, "0 or more"),
+        ({"what": "body_mass", "std": -1.0}, "number of at least 0"),
         ({"what": "body_mass", "std": None, "between": (0.0, 1.0)}, "must stay above 0, got 0"),
         ({"what": "dof_damping", "std": None, "between": (-0.1, 1.0)}, "must stay at or above 0"),
         ({"what": "body_mass", "std": None, "between": (2.0, 1.0)}, "in order"),
         ({"what": "body_mass", "relative": False}, "relative for body_mass"),
         ({"what": "body_pos", "relative": True}, "False for body_pos"),
         ({"what": "actuator_gain", "relative": False}, "True for actuator_gain"),
-        ({"what": "body_pos", "axes": "yx"}, "in this order"),
+        ({"what": "body_pos", "axes": "yx"}, "'xz', 'yz' or 'xyz', got 'yx'"),
         ({"what": "body_mass", "axes": "x"}, "xyz for body_mass"),
     ],
 )
@@ -911,7 +911,7 @@ def test_boxes_have_to_make_sense(options):
         sample_conditions(2, seed=0, **options)
 
 
-# ---- pictures
+# ---- images
 
 LIT = REACH.replace(
     "<worldbody>",
@@ -935,7 +935,7 @@ SEEN = replace(
 
 
 class Sees(Noise):
-    """Acts on the mean of its pictures, and keeps them."""
+    """Acts on the mean of its images, and keeps them."""
 
     needs_images = True
 
@@ -949,7 +949,7 @@ class Sees(Noise):
         return noise + images.mean(axis=(1, 2))[:, [0, 3]] / 255
 
 
-def pictures(config, policy, condition=0, N=3):
+def render_rollouts(config, policy, condition=0, N=3):
     agent = config.build()
     noise = stream(1, "noise").normal(size=(N, agent.T, agent.nu))
     start = stream(1, "start").normal(size=(N, agent.n_start))
@@ -961,21 +961,21 @@ def pictures(config, policy, condition=0, N=3):
         pytest.skip(str(error))
 
 
-def test_pictures_are_of_the_recorded_states():
-    agent, r = pictures(SEEN, Noise())
+def test_images_are_of_the_recorded_states():
+    agent, r = render_rollouts(SEEN, Noise())
     assert agent.image_shape == (24, 32, 6)
     assert r.images.shape == (3, 4, 24, 32, 6)
     assert r.images.dtype == np.uint8
     assert not r.images.flags.writeable
     shown = replace(SEEN, state=("joint_pos", "joint_vel"))
-    _, s = pictures(shown, Noise())
+    _, s = render_rollouts(shown, Noise())
     with Renderer(agent.model_of(0), ("top", "side"), 24, 32) as renderer:
         for i in range(3):
             want = renderer.render(agent.model_of(0), s.entry("joint_pos")[i])
             np.testing.assert_array_equal(r.images[i], want)
     assert np.abs(r.images[0, 0].astype(int) - r.images[0, -1]).max() > 50
     assert np.abs(r.images[0, 0].astype(int) - r.images[1, 0]).max() > 50
-    _, moved = pictures(SEEN, Noise(), condition=1)
+    _, moved = render_rollouts(SEEN, Noise(), condition=1)
     red = (r.images[0, 0, ..., :3] - 0.0)[..., 0] - r.images[0, 0, ..., 1]
     away = (moved.images[0, 0, ..., :3] - 0.0)[..., 0] - moved.images[0, 0, ..., 1]
     assert np.unravel_index(red.argmax(), red.shape) < (12, 32)  # up and right of the middle
@@ -986,7 +986,7 @@ def test_pictures_are_of_the_recorded_states():
 
 def test_a_policy_sees_each_step_before_it_acts():
     policy = Sees()
-    agent, r = pictures(SEEN, policy)
+    agent, r = render_rollouts(SEEN, policy)
     np.testing.assert_array_equal(np.stack(policy.kept, axis=1), r.images)
     drawn = r.images.mean(axis=(2, 3))[..., [0, 3]] / 255
     np.testing.assert_allclose(r.U, r.noise + drawn, atol=1e-12)
@@ -1004,11 +1004,11 @@ def test_a_policy_sees_each_step_before_it_acts():
     assert alone.images[0].tobytes() == r.images[1].tobytes()
 
 
-def test_pictures_show_the_model_of_each_sample():
+def test_images_show_the_model_of_each_sample():
     spec = Randomise(what="body_pos", names=("target",), std=0.2)
     config = replace(SEEN, randomise=(spec,), start_qpos_std=0.0)
     for policy in (Noise(0.0), Sees()):
-        agent, r = pictures(config, policy)
+        agent, r = render_rollouts(config, policy)
         z = stream(1, "start").normal(size=(3, 3))
         with Renderer(agent.model_of(0), ("top", "side"), 24, 32) as renderer:
             for i in range(3):
@@ -1032,15 +1032,17 @@ def test_a_body_moves_along_its_axes_only():
 
 def test_conditions_with_other_shapes_are_drawn_too():
     wide = LIT.replace("<worldbody>", '<worldbody><geom size="0.1" pos="0.3 -0.3 0"/>')
-    agent, r = pictures(replace(SEEN, conditions=(Condition(), Condition(model=wide))), Noise(), 1)
-    _, plain = pictures(SEEN, Noise())
+    agent, r = render_rollouts(
+        replace(SEEN, conditions=(Condition(), Condition(model=wide))), Noise(), 1
+    )
+    _, plain = render_rollouts(SEEN, Noise())
     assert np.abs(r.images[0, 0].astype(int) - plain.images[0, 0]).max() > 30
     noise, start = plain.noise, stream(1, "start").normal(size=(3, agent.n_start))
     assert agent.rollout(Noise(), 0, noise, start).images.tobytes() == plain.images.tobytes()
 
 
 def test_what_cannot_be_drawn_is_refused_without_a_rollout():
-    pictures(SEEN, Noise())  # skips without OpenGL
+    render_rollouts(SEEN, Noise())  # skips without OpenGL
     agent = replace(SEEN, state=("joint_pos", "joint_vel"), test_conditions=(Condition(),)).build()
     for camera in ("top", -1):
         agent.check_render(width=32, height=24, camera=camera)
@@ -1051,7 +1053,7 @@ def test_what_cannot_be_drawn_is_refused_without_a_rollout():
         replace(SEEN, state=("joint_vel",)).build().check_render(width=32, height=24)
 
 
-def test_agents_without_cameras_have_no_pictures():
+def test_agents_without_cameras_have_no_images():
     agent, r = run(REACH_AGENT)
     assert agent.image_shape is None
     assert r.images is None

@@ -6,9 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gps.agents import PointMassConfig, RealTimeConfig, arm_reach
+from gps.agents import PointMassConfig, RealTime, RealTimeConfig, arm_reach
+from gps.agents.base import Steppable
 from gps.errors import ConfigError, SimulationError
-from gps.protocols import Agent
+from gps.protocols import (
+    Agent,
+    HasControlRange,
+    HasImages,
+    HasObservationNoise,
+    Renders,
+    Stoppable,
+    WarmsUp,
+    control_range_of,
+    image_shape_of,
+)
 from gps.rng import stream
 
 AGENT = PointMassConfig(T=20, dt=0.05, test_starts=((0.5, 0.2),), start_position_std=0.1)
@@ -92,13 +103,54 @@ def test_what_only_the_agent_inside_has():
         _ = slow.nothing
 
 
+PROTOCOLS = (Agent, HasControlRange, HasImages, HasObservationNoise, Renders, Steppable, WarmsUp)
+
+
+@pytest.mark.parametrize("config", [AGENT, arm_reach()], ids=["point_mass", "mujoco"])
+def test_a_slowed_agent_can_what_the_one_inside_can(config):
+    slow, plain = RealTimeConfig(agent=config).build(), config.build()
+    found = [isinstance(slow, protocol) for protocol in PROTOCOLS]
+    assert found == [isinstance(plain, protocol) for protocol in PROTOCOLS]
+    assert found[0]
+    assert found[1]
+    assert not isinstance(slow, Stoppable)
+    assert all(hasattr(type(slow), n) for n in ("layout", "T", "start_state"))  # as 3.12 asks
+    assert image_shape_of(slow) is None
+    np.testing.assert_array_equal(control_range_of(slow), control_range_of(plain))
+    assert isinstance(slow, RealTime)
+    assert slow.config == RealTimeConfig(agent=config)
+
+
+def test_an_agent_with_the_members_of_the_protocol_alone_can_nothing_else():
+    class Plain:
+        layout = obs_layout = AGENT.build().layout
+        T, dt, nu, n_start, n_conditions, n_test_conditions = 20, 0.05, 2, 0, 1, 0
+
+        def start_state(self, condition, *, test=False):
+            return np.zeros(4)
+
+        def rollout(self, policy, condition, noise, start_noise=None, *, test=False):
+            return AGENT.build().rollout(policy, condition, noise, test=test)
+
+    class Config:
+        def build(self):
+            return Plain()
+
+    slow = RealTimeConfig(agent=Config(), speed=1e6).build()
+    for agent in (Plain(), slow):
+        assert [isinstance(agent, p) for p in PROTOCOLS] == [True, *[False] * (len(PROTOCOLS) - 1)]
+        assert image_shape_of(agent) is None
+        assert control_range_of(agent) is None
+    assert slow.rollout(Push(), 0, np.ones((2, 20, 2))).N == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"agent": 3}, r"RealTimeConfig\.agent"),
-        ({"factor_std": -1.0}, r"\.factor_std must be 0 or more"),
+        ({"factor_std": -1.0}, r"\.factor_std must be a number of at least 0"),
         ({"factor_std": float("nan")}, r"\.factor_std"),
-        ({"speed": 0.0}, r"\.speed must be above 0"),
+        ({"speed": 0.0}, r"\.speed must be a number above 0"),
         ({"seed": -1}, r"\.seed"),
     ],
 )

@@ -691,7 +691,7 @@ def test_the_configuration_is_a_value():
         ({"port": 0}, r"RemoteConfig\.port"),
         ({"port": 70000}, r"\.port"),
         ({"host": ""}, r"\.host"),
-        ({"connect_timeout": 0.0}, r"\.connect_timeout must be above 0 s"),
+        ({"connect_timeout": 0.0}, r"\.connect_timeout must be a number above 0 s"),
         ({"step_timeout": -1.0}, r"\.step_timeout"),
         ({"rollout_timeout": float("inf")}, r"\.rollout_timeout"),
         ({"queue_timeout": float("nan")}, r"\.queue_timeout"),

@@ -68,20 +68,20 @@ def where(mask):
     return np.argwhere(mask).mean(axis=0)
 
 
-def red(picture):
-    return picture[..., 0] > 60 + picture[..., 1:].max(axis=-1).astype(int)
+def red(image):
+    return image[..., 0] > 60 + image[..., 1:].max(axis=-1).astype(int)
 
 
 def test_a_box_is_drawn_where_the_camera_sees_it(model):
     qpos = np.array([[0.0, 0.0], [0.5, 0.0], [0.0, -0.5], [-0.4, 0.3]])
     with Renderer(model, ("top",), 60, 90) as renderer:
-        pictures = renderer.render(model, qpos)
-    assert pictures.shape == (4, 60, 90, 3)
-    assert pictures.dtype == np.uint8
-    for (x, y), picture in zip(qpos, pictures, strict=True):
+        images = renderer.render(model, qpos)
+    assert images.shape == (4, 60, 90, 3)
+    assert images.dtype == np.uint8
+    for (x, y), image in zip(qpos, images, strict=True):
         # a pinhole above the box, whose top is 1.8 m away: 60 rows see 60 degrees
         pixel = 30 / np.tan(np.radians(30)) / 1.8
-        row, column = where(red(picture))
+        row, column = where(red(image))
         assert abs(row - (29.5 - pixel * y)) < 2.5, "rows count from the top"
         assert abs(column - (44.5 + pixel * x)) < 2.5
 
@@ -99,7 +99,7 @@ def test_cameras_follow_one_another_in_the_channels(model):
     assert np.abs(together[..., :3].astype(int) - together[..., 3:6]).max() > 100
 
 
-def test_pictures_are_those_of_a_full_forward_pass(model, monkeypatch):
+def test_images_are_those_of_a_full_forward_pass(model, monkeypatch):
     """Tendons, tracking cameras and lamps need more than the positions of the bodies."""
     qpos = stream(1, "qpos").uniform(-0.4, 0.4, (6, 2))
     cameras = ("top", "watch", "follow", -1)
@@ -124,8 +124,8 @@ def test_a_batch_is_its_states_one_by_one(model):
 
 
 def test_mocap_bodies_go_where_they_are_put_and_back(model):
-    def yellow(picture):
-        return (picture[..., 0] > 60) & (picture[..., 1] > 60) & (picture[..., 2] < 40)
+    def yellow(image):
+        return (image[..., 0] > 60) & (image[..., 1] > 60) & (image[..., 2] < 40)
 
     qpos = np.full((2, 2), 0.5)
     pos = np.array([[[0.0, -0.6, 0.0]], [[-0.6, -0.6, 0.0]]])
@@ -157,7 +157,7 @@ def test_a_model_of_other_numbers_is_drawn_and_of_another_geometry_refused(model
             renderer.render(peg_insertion(n_test=0).build().model, np.zeros((1, 7)))
 
 
-def test_plain_pictures_have_no_sky_and_the_others_do(model):
+def test_plain_images_have_no_sky_and_the_others_do(model):
     green = [0, 255, 0]
     sky = render_states(model, np.zeros((1, 2)), width=32, height=32, camera="side")[0, 0, 0]
     assert abs(sky.astype(int) - green).max() < 10
@@ -210,7 +210,7 @@ def test_wrong_states(model):
 
 
 def test_more_pixels_than_opengl_has(model):
-    with pytest.raises(GPSError, match=r"cannot draw pictures of 8 x 10000000 pixels"):
+    with pytest.raises(GPSError, match=r"cannot draw images of 8 x 10000000 pixels"):
         Renderer(model, ("top",), 8, 10_000_000)
 
 
@@ -260,9 +260,9 @@ SCRIPT = """
 import numpy as np, sys
 from gps.agents import arm_reach, rendering
 agent = arm_reach().build()
-picture = rendering.render_states(
+image = rendering.render_states(
     agent.model, agent.model.qpos0[None], width=32, height=32, camera=-1)
-print(rendering._platform(), int(picture.std() > 1))
+print(rendering._platform(), int(image.std() > 1))
 """
 
 
@@ -301,7 +301,7 @@ def test_egl_is_taken_where_it_works_and_closes_without_a_word():
     assert (code, words, errors) == (0, ["egl", "1"], "")
 
 
-def test_peg_pictures_of_two_conditions_come_from_one_renderer():
+def test_peg_images_of_two_conditions_come_from_one_renderer():
     agent = replace(peg_insertion(n_test=0), T=3).build()
     q = np.tile(agent.model.qpos0, (1, 1))
     with Renderer(agent.model, ("main",), 64, 64) as renderer:

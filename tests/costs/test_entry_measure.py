@@ -95,7 +95,7 @@ def test_every_ball_counts_for_the_point_that_decides():
     "avoid", [((0.0, 0.5),), ((0.0, 0.0, 0.0),), ((0.0, np.nan, 1.0),), (3.0,), 3.0, (("a",),)]
 )
 def test_what_is_no_ball_is_refused(avoid):
-    with pytest.raises(ConfigError, match=r"EndpointMeasure\.avoid must be .* each of 3 finite"):
+    with pytest.raises(ConfigError, match=r"EndpointMeasure\.avoid must be .* finite number"):
         replace(PLANE, avoid=avoid)
 
 

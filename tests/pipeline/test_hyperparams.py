@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import gps
 from gps import cli
+from gps.pipeline import loader
+from gps.pipeline.config_io import to_json
 
 FOLDER = Path(__file__).parent.parent.parent / "hyperparams"
 FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem != "__init__")
@@ -37,6 +40,15 @@ def test_an_experiment_has_a_line_of_description(path):
     assert 10 <= len(text) <= 90
     assert "\n" not in text
     assert text == text.strip()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_copy_to_edit_is_the_same_experiment(path, tmp_path, monkeypatch):
+    """Those that are differences to another one too, in a folder of the user's."""
+    monkeypatch.chdir(tmp_path)
+    copy = gps.load(loader.new("mine", path.stem))
+    assert copy.name == "mine"
+    assert to_json(replace(copy, name=path.stem)) == to_json(gps.load(path.stem))
 
 
 def test_importing_an_experiment_touches_nothing(tmp_path):
