@@ -13,8 +13,8 @@ _ALONE = (
     *(
         f"pipeline/test_{name}.py"
         for name in (
-            *("asynchronous", "control", "disk", "memory_run"),
-            *("runner", "siblings", "stages", "vision_run"),
+            *("asynchronous", "steering", "disk", "memory_run"),
+            *("runner", "siblings", "sampling", "vision_run"),
         )
     ),
 )

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 import pytest
 
-from gps import cli, display
+from gps import cli
+from gps.cli import terminal as display
 from gps.errors import ConfigError, GPSError, SimulationError
-from gps.pipeline import progress, stages
+from gps.pipeline import progress, sampling
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
@@ -447,7 +448,7 @@ def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
         folder = RunFolder.open(finished)
         experiment, policy = folder.experiment(), folder.read_state(2).policy.policy
         for r in rows:
-            want = stages.evaluate_condition(
+            want = sampling.evaluate_condition(
                 experiment.agent,
                 experiment.cost,
                 experiment.measure,
@@ -564,14 +565,14 @@ def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
 
 
 def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch):
-    real = stages.evaluate_condition
+    real = sampling.evaluate_condition
 
     def sometimes(agent, cost, measure, policy, condition, *args, **kwargs):
         if condition == 1:
             raise SimulationError(1, ())
         return real(agent, cost, measure, policy, condition, *args, **kwargs)
 
-    monkeypatch.setattr(stages, "evaluate_condition", sometimes)
+    monkeypatch.setattr(sampling, "evaluate_condition", sometimes)
     assert cli.main(["evaluate", str(finished)]) == 0
     with open(finished / "evaluation_train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -602,7 +603,7 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     assert cli.main(["evaluate", str(finished), "--video", str(mp4), "--size", "20x10"]) == 0
     assert mp4.stat().st_size > 100
     capsys.readouterr()
-    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+    monkeypatch.setattr(sampling, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
 
     def refuse(self, *, width, height, camera, test):
         raise ConfigError(f"unknown camera {camera!r}" if camera != -1 else f"not {width} pixels")
@@ -631,7 +632,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused_first(capsys, finished, 
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(cli.tempfile, "TemporaryFile", fail)
-    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+    monkeypatch.setattr(sampling, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
     (finished / "evaluation_train.csv").unlink(missing_ok=True)
     assert "Read-only file system" in error_of(capsys, "evaluate", finished)
 

@@ -27,7 +27,7 @@ import numpy as np
 from gps.algorithms.state import ConditionReport
 from gps.errors import GPSError, StoreError
 from gps.pipeline import config_io, progress
-from gps.pipeline.stages import Evaluation, agent_of, evaluate_condition
+from gps.pipeline.sampling import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
 from gps.protocols import Agent, needs_images
 from gps.types import (

@@ -28,7 +28,7 @@ from gps.gui import charts, figures, plots
 from gps.gui.clicks import Clicks
 from gps.gui.scene import Player, SceneView
 from gps.gui.session import SOURCES, Session, status_line
-from gps.pipeline.control import Command, Status
+from gps.pipeline.steering import Command, Status
 from gps.types import Array, Images
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ _KINDS = {
     "Run": "run",
     "Pause": "pause",
     "One iteration": "step",
-    "Redo the last iteration": "redo",
+    "Redo the last iteration": "repeat",
     "Stop": "stop",
 }
 
@@ -406,7 +406,7 @@ class View:
                     "Redo"
                 )
             self.session.send(
-                Command(kind="redo", seed=int(seed) if seed else None, options=options)
+                Command(kind="repeat", seed=int(seed) if seed else None, options=options)
             )
         elif what == "Pause":
             self.session.send(Command(kind="pause", after=self._after.value))

@@ -236,4 +236,4 @@ def from_json(tree: Any, user: Names | None = None, where: str = "experiment") -
         raise kind_of_error(text) from error
     except Exception as error:
         raise ExperimentError(f"{where}: {type(error).__name__}: {error}") from error
-    raise ExperimentError(f"{where}: {kind!r} is no entry that this version of gps writes")
+    raise ExperimentError(f"{where}: {kind!r} is not an entry that this version of gps writes")

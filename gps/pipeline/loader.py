@@ -80,7 +80,7 @@ def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Pat
     name = name.removesuffix(".py")
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise ExperimentError(
-            f"{name!r} is no name for an experiment: use letters, digits, _ and -"
+            f"{name!r} is not a name for an experiment: use letters, digits, _ and -"
         )
     source, target = _find(from_experiment), Path(folder) / f"{name}.py"
     header = textwrap.dedent(

@@ -129,7 +129,7 @@ def _parsed(source: Source) -> ast.Module:
         where = f"{source.path}:{error.lineno}" if error.lineno else str(source.path)
         raise ExperimentError(f"{where}: syntax error: {error.msg}") from error
     except ValueError as error:  # a NUL byte
-        raise ExperimentError(f"{source.path}: is no Python source: {error}") from error
+        raise ExperimentError(f"{source.path}: is not Python source: {error}") from error
 
 
 def _imports(tree: ast.Module, package: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gps.pipeline.experiment import AgentConfig
-from gps.pipeline.stages import agent_of
+from gps.pipeline.sampling import agent_of
 
 
 def warm_up(config: AgentConfig | None = None) -> None:

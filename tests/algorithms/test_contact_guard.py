@@ -13,7 +13,7 @@ from gps.agents import peg_insertion
 from gps.algorithms import GuardConfig, StepConfig, TrajOptConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, EndpointCost, EndpointMeasure, SumCost, WeightedCost
-from gps.pipeline import runner, stages
+from gps.pipeline import runner, sampling
 from gps.pipeline.experiment import Experiment
 from gps.types import LinearGaussianController
 
@@ -48,7 +48,7 @@ def runs():
 
 
 def noise_free_cost(controller, m):
-    score = stages.evaluate_condition(WILD.world, WILD.cost, WILD.measure, controller, m, 1, 0)
+    score = sampling.evaluate_condition(WILD.world, WILD.cost, WILD.measure, controller, m, 1, 0)
     return float(score.cost[0])
 
 
@@ -112,7 +112,7 @@ def test_a_run_away_arm_comes_back():
     algorithm, costs = experiment.algorithm, []
     for _ in range(4):
         rollouts = [
-            stages.rollout(experiment.world, source, m, 4, 0, state.iteration, 3)
+            sampling.rollout(experiment.world, source, m, 4, 0, state.iteration, 3)
             for m, source in enumerate(algorithm.sampling(state))
         ]
         state, report = algorithm.iterate(state, rollouts)

@@ -34,7 +34,7 @@ from gps.errors import ConfigError
 from gps.parallel import Dask
 from gps.pipeline import Experiment
 from gps.pipeline.runner import initial_state
-from gps.pipeline.stages import evaluate_condition
+from gps.pipeline.sampling import evaluate_condition
 from gps.rng import stream
 from gps.types import Layout
 

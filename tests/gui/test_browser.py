@@ -251,7 +251,7 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
             "pause",
             "step",
             "change: algorithm.step.kl-max 0.125",
-            "redo: seed 7",
+            "repeat: seed 7",
             "run",
             "stop",
         ):

@@ -17,7 +17,7 @@ from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, Simulati
 from gps.execution import Serial
 from gps.parallel import Dask, make_executor
 from gps.parallel.worker import OneThread
-from gps.pipeline import runner, stages
+from gps.pipeline import runner, sampling
 from gps.threads import single_thread_environment
 
 
@@ -92,7 +92,7 @@ def test_rollouts_have_the_serial_bytes(two):
         handles = [
             ex.call(
                 "rollout",
-                stages.rollout,
+                sampling.rollout,
                 *(experiment.world, state.conditions[m], m, 5, 0, 0, 1),
                 condition=m,
             )

@@ -116,7 +116,7 @@ def test_own_classes_travel_to_other_processes(experiment, tmp_path):
         ("\nimport nothing_like_this\n", "bad.py:2: ModuleNotFoundError: No module named"),
         ("from gps.costs import NoCost\n", "bad.py:1: ImportError: cannot import name 'NoCost'"),
         ("def f():\n    return 1 / 0\n\nf()\n", "bad.py:2: ZeroDivisionError"),
-        ("a\0b", "bad.py: (is no Python source|syntax error)"),
+        ("a\0b", "bad.py: (is not Python source|syntax error)"),
         (
             "from gps.agents.point_mass import PointMassConfig\nPointMassConfig(dampng=1)\n",
             "bad.py:2: TypeError: .*; did you mean 'damping'",
@@ -168,7 +168,7 @@ def test_new_writes_a_file_that_loads_and_never_overwrites(tmp_path):
     assert loader.load(path).experiment == replace(old, name="mine")
     with pytest.raises(ExperimentError, match="exists already"):
         loader.new("mine", "point_mass", tmp_path)
-    with pytest.raises(ExperimentError, match="no name for an experiment"):
+    with pytest.raises(ExperimentError, match="not a name for an experiment"):
         loader.new("../mine", "point_mass", tmp_path)
     with pytest.raises(ExperimentError, match="cannot write"):
         loader.new("mine", "point_mass", tmp_path / "nowhere")

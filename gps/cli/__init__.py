@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from gps.display import Progress
+    from gps.cli.terminal import Progress
     from gps.execution import Executor
-    from gps.pipeline.control import Control
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.runner import IterationReport
+    from gps.pipeline.steering import Steering
     from gps.pipeline.store import RunFolder
     from gps.protocols import Agent, Policy
 
@@ -346,14 +346,14 @@ def _run(args: argparse.Namespace, options: list[str]) -> int:
         for n, _ in made.at:
             made.apply(experiment, n)
 
-    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
+    def start(executor: Executor, steering: Steering) -> Iterator[IterationReport]:
         where: dict[str, Any] = {"out": out, "executor": executor, "source": loaded.source}
         if args.asynchronous:
             return asynchronous.run_asynchronous(
-                experiment, config=config, control=control, **where
+                experiment, config=config, steering=steering, **where
             )
         until = args.until_converged
-        return run(experiment, control=control, changes=made, until_converged=until, **where)
+        return run(experiment, steering=steering, changes=made, until_converged=until, **where)
 
     if args.asynchronous:
         total = config.snapshots(experiment, agent.n_conditions)
@@ -417,13 +417,13 @@ def _resume(args: argparse.Namespace, options: list[str]) -> int:
     held = folder.changes().apply(experiment, folder.last() + 1)
     total = held.iterations if args.iterations is None else args.iterations
 
-    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
+    def start(executor: Executor, steering: Steering) -> Iterator[IterationReport]:
         return resume(
             args.run,
             start=args.start,
             iterations=args.iterations,
             executor=executor,
-            control=control,
+            steering=steering,
             until_converged=args.until_converged,
         )
 
@@ -438,9 +438,9 @@ def _resume_asynchronous(
     config, experiment = asynchronous.changed(folder, experiment, **given)
     agent = experiment.validate()
 
-    def start(executor: Executor, control: Control) -> Iterator[IterationReport]:
+    def start(executor: Executor, steering: Steering) -> Iterator[IterationReport]:
         return asynchronous.resume_asynchronous(
-            args.run, start=args.start, executor=executor, control=control, **given
+            args.run, start=args.start, executor=executor, steering=steering, **given
         )
 
     print(
@@ -459,7 +459,7 @@ def _follow(
     name: str,
     total: int | None,
     out: Path,
-    start: Callable[[Executor, Control], Iterable[IterationReport]],
+    start: Callable[[Executor, Steering], Iterable[IterationReport]],
     limits: str = "",
     trainers: int = 0,
 ) -> int:
@@ -490,23 +490,23 @@ def _watch(
     name: str,
     total: int | None,
     out: Path,
-    start: Callable[[Executor, Control], Iterable[IterationReport]],
+    start: Callable[[Executor, Steering], Iterable[IterationReport]],
     limits: str,
     trainers: int,
 ) -> tuple[int, bool]:
     """`_follow` without the page; the exit code, and whether the user interrupted."""
-    from gps.display import Progress
+    from gps.cli.terminal import Progress
     from gps.parallel.executors import make_executor
-    from gps.pipeline.control import Control
+    from gps.pipeline.steering import Steering
 
     done, asynchronous = 0, bool(limits)
-    control = Control(pausable=not asynchronous)
+    steering = Steering(pausable=not asynchronous)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(total or 0))
         stack.enter_context(_logging(args.verbose, progress.log_handler()))
         unit = "snapshot" if asynchronous else "iteration"
         what = f"{'a' if asynchronous else 'this'} {unit}"
-        interrupt = stack.enter_context(_Interrupt(what, control.ask_to_stop))
+        interrupt = stack.enter_context(_Interrupt(what, steering.ask_to_stop))
         if args.executor == "dask":
             where = f"joining {args.scheduler}" if args.scheduler else "starting workers"
             progress.line(f"{name}: {where}")
@@ -524,7 +524,7 @@ def _watch(
         kind = "asynchronous, " if asynchronous else ""
         progress.line(f"{name}: {kind}{goal}, {args.executor}, in {out}")
         progress.header()
-        reports = start(executor, control)
+        reports = start(executor, steering)
         stack.callback(getattr(reports, "close", lambda: None))
         try:
             for report in reports:
@@ -546,10 +546,10 @@ def _watch(
             _say_best(progress, out)
             progress.line(f"stopped at once; go on with: gps resume {out}")
             return EXIT_INTERRUPTED, True
-        if not asynchronous and control.status.total:  # may have been changed on the way
-            total = control.status.total
+        if not asynchronous and steering.status.total:  # may have been changed on the way
+            total = steering.status.total
         converged = _say_best(progress, out)
-        if control.stopping and (asynchronous or total is None or done < total):
+        if steering.stopping and (asynchronous or total is None or done < total):
             progress.line(f"stopped after {unit} {done}; go on with: gps resume {out}")
         elif done == 0 and args.until_converged and converged:
             progress.line(f"nothing to do: {out} has converged; continue without --until-converged")
@@ -621,7 +621,7 @@ class _Page:
 
 def _asynchronous_line(row: Mapping[str, float]) -> str:
     """What an asynchronous run has done so far, for the line below a snapshot's."""
-    from gps.display import number, percent
+    from gps.cli.terminal import number, percent
 
     ages = f"{number(row['age_mean'], 0, 2)} on average, {number(row['age_max'], 0)} at most"
     return (
@@ -884,10 +884,10 @@ def _evaluate(args: argparse.Namespace, options: list[str]) -> int:
 
 
 def _judge(args: argparse.Namespace, experiment: Experiment, policy: Policy, m: int) -> Judged:
-    from gps.pipeline import stages
+    from gps.pipeline import sampling
 
     try:
-        e = stages.evaluate_condition(
+        e = sampling.evaluate_condition(
             experiment.agent,
             experiment.cost,
             experiment.measure,
@@ -912,7 +912,7 @@ def _mean(results: Sequence[Judged]) -> Judged:
 
 
 def _cells(judged: Judged) -> tuple[str, str, str]:
-    from gps.display import number, percent
+    from gps.cli.terminal import number, percent
 
     return number(judged.cost, 0), number(judged.distance, 0, 4), percent(judged.success)
 

@@ -1,6 +1,6 @@
-"""Steering a run while it goes on: pause, one iteration, redo, other options, stop.
+"""Steering a run while it goes on: pause, one iteration, repeat, other options, stop.
 
-`Control` is the run's side: the loop asks it between iterations what to do. Commands come from any
+`Steering` is the run's side: the loop asks it between iterations what to do. Commands come from any
 thread of the same process by `send`, and from other processes of the same user through a socket in
 a private folder, which `connect` finds by the run folder: that is how `gps gui` reaches a run.
 
@@ -36,7 +36,7 @@ from gps.pipeline.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-KINDS = ("run", "pause", "step", "redo", "change", "stop")
+KINDS = ("run", "pause", "step", "repeat", "change", "stop")
 _TICK = 0.1  # seconds between looks at what else has happened: Ctrl-C, a lost peer
 _BEAT = 0.25  # seconds between messages of a status that changes all the time
 _LONGEST = 2**16  # bytes of one message
@@ -47,16 +47,16 @@ _BACKLOG = 2**20  # bytes that a peer may leave unread
 class Command:
     """What a run is told."""
 
-    kind: Literal["run", "pause", "step", "redo", "change", "stop"]
-    """run: go on without a stop; pause: hold; step: one iteration more, then hold; redo: make the
+    kind: Literal["run", "pause", "step", "repeat", "change", "stop"]
+    """run: continue without a stop; pause: hold; step: one iteration more, then hold; repeat: run the
     last iteration again, then hold; change: set options from the next iteration on; stop: end after
     the iteration at hand is stored."""
     after: Literal["iteration", "rollouts"] = "iteration"
     """Where a pause begins; a run that is held goes on as far as that."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """change and redo: options as on the command line, without dashes, to values as text."""
+    """change and repeat: options as on the command line, without dashes, to values as text."""
     seed: int | None = None
-    """redo: another seed of the random streams."""
+    """repeat: another seed of the random streams."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -68,16 +68,16 @@ class Command:
         )
         if not plain:
             raise ConfigError(f"Command.options must map text to text, got {self.options!r}")
-        if self.options and self.kind not in ("change", "redo"):
-            raise ConfigError(f"Command.options are for change and redo, not for {self.kind}")
+        if self.options and self.kind not in ("change", "repeat"):
+            raise ConfigError(f"Command.options are for change and repeat, not for {self.kind}")
         if self.kind == "change" and not self.options:
             raise ConfigError("Command.options must name at least one option to change")
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**63):
             raise ConfigError(
                 f"Command.seed must be a whole number of at least 0 and below 2^63, got {self.seed}"
             )
-        if self.seed is not None and self.kind != "redo":
-            raise ConfigError(f"Command.seed is for redo, not for {self.kind}")
+        if self.seed is not None and self.kind != "repeat":
+            raise ConfigError(f"Command.seed is for repeat, not for {self.kind}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
 
@@ -115,7 +115,7 @@ class Status:
         return self.state not in ("stopped", "done", "failed")
 
 
-class Control:
+class Steering:
     """The queue of commands of one run, and its status; all methods may be called by any thread."""
 
     def __init__(self, *, pausable: bool = True) -> None:
@@ -150,8 +150,8 @@ class Control:
                     f"this run cannot be told to {command.kind}; it takes "
                     f"{', '.join(status.commands)}"
                 )
-            if command.kind == "redo" and status.iteration < 1:
-                raise ConfigError("there is no iteration to make again yet")
+            if command.kind == "repeat" and status.iteration < 1:
+                raise ConfigError("there is no iteration to repeat yet")
             experiment = self._experiment
             if command.options and experiment is None:
                 raise ConfigError("the run has not begun; change its options in a moment")
@@ -251,8 +251,8 @@ class Control:
     def take(self, experiment: Experiment, done: int) -> Command | None:
         """The next command for the loop to carry out between iterations; blocks during a pause.
 
-        done: iterations made. A change, a redo or a stop; None to go on with the next iteration, or
-        to end where all have been made.
+        done: iterations made. A change, a repeat or a stop; None to continue with the next iteration,
+        or to end after the last.
         """
         with self._changed:
             if experiment is not self._experiment:
@@ -263,7 +263,7 @@ class Control:
                     return Command(kind="stop")
                 if self._queue:
                     command = self._queue.popleft()
-                    if command.kind == "redo":
+                    if command.kind == "repeat":
                         self._hold, self._steps = None, 1
                     return command
                 over = done >= experiment.iterations
@@ -379,8 +379,8 @@ class _Peer:
 class _Server:
     """The thread that talks to the peers of a run."""
 
-    def __init__(self, control: Control, run: Path) -> None:
-        self._control, self._path = control, socket_path(run)
+    def __init__(self, steering: Steering, run: Path) -> None:
+        self._steering, self._path = steering, socket_path(run)
         with suppress(FileNotFoundError):
             self._path.unlink()  # of a process that was killed: the run's lock is ours
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -457,7 +457,7 @@ class _Server:
             known = {f.name for f in fields(Command)}
             if bad := [k for k in values if k not in known]:
                 raise ConfigError(choices("entry of a command", str(bad[0]), sorted(known)))
-            self._control.send(Command(**values))
+            self._steering.send(Command(**values))
             error = None
         except GPSError as wrong:
             error = str(wrong)
@@ -466,7 +466,7 @@ class _Server:
         self._put(peer, {"id": number, "error": error})
 
     def _tell(self) -> None:
-        line = json.dumps({"status": _plain(self._control.status)})
+        line = json.dumps({"status": _plain(self._steering.status)})
         for peer in list(self._peers):
             if line != peer.told:
                 peer.told = line
@@ -603,4 +603,4 @@ def connect(run: str | Path) -> Connection:
     return Connection(Path(run))
 
 
-__all__ = ["Command", "Connection", "Control", "Status", "connect", "socket_path"]
+__all__ = ["Command", "Connection", "Status", "Steering", "connect", "socket_path"]
