@@ -105,6 +105,34 @@ class Agent(Protocol):
         ...
 
 
+@runtime_checkable
+class Renders(Protocol):
+    """An agent that can draw its rollouts."""
+
+    def render(
+        self,
+        rollouts: Rollouts,
+        sample: int,
+        *,
+        width: int,
+        height: int,
+        camera: str | int,
+        every: int,
+        test: bool,
+    ) -> npt.NDArray[np.uint8]:
+        """One image for every `every`-th step of a sample, (frames, height, width, 3)."""
+        ...
+
+
+@runtime_checkable
+class ChecksRender(Renders, Protocol):
+    """An agent that says before the rollouts what it could not draw."""
+
+    def check_render(self, *, width: int, height: int, camera: str | int, test: bool) -> None:
+        """ConfigError for a size, a camera or a machine with which `render` would fail."""
+        ...
+
+
 def image_shape_of(agent: Agent) -> tuple[int, int, int] | None:
     """Height, width and channels of the agent's pictures; None for an agent without cameras."""
     shape: tuple[int, int, int] | None = getattr(agent, "image_shape", None)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from gps import cli
-from gps.cli import terminal as display
+from gps.cli import terminal
 from gps.errors import ConfigError, GPSError, SimulationError
-from gps.pipeline import progress, sampling
+from gps.pipeline import evaluation, progress, sampling
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
@@ -157,17 +157,19 @@ def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
             ["run", "point_mass", "--sampels", "3"],
             "unknown option --sampels; did you mean --samples",
         ),
-        (["run", "point_mass", "--samples", "x"], "--samples: invalid literal"),
+        (["run", "point_mass", "--samples", "x"], "--samples must be a whole number from 1 to 1"),
         (["run", "point_mass", "--samples", "0"], "Experiment.samples must be"),
-        (["run", "point_mass", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["run", "point_mass", "--seed", "x"], "--seed must be a whole number, got 'x'"),
         (["run", "point_mass", "--seed", "-1"], "Experiment.seed must be"),
-        (["run", "point_mass", "--executor", "mpi"], "argument --executor: invalid choice: 'mpi'"),
+        (["run", "point_mass", "--executor", "mpi"], "--executor must be 'serial' or 'dask', got"),
         (["run", "point_mass", "stray"], "stray"),
         (["run", "point_mass", "--executor", "serial", "--workers", "2"], "need --executor dask"),
         (["resume", "nowhere"], "nowhere does not exist"),
         (["resume"], "the following arguments are required: RUN; see gps resume --help"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
-        (["evaluate", "nowhere", "--samples", "0"], "--samples must be at least 1"),
+        (["evaluate", "nowhere", "--samples", "0"], "--samples must be a whole number of at "),
+        (["evaluate", "nowhere", "--seed", "-1"], "--seed must be a whole number of at least 0"),
+        (["resume", "nowhere", "--task-timeout", "x"], "--task-timeout must be a number, got 'x'"),
         (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
         (["new", "x"], "required: --from"),
         (["list", "--frob"], "unrecognized arguments: --frob"),
@@ -385,7 +387,7 @@ def test_wrong_asynchronous_options(capsys, slow, finished):
     message = error_of(capsys, "run", slow, "--asynchronous", "--executor", "serial")
     assert "TrajOptConfig cannot run asynchronously" in message
     message = error_of(capsys, "run", "point_mass_policy", "--asynchronous", "--rollouts", 0)
-    assert "--rollouts must be at least 1, got 0" in message
+    assert "--rollouts must be a whole number of at least 1, got 0" in message
     for option in ("--rollouts", "--replay"):
         assert "for asynchronous runs" in error_of(capsys, "resume", finished, option, 3)
 
@@ -587,7 +589,7 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     from gps.agents.point_mass import PointMassAgent
 
     png, mp4 = tmp_path / "a.png", tmp_path / "a.mp4"
-    assert "PointMassAgent draws no pictures" in error_of(
+    assert "PointMassAgent draws no images" in error_of(
         capsys, "evaluate", finished, "--images", png
     )
 
@@ -631,13 +633,13 @@ def test_a_run_folder_that_cannot_be_written_is_refused_first(capsys, finished, 
     def fail(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", fail)
+    monkeypatch.setattr(evaluation.tempfile, "TemporaryFile", fail)
     monkeypatch.setattr(sampling, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
     (finished / "evaluation_train.csv").unlink(missing_ok=True)
     assert "Read-only file system" in error_of(capsys, "evaluate", finished)
 
 
-# --- the display
+# --- the terminal
 
 
 def test_the_line_of_an_iteration():
@@ -657,23 +659,23 @@ def test_the_line_of_an_iteration():
         "memory_worker": float("nan"),
     }
     stages = {"rollout": 0.5, "improve": 0.25, "score": 0.001, "train": 0.3, "cost": 0.1}
-    line = display.iteration_line(row, stages)
+    line = terminal.iteration_line(row, stages)
     assert line.split()[:6] == ["3", "-12.346", "-20", "1", "0.5", "25"]
     assert "0.991/1" in line
     assert line.endswith("  512     1.23  rollout 0.5, train 0.3, improve 0.25")
-    line = display.iteration_line(row | {"memory_worker": 430e6}, stages)
+    line = terminal.iteration_line(row | {"memory_worker": 430e6}, stages)
     assert "  512/430     1.23  rollout" in line
-    heads, cells = display.HEADER, display.iteration_line(row | {"policy_success": 0.25}, stages)
+    heads, cells = terminal.HEADER, terminal.iteration_line(row | {"policy_success": 0.25}, stages)
     assert heads.index("seconds") + len("seconds") == cells.index("1.23") + len("1.23")
-    line = display.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
+    line = terminal.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
     assert line.split()[4:6] == ["0.125", "100"]
-    assert "nan" not in display.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})
+    assert "nan" not in terminal.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_progress_on_a_terminal_and_elsewhere(live):
     stream = io.StringIO()
-    with display.Progress(2, stream=stream, live=live) as progress:
+    with terminal.Progress(2, stream=stream, live=live) as progress:
         progress.header()
         progress.iteration(fake_report(1).row, {})
         progress.log_handler().emit(logging.LogRecord("x", 30, "", 0, "odd [%s]", ("red",), None))

@@ -23,7 +23,7 @@ HEADER = (
 
 
 class Progress:
-    """Shows a run of `total` iterations while it goes on, 0 if nobody knows; a context manager."""
+    """Shows a run of `total` iterations as it proceeds, 0 if unknown; a context manager."""
 
     def __init__(self, total: int, *, stream: TextIO | None = None, live: bool | None = None):
         self._stream = stream or sys.stdout
@@ -68,6 +68,14 @@ class Progress:
         """The line of a finished iteration."""
         self.line(iteration_line(row, stages))
         self.working(int(row["iteration"]) + 1)
+
+    def asynchronous(self, row: Mapping[str, float]) -> None:
+        """What an asynchronous run has done so far, below a snapshot's line."""
+        ages = f"{number(row['age_mean'], 0, 2)} on average, {number(row['age_max'], 0)} at most"
+        self.line(
+            f"      {row['local_updates']:.0f} updates of conditions, {row['policy_updates']:.0f} "
+            f"of the policy (age {ages}), {percent(row['utilisation'])} of the time sampling"
+        )
 
     def event(self, text: str) -> None:
         """Something that needs attention."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from gps.algorithms.state import GPSState, Renewed, Report
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
 from gps.execution import Executor
+from gps.fields import Config, Range
 from gps.protocols import Agent
 from gps.types import Array, Layout, LinearGaussianController
 
@@ -71,6 +72,15 @@ class AlgorithmConfig(Protocol):
 
 
 @runtime_checkable
+class ChecksAgent(Protocol):
+    """A configuration of an algorithm that some agents do not fit."""
+
+    def check(self, agent: Agent) -> None:
+        """ConfigError for options that do not fit the agent."""
+        ...
+
+
+@runtime_checkable
 class AsynchronousAlgorithm(Protocol):
     """What an algorithm's configuration has besides, if its conditions can go on by themselves."""
 
@@ -112,8 +122,14 @@ class AsynchronousAlgorithm(Protocol):
         ...
 
 
+Samples = Annotated[int, Range(at_least=1, at_most=100_000)]
+"""Rollouts of one condition that are made together; their arrays have to fit into memory."""
+Seed = Annotated[int, Range(at_least=0, below=2**63)]
+"""Of random streams; the store keeps it in 64 bits."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Config):
     """Everything that defines a run but the machine that makes it."""
 
     name: str = ""
@@ -125,29 +141,22 @@ class Experiment:
     cost: Cost
     """The cost that is minimised, the same for every condition."""
     initial: InitialControllerConfig
-    """Configuration of the first controllers."""
+    """Configuration of the initial controllers."""
     measure: EndpointMeasure | None = None
     """The task's own measure of success."""
     algorithm: AlgorithmConfig
     """Configuration of the algorithm."""
-    samples: int = 5
+    samples: Samples = 5
     """Rollouts per condition and iteration."""
-    iterations: int = 10
+    iterations: Annotated[int, Range(at_least=1, below=2**63)] = 10
     """Iterations of a whole run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random stream of a run."""
-    max_resamples: int = 3
+    max_resamples: Annotated[int, Range(at_least=0, below=2**63)] = 3
     """How often a sample whose simulation fails is drawn again before the run stops."""
 
     def __post_init__(self) -> None:
-        for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("max_resamples", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ConfigError(
-                    f"Experiment.{name} must be a whole number of at least {low}, got {value!r}"
-                )
-            if value >= 2**63:  # the store keeps it in 64 bits
-                raise ConfigError(f"Experiment.{name} must be below 2^63, got {value}")
+        super().__post_init__()
         needed: list[tuple[str, type]] = [
             ("agent", AgentConfig),
             ("cost", Cost),
@@ -168,7 +177,7 @@ class Experiment:
             )
 
     def validate(self) -> Agent:
-        """Build the agent and check that cost, measure and first controllers fit it.
+        """Build the agent and check that cost, measure and initial controllers fit it.
 
         Raises ConfigError.
         """
@@ -176,9 +185,8 @@ class Experiment:
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
-        fits = getattr(self.algorithm, "check", None)
-        if fits is not None:
-            fits(agent)
+        if isinstance(self.algorithm, ChecksAgent):
+            self.algorithm.check(agent)
         try:
             self.initial.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
         except GPSError as error:

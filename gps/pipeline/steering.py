@@ -48,9 +48,9 @@ class Command:
     """What a run is told."""
 
     kind: Literal["run", "pause", "step", "repeat", "change", "stop"]
-    """run: continue without a stop; pause: hold; step: one iteration more, then hold; repeat: run the
-    last iteration again, then hold; change: set options from the next iteration on; stop: end after
-    the iteration at hand is stored."""
+    """run: continue without a stop; pause: hold; step: one more iteration, then hold; repeat: rerun
+    the last iteration, then hold; change: set options from the next iteration on; stop: end after
+    the present iteration is stored."""
     after: Literal["iteration", "rollouts"] = "iteration"
     """Where a pause begins; a run that is held goes on as far as that."""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -251,8 +251,8 @@ class Steering:
     def take(self, experiment: Experiment, done: int) -> Command | None:
         """The next command for the loop to carry out between iterations; blocks during a pause.
 
-        done: iterations made. A change, a repeat or a stop; None to continue with the next iteration,
-        or to end after the last.
+        done: iterations made. A change, a repeat or a stop; None for the next iteration, or for the
+        end after the last.
         """
         with self._changed:
             if experiment is not self._experiment:

@@ -513,7 +513,8 @@ def _other_version(path: Path, written: object) -> str:
     name = "another version of gps" if written is None else f"gps {written}"
     hint = "" if written is None else f": pip install guided-policy-search=={written}"
     return (
-        f"{path} was written by {name}, which gps {__version__} does not read; use that one{hint}"
+        f"{path} was written by {name}, which gps {__version__} does not read; use that "
+        f"version{hint}"
     )
 
 
