@@ -106,6 +106,15 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class WarmsUp(Protocol):
+    """An agent that compiles kernels, or loads what its first rollout would otherwise wait for."""
+
+    def warm_up(self) -> None:
+        """Do so now."""
+        ...
+
+
+@runtime_checkable
 class Renders(Protocol):
     """An agent that can draw its rollouts."""
 

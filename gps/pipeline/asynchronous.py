@@ -45,10 +45,14 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import config_io, progress, sampling
-from gps.pipeline.experiment import AgentConfig, AsynchronousAlgorithm, Experiment
+from gps.pipeline.experiment import (
+    AgentConfig,
+    AsynchronousAlgorithm,
+    Experiment,
+    initial_state,
+)
 from gps.pipeline.runner import (
     IterationReport,
-    initial_state,
     memory_row,
     metrics_row,
     steered,
@@ -453,7 +457,7 @@ class _Driver:
                 for m in range(M)
             ]
         if not self._over():
-            ex.prepare(partial(warm_up, experiment.agent))
+            ex.prepare(partial(warm_up, experiment))
         self.round_began = clock()
         self.began = clock() - known.seconds
         self.ended_at = [clock()] * M

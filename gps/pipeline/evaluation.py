@@ -15,9 +15,8 @@ from gps.algorithms.state import GPSState
 from gps.errors import ConfigError, SimulationError, StoreError
 from gps.fields import Shape, checked
 from gps.pipeline import progress, sampling
-from gps.pipeline.experiment import Experiment, Samples, Seed
+from gps.pipeline.experiment import Experiment, Samples, Seed, initial_state
 from gps.pipeline.files import write_whole
-from gps.pipeline.runner import initial_state
 from gps.pipeline.store import RunFolder
 from gps.protocols import Policy
 from gps.threads import one_thread

@@ -194,3 +194,15 @@ class Experiment(Config):
                 f"Experiment.initial ({type(self.initial).__name__}): {error}"
             ) from error
         return agent
+
+
+def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
+    """Controllers, and an untrained policy where the algorithm has one."""
+    controllers = tuple(
+        experiment.initial.controller(
+            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
+        )
+        for m in range(agent.n_conditions)
+    )
+    costs = (experiment.cost,) * agent.n_conditions
+    return experiment.algorithm.start(costs, controllers, agent, experiment.seed)

@@ -22,7 +22,7 @@ from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
 from gps.pipeline import progress, sampling
 from gps.pipeline.changes import Change, Changes
-from gps.pipeline.experiment import Experiment
+from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
@@ -56,18 +56,6 @@ class IterationReport(Record):
     news: str = ""
     """That the run has converged, or has not improved for long: see `gps.pipeline.progress`. Said
     once."""
-
-
-def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
-    """Controllers, and an untrained policy where the algorithm has one."""
-    controllers = tuple(
-        experiment.initial.controller(
-            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
-        )
-        for m in range(agent.n_conditions)
-    )
-    costs = (experiment.cost,) * agent.n_conditions
-    return experiment.algorithm.start(costs, controllers, agent, experiment.seed)
 
 
 def run(
@@ -274,7 +262,7 @@ def _loop(
     rows: list[progress.Row] = [] if folder is None else [*folder.results()]
     if not run.over(state.iteration, experiment.iterations, rows):
         steering.prepare(experiment, state.iteration)
-        ex.prepare(partial(warm_up, experiment.agent))
+        ex.prepare(partial(warm_up, experiment))
     ex.seconds()
     live: tuple[Any, ...] | None = None
     before: GPSState | None = (

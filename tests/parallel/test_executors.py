@@ -17,7 +17,8 @@ from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, Simulati
 from gps.execution import Serial
 from gps.parallel import Dask, make_executor
 from gps.parallel.worker import OneThread
-from gps.pipeline import runner, sampling
+from gps.pipeline import sampling
+from gps.pipeline.experiment import initial_state
 from gps.threads import single_thread_environment
 
 
@@ -86,7 +87,7 @@ def test_a_stored_run_has_the_serial_bytes(name, workers, request, serial_hashes
 def test_rollouts_have_the_serial_bytes(two):
     experiment = small("point_mass")
     agent = experiment.validate()
-    state = runner.initial_state(experiment, agent)
+    state = initial_state(experiment, agent)
     results = []
     for ex in (Serial(), two):
         handles = [

@@ -10,7 +10,7 @@ import pytest
 import gps
 from gps.errors import ConfigError, SimulationError, StoreError
 from gps.pipeline import sampling
-from gps.pipeline.runner import initial_state
+from gps.pipeline.experiment import initial_state
 
 
 @pytest.fixture(scope="module")
