@@ -25,6 +25,7 @@ from gps.pipeline.store import RunFolder
 
 SLOW = '''
 """An agent in which every rollout takes a while."""
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,10 @@ class MyCost(ActionCost):
 
 
 class SlowAgent(PointMassAgent):
+    def warm_up(self):
+        logging.getLogger("gps.compiling").info("compiling a kernel once, about 9 s")
+        logging.getLogger("gps.other").info("nobody wants to know")
+
     def rollout(self, *args, **kwargs):
         time.sleep(self.config.pause)
         return super().rollout(*args, **kwargs)
@@ -230,6 +235,15 @@ def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_p
     assert [folder.iteration_path(n).read_bytes() for n in range(4)] == before
     assert [row["iteration"] for row in folder.metrics()] == [1, 2, 3]
     assert "iteration 9 is not stored; stored: 0-3" in error_of(capsys, *argv, "--from", "9")
+
+
+def test_a_run_says_what_its_workers_compile(capsys, slow, tmp_path):
+    argv = ["run", str(slow), "--workers", "2", "--iterations", "1", "--out", str(tmp_path / "run")]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    compiled = lines.index("compiling a kernel once, about 9 s")
+    assert compiled < lines.index(terminal.HEADER)
+    assert "nobody wants to know" not in lines
 
 
 def test_the_default_folder(slow, tmp_path, monkeypatch):
@@ -676,12 +690,13 @@ def test_the_line_of_an_iteration():
 def test_progress_on_a_terminal_and_elsewhere(live):
     stream = io.StringIO()
     with terminal.Progress(2, stream=stream, live=live) as progress:
-        progress.header()
+        progress.waiting("loading")
         progress.iteration(fake_report(1).row, {})
         progress.log_handler().emit(logging.LogRecord("x", 30, "", 0, "odd [%s]", ("red",), None))
     text = stream.getvalue()
     assert "cost" in text
     assert "warning: odd [red]" in text
+    assert text.count("lowest") == 1
     assert ("iteration 2 of 2" in text) <= live
 
 

@@ -305,7 +305,7 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
             return EXIT_INTERRUPTED, True
         kind = "asynchronous, " if job.asynchronous else ""
         progress.line(f"{job.name}: {kind}{job.goal}, {args.executor}, in {out}")
-        progress.header()
+        progress.waiting("loading models and kernels")
         reports = job.start(executor, steering)
         if isinstance(reports, Generator):
             stack.callback(reports.close)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,7 +30,7 @@ class Progress:
         self._total = total
         self._console: Console | None = None
         self._status: Status | None = None
-        self._begin = time.monotonic()
+        self._headed = False
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -53,9 +52,10 @@ class Progress:
         else:
             print(text, file=self._stream, flush=True)
 
-    def header(self) -> None:
-        """The columns' names."""
-        self.line(HEADER, "bold")
+    def waiting(self, text: str) -> None:
+        """What is being done before the first iteration, on a terminal."""
+        if self._status is not None:
+            self._status.update(text)
 
     def working(self, iteration: int) -> None:
         """What is being worked on, on a terminal."""
@@ -65,7 +65,10 @@ class Progress:
             self._status.update("closing" if last else f"iteration {iteration}{of}")
 
     def iteration(self, row: Mapping[str, float], stages: Mapping[str, float]) -> None:
-        """The line of a finished iteration."""
+        """The line of a finished iteration, below the columns' names if it is the first."""
+        if not self._headed:
+            self._headed = True
+            self.line(HEADER, "bold")
         self.line(iteration_line(row, stages))
         self.working(int(row["iteration"]) + 1)
 
@@ -94,8 +97,11 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record as one line."""
         try:
-            text = f"{record.levelname.lower()}: {record.getMessage()}"
-            self._progress.line(text, "red" if record.levelno >= logging.ERROR else "yellow")
+            text, level = record.getMessage(), record.levelno
+            if level >= logging.WARNING:
+                text = f"{record.levelname.lower()}: {text}"
+            style = "red" if level >= logging.ERROR else "yellow" if level > logging.INFO else "dim"
+            self._progress.line(text, style)
         except Exception:
             self.handleError(record)
 

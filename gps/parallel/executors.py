@@ -38,6 +38,7 @@ from gps.execution import Alone, Executor, Serial, Shared, map_tree, where
 from gps.parallel.group import fresh_address, run_member
 from gps.parallel.worker import (
     CANCELLED,
+    COMPILING,
     Absent,
     AnsweringActor,
     Host,
@@ -246,6 +247,7 @@ class Dask:
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
         self._plugins: dict[str, OneThread | Prepare] = {}
         self._register(OneThread())
+        self.client.forward_logging(COMPILING, logging.INFO)
         self._address = str(self.client.scheduler_info(n_workers=0)["address"])
         self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result

@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 CANCELLED = (FutureCancelledError, asyncio.CancelledError, threads.CancelledError)
 
 
+COMPILING = "gps.compiling"
+"""The logger of workers whose messages reach the driver: which kernels they compile."""
+
+
 class OneThread(WorkerPlugin):
     """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache."""
 
@@ -42,6 +46,7 @@ class OneThread(WorkerPlugin):
         import torch
         from threadpoolctl import threadpool_limits
 
+        logging.getLogger(COMPILING).setLevel(logging.INFO)
         torch.set_num_threads(1)
         threadpool_limits(limits=1)
         if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):
