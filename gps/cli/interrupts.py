@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -18,7 +19,7 @@ def deferred_interrupts() -> Iterator[None]:
     Processes and threads that start inside never see it. A terminal sends it to all processes of
     the command, and workers that die of it would end the iteration that is to be finished.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
         return
     # starting the tracker unblocks the signal again; so it must not be started by the first worker
@@ -43,7 +44,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         # a batch system that ends a job sends SIGTERM, a terminal that is closed SIGHUP
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
+            number = vars(signal).get(name)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
                 continue  # not on this system, or started with nohup
             with suppress(ValueError):  # not in the main thread: Ctrl-C does not arrive here

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gps.errors import GPSError
+from gps.errors import GPSError, one_line
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 COMPILING = "gps.compiling"
@@ -16,8 +16,7 @@ COMPILING = "gps.compiling"
 
 def complain(error: GPSError) -> None:
     """The error as one line on stderr, with its notes."""
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    print(f"gps: error: {' '.join(str(error).split())}{notes}", file=sys.stderr)
+    print(f"gps: error: {one_line(error)}", file=sys.stderr)
 
 
 @contextmanager

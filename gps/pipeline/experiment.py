@@ -82,7 +82,7 @@ class ChecksAgent(Protocol):
 
 @runtime_checkable
 class AsynchronousAlgorithm(Protocol):
-    """What an algorithm's configuration has besides, if its conditions can go on by themselves."""
+    """What an algorithm's configuration has besides, if its conditions can run asynchronously."""
 
     @property
     def keeps_training(self) -> bool:
@@ -157,6 +157,7 @@ class Experiment(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        values = vars(self)
         needed: list[tuple[str, type]] = [
             ("agent", AgentConfig),
             ("cost", Cost),
@@ -164,7 +165,7 @@ class Experiment(Config):
             ("algorithm", AlgorithmConfig),
         ]
         for name, protocol in needed:
-            value = getattr(self, name)
+            value = values[name]
             if isinstance(value, type) or not isinstance(value, protocol):
                 raise ConfigError(
                     f"Experiment.{name} must be a configuration object with the methods of "

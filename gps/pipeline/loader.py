@@ -31,6 +31,7 @@ from gps.fields import described
 from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
 from gps.pipeline.siblings import importable
+from gps.types import iter_fields
 
 if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
@@ -57,7 +58,7 @@ def load(name_or_path: str | Path) -> Loaded:
     module = execute(path)
     from gps.pipeline.experiment import Experiment
 
-    if not hasattr(module, "experiment"):
+    if "experiment" not in vars(module):
         raise ExperimentError(
             f"{path}: defines no `experiment`; end the file with `experiment = Experiment(...)`"
         )
@@ -350,10 +351,10 @@ def _options(value: Any) -> list[_Option]:
         hints = declared = {}  # a type for type checkers only: no option with a plain type
     texts = _field_texts(cls)
     found = []
-    for f in fields(value):
+    for f, (_, now) in zip(fields(value), iter_fields(value), strict=True):
         if not f.init:
             continue
-        now, hint, text = getattr(value, f.name), hints.get(f.name, Any), texts.get(f.name, "")
+        hint, text = hints.get(f.name, Any), texts.get(f.name, "")
         if _is_group(now):
             found.append(_Option(f.name, type(now), now, text))
         elif (items := _items(now)) is not None:
@@ -503,8 +504,9 @@ def _apply(value: Any, changes: Mapping[str, Any]) -> Any:
         return value
     if isinstance(value, _Items):
         return _Items(tuple((name, changed.get(name, item)) for name, item in value.values))
+    old = dict(iter_fields(value))
     plain = {
-        name: _unwrapped(new, getattr(value, name)) if isinstance(new, _Items) else new
+        name: _unwrapped(new, old[name]) if isinstance(new, _Items) else new
         for name, new in changed.items()
     }
     return replace(value, **plain)

@@ -121,7 +121,7 @@ def resume(
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
-    start: the iteration to go on from (later ones are deleted); None takes the last whole one.
+    start: the iteration to resume from (later ones are deleted); None takes the last whole one.
     iterations: the total to reach; None takes the experiment's. executor, ahead, steering,
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
     had been changed on the way change again, in the same iterations. Raises StoreError.
@@ -172,7 +172,7 @@ class _Run:
     _known: tuple[Any, Experiment] | None = None
 
     def experiment(self, iteration: int) -> Experiment:
-        """What makes an iteration; the same object as long as nothing changes."""
+        """The experiment of an iteration; the same object as long as nothing changes."""
         key = self.changes.options(iteration), self.iterations
         if self._known is None or self._known[0] != key:
             experiment = self.changes.apply(self.base, iteration)

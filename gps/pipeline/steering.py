@@ -1,4 +1,4 @@
-"""Steering a run while it goes on: pause, one iteration, repeat, other options, stop.
+"""Steering a run in progress: pause, one iteration, repeat, other options, stop.
 
 `Steering` is the run's side: the loop asks it between iterations what to do. Commands come from any
 thread of the same process by `send`, and from other processes of the same user through a socket in
@@ -28,9 +28,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from gps.errors import ConfigError, GPSError, StoreError, choices
+from gps.errors import ConfigError, GPSError, StoreError, choices, one_line
+from gps.fields import Config, Range
 from gps.pipeline import changes as live
 from gps.pipeline.experiment import Experiment
 
@@ -44,25 +45,22 @@ _BACKLOG = 2**20  # bytes that a peer may leave unread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """What a run is told."""
+class Command(Config):
+    """A command to a run."""
 
     kind: Literal["run", "pause", "step", "repeat", "change", "stop"]
     """run: continue without a stop; pause: hold; step: one more iteration, then hold; repeat: rerun
     the last iteration, then hold; change: set options from the next iteration on; stop: end after
     the present iteration is stored."""
     after: Literal["iteration", "rollouts"] = "iteration"
-    """Where a pause begins; a run that is held goes on as far as that."""
+    """Where a pause begins; a run that is held continues as far as that."""
     options: Mapping[str, str] = field(default_factory=dict)
     """change and repeat: options as on the command line, without dashes, to values as text."""
-    seed: int | None = None
+    seed: Annotated[int | None, Range(at_least=0, below=2**63)] = None
     """repeat: another seed of the random streams."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(choices("command", str(self.kind), KINDS))
-        if self.after not in ("iteration", "rollouts"):
-            raise ConfigError(choices("place to pause", str(self.after), ("iteration", "rollouts")))
+        super().__post_init__()
         plain = isinstance(self.options, Mapping) and all(
             isinstance(k, str) and isinstance(v, str) for k, v in self.options.items()
         )
@@ -72,10 +70,6 @@ class Command:
             raise ConfigError(f"Command.options are for change and repeat, not for {self.kind}")
         if self.kind == "change" and not self.options:
             raise ConfigError("Command.options must name at least one option to change")
-        if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**63):
-            raise ConfigError(
-                f"Command.seed must be a whole number of at least 0 and below 2^63, got {self.seed}"
-            )
         if self.seed is not None and self.kind != "repeat":
             raise ConfigError(f"Command.seed is for repeat, not for {self.kind}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -105,7 +99,7 @@ class Status:
     note: str = ""
     """The error that ended the run, or what a pause waits for."""
     commands: tuple[str, ...] = KINDS
-    """What this run can be told."""
+    """The kinds of commands that this run takes."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """The options that can change, with their present values as text."""
 
@@ -147,7 +141,7 @@ class Steering:
                 raise ConfigError(f"the run has ended; {command.kind} comes too late")
             if command.kind not in status.commands:
                 raise ConfigError(
-                    f"this run cannot be told to {command.kind}; it takes "
+                    f"this run does not take the command {command.kind}; it takes "
                     f"{', '.join(status.commands)}"
                 )
             if command.kind == "repeat" and status.iteration < 1:
@@ -169,8 +163,8 @@ class Steering:
             else:
                 self._queue.append(command)
             self._changed.notify_all()
-        log.info("told to %s", _words(command))
-        self._note(f"told to {_words(command)}")
+        log.info("command: %s", _words(command))
+        self._note(f"command: {_words(command)}")
 
     def ask_to_stop(self) -> None:
         """The same as the command stop; a signal handler may call it."""
@@ -178,7 +172,7 @@ class Steering:
 
     @property
     def stopping(self) -> bool:
-        """Whether the run was told to stop."""
+        """Whether the run is to stop."""
         return self._stop
 
     @property
@@ -222,7 +216,7 @@ class Steering:
         doing: Callable[[], str] = str,
         total: int | None = None,
     ) -> None:
-        """The run makes an iteration (its number from 1); doing: gives the work at hand; total: of
+        """The run begins an iteration (its number from 1); doing: gives the work at hand; total: of
         iterations, 0 if nobody knows, None for the experiment's."""
         with self._changed:
             fresh = experiment is not self._experiment
@@ -278,8 +272,10 @@ class Steering:
                 self._changed.wait(_TICK)
 
     def after_rollouts(self, wait: Callable[[], None]) -> bool:
-        """Hold here if a pause after rollouts is wanted, once `wait` has returned; whether to go on
-        (False: the run was told to stop, and the rollouts are dropped)."""
+        """Hold here if a pause after rollouts is wanted, once `wait` has returned.
+
+        Returns whether to continue; if not, the run is to stop, and the rollouts are dropped.
+        """
         if self._hold != "rollouts":
             return True
         wait()
@@ -297,7 +293,7 @@ class Steering:
         with self._changed:
             self._over = time.monotonic()
             if error is not None:
-                self._update(state="failed", doing="", note=f"{_one_line(error)}{hint}")
+                self._update(state="failed", doing="", note=f"{_cause(error)}{hint}")
             else:
                 status = self._status
                 whole = not status.total or status.iteration >= status.total
@@ -316,7 +312,7 @@ class Steering:
             return
         try:
             self._server = _Server(self, run)
-        except OSError as error:  # a run goes on without
+        except OSError as error:  # the run continues without
             log.warning("gps gui cannot steer this run: %s", error.strerror or error)
 
     def close(self) -> None:
@@ -339,10 +335,9 @@ def _words(command: Command) -> str:
     return f"{command.kind}{where}{': ' if change else ''}{change}"
 
 
-def _one_line(error: BaseException) -> str:
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+def _cause(error: BaseException) -> str:
     kind = "" if isinstance(error, GPSError) else f"{type(error).__name__}: "
-    return f"{kind}{' '.join(str(error).split())}{notes}"
+    return f"{kind}{one_line(error)}"
 
 
 # --- between processes ---------------------------------------------------------------------------
@@ -373,7 +368,7 @@ class _Peer:
         self.connection = connection
         self.received = b""
         self.unsent = b""
-        self.told: str = ""
+        self.last_sent: str = ""
 
 
 class _Server:
@@ -468,8 +463,8 @@ class _Server:
     def _tell(self) -> None:
         line = json.dumps({"status": _plain(self._steering.status)})
         for peer in list(self._peers):
-            if line != peer.told:
-                peer.told = line
+            if line != peer.last_sent:
+                peer.last_sent = line
                 self._send(peer, line)
             elif peer.unsent:
                 self._send(peer, "")
@@ -566,7 +561,7 @@ class Connection:
             raise ConfigError(error_text)
 
     def close(self) -> None:
-        """Hang up; the run goes on."""
+        """Hang up; the run continues."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

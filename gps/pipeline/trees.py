@@ -24,6 +24,7 @@ import numpy as np
 
 from gps.errors import ExperimentError, StoreError
 from gps.pipeline import config_io
+from gps.types import iter_fields
 
 UNITS: Mapping[str, Mapping[str, str]] = {
     "gps.algorithms.state:ConditionReport": {"kl": "nat per step", "kl_max": "nat per step"},
@@ -86,10 +87,10 @@ class TreeWriter:
                 self.tree(group, _escape(key), item, f"{where}/{key}")
         elif is_dataclass(value) and not isinstance(value, type):
             group = self._group(parent, name, _record_name(type(value), where))
-            for f in fields(value):
-                absent = "stored" in f.metadata and getattr(value, f.name) is None
+            for f, (name, item) in zip(fields(value), iter_fields(value), strict=True):
+                absent = "stored" in f.metadata and item is None
                 if f.init and not absent:
-                    self.tree(group, f.name, getattr(value, f.name), f"{where}/{f.name}")
+                    self.tree(group, name, item, f"{where}/{name}")
         elif isinstance(value, type | FunctionType):
             group = self._group(parent, name, "name")
             try:

@@ -255,7 +255,7 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
             "run",
             "stop",
         ):
-            assert f"told to {word}\n" in lines
+            assert f"command: {word}\n" in lines
         clean(driver)
     folder = RunFolder.open(out)
     assert folder.last() < 40

@@ -309,7 +309,7 @@ def test_a_run_that_goes_on_is_watched_and_steered(tmp_path):
     until(lambda: session.poll() or (session.status.state == "done" and not session.connected))
     assert session.selection.iteration == 3
     said = [line.split(" ", 2)[2] for line in session.log()]
-    assert "told to change: samples 4" in said
+    assert "command: change: samples 4" in said
     assert said[0].startswith("process ")
     stored = [
         line for line in said if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)

@@ -143,7 +143,7 @@ def test_a_command_stops_it_and_others_are_refused(experiment, tmp_path):
     assert steering.status.state == "stopped"
     assert RunFolder.open(out).last() == reports[-1].iteration
     said = (out / "log.txt").read_text()
-    assert "told to stop" in said
+    assert "command: stop" in said
     assert f"snapshot {reports[-1].iteration} is stored" in said
     assert said.endswith("the run is stopped\n")
 

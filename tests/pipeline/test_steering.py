@@ -214,8 +214,8 @@ def test_a_stop_ends_the_run_with_the_iteration_stored(experiment, tmp_path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"kind": "explode"}, "unknown command"),
-        ({"kind": "pause", "after": "lunch"}, "unknown place to pause"),
+        ({"kind": "explode"}, "Command.kind must be 'run', 'pause', 'step'"),
+        ({"kind": "pause", "after": "lunch"}, "Command.after must be 'iteration' or 'rollouts'"),
         ({"kind": "change"}, "at least one option"),
         ({"kind": "pause", "options": {"samples": "3"}}, "for change and repeat"),
         ({"kind": "change", "options": {"samples": 3}}, "text to text"),
@@ -311,8 +311,8 @@ print("end")
     assert RunFolder.open(out).read(1).rollouts[0].N == 4
     assert not socket_path(out).exists()
     log = (out / "log.txt").read_text()
-    assert "told to change: samples 4" in log
-    assert "told to step" in log
+    assert "command: change: samples 4" in log
+    assert "command: step" in log
 
 
 def test_only_the_owner_can_enter(experiment, tmp_path, monkeypatch):
