@@ -72,7 +72,7 @@ class _Job:
     out: Path
     start: Callable[[Executor, Steering], Iterable[IterationReport]]
     total: int | None
-    """Iterations, or snapshots; None where nobody knows."""
+    """Iterations, or snapshots; None where unknown."""
     limits: str = ""
     """When an asynchronous run stops, in words."""
     trainers: int = 0

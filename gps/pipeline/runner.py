@@ -73,15 +73,14 @@ def run(
 ) -> Iterator[IterationReport]:
     """Run an experiment; yields a report after every stored iteration.
 
-    out: the run folder, which must be new or empty; None keeps everything in memory.
-    executor: where the stages run; None runs them in this process. source: the hyperparams file,
-    copied into the run folder. ahead: let the workers of a cluster begin the next rollouts while an
-    iteration is stored and reported; they are
-    dropped if nobody asks for it. steering: pauses, steps, changes and stops the run from another
-    thread or process. changes: options that change on the way, as in a run's changes.json; they are
-    applied in the iterations that they name. until_converged: end when nothing improves any more
-    (`gps.pipeline.progress.converged`), at the latest after `iterations`. Raises ConfigError before
-    the first rollout, SimulationError, StoreError.
+    out: the run folder, which must be new or empty; None keeps everything in memory. executor:
+    where the stages run; None runs them in this process. source: the hyperparams file, copied into
+    the run folder. ahead: let the workers of a cluster begin the next rollouts while an iteration
+    is stored and reported; they are dropped if it is not asked for. steering: pauses, steps,
+    changes and stops the run from another thread or process. changes: options that change during
+    the run, as in a run's changes.json, in the iterations that they name. until_converged: end when
+    nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
+    Raises ConfigError before the first rollout, SimulationError, StoreError.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -124,7 +123,7 @@ def resume(
     start: the iteration to resume from (later ones are deleted); None takes the last whole one.
     iterations: the total to reach; None takes the experiment's. executor, ahead, steering,
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
-    had been changed on the way change again, in the same iterations. Raises StoreError.
+    had been changed during the run change again, in the same iterations. Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
     if "asynchronous" in folder.info():
@@ -220,7 +219,7 @@ def steered(folder: RunFolder | None, steering: Steering) -> Iterator[None]:
         if folder is not None:
             stack.enter_context(folder.logged())
             steering.serve(folder.path, folder.note)
-            folder.note(f"process {os.getpid()} on {socket.gethostname()} makes the run")
+            folder.note(f"process {os.getpid()} on {socket.gethostname()} executes the run")
         stack.callback(steering.close)
         try:
             yield

@@ -85,7 +85,7 @@ class Status:
     iteration: int = 0
     """The iteration being made, or the last one made when nothing is."""
     total: int = 0
-    """Iterations in all; 0 if nobody knows."""
+    """Iterations in all; 0 if unknown."""
     doing: str = ""
     """The work at hand, in words."""
     elapsed: float = 0.0
@@ -217,7 +217,7 @@ class Steering:
         total: int | None = None,
     ) -> None:
         """The run begins an iteration (its number from 1); doing: gives the work at hand; total: of
-        iterations, 0 if nobody knows, None for the experiment's."""
+        iterations, 0 if unknown, None for the experiment's."""
         with self._changed:
             fresh = experiment is not self._experiment
             self._experiment, self._doing = experiment, doing
@@ -591,7 +591,7 @@ class Connection:
 
 
 def connect(run: str | Path) -> Connection:
-    """Reach the run that another process of this machine and user makes in a folder.
+    """Reach the run that another process of this machine and user executes in a folder.
 
     Raises StoreError when there is none.
     """
