@@ -26,7 +26,8 @@ from gps.gui.plots import Plot
 from gps.gui.records import RunReader
 from gps.pipeline import changes as live
 from gps.pipeline import progress
-from gps.pipeline.steering import Command, Connection, Status, connect
+from gps.pipeline.steering import Command, Status
+from gps.pipeline.steering_socket import Connection, connect
 from gps.types import Array, Images
 
 SOURCES = ("sample", "policy", "local controller")

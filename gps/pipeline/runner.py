@@ -24,6 +24,7 @@ from gps.pipeline import progress, sampling
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.steering import Steering
+from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.protocols import Agent
@@ -218,9 +219,9 @@ def steered(folder: RunFolder | None, steering: Steering) -> Iterator[None]:
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(folder.logged())
-            steering.serve(folder.path, folder.note)
+            steering.note = folder.note
+            stack.enter_context(serving(steering, folder.path))
             folder.note(f"process {os.getpid()} on {socket.gethostname()} executes the run")
-        stack.callback(steering.close)
         try:
             yield
         except GeneratorExit:  # nobody asks for the next iteration

@@ -15,7 +15,8 @@ import pytest
 import gps
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import changes
-from gps.pipeline.steering import Command, Steering, connect, socket_path
+from gps.pipeline.steering import Command, Steering
+from gps.pipeline.steering_socket import connect, socket_path
 from gps.pipeline.store import RunFolder
 
 
@@ -282,7 +283,8 @@ def test_another_process_steers_a_run(experiment, tmp_path):
     script = f"""
 import time
 from gps.errors import ConfigError
-from gps.pipeline.steering import Command, connect
+from gps.pipeline.steering import Command
+from gps.pipeline.steering_socket import connect
 run = connect({str(out)!r})
 def wait(test):
     while run.status is None or not test(run.status):
