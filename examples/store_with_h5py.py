@@ -1,7 +1,8 @@
 """What a run leaves on disk, read back with h5py alone.
 
 You learn: that there is one HDF5 file per iteration, where gains, rollouts and numbers are in it,
-and that no part of this toolkit is needed to read them. `gps.pipeline.store` describes the layout.
+and that no part of this toolkit is needed to read them. The layout is described in
+`gps.pipeline.snapshot`.
 """
 
 import csv

@@ -1,9 +1,10 @@
 """Guided policy search: local controllers by fitted dynamics and LQR, one neural policy for all.
 
 `load` finds an experiment by name or path, `run` and `resume` yield a report after every iteration,
-with every record of it reachable; `export_policy` and `load_policy` take out what a stored run has
-learned; these need the extra `run`. The parts work alone too: `gps.control`, `gps.dynamics`,
-`gps.costs` and `gps.distributions` with numpy, scipy and numba only, `gps.policies`, `gps.agents`.
+with every record of it reachable; `evaluate` rolls out what a stored run has learned,
+`export_policy` and `load_policy` take its policy out; these need the extra `run`. The parts work
+alone too: `gps.control`, `gps.dynamics`, `gps.costs` and `gps.distributions` with numpy, scipy and
+numba only, `gps.policies`, `gps.agents`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from gps.errors import GPSError
     from gps.pipeline import (
         AsynchronousConfig,
+        EvaluationReport,
         Experiment,
         IterationReport,
+        evaluate,
         export_policy,
         load,
         load_policy,
@@ -29,10 +32,12 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AsynchronousConfig",
+    "EvaluationReport",
     "Experiment",
     "GPSError",
     "IterationReport",
     "__version__",
+    "evaluate",
     "export_policy",
     "load",
     "load_policy",

@@ -105,6 +105,12 @@ class ExperimentError(GPSError):
     """An experiment cannot be found or loaded."""
 
 
+def one_line(error: BaseException) -> str:
+    """The error's text on one line, with its notes in brackets."""
+    notes: list[str] = vars(error).get("__notes__", [])
+    return " ".join(str(error).split()) + "".join(f" ({note})" for note in notes)
+
+
 def choices(kind: str, given: object, known: Iterable[str]) -> str:
     """`unknown agent 'pg'; did you mean 'peg'? known: peg, reacher`."""
     known = sorted(known)

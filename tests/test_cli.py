@@ -17,13 +17,15 @@ import h5py
 import numpy as np
 import pytest
 
-from gps import cli, display
+from gps import cli
+from gps.cli import terminal
 from gps.errors import ConfigError, GPSError, SimulationError
-from gps.pipeline import progress, stages
+from gps.pipeline import evaluation, progress, sampling
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
 """An agent in which every rollout takes a while."""
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -48,6 +50,10 @@ class MyCost(ActionCost):
 
 
 class SlowAgent(PointMassAgent):
+    def warm_up(self):
+        logging.getLogger("gps.compiling").info("compiling a kernel once, about 9 s")
+        logging.getLogger("gps.other").info("nobody wants to know")
+
     def rollout(self, *args, **kwargs):
         time.sleep(self.config.pause)
         return super().rollout(*args, **kwargs)
@@ -156,17 +162,19 @@ def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
             ["run", "point_mass", "--sampels", "3"],
             "unknown option --sampels; did you mean --samples",
         ),
-        (["run", "point_mass", "--samples", "x"], "--samples: invalid literal"),
+        (["run", "point_mass", "--samples", "x"], "--samples must be a whole number from 1 to 1"),
         (["run", "point_mass", "--samples", "0"], "Experiment.samples must be"),
-        (["run", "point_mass", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["run", "point_mass", "--seed", "x"], "--seed must be a whole number, got 'x'"),
         (["run", "point_mass", "--seed", "-1"], "Experiment.seed must be"),
-        (["run", "point_mass", "--executor", "mpi"], "argument --executor: invalid choice: 'mpi'"),
+        (["run", "point_mass", "--executor", "mpi"], "--executor must be 'serial' or 'dask', got"),
         (["run", "point_mass", "stray"], "stray"),
         (["run", "point_mass", "--executor", "serial", "--workers", "2"], "need --executor dask"),
         (["resume", "nowhere"], "nowhere does not exist"),
         (["resume"], "the following arguments are required: RUN; see gps resume --help"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
-        (["evaluate", "nowhere", "--samples", "0"], "--samples must be at least 1"),
+        (["evaluate", "nowhere", "--samples", "0"], "--samples must be a whole number of at "),
+        (["evaluate", "nowhere", "--seed", "-1"], "--seed must be a whole number of at least 0"),
+        (["resume", "nowhere", "--task-timeout", "x"], "--task-timeout must be a number, got 'x'"),
         (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
         (["new", "x"], "required: --from"),
         (["list", "--frob"], "unrecognized arguments: --frob"),
@@ -227,6 +235,15 @@ def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_p
     assert [folder.iteration_path(n).read_bytes() for n in range(4)] == before
     assert [row["iteration"] for row in folder.metrics()] == [1, 2, 3]
     assert "iteration 9 is not stored; stored: 0-3" in error_of(capsys, *argv, "--from", "9")
+
+
+def test_a_run_says_what_its_workers_compile(capsys, slow, tmp_path):
+    argv = ["run", str(slow), "--workers", "2", "--iterations", "1", "--out", str(tmp_path / "run")]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    compiled = lines.index("compiling a kernel once, about 9 s")
+    assert compiled < lines.index(terminal.HEADER)
+    assert "nobody wants to know" not in lines
 
 
 def test_the_default_folder(slow, tmp_path, monkeypatch):
@@ -384,7 +401,7 @@ def test_wrong_asynchronous_options(capsys, slow, finished):
     message = error_of(capsys, "run", slow, "--asynchronous", "--executor", "serial")
     assert "TrajOptConfig cannot run asynchronously" in message
     message = error_of(capsys, "run", "point_mass_policy", "--asynchronous", "--rollouts", 0)
-    assert "--rollouts must be at least 1, got 0" in message
+    assert "--rollouts must be a whole number of at least 1, got 0" in message
     for option in ("--rollouts", "--replay-batches"):
         assert "for asynchronous runs" in error_of(capsys, "resume", finished, option, 3)
 
@@ -447,7 +464,7 @@ def test_evaluate_writes_one_row_per_condition_of_the_policy(capsys, finished):
         folder = RunFolder.open(finished)
         experiment, policy = folder.experiment(), folder.read_state(2).policy.policy
         for r in rows:
-            want = stages.evaluate_condition(
+            want = sampling.evaluate_condition(
                 experiment.agent,
                 experiment.cost,
                 experiment.measure,
@@ -564,14 +581,14 @@ def test_evaluate_without_a_policy_or_test_conditions(capsys, slow, tmp_path):
 
 
 def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch):
-    real = stages.evaluate_condition
+    real = sampling.evaluate_condition
 
     def sometimes(agent, cost, measure, policy, condition, *args, **kwargs):
         if condition == 1:
             raise SimulationError(1, ())
         return real(agent, cost, measure, policy, condition, *args, **kwargs)
 
-    monkeypatch.setattr(stages, "evaluate_condition", sometimes)
+    monkeypatch.setattr(sampling, "evaluate_condition", sometimes)
     assert cli.main(["evaluate", str(finished)]) == 0
     with open(finished / "evaluation_train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -586,7 +603,7 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     from gps.agents.point_mass import PointMassAgent
 
     png, mp4 = tmp_path / "a.png", tmp_path / "a.mp4"
-    assert "PointMassAgent draws no pictures" in error_of(
+    assert "PointMassAgent draws no images" in error_of(
         capsys, "evaluate", finished, "--images", png
     )
 
@@ -602,7 +619,7 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     assert cli.main(["evaluate", str(finished), "--video", str(mp4), "--size", "20x10"]) == 0
     assert mp4.stat().st_size > 100
     capsys.readouterr()
-    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+    monkeypatch.setattr(sampling, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
 
     def refuse(self, *, width, height, camera, test):
         raise ConfigError(f"unknown camera {camera!r}" if camera != -1 else f"not {width} pixels")
@@ -630,13 +647,13 @@ def test_a_run_folder_that_cannot_be_written_is_refused_first(capsys, finished, 
     def fail(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", fail)
-    monkeypatch.setattr(stages, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
+    monkeypatch.setattr(evaluation.tempfile, "TemporaryFile", fail)
+    monkeypatch.setattr(sampling, "evaluate_condition", lambda *a, **k: pytest.fail("rolled out"))
     (finished / "evaluation_train.csv").unlink(missing_ok=True)
     assert "Read-only file system" in error_of(capsys, "evaluate", finished)
 
 
-# --- the display
+# --- the terminal
 
 
 def test_the_line_of_an_iteration():
@@ -656,29 +673,30 @@ def test_the_line_of_an_iteration():
         "memory_worker": float("nan"),
     }
     stages = {"rollout": 0.5, "improve": 0.25, "score": 0.001, "train": 0.3, "cost": 0.1}
-    line = display.iteration_line(row, stages)
+    line = terminal.iteration_line(row, stages)
     assert line.split()[:6] == ["3", "-12.346", "-20", "1", "0.5", "25"]
     assert "0.991/1" in line
     assert line.endswith("  512     1.23  rollout 0.5, train 0.3, improve 0.25")
-    line = display.iteration_line(row | {"memory_worker": 430e6}, stages)
+    line = terminal.iteration_line(row | {"memory_worker": 430e6}, stages)
     assert "  512/430     1.23  rollout" in line
-    heads, cells = display.HEADER, display.iteration_line(row | {"policy_success": 0.25}, stages)
+    heads, cells = terminal.HEADER, terminal.iteration_line(row | {"policy_success": 0.25}, stages)
     assert heads.index("seconds") + len("seconds") == cells.index("1.23") + len("1.23")
-    line = display.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
+    line = terminal.iteration_line(row | {"policy_distance_mean": 0.125, "policy_success": 1.0}, {})
     assert line.split()[4:6] == ["0.125", "100"]
-    assert "nan" not in display.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})
+    assert "nan" not in terminal.iteration_line({"iteration": 1.0, "seconds": 1.0}, {})
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_progress_on_a_terminal_and_elsewhere(live):
     stream = io.StringIO()
-    with display.Progress(2, stream=stream, live=live) as progress:
-        progress.header()
+    with terminal.Progress(2, stream=stream, live=live) as progress:
+        progress.waiting("loading")
         progress.iteration(fake_report(1).row, {})
         progress.log_handler().emit(logging.LogRecord("x", 30, "", 0, "odd [%s]", ("red",), None))
     text = stream.getvalue()
     assert "cost" in text
     assert "warning: odd [red]" in text
+    assert text.count("lowest") == 1
     assert ("iteration 2 of 2" in text) <= live
 
 

@@ -21,7 +21,9 @@ from gps.fields import (
     Range,
     Shape,
     Whole,
+    checked,
     declared,
+    described,
     shapes_of,
 )
 from gps.types import Array, Images, LinearDynamics, Record
@@ -42,6 +44,7 @@ class Options(Config):
     cap: Annotated[float, Range(at_least=1, finite=False)] = math.inf
     kl: Annotated[float, Range(above=0, below=10, unit="nats")] = 1.0
     any_number: float = 0.0
+    seed: Annotated[int, Range(at_least=0, below=2**63)] = 0
     rule: Literal["laplace", "mc"] = "mc"
     flag: bool = False
     name: str = ""
@@ -78,6 +81,7 @@ class Options(Config):
         ("share", 1.1, "a number from 0 to 1, got 1.1"),
         ("cap", 0.5, "a number of at least 1, got 0.5"),
         ("kl", 10.0, "a number above 0 and below 10 nats, got 10.0"),
+        ("seed", 2**63, f"a whole number of at least 0 and below 2^63, got {2**63}"),
         ("any_number", math.nan, "a number, got nan"),
         ("rule", "laplce", "'laplace' or 'mc', got 'laplce'; did you mean 'laplace'?"),
         ("rule", 1, "'laplace' or 'mc', got 1"),
@@ -154,6 +158,15 @@ class Sums(Record):
     b: Annotated[Array, Shape("T")]
     c: Annotated[Array, Shape("3 nu")] | None = None
     pixels: Annotated[Images, Shape("T height width 3")] | None = None
+
+
+def test_an_argument_is_checked_as_a_field_is():
+    assert checked(np.int64(3), Count, "samples") == 3
+    assert checked("whatever", Any, "x") == "whatever"
+    with pytest.raises(ConfigError, match=r"^samples must be a whole number of at least 1, got 0$"):
+        checked(0, Count, "samples")
+    assert described(Count | None) == "a whole number of at least 1 or None"
+    assert described(Any) == ""
 
 
 def test_letters_have_one_size_in_all_fields():

@@ -19,7 +19,8 @@ from gps.errors import GPSError, StoreError
 from gps.gui.run_reader import RunReader
 from gps.pipeline import changes as live
 from gps.pipeline import progress
-from gps.pipeline.control import Command, Connection, Status, connect
+from gps.pipeline.steering import Command, Status
+from gps.pipeline.steering_socket import Connection, connect
 
 _RETRY = 1.0  # seconds between attempts to connect
 _LOG_LINES = 200

@@ -29,7 +29,7 @@ from gps.errors import GPSError, StoreError
 from gps.fields import Shape
 from gps.gui.search_result import SearchResult
 from gps.pipeline import config_io, progress
-from gps.pipeline.stages import Evaluation, agent_of, evaluate_condition
+from gps.pipeline.sampling import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
 from gps.protocols import Agent, needs_images
 from gps.types import (

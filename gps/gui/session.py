@@ -34,7 +34,7 @@ from gps.gui.plots.user import Failure, Made
 from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline import progress
-from gps.pipeline.stages import Evaluation
+from gps.pipeline.sampling import Evaluation
 from gps.protocols import HasCameras
 from gps.types import Array, Images, Record
 

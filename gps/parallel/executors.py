@@ -51,6 +51,7 @@ from gps.execution import (
 from gps.parallel.group import fresh_address, run_member
 from gps.parallel.worker import (
     CANCELLED,
+    COMPILING,
     ActorProxy,
     ArgumentSlot,
     CachedRef,
@@ -259,6 +260,7 @@ class Dask:
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
         self._plugins: dict[str, SingleThread | Prepare] = {}
         self._register(SingleThread())
+        self.client.forward_logging(COMPILING, logging.INFO)
         self._address = str(self.client.scheduler_info(n_workers=0)["address"])
         self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result

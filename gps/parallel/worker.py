@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 CANCELLED = (FutureCancelledError, asyncio.CancelledError, threads.CancelledError)
 
 
+COMPILING = "gps.compiling"
+"""The logger of workers whose messages reach the driver: which kernels they compile."""
+
+
 class SingleThread(WorkerPlugin):
     """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache."""
 
@@ -42,6 +46,7 @@ class SingleThread(WorkerPlugin):
         import numba
         from threadpoolctl import threadpool_limits
 
+        logging.getLogger(COMPILING).setLevel(logging.INFO)
         pin_torch()
         threadpool_limits(limits=1)
         if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):

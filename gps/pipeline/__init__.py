@@ -2,7 +2,8 @@
 
 `load(name or path)` gives an Experiment, `run` and `resume` yield an IterationReport for each
 iteration, `run_asynchronous` and `resume_asynchronous` for each snapshot, `RunFolder` reads what a
-run left behind, `export_policy` and `load_policy` take its policy out.
+run left behind, `evaluate` rolls out what it has learned, `export_policy` and `load_policy` take
+its policy out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         resume_asynchronous,
         run_asynchronous,
     )
+    from gps.pipeline.evaluation import EvaluationReport, evaluate
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.exporting import export_policy, load_policy
     from gps.pipeline.runner import IterationReport, resume, run
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AsynchronousConfig": "asynchronous",
+    "EvaluationReport": "evaluation",
     "Experiment": "experiment",
     "IterationReport": "runner",
     "RunFolder": "store",
+    "evaluate": "evaluation",
     "export_policy": "exporting",
     "load_policy": "exporting",
     "resume": "runner",
@@ -37,9 +41,11 @@ _HOME = {
 
 __all__ = [
     "AsynchronousConfig",
+    "EvaluationReport",
     "Experiment",
     "IterationReport",
     "RunFolder",
+    "evaluate",
     "export_policy",
     "load",
     "load_policy",

@@ -46,16 +46,21 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Deferred, Executor, Serial, stage
 from gps.fields import Config, Count
-from gps.pipeline import config_io, progress, stages
-from gps.pipeline.control import Control
-from gps.pipeline.experiment import AgentConfig, AsynchronousAlgorithm, ChoosesImages, Experiment
+from gps.pipeline import config_io, progress, sampling
+from gps.pipeline.experiment import (
+    AgentConfig,
+    AsynchronousAlgorithm,
+    ChoosesImages,
+    Experiment,
+    initial_state,
+)
 from gps.pipeline.runner import (
     IterationReport,
-    initial_state,
     memory_row,
     metrics_row,
     steered,
 )
+from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.policies.training import TrainingData
@@ -111,7 +116,7 @@ def run_asynchronous(
     source: Path | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    control: Control | None = None,
+    steering: Steering | None = None,
 ) -> Iterator[IterationReport]:
     """Run an experiment asynchronously; yields a report after every stored snapshot.
 
@@ -123,7 +128,7 @@ def run_asynchronous(
 
     out, executor, source: as for `gps.run`. stop: asked often; when it says True, what has been
     finished is stored and the run ends. clock: seconds, for executors that keep a time of their
-    own. control: as for `gps.run`; an asynchronous run can be told to stop. Raises ConfigError
+    own. steering: as for `gps.run`; an asynchronous run can be told to stop. Raises ConfigError
     before the first rollout, SimulationError, StoreError; what was finished before an error is
     stored and reported first.
     """
@@ -147,9 +152,9 @@ def run_asynchronous(
             where = "serial" if executor is None else type(executor).__name__.lower()
             extra = {"executor": where, "asynchronous": config_io.to_json(config)}
             folder = RunFolder.create(Path(out), experiment, source, extra=extra)
-    control = control or Control(pausable=False)
+    steering = steering or Steering(pausable=False)
     begin = Snapshot.of_start(state)
-    yield from _reports(experiment, agent, config, begin, folder, executor, stop, clock, control)
+    yield from _reports(experiment, agent, config, begin, folder, executor, stop, clock, steering)
 
 
 def resume_asynchronous(
@@ -163,7 +168,7 @@ def resume_asynchronous(
     executor: Executor | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    control: Control | None = None,
+    steering: Steering | None = None,
 ) -> Iterator[IterationReport]:
     """Continue a stored asynchronous run from a snapshot; what was under way begins again.
 
@@ -195,9 +200,9 @@ def resume_asynchronous(
     except BaseException:
         folder.close()
         raise
-    control = control or Control(pausable=False)
+    steering = steering or Steering(pausable=False)
     yield from _reports(
-        experiment, agent, config, snapshot, folder, executor, stop, clock, control, stored=True
+        experiment, agent, config, snapshot, folder, executor, stop, clock, steering, stored=True
     )
 
 
@@ -265,13 +270,13 @@ def _reports(
     executor: Executor | None,
     stop: Callable[[], bool] | None,
     clock: Callable[[], float],
-    control: Control,
+    steering: Steering,
     stored: bool = False,
 ) -> Iterator[IterationReport]:
     ex = executor or Serial()
 
     def asked_to_stop() -> bool:
-        return control.stopping or (stop is not None and stop())
+        return steering.stopping or (stop is not None and stop())
 
     total = config.snapshots(experiment, agent.n_conditions) or 0
     with ExitStack() as stack:
@@ -281,10 +286,10 @@ def _reports(
             stack.callback(folder.close)
             if not stored:
                 folder.write(begin)
-        stack.enter_context(steered(folder, control))
+        stack.enter_context(steered(folder, steering))
         driver = _Driver(experiment, agent, config, begin, folder, ex, asked_to_stop, clock)
         stack.callback(driver.close)
-        control.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
+        steering.begin(experiment, begin.state.iteration + 1, ex.doing, total=total)
         rows: list[progress.Row] = [] if folder is None else [*folder.results()]
         while not driver.done:
             reports: list[IterationReport] = []
@@ -300,9 +305,9 @@ def _reports(
                         folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
                     if report.news:
                         folder.note(report.news)
-                control.finished(report.row["seconds"])
+                steering.finished(report.row["seconds"])
                 if not (driver.done and report is reports[-1]):
-                    control.begin(experiment, report.iteration + 1, ex.doing, total=total)
+                    steering.begin(experiment, report.iteration + 1, ex.doing, total=total)
             yield from reports
         if driver.error is not None:
             raise driver.error
@@ -336,9 +341,9 @@ def sample(
     iteration: int,
     max_resamples: int,
 ) -> Sampled:
-    """`gps.pipeline.stages.rollout`, timed."""
+    """`gps.pipeline.sampling.rollout`, timed."""
     begin = time.perf_counter()
-    rollouts = stages.rollout(agent, source, condition, samples, seed, iteration, max_resamples)
+    rollouts = sampling.rollout(agent, source, condition, samples, seed, iteration, max_resamples)
     return Sampled(rollouts, time.perf_counter() - begin)
 
 
@@ -403,7 +408,7 @@ class _Moment:
 
     state: GPSState
     newest: tuple[_Newest, ...]
-    scores: tuple[Deferred[stages.Score], ...]
+    scores: tuple[Deferred[sampling.Score], ...]
     """Of the local controllers, then of the policy."""
     numbers: dict[str, float]
     events: tuple[str, ...]
@@ -460,7 +465,7 @@ class _Driver:
                 for m in range(M)
             ]
         if not self._over():
-            ex.prepare(partial(warm_up, experiment.agent))
+            ex.prepare(partial(warm_up, experiment))
         self.round_began = clock()
         self.began = clock() - known.seconds
         self.ended_at = [clock()] * M
@@ -471,7 +476,9 @@ class _Driver:
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
         self.moment: _Moment | None = None
-        self.pending: list[Deferred[stages.Score]] = []  # scores of `moment` that are not there yet
+        self.pending: list[
+            Deferred[sampling.Score]
+        ] = []  # scores of `moment` that are not there yet
         self.storing: _Storing | None = None
         self.halting = self.done = False
         self.error: Exception | None = None
@@ -731,7 +738,7 @@ class _Driver:
         try:
             # without a condition: a worker that samples is not held up
             scores = tuple(
-                self.ex.call(stages.score, e.agent, e.cost, e.measure, source, i % self.M)
+                self.ex.call(sampling.score, e.agent, e.cost, e.measure, source, i % self.M)
                 for i, source in enumerate(sources)
             )
         except Exception as error:  # of an executor that runs it at once
@@ -761,11 +768,11 @@ class _Driver:
         self.stored_at = (self.local_updates, self.version)
         self.ages, self.events, self.spent = [], [], {}
 
-    def _unjudged(self, error: Exception) -> tuple[stages.Score, ...]:
+    def _unjudged(self, error: Exception) -> tuple[sampling.Score, ...]:
         """No scores: the updates are good and will be stored, then the run ends with the error."""
         error.add_note(f"while snapshot {self.number} was judged")
         self.error = self.error or error
-        return (stages.Score(math.nan, math.nan, math.nan),) * (2 * self.M)
+        return (sampling.Score(math.nan, math.nan, math.nan),) * (2 * self.M)
 
     def _store(self) -> None:
         """Everything is there: store it beside the work that goes on."""

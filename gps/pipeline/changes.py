@@ -1,6 +1,6 @@
-"""Options that were changed while a run went on, and from which iteration.
+"""Options that were changed during a run, and from which iteration.
 
-RUN/changes.json holds them, so that the run can be made again and resumed to the same bytes:
+RUN/changes.json holds them, so that the run can be repeated and resumed to the same bytes:
 
     {"schema": "gps changes", "schema_version": 1,
      "changes": [{"iteration": 4, "options": {"algorithm.step.kl-max": "0.5"}, "seed": null}]}
@@ -61,7 +61,7 @@ class Changes:
         return Changes(tuple(sorted(found.items())))
 
     def apply(self, experiment: Experiment, iteration: int) -> Experiment:
-        """The experiment that makes an iteration; raises ConfigError, ExperimentError."""
+        """The experiment of an iteration; raises ConfigError, ExperimentError."""
         return changed(experiment, self.options(iteration))
 
     def options(self, iteration: int) -> dict[str, str]:

@@ -31,6 +31,7 @@ import numpy as np
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.pipeline import siblings
+from gps.types import iter_fields
 
 USER_MODULES = "gps_experiment_"
 """Prefix of the names of modules that hold a user's hyperparams file; see the loader."""
@@ -187,10 +188,12 @@ def _to_json(value: Any, where: str) -> Any:
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
         return {"name": name_of(value)}
     if is_dataclass(value):
-        pairs = [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
-        unused = {f.name for f in fields(value) if "stored" in f.metadata}  # see gps.types.optional
-        pairs = [(name, v) for name, v in pairs if not (v is None and name in unused)]
-        values = {name: to_json(v, f"{where}.{name}") for name, v in pairs}
+        pairs = zip(fields(value), iter_fields(value), strict=True)
+        values = {
+            name: to_json(v, f"{where}.{name}")
+            for f, (name, v) in pairs
+            if f.init and not (v is None and "stored" in f.metadata)  # see gps.types.optional
+        }
         return {"class": name_of(type(value)), "fields": values}
     raise ExperimentError(
         f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored; use "
@@ -236,4 +239,4 @@ def from_json(tree: Any, user: Names | None = None, where: str = "experiment") -
         raise kind_of_error(text) from error
     except Exception as error:
         raise ExperimentError(f"{where}: {type(error).__name__}: {error}") from error
-    raise ExperimentError(f"{where}: {kind!r} is no entry that this version of gps writes")
+    raise ExperimentError(f"{where}: {kind!r} is not an entry that this version of gps writes")

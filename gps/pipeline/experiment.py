@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from gps.algorithms.state import (
     ConditionState,
@@ -23,6 +23,7 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
 from gps.execution import Deferred, Executor
+from gps.fields import Config, Range
 from gps.policies.training import TrainingData
 from gps.protocols import Agent
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
@@ -142,8 +143,14 @@ class AsynchronousAlgorithm(Protocol):
         ...
 
 
+Samples = Annotated[int, Range(at_least=1, at_most=100_000)]
+"""Rollouts of one condition that are made together; their arrays have to fit into memory."""
+Seed = Annotated[int, Range(at_least=0, below=2**63)]
+"""Of random streams; the store keeps it in 64 bits."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Config):
     """Everything that defines a run but the machine that makes it."""
 
     name: str = ""
@@ -155,29 +162,23 @@ class Experiment:
     cost: Cost
     """The cost that is minimised, the same for every condition."""
     initial: InitialControllerConfig
-    """Configuration of the first controllers."""
+    """Configuration of the initial controllers."""
     measure: EndpointMeasure | None = None
     """The task's own measure of success."""
     algorithm: AlgorithmConfig
     """Configuration of the algorithm."""
-    samples: int = 5
+    samples: Samples = 5
     """Rollouts per condition and iteration."""
-    iterations: int = 10
+    iterations: Annotated[int, Range(at_least=1, below=2**63)] = 10
     """Iterations of a whole run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random stream of a run."""
-    max_resamples: int = 3
+    max_resamples: Annotated[int, Range(at_least=0, below=2**63)] = 3
     """How often a sample whose simulation fails is drawn again before the run stops."""
 
     def __post_init__(self) -> None:
-        for name, low in (("samples", 1), ("iterations", 1), ("seed", 0), ("max_resamples", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ConfigError(
-                    f"Experiment.{name} must be a whole number of at least {low}, got {value!r}"
-                )
-            if value >= 2**63:  # the store keeps it in 64 bits
-                raise ConfigError(f"Experiment.{name} must be below 2^63, got {value}")
+        super().__post_init__()
+        values = vars(self)
         needed: list[tuple[str, type]] = [
             ("agent", AgentConfig),
             ("cost", Cost),
@@ -185,7 +186,7 @@ class Experiment:
             ("algorithm", AlgorithmConfig),
         ]
         for name, protocol in needed:
-            value = getattr(self, name)
+            value = values[name]
             if isinstance(value, type) or not isinstance(value, protocol):
                 raise ConfigError(
                     f"Experiment.{name} must be a configuration object with the methods of "
@@ -198,7 +199,7 @@ class Experiment:
             )
 
     def validate(self) -> Agent:
-        """Build the agent and check that cost, measure and first controllers fit it.
+        """Build the agent and check that cost, measure and initial controllers fit it.
 
         Raises ConfigError.
         """
@@ -215,3 +216,15 @@ class Experiment:
                 f"Experiment.initial ({type(self.initial).__name__}): {error}"
             ) from error
         return agent
+
+
+def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
+    """Controllers, and an untrained policy where the algorithm has one."""
+    controllers = tuple(
+        experiment.initial.controller(
+            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
+        )
+        for m in range(agent.n_conditions)
+    )
+    costs = (experiment.cost,) * agent.n_conditions
+    return experiment.algorithm.start(costs, controllers, agent, experiment.seed)

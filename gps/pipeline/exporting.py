@@ -11,6 +11,7 @@ import numpy as np
 from gps import policies
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import store
+from gps.pipeline.files import write_whole
 from gps.pipeline.progress import Choice
 from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, control_range_of
@@ -55,7 +56,7 @@ def export_policy(
         )
     data = FORMATS[path.suffix](policy, facts)
     try:
-        store.write_whole(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     return path

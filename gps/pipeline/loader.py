@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
+from gps.fields import described
 from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
 from gps.pipeline.siblings import importable
+from gps.types import iter_fields
 
 if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
@@ -56,7 +58,7 @@ def load(name_or_path: str | Path) -> Loaded:
     module = execute(path)
     from gps.pipeline.experiment import Experiment
 
-    if not hasattr(module, "experiment"):
+    if "experiment" not in vars(module):
         raise ExperimentError(
             f"{path}: defines no `experiment`; end the file with `experiment = Experiment(...)`"
         )
@@ -80,7 +82,7 @@ def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Pat
     name = name.removesuffix(".py")
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise ExperimentError(
-            f"{name!r} is no name for an experiment: use letters, digits, _ and -"
+            f"{name!r} is not a name for an experiment: use letters, digits, _ and -"
         )
     source, target = _find(from_experiment), Path(folder) / f"{name}.py"
     header = textwrap.dedent(
@@ -233,6 +235,8 @@ class _Option:
     type: Any
     value: Any
     help: str
+    hint: Any = None
+    """The type with what is declared about its values."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,8 @@ class Setting:
     value: Any
     help: str
     """What the field's docstring says."""
+    hint: Any
+    """The declared type, its range included."""
 
 
 def settings(experiment: Experiment) -> list[Setting]:
@@ -259,7 +265,7 @@ def _settings(value: Any, prefix: str) -> list[Setting]:
         if _is_group(option.value):
             found += _settings(option.value, f"{name}.")
         else:
-            found.append(Setting(name, option.value, option.help))
+            found.append(Setting(name, option.value, option.help, option.hint))
     return found
 
 
@@ -340,20 +346,21 @@ def _options(value: Any) -> list[_Option]:
     cls: type = type(value)
     try:
         hints = typing.get_type_hints(cls)
+        declared = typing.get_type_hints(cls, include_extras=True)
     except NameError:
-        hints = {}  # a type that is imported for type checkers only: no option with a plain type
+        hints = declared = {}  # a type for type checkers only: no option with a plain type
     texts = _field_texts(cls)
     found = []
-    for f in fields(value):
+    for f, (_, now) in zip(fields(value), iter_fields(value), strict=True):
         if not f.init:
             continue
-        now, hint, text = getattr(value, f.name), hints.get(f.name, Any), texts.get(f.name, "")
+        hint, text = hints.get(f.name, Any), texts.get(f.name, "")
         if _is_group(now):
             found.append(_Option(f.name, type(now), now, text))
         elif (items := _items(now)) is not None:
             found.append(_Option(f.name, _Items, items, text))
         elif _is_plain(hint):
-            found.append(_Option(f.name, _narrow_first(hint), now, text))
+            found.append(_Option(f.name, _narrow_first(hint), now, text, declared[f.name]))
     return found
 
 
@@ -448,19 +455,39 @@ def _parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ExperimentError(_one_line(errors.getvalue(), prog)) from None
+        raise ExperimentError(_explained(errors.getvalue(), experiment, argv, prog)) from None
     parsed: dict[str, Any] = values
     return parsed
 
 
-def _one_line(text: str, prog: str) -> str:
+def _explained(text: str, experiment: Experiment, argv: Sequence[str], prog: str) -> str:
+    """Tyro's error in the words of `gps.fields` where it is about the value of one option."""
+    message = _message(text)
+    found = re.search(r"--[\w.-]*\w", message)
+    hints = {setting.name: setting.hint for setting in _settings(experiment, "")}
+    right = described(hints.get(found[0][2:])) if found else ""
+    if not found or not right:
+        return f"{message or 'wrong options'}; see {prog} --help"
+    given: list[str] = []
+    chosen = False
+    for token in argv:
+        name, equals, value = token.partition("=")
+        if token.startswith("--"):
+            chosen = name.replace("_", "-") == found[0]
+            given = [value] if chosen and equals else [] if chosen else given
+        elif chosen:
+            given.append(token)
+    return f"{found[0]} must be {right}, got {' '.join(given)!r}; see {prog} --help"
+
+
+def _message(text: str) -> str:
     """The message in one of tyro's boxes, without its title and the help that it repeats."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line.strip(" \t│|╭╮╰╯─-+") for line in text.splitlines()]
     kept = [line for line in lines if line][1:]
     ends = ("For full helptext", "Argument helptext")
     message = " ".join(itertools.takewhile(lambda line: not line.startswith(ends), kept))
-    return f"{message.removeprefix('Error parsing ') or 'wrong options'}; see {prog} --help"
+    return message.removeprefix("Error parsing ")
 
 
 def _apply(value: Any, changes: Mapping[str, Any]) -> Any:
@@ -477,8 +504,9 @@ def _apply(value: Any, changes: Mapping[str, Any]) -> Any:
         return value
     if isinstance(value, _Items):
         return _Items(tuple((name, changed.get(name, item)) for name, item in value.values))
+    old = dict(iter_fields(value))
     plain = {
-        name: _unwrapped(new, getattr(value, name)) if isinstance(new, _Items) else new
+        name: _unwrapped(new, old[name]) if isinstance(new, _Items) else new
         for name, new in changed.items()
     }
     return replace(value, **plain)

@@ -75,7 +75,7 @@ class Result:
 
 
 def results(rows: Iterable[Row]) -> list[Result]:
-    """What the iterations reached, in order; of one that was made again the last row counts.
+    """What the iterations reached, in order; of one that was repeated the last row counts.
 
     A snapshot of an asynchronous run from before the first training of its policy does not count.
     """

@@ -20,10 +20,11 @@ from gps import process_memory
 from gps.algorithms.state import GPSState, Report
 from gps.errors import ConfigError, StoreError
 from gps.execution import Executor, Serial
-from gps.pipeline import progress, stages
+from gps.pipeline import progress, sampling
 from gps.pipeline.changes import Change, Changes
-from gps.pipeline.control import Control
-from gps.pipeline.experiment import Experiment
+from gps.pipeline.experiment import Experiment, initial_state
+from gps.pipeline.steering import Steering
+from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import warm_up
 from gps.protocols import Agent
@@ -58,18 +59,6 @@ class IterationReport(Record):
     once."""
 
 
-def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
-    """Controllers, and an untrained policy where the algorithm has one."""
-    controllers = tuple(
-        experiment.initial.controller(
-            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
-        )
-        for m in range(agent.n_conditions)
-    )
-    costs = (experiment.cost,) * agent.n_conditions
-    return experiment.algorithm.start(costs, controllers, agent, experiment.seed)
-
-
 def run(
     experiment: Experiment,
     *,
@@ -79,21 +68,20 @@ def run(
     executor: Executor | None = None,
     source: Path | None = None,
     ahead: bool = True,
-    control: Control | None = None,
+    steering: Steering | None = None,
     changes: Changes | None = None,
     until_converged: bool = False,
 ) -> Iterator[IterationReport]:
     """Run an experiment; yields a report after every stored iteration.
 
-    out: the run folder, which must be new or empty; None keeps everything in memory.
-    executor: where the stages run; None runs them in this process. source: the hyperparams file,
-    copied into the run folder. ahead: let the workers of a cluster begin the next rollouts while an
-    iteration is stored and reported; they are
-    dropped if nobody asks for it. control: pauses, steps, changes and stops the run from another
-    thread or process. changes: options that change on the way, as in a run's changes.json; they are
-    applied in the iterations that they name. until_converged: end when nothing improves any more
-    (`gps.pipeline.progress.converged`), at the latest after `iterations`. Raises ConfigError before
-    the first rollout, SimulationError, StoreError.
+    out: the run folder, which must be new or empty; None keeps everything in memory. executor:
+    where the stages run; None runs them in this process. source: the hyperparams file, copied into
+    the run folder. ahead: let the workers of a cluster begin the next rollouts while an iteration
+    is stored and reported; they are dropped if it is not asked for. steering: pauses, steps,
+    changes and stops the run from another thread or process. changes: options that change during
+    the run, as in a run's changes.json, in the iterations that they name. until_converged: end when
+    nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
+    Raises ConfigError before the first rollout, SimulationError, StoreError.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -118,7 +106,7 @@ def run(
             if changes.at:
                 folder.write_changes(changes)
     run = _Run(experiment, agent, changes, None, until_converged)
-    yield from _checked_loop(run, state, folder, executor, ahead, control)
+    yield from _checked_loop(run, state, folder, executor, ahead, steering)
 
 
 def resume(
@@ -128,15 +116,15 @@ def resume(
     iterations: int | None = None,
     executor: Executor | None = None,
     ahead: bool = True,
-    control: Control | None = None,
+    steering: Steering | None = None,
     until_converged: bool = False,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
-    start: the iteration to go on from (later ones are deleted); None takes the last whole one.
-    iterations: the total to reach; None takes the experiment's. executor, ahead, control,
+    start: the iteration to resume from (later ones are deleted); None takes the last whole one.
+    iterations: the total to reach; None takes the experiment's. executor, ahead, steering,
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
-    had been changed on the way change again, in the same iterations. Raises StoreError.
+    had been changed during the run change again, in the same iterations. Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
     if "asynchronous" in folder.info():
@@ -162,7 +150,7 @@ def resume(
         folder.close()
         raise
     run = _Run(experiment, agent, changes, iterations, until_converged)
-    yield from _checked_loop(run, state, folder, executor, ahead, control, stored=True)
+    yield from _checked_loop(run, state, folder, executor, ahead, steering, stored=True)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -184,7 +172,7 @@ class _Run:
     _known: tuple[Any, Experiment] | None = None
 
     def experiment(self, iteration: int) -> Experiment:
-        """What makes an iteration; the same object as long as nothing changes."""
+        """The experiment of an iteration; the same object as long as nothing changes."""
         key = self.changes.options(iteration), self.iterations
         if self._known is None or self._known[0] != key:
             experiment = self.changes.apply(self.base, iteration)
@@ -210,10 +198,10 @@ def _checked_loop(
     folder: RunFolder | None,
     executor: Executor | None,
     ahead: bool,
-    control: Control | None,
+    steering: Steering | None,
     stored: bool = False,
 ) -> Iterator[IterationReport]:
-    ex, control = executor or Serial(), control or Control()
+    ex, steering = executor or Serial(), steering or Steering()
     with ExitStack() as stack:
         if executor is None:
             stack.callback(ex.close)
@@ -221,36 +209,36 @@ def _checked_loop(
             stack.callback(folder.close)
             if not stored:
                 folder.write(Snapshot.of_start(state))
-        stack.enter_context(steered(folder, control))
-        yield from _loop(run, state, folder, ex, ahead, control)
+        stack.enter_context(steered(folder, steering))
+        yield from _loop(run, state, folder, ex, ahead, steering)
 
 
 @contextmanager
-def steered(folder: RunFolder | None, control: Control) -> Iterator[None]:
+def steered(folder: RunFolder | None, steering: Steering) -> Iterator[None]:
     """A run that takes commands and keeps a log inside the block, and says how it ended."""
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(folder.logged())
-            control.serve(folder.path, folder.note)
-            folder.note(f"process {os.getpid()} on {socket.gethostname()} makes the run")
-        stack.callback(control.close)
+            steering.note = folder.note
+            stack.enter_context(serving(steering, folder.path))
+            folder.note(f"process {os.getpid()} on {socket.gethostname()} executes the run")
         try:
             yield
         except GeneratorExit:  # nobody asks for the next iteration
-            control.end()
+            steering.end()
             if folder is not None:
                 _note_best(folder)
                 folder.note("no further iteration was asked for")
             raise
         except BaseException as error:
-            control.end(error)
+            steering.end(error)
             if folder is not None:
-                folder.note(control.status.note, logging.ERROR)
+                folder.note(steering.status.note, logging.ERROR)
             raise
-        control.end()
+        steering.end()
         if folder is not None:
             _note_best(folder)
-            folder.note(f"the run is {control.status.state}")
+            folder.note(f"the run is {steering.status.state}")
 
 
 def _note_best(folder: RunFolder) -> None:
@@ -266,31 +254,31 @@ def _loop(
     folder: RunFolder | None,
     ex: Executor,
     ahead: bool,
-    control: Control,
+    steering: Steering,
 ) -> Iterator[IterationReport]:
     agent = run.agent
     M = range(agent.n_conditions)
     experiment = run.experiment(state.iteration + 1)
     rows: list[progress.Row] = [] if folder is None else [*folder.results()]
     if not run.over(state.iteration, experiment.iterations, rows):
-        control.prepare(experiment, state.iteration)
-        ex.prepare(partial(warm_up, experiment.agent))
+        steering.prepare(experiment, state.iteration)
+        ex.prepare(partial(warm_up, experiment))
     ex.seconds()
     live: tuple[Any, ...] | None = None
     before: GPSState | None = (
         None  # where the last iteration began; of a stored run read when asked
     )
-    redone = False
+    repeated = False
     while True:
-        command = control.take(experiment, state.iteration)
+        command = steering.take(experiment, state.iteration)
         if command is not None and command.kind == "stop":
             return
         if command is not None:
             live = None
-            if command.kind == "redo":
+            if command.kind == "repeat":
                 state = _earlier(run, state, before, folder)
                 rows = [r for r in rows if r["iteration"] <= state.iteration]
-                redone = True
+                repeated = True
             run.change(state.iteration + 1, Change(command.options, command.seed))
             if folder is not None:
                 folder.write_changes(run.changes)
@@ -301,7 +289,7 @@ def _loop(
         begin = time.perf_counter()
         with one_thread():
             it = state.iteration
-            control.begin(experiment, it + 1, ex.doing)
+            steering.begin(experiment, it + 1, ex.doing)
             seed = run.changes.seed(it + 1)
             if seed is not None and seed != state.seed:
                 state, live = replace(state, seed=seed), None
@@ -311,7 +299,7 @@ def _loop(
                 with ex.together():
                     if live is None:
                         live = tuple(_rollouts(experiment, state, ex, M))
-                    if not control.after_rollouts(partial(_wait_for_all, ex, live)):
+                    if not steering.after_rollouts(partial(_wait_for_all, ex, live)):
                         return
                     live_state, live_report = experiment.algorithm.iterate(state, live, ex)
                     local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
@@ -340,7 +328,7 @@ def _loop(
             del live_report
             following = run.experiment(state.iteration + 1)
             over = run.over(state.iteration, following.iterations, rows)
-            goes_on = not over and not control.stopping
+            goes_on = not over and not steering.stopping
             if ahead and ex.concurrent and goes_on:
                 with ex.together():
                     live = tuple(_rollouts(following, state, ex, M))
@@ -357,10 +345,10 @@ def _loop(
                 )
                 row["seconds_store"] = time.perf_counter() - begin - row["seconds"]
                 row["seconds"] += row["seconds_store"]
-                if redone:
+                if repeated:
                     folder.forget_metrics(done.iteration)
                 folder.append_metrics(row)
-        redone = False
+        repeated = False
         experiment = following
         events = tuple(f"condition {c.condition}: {c.event}" for c in report.conditions if c.event)
         if folder is not None:
@@ -370,7 +358,7 @@ def _loop(
         news = progress.news(rows)
         if folder is not None and news:
             folder.note(news)
-        control.finished(row["seconds"])
+        steering.finished(row["seconds"])
         yield IterationReport(
             iteration=done.iteration,
             report=report,
@@ -398,7 +386,7 @@ def _earlier(
     if folder is not None:
         stored = folder.read_state(state.iteration - 1)
         return replace(stored, costs=(run.base.cost,) * run.agent.n_conditions)
-    assert before is not None  # a redo is refused before the first iteration
+    assert before is not None  # a repeat is refused before the first iteration
     return before
 
 
@@ -412,7 +400,7 @@ def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -
     sources = experiment.algorithm.sampling(state)
     return [
         ex.call(
-            stages.rollout,
+            sampling.rollout,
             experiment.agent,
             sources[m],
             m,
@@ -428,13 +416,13 @@ def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -
 
 def _score(experiment: Experiment, ex: Executor, source: Any, m: int) -> Any:
     e = experiment
-    return ex.call(stages.score, e.agent, e.cost, e.measure, source, m, condition=m)
+    return ex.call(sampling.score, e.agent, e.cost, e.measure, source, m, condition=m)
 
 
 def metrics_row(
     report: Report,
-    local: Sequence[stages.Score],
-    policy: Sequence[stages.Score],
+    local: Sequence[sampling.Score],
+    policy: Sequence[sampling.Score],
     state: GPSState,
 ) -> dict[str, float]:
     """What an iteration says of itself in metrics.csv. Costs are sums over a rollout, distances as

@@ -129,7 +129,7 @@ def _parsed(source: Source) -> ast.Module:
         where = f"{source.path}:{error.lineno}" if error.lineno else str(source.path)
         raise ExperimentError(f"{where}: syntax error: {error.msg}") from error
     except ValueError as error:  # a NUL byte
-        raise ExperimentError(f"{source.path}: is no Python source: {error}") from error
+        raise ExperimentError(f"{source.path}: is not Python source: {error}") from error
 
 
 def _imports(tree: ast.Module, package: str) -> list[str]:
@@ -240,11 +240,11 @@ class Siblings:
     def name(self, module: str, name: str) -> Any:
         """What `from module import name` gives; ImportError."""
         found = self.module(module)
-        if not hasattr(found, name) and f"{module}.{name}" in self._sources:
-            return self.module(f"{module}.{name}")
         try:
             return getattr(found, name)
         except AttributeError:
+            if f"{module}.{name}" in self._sources:
+                return self.module(f"{module}.{name}")
             text = f"cannot import name {name!r} from {module!r} ({found.__file__})"
             raise ImportError(text) from None
 
@@ -252,7 +252,7 @@ class Siblings:
         """What `from module import *` gives."""
         found = self.module(module)
         public = [name for name in vars(found) if not name.startswith("_")]
-        return {name: self.name(module, name) for name in getattr(found, "__all__", public)}
+        return {name: self.name(module, name) for name in vars(found).get("__all__", public)}
 
     def _load(self, name: str) -> types.ModuleType:
         if name not in self._sources:
@@ -285,7 +285,7 @@ class Siblings:
 
 
 def _siblings(token: str) -> Siblings:
-    """Those that are in this process already, or empty ones that are told their state later."""
+    """Those that are in this process already, or empty ones whose state comes later."""
     if token not in _known:
         new = Siblings.__new__(Siblings)
         new._token, new._loaded = token, {}
@@ -308,5 +308,5 @@ class SiblingModule(types.ModuleType):
 
 
 def _module(token: str, full_name: str, name: str) -> SiblingModule:
-    """The module that is in this process already, or an empty one that is told its state later."""
+    """The module that is in this process already, or an empty one whose state comes later."""
     return _siblings(token)._loaded.setdefault(name, SiblingModule(full_name))

@@ -1,47 +1,82 @@
-"""Compile every kernel once, by running the pipeline itself on a tiny problem."""
+"""Compile the kernels that an experiment needs: two iterations of its algorithm on a tiny agent."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from typing import Any
 
-from gps.pipeline.experiment import AgentConfig
-from gps.pipeline.stages import agent_of
+from gps.agents.point_mass import PointMassConfig
+from gps.control.initial import HoldConfig
+from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
+from gps.errors import ConfigError
+from gps.execution import Serial
+from gps.pipeline import sampling
+from gps.pipeline.experiment import Experiment, initial_state
+from gps.protocols import WarmsUp
+
+log = logging.getLogger(__name__)
 
 
-def warm_up(config: AgentConfig | None = None) -> None:
-    """Two serial iterations of MDGPS and of PILQR on a tiny point mass; about a second once kernels
-    are cached.
+def warm_up(experiment: Experiment) -> None:
+    """Build the agent, which every worker needs, and compile the kernels, or load them.
 
-    agent: also build its agent, as every worker needs it, and let it compile what it has.
+    What is left out, since an algorithm of the user's does not work on the tiny agent, is compiled
+    by the first task that needs it.
     """
-    if config is not None:
-        agent = agent_of(config)
-        if hasattr(agent, "warm_up"):
-            agent.warm_up()
-    from gps.agents.point_mass import PointMassConfig
-    from gps.algorithms.mdgps import MDGPSConfig
-    from gps.algorithms.pilqr import PILQRTrajOptConfig
-    from gps.control.initial import HoldConfig
-    from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
-    from gps.pipeline.experiment import Experiment
-    from gps.pipeline.runner import run
-    from gps.policies.training import TrainingConfig
+    agent = sampling.agent_of(experiment.agent)
+    if isinstance(agent, WarmsUp):
+        agent.warm_up()
+    try:
+        _iterate(_tiny(experiment))
+    except Exception as error:
+        log.debug("the first tasks compile what they need: %s", error)
 
+
+def _tiny(experiment: Experiment) -> Experiment:
+    """The same algorithm on a point mass with five steps, with as little training as it can."""
     position = StateCost(entry="position", target=(0.0, 0.0), weights=1.0, l2=1.0)
+    costs = ActionCost(weights=0.01), position
+    agent = PointMassConfig(T=5, starts=((1.0, 1.0),))
+    algorithm: Any = experiment.algorithm
+    options = vars(algorithm)
+    changes: dict[str, Any] = {}
+    if "model" in options:  # what is planned with
+        changes["model"] = agent
+    if "training" in options:
+        changes["training"] = replace(options["training"], steps=10)
     tiny = Experiment(
         name="warm_up",
-        agent=PointMassConfig(T=5, starts=((1.0, 1.0),)),
-        cost=SumCost(
-            terms=(
-                WeightedCost(weight=1.0, cost=ActionCost(weights=0.01)),
-                WeightedCost(weight=1.0, cost=position),
-            )
-        ),
+        agent=agent,
+        cost=SumCost(terms=tuple(WeightedCost(weight=1.0, cost=cost) for cost in costs)),
         initial=HoldConfig(position="position", velocity="velocity"),
-        algorithm=MDGPSConfig(training=TrainingConfig(steps=10)),
-        samples=3,
-        iterations=2,
+        algorithm=replace(algorithm, **changes),
+        samples=max(3, algorithm.min_samples),
     )
-    for experiment in (tiny, replace(tiny, algorithm=PILQRTrajOptConfig())):
-        for _ in run(experiment):
-            pass
+    try:
+        tiny.validate()
+    except ConfigError:  # the network needs images, or entries that the point mass does not have
+        if "network" not in options:
+            raise
+        from gps.policies import MLPConfig
+
+        tiny = replace(tiny, algorithm=replace(tiny.algorithm, network=MLPConfig()))  # type: ignore[type-var]
+    return tiny
+
+
+def _iterate(tiny: Experiment) -> None:
+    """Two iterations: the second one has a prior from the first, and perhaps a policy."""
+    agent = sampling.agent_of(tiny.agent)
+    state = initial_state(tiny, agent)
+    for _ in range(2):
+        rollouts = tuple(
+            sampling.rollout(
+                *(tiny.agent, source, m, tiny.samples),
+                *(tiny.seed, state.iteration, tiny.max_resamples),
+            )
+            for m, source in enumerate(tiny.algorithm.sampling(state))
+        )
+        state, _ = tiny.algorithm.iterate(state, rollouts, Serial())
+    for m, condition in enumerate(state.conditions):
+        for source in filter(None, (condition, state.policy)):
+            sampling.score(tiny.agent, tiny.cost, tiny.measure, source, m)

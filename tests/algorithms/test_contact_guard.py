@@ -13,8 +13,8 @@ from gps.agents import peg_insertion
 from gps.algorithms import GuardConfig, StepConfig, TrajOptConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, EndpointCost, EndpointMeasure, SumCost, WeightedCost
-from gps.pipeline import runner, stages
-from gps.pipeline.experiment import Experiment
+from gps.pipeline import sampling
+from gps.pipeline.experiment import Experiment, initial_state
 from gps.types import LinearGaussianController
 
 TARGET = (0.6, 0.0, -0.55, 0.6, 0.0, -0.25)  # peg tip and top at the bottom of the hole, in m
@@ -48,7 +48,7 @@ def runs():
 
 
 def noise_free_cost(controller, m):
-    score = stages.evaluate_condition(WILD.agent, WILD.cost, WILD.measure, controller, m, 1, 0)
+    score = sampling.evaluate_condition(WILD.agent, WILD.cost, WILD.measure, controller, m, 1, 0)
     return float(score.cost[0])
 
 
@@ -78,7 +78,7 @@ def test_every_explosion_is_taken_back(runs):
 
 def test_the_runs_do_not_end_worse_than_they_began(runs):
     agent = WILD.agent.build()
-    start = runner.initial_state(WILD, agent)
+    start = initial_state(WILD, agent)
     first = [noise_free_cost(c.controller, m) for m, c in enumerate(start.conditions)]
     for reports in runs:
         costs = np.array([[c.cost_mean for c in r.report.conditions] for r in reports])
@@ -112,7 +112,7 @@ def test_a_run_away_arm_comes_back():
     algorithm, costs = experiment.algorithm, []
     for _ in range(4):
         rollouts = [
-            stages.rollout(experiment.agent, source, m, 4, 0, state.iteration, 3)
+            sampling.rollout(experiment.agent, source, m, 4, 0, state.iteration, 3)
             for m, source in enumerate(algorithm.sampling(state))
         ]
         state, report = algorithm.iterate(state, rollouts)

@@ -33,8 +33,8 @@ from gps.data import model_path
 from gps.errors import ConfigError
 from gps.parallel import Dask
 from gps.pipeline import Experiment
-from gps.pipeline.runner import initial_state
-from gps.pipeline.stages import evaluate_condition
+from gps.pipeline.experiment import initial_state
+from gps.pipeline.sampling import evaluate_condition
 from gps.rng import stream
 from gps.types import Layout
 

@@ -26,7 +26,7 @@ import numpy as np
 
 import gps
 from gps.agents import Condition, RealTimeConfig
-from gps.pipeline import stages
+from gps.pipeline import sampling
 from gps.rng import stream
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
@@ -74,7 +74,7 @@ def judged(e: Any, policy: Any) -> tuple[float, float, float]:
     """Success, distance (mm) and cost from the unseen conditions, noise-free."""
     n = e.agent.build().n_test_conditions
     found = [
-        stages.evaluate_condition(e.agent, e.cost, e.measure, policy, m, 1, 0, test=True)
+        sampling.evaluate_condition(e.agent, e.cost, e.measure, policy, m, 1, 0, test=True)
         for m in range(n)
     ]
     means = [

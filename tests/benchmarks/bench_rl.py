@@ -56,7 +56,7 @@ import gps
 from gps.agents import as_gymnasium, presets
 from gps.errors import ConfigError, SimulationError
 from gps.pipeline import Experiment
-from gps.pipeline.stages import evaluate_condition
+from gps.pipeline.sampling import evaluate_condition
 from gps.threads import one_thread
 
 METHODS = ("gps", "sac", "ppo")

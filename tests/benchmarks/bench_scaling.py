@@ -373,7 +373,8 @@ def store(how: How) -> Any:
     """Files of an iteration of peg_insertion with M conditions, made of four real ones."""
     import gps
     from gps.execution import map_tree
-    from gps.pipeline.store import Snapshot, encode, write_whole
+    from gps.pipeline.files import write_whole
+    from gps.pipeline.store import Snapshot, encode
     from gps.policies import TrainingConfig
 
     e = gps.load("peg_insertion")

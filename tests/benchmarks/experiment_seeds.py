@@ -29,7 +29,7 @@ from gps.agents import presets
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import Experiment
 from gps.pipeline.runner import IterationReport
-from gps.pipeline.stages import agent_of, evaluate_condition
+from gps.pipeline.sampling import agent_of, evaluate_condition
 
 COLUMNS = ("cost", "distance", "largest", "success", "from", "seconds")
 UNSEEN = ("distance", "largest", "success", "steps", "seconds")

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 import gps
-from gps.pipeline.stages import evaluate_condition
+from gps.pipeline.sampling import evaluate_condition
 
 
 def main() -> None:

@@ -251,11 +251,11 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
             "pause",
             "step",
             "change: algorithm.step.kl-max 0.125",
-            "redo: seed 7",
+            "repeat: seed 7",
             "run",
             "stop",
         ):
-            assert f"told to {word}\n" in lines
+            assert f"command: {word}\n" in lines
         clean(driver)
     folder = RunFolder.open(out)
     assert folder.last() < 40

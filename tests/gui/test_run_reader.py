@@ -312,7 +312,7 @@ def test_threads_read_what_one_would(reader, snapshots):
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="no run folder"):
+    with pytest.raises(StoreError, match="not a run folder"):
         RunReader(tmp_path)
     with pytest.raises(StoreError, match="does not exist"):
         RunReader(tmp_path / "nothing")

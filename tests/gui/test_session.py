@@ -17,7 +17,7 @@ from gps.gui.run_monitor import duration, status_line
 from gps.gui.run_reader import RunReader
 from gps.gui.session import Session
 from gps.pipeline.changes import Change, Changes
-from gps.pipeline.control import Command, Control, Status
+from gps.pipeline.steering import Command, Status, Steering
 from gps.policies import Sizes, VisionConfig
 
 
@@ -248,10 +248,10 @@ def test_an_asynchronous_run_that_ended_by_itself_is_done(tmp_path):
     """However many snapshots were expected; a run that was stopped is not done."""
     experiment = replace(gps.load("point_mass_policy"), iterations=4)
     config = gps.AsynchronousConfig(rollouts=experiment.samples * 16, updates=2)
-    out, control = tmp_path / "run", Control(pausable=False)
-    reports = list(gps.run_asynchronous(experiment, out=out, config=config, control=control))
+    out, steering = tmp_path / "run", Steering(pausable=False)
+    reports = list(gps.run_asynchronous(experiment, out=out, config=config, steering=steering))
     assert 0 < len(reports) < 4
-    ended = control.status
+    ended = steering.status
     assert (ended.state, ended.iteration, ended.total) == ("done", len(reports), len(reports))
     run = RunReader(out)
     run.refresh()
@@ -289,12 +289,12 @@ def test_a_running_run_is_monitored_and_steered(tmp_path):
     training = replace(experiment.algorithm.training, steps=40)
     algorithm = replace(experiment.algorithm, training=training)
     experiment = replace(experiment, iterations=3, agent=agent, samples=3, algorithm=algorithm)
-    control, out = Control(), tmp_path / "run"
-    control.send(Command(kind="pause"))
-    reports = gps.run(experiment, out=out, control=control)
+    steering, out = Steering(), tmp_path / "run"
+    steering.send(Command(kind="pause"))
+    reports = gps.run(experiment, out=out, steering=steering)
     thread = threading.Thread(target=lambda: list(reports), daemon=True)
     thread.start()
-    until(lambda: control.status.state == "paused")
+    until(lambda: steering.status.state == "paused")
     run = RunReader(out)
     run.refresh()
     session = Session(run)
@@ -321,7 +321,7 @@ def test_a_running_run_is_monitored_and_steered(tmp_path):
     )
     assert session.selection.iteration == 3
     lines = [line.split(" ", 2)[2] for line in session.monitor.log()]
-    assert "told to change: samples 4" in lines
+    assert "command: change: samples 4" in lines
     assert lines[0].startswith("process ")
     stored = [
         line for line in lines if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)

@@ -17,7 +17,8 @@ from gps.errors import ConfigError, GPSError, NotPositiveDefiniteError, Simulati
 from gps.execution import Serial, stage
 from gps.parallel import Dask, make_executor
 from gps.parallel.worker import SingleThread
-from gps.pipeline import runner, stages
+from gps.pipeline import sampling
+from gps.pipeline.experiment import initial_state
 from gps.threads import single_thread_environment
 
 
@@ -86,12 +87,12 @@ def test_a_stored_run_has_the_serial_bytes(name, workers, request, serial_hashes
 def test_rollouts_have_the_serial_bytes(two):
     experiment = small("point_mass")
     agent = experiment.validate()
-    state = runner.initial_state(experiment, agent)
+    state = initial_state(experiment, agent)
     results = []
     for ex in (Serial(), two):
         handles = [
             ex.call(
-                stages.rollout,
+                sampling.rollout,
                 *(experiment.agent, state.conditions[m], m, 5, 0, 0, 1),
                 condition=m,
             )

@@ -9,7 +9,7 @@ import pytest
 
 import gps
 from gps.parallel import Dask
-from gps.pipeline.control import Command, Control
+from gps.pipeline.steering import Command, Steering
 from gps.pipeline.store import RunFolder
 
 
@@ -33,7 +33,7 @@ def until(what, seconds=60.0):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_pause_change_redo_on_workers(executor, tmp_path, stored):
+def test_pause_change_repeat_on_workers(executor, tmp_path, stored):
     known = gps.load("point_mass_policy")
     training = replace(known.algorithm.training, steps=40)
     experiment = replace(
@@ -43,10 +43,10 @@ def test_pause_change_redo_on_workers(executor, tmp_path, stored):
         agent=replace(known.agent, T=8),
         algorithm=replace(known.algorithm, training=training),
     )
-    control, done, doing = Control(), [], set()
-    control.send(Command(kind="pause"))
+    steering, done, doing = Steering(), [], set()
+    steering.send(Command(kind="pause"))
     out = tmp_path / "run" if stored else None
-    reports = gps.run(experiment, executor=executor, out=out, control=control)
+    reports = gps.run(experiment, executor=executor, out=out, steering=steering)
 
     def go():
         for report in reports:
@@ -54,26 +54,26 @@ def test_pause_change_redo_on_workers(executor, tmp_path, stored):
 
     thread = threading.Thread(target=go, daemon=True)
     thread.start()
-    until(lambda: control.status.state == "paused")
+    until(lambda: steering.status.state == "paused")
 
     def step(command):
         count = len(done)
-        control.send(command)
+        steering.send(command)
 
         def over():
-            doing.add(control.status.doing)
-            return len(done) > count and control.status.state == "paused"
+            doing.add(steering.status.doing)
+            return len(done) > count and steering.status.state == "paused"
 
         until(over)
 
     step(Command(kind="step"))
-    control.send(Command(kind="pause", after="rollouts"))
-    until(lambda: control.status.note == "after the rollouts")
+    steering.send(Command(kind="pause", after="rollouts"))
+    until(lambda: steering.status.note == "after the rollouts")
     step(Command(kind="step"))
-    control.send(Command(kind="change", options={"samples": "4"}))
+    steering.send(Command(kind="change", options={"samples": "4"}))
     step(Command(kind="step"))
-    step(Command(kind="redo", seed=3))
-    control.send(Command(kind="run"))
+    step(Command(kind="repeat", seed=3))
+    steering.send(Command(kind="run"))
     thread.join(60)
     assert not thread.is_alive()
     assert [r.iteration for r in done] == [1, 2, 3, 3, 4]

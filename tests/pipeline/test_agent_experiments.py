@@ -14,7 +14,7 @@ from gps.agents.presets import (
     peg_insertion_blind,
     reacher,
 )
-from gps.pipeline.stages import agent_of, evaluate_condition
+from gps.pipeline.sampling import agent_of, evaluate_condition
 from gps.types import LinearGaussianController
 
 TIP = "sensor:target_to_tip"

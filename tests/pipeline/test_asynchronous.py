@@ -17,7 +17,7 @@ from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.execution import stage, stage_of
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
-from gps.pipeline.control import Command, Control
+from gps.pipeline.steering import Command, Steering
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
 
@@ -132,19 +132,19 @@ def test_a_stop_before_the_first_snapshot_waits_for_every_condition(experiment):
 
 
 def test_a_command_stops_it_and_others_are_refused(experiment, tmp_path):
-    control = Control(pausable=False)
+    steering = Steering(pausable=False)
     out = tmp_path / "run"
     reports = []
-    for report in gps.run_asynchronous(experiment, out=out, control=control):
+    for report in gps.run_asynchronous(experiment, out=out, steering=steering):
         reports.append(report)
-        assert control.status.state == ("running" if len(reports) == 1 else "stopping")
+        assert steering.status.state == ("running" if len(reports) == 1 else "stopping")
         with pytest.raises(ConfigError, match="it takes stop"):
-            control.send(Command(kind="pause"))
-        control.send(Command(kind="stop"))
-    assert control.status.state == "stopped"
+            steering.send(Command(kind="pause"))
+        steering.send(Command(kind="stop"))
+    assert steering.status.state == "stopped"
     assert RunFolder.open(out).last() == reports[-1].iteration
     said = (out / "log.txt").read_text()
-    assert "told to stop" in said
+    assert "command: stop" in said
     assert f"snapshot {reports[-1].iteration} is stored" in said
     assert said.endswith("the run is stopped\n")
 
@@ -391,7 +391,7 @@ def test_a_failed_condition_ends_the_run_and_the_rest_is_stored(
 
 def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatch):
     """Scores only report: the snapshot is stored without them, then the run ends."""
-    plain, seen = asynchronous.stages.score, []
+    plain, seen = asynchronous.sampling.score, []
 
     @stage("score")
     def fails_late(*args):
@@ -400,7 +400,7 @@ def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatc
             raise KeyError("no such key")
         return plain(*args)
 
-    monkeypatch.setattr(asynchronous.stages, "score", fails_late)
+    monkeypatch.setattr(asynchronous.sampling, "score", fails_late)
     for ex in (virtual(rollout=(4.0, 5.0, 3.0)), None):
         seen.clear()
         reports, out = [], tmp_path / str(ex is None)

@@ -11,7 +11,7 @@ import pytest
 import gps
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import progress
-from gps.pipeline.control import Command, Control
+from gps.pipeline.steering import Command, Steering
 from gps.pipeline.store import RunFolder
 
 NAN, INF = math.nan, math.inf
@@ -337,14 +337,14 @@ def test_a_run_ends_when_it_has_converged_with_the_same_bytes(converging, whole,
 
 
 def test_an_iteration_that_is_made_again_is_judged_anew(converging, tmp_path):
-    control, seen = Control(), []
-    for report in gps.run(converging, control=control, until_converged=True):
+    steering, seen = Steering(), []
+    for report in gps.run(converging, steering=steering, until_converged=True):
         seen.append(report)
         if len(seen) == 5:
-            control.send(Command(kind="redo", seed=4))
-            control.send(Command(kind="run"))
+            steering.send(Command(kind="repeat", seed=4))
+            steering.send(Command(kind="run"))
         if len(seen) == 6:
-            control.send(Command(kind="run"))
+            steering.send(Command(kind="run"))
     numbers = [r.iteration for r in seen]
     assert numbers[:7] == [1, 2, 3, 4, 5, 5, 6]
     rows = [r.row for r in seen]

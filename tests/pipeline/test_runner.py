@@ -18,7 +18,7 @@ from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.costs import EndpointMeasure, StateCost
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.execution import map_tree, stage_of
-from gps.pipeline import stages
+from gps.pipeline import sampling
 from gps.pipeline.store import RunFolder, Snapshot, encode, identity_of
 
 
@@ -89,7 +89,7 @@ def test_reports_of_a_run_in_memory(name, request, tmp_path, monkeypatch):
             ("policy", [r.state.policy] * M if r.state.policy else []),
         ):
             scored = [
-                stages.evaluate_condition(
+                sampling.evaluate_condition(
                     experiment.agent, experiment.cost, experiment.measure, s.actor, m, 1, 0
                 )
                 for m, s in enumerate(sources)

@@ -213,7 +213,7 @@ def test_a_run_keeps_them_and_goes_on_with_dask(tmp_path):
         ({"kit/deep/limits.py": "\nTOP = nothing\n"}, "kit/deep/limits.py:2: NameError"),
         ({"helper.py": "SCALE = 1\n"}, "my_peg.py:8: ImportError: cannot import name 'make_cost'"),
         ({"kit/__init__.py": "import kit.no\n"}, "kit/__init__.py:1: ModuleNotFoundError: No mod"),
-        ({"late.py": "a\0b"}, "late.py: (is no Python source|syntax error)"),
+        ({"late.py": "a\0b"}, "late.py: (is not Python source|syntax error)"),
         ({"my_peg.py": "from . import helper\n"}, "my_peg.py:1: ImportError: attempted relative"),
     ],
 )

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+import gps
 from gps.algorithms.state import (
     ConditionReport,
     ConditionState,
@@ -22,7 +23,7 @@ from gps.algorithms.state import (
     Report,
 )
 from gps.errors import StoreError
-from gps.pipeline import loader, store
+from gps.pipeline import loader, lock, provenance, store
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.policies import MLPConfig, initial_policy
 from gps.types import Layout, LinearGaussianController, QuadraticCost, Record, Rollouts
@@ -304,7 +305,7 @@ def test_a_renamed_file_is_not_taken_for_another_iteration(filled):
 def test_a_newer_schema_is_refused(filled):
     with h5py.File(filled.iteration_path(3), "r+") as file:
         file.attrs["schema_version"] = 99
-    with pytest.raises(StoreError, match="schema version 99, this gps reads 1"):
+    with pytest.raises(StoreError, match=rf"0003.h5 was written by gps {gps.__version__}, which"):
         filled.read(3)
 
 
@@ -344,9 +345,9 @@ def test_a_process_killed_while_it_writes_leaves_whole_files_only(filled):
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from gps.pipeline import store\n"
+        "from gps.pipeline import files\n"
         "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.write_whole(Path(sys.argv[1]), b'x' * 100000)\n"
+        "files.write_whole(Path(sys.argv[1]), b'x' * 100000)\n"
     )
     path = filled.iteration_path(3)
     run = subprocess.run([sys.executable, "-c", code, str(path)])
@@ -363,7 +364,7 @@ def test_a_file_in_place_of_the_folder(tmp_path, experiment):
         RunFolder.create(tmp_path / "file", experiment)
     with pytest.raises(StoreError, match=r"cannot make the run folder .*Not a directory"):
         RunFolder.create(tmp_path / "file" / "run", experiment)
-    with pytest.raises(StoreError, match="is no run folder"):
+    with pytest.raises(StoreError, match="is not a run folder"):
         RunFolder.open(tmp_path)
     with pytest.raises(StoreError, match="does not exist"):
         RunFolder.open(tmp_path / "nowhere")
@@ -454,19 +455,115 @@ def test_a_second_writer_is_refused_and_readers_are_not(filled):
     assert not (filled.path / "lock").exists()
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(filled):
+HOLDER = """
+import sys, time
+from pathlib import Path
+from gps.pipeline import lock
+if len(sys.argv) > 2:
+    lock.socket.gethostname = lambda: sys.argv[2]
+lock.FolderLock(Path(sys.argv[1])).take()
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_free(filled):
     filled.close()
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    lock = {"pid": int(gone.stdout), "host": os.uname().nodename, "started": ""}
-    for stale in (lock, lock | {"pid": os.getpid(), "started": "long ago"}):
-        (filled.path / "lock").write_text(json.dumps(stale))
+    path = filled.path / "lock"
+    argv = [sys.executable, "-c", HOLDER, str(path)]
+    for host in ([], ["elsewhere"]):
+        with subprocess.Popen([*argv, *host], stdout=subprocess.PIPE) as holder:
+            assert holder.stdout.readline() == b"taken\n"
+            where = " on elsewhere" if host else ""
+            message = rf"being written by process {holder.pid}{where}; wait for it"
+            with pytest.raises(StoreError, match=message), RunFolder.open(filled.path) as folder:
+                folder.write(snapshot(4))
+            assert path.exists()
+            holder.kill()
+        assert path.exists()
         with RunFolder.open(filled.path) as folder:
             folder.write(snapshot(4))
-    (filled.path / "lock").write_text(json.dumps(lock | {"host": "elsewhere"}))
-    with pytest.raises(StoreError, match=r"process \d+ on elsewhere.*delete .*lock"):
-        RunFolder.open(filled.path).write(snapshot(4))
+        assert not path.exists()
+
+
+def test_a_lock_that_its_holder_has_just_removed_is_made_anew(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    first, second = lock.FolderLock(path), lock.FolderLock(path)
+    first.take()
+    real = os.open
+
+    def released_in_between(*args, **kwargs):
+        fd = real(*args, **kwargs)
+        first.release()
+        return fd
+
+    monkeypatch.setattr(os, "open", released_in_between)
+    second.take()
+    assert os.path.samestat(os.stat(path), os.fstat(second._fd))
+    second.release()
+    assert not path.exists()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def fail(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", fail)
+    taken = lock.FolderLock(tmp_path / "lock")
+    taken.take()
+    taken.release()
+    assert "has no locks" in caplog.text
+    assert os.listdir(tmp_path) == []
+
+
+# --- other versions
+
+
+@pytest.fixture
+def old(tmp_path):
+    """What a run of gps 0.1.0 looks like."""
+    path = tmp_path / "old"
+    (path / "iterations").mkdir(parents=True)
+    facts = {"schema": "gps experiment", "schema_version": 1, "versions": {"gps": "0.1.0"}}
+    fields = {"world": {"class": "gps.agents.point_mass:PointMassConfig", "fields": {}}}
+    experiment = {"class": "gps.pipeline.experiment:Experiment", "fields": fields}
+    (path / "experiment.json").write_text(json.dumps(facts | {"experiment": experiment}))
+    with h5py.File(path / "iterations" / "0000.h5", "w") as file:
+        file.attrs.update({"schema": "gps iteration", "schema_version": 1, "iteration": 0})
+    return path
+
+
+def test_a_run_of_another_version_is_refused(old):
+    message = (
+        f"{old} was written by gps 0.1.0, which gps {gps.__version__} does not read; use that "
+        "version: pip install guided-policy-search==0.1.0"
+    )
+    for use in (
+        RunFolder.open,
+        lambda path: next(gps.resume(path)),
+        lambda path: next(gps.resume_asynchronous(path)),
+        gps.evaluate,
+        gps.load_policy,
+        lambda path: gps.export_policy(path, old.parent / "x.pt2"),
+    ):
+        with pytest.raises(StoreError) as refused:
+            use(old)
+        assert str(refused.value) == message
+    for argv in (["resume"], ["plot", "--out", "x"], ["evaluate"], ["export", "x.pt2"], ["gui"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "gps.cli", argv[0], str(old), *argv[1:]],
+            cwd=old.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert (run.returncode, run.stderr) == (2, f"gps: error: {message}\n")
+    assert sorted(os.listdir(old.parent)) == ["old"]
+
+
+def test_a_run_that_does_not_say_its_version_is_refused_too(old):
+    (old / "experiment.json").write_text(json.dumps({"schema": "gps experiment"}))
+    with pytest.raises(StoreError, match="by another version of gps, which gps"):
+        RunFolder.open(old)
 
 
 # --- metrics
@@ -548,6 +645,6 @@ def test_a_run_without_tensorboard(folder, monkeypatch, caplog):
 
 
 def test_git_commit_of_this_checkout_only(tmp_path):
-    assert store.git_commit(tmp_path) is None
-    found = store.git_commit(Path(store.__file__).parent)
+    assert provenance.git_commit(tmp_path) is None
+    found = provenance.git_commit(Path(store.__file__).parent)
     assert found is None or len(found["commit"]) == 40

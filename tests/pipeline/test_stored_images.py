@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gps.errors import ShapeError
-from gps.pipeline import store
+from gps.pipeline import trees
 from gps.types import Layout, Rollouts
 
 
@@ -21,7 +21,7 @@ def some_rollouts(images):
 
 def written(images):
     with h5py.File("t", "w", driver="core", backing_store=False) as file:
-        store._Writer().tree(file.id, "rollouts", some_rollouts(images), "rollouts")
+        trees.TreeWriter().tree(file.id, "rollouts", some_rollouts(images), "rollouts")
         file.flush()
         return file.id.get_file_image()
 
@@ -34,7 +34,7 @@ def test_pictures_come_back_and_are_small():
     assert len(data) < 0.2 * images.nbytes
     assert data == written(images.copy())
     with h5py.File(io.BytesIO(data)) as file:
-        again = store._read_tree(file["rollouts"], None)
+        again = trees.read_tree(file["rollouts"], None)
     assert again.images.dtype == np.uint8
     assert not again.images.flags.writeable
     np.testing.assert_array_equal(again.images, images)

@@ -407,7 +407,7 @@ def test_errors_of_the_command(run, runs, tmp_path, capsys, monkeypatch):
     message = error_of(capsys, "export", run, out, "--iteration", "9")
     assert "iteration 9 is not stored; stored: 0-2" in message
     assert "does not exist" in error_of(capsys, "export", tmp_path / "none", out)
-    assert "is no run folder" in error_of(capsys, "export", tmp_path, out)
+    assert "is not a run folder" in error_of(capsys, "export", tmp_path, out)
     for name in ("policy", "policy.pt", "policy.PT2"):
         assert f"ends in .pt2 or .onnx, got {tmp_path / name}" in error_of(
             capsys, "export", run, tmp_path / name

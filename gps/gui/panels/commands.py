@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from gps.errors import ConfigError
 from gps.gui.panels.context import NONE, PageContext
 from gps.gui.run_monitor import status_line
-from gps.pipeline.control import Command, Status
+from gps.pipeline.steering import Command, Status
 
 FIRST_OPTIONS = ("algorithm.step.kl-max", "samples", "iterations", "algorithm.training.steps")
 """The options that come first in the list."""
@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 class _Button(NamedTuple):
-    kind: Literal["run", "pause", "step", "redo", "stop", "resume"]
+    kind: Literal["run", "pause", "step", "repeat", "stop", "resume"]
     label: str
     hint: str
 
@@ -35,7 +35,7 @@ _BUTTONS = (
     _Button("run", "Run", "continue without a stop"),
     _Button("pause", "Pause", "after the iteration, or after the rollouts: see Options"),
     _Button("step", "One iteration", "make one iteration, then pause"),
-    _Button("redo", "Repeat the last iteration",
+    _Button("repeat", "Repeat the last iteration",
             "with another seed or option, see Repeat; then pause"),
     _Button("stop", "Stop", "end the run after the current iteration is stored; it can be resumed"),
     _Button("resume", "Resume the run",
@@ -115,7 +115,7 @@ class CommandPanel:
             text = self._value.value if self._option.value == "iterations" else ""
             monitor.resume(int(text) if text.isdecimal() and int(text) > 0 else None)
             self._context.notify("the run is resumed in a process of its own")
-        elif kind == "redo":
+        elif kind == "repeat":
             monitor.send(self._repeat())
         elif kind == "pause":
             monitor.send(Command(kind="pause", after=self._after.value))
@@ -134,7 +134,7 @@ class CommandPanel:
                 "the same iteration would result again; set another seed, or an option, under "
                 "Repeat"
             )
-        return Command(kind="redo", seed=int(seed) if seed else None, options=options)
+        return Command(kind="repeat", seed=int(seed) if seed else None, options=options)
 
     def _chosen(self) -> dict[str, str]:
         """The option and the value that are entered."""
@@ -174,6 +174,6 @@ def _has_effect(kind: str, status: Status) -> bool:
         return status.state in ("paused", "pausing")
     if kind == "pause":
         return status.state in ("starting", "running")
-    if kind == "redo":
+    if kind == "repeat":
         return status.iteration > 0 and status.state != "starting"
     return kind != "stop" or status.state != "stopping"

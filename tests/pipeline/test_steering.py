@@ -1,4 +1,4 @@
-"""Pausing, stepping, redoing, changing and stopping a run, from a thread and from a process."""
+"""Pausing, stepping, repeating, changing and stopping a run, from a thread and from a process."""
 
 import hashlib
 import json
@@ -15,7 +15,8 @@ import pytest
 import gps
 from gps.errors import ConfigError, StoreError
 from gps.pipeline import changes
-from gps.pipeline.control import Command, Control, connect, socket_path
+from gps.pipeline.steering import Command, Steering
+from gps.pipeline.steering_socket import connect, socket_path
 from gps.pipeline.store import RunFolder
 
 
@@ -44,10 +45,10 @@ class Running:
     """A run in a thread, paused before its first iteration."""
 
     def __init__(self, experiment, paused=True, **options):
-        self.control = Control()
+        self.steering = Steering()
         self.done, self.error = [], None
         if paused:
-            self.control.send(Command(kind="pause"))
+            self.steering.send(Command(kind="pause"))
         self.thread = threading.Thread(target=self._go, args=(experiment, options), daemon=True)
         self.thread.start()
         if paused:
@@ -55,19 +56,19 @@ class Running:
 
     def _go(self, experiment, options):
         try:
-            for report in gps.run(experiment, control=self.control, **options):
+            for report in gps.run(experiment, steering=self.steering, **options):
                 self.done.append(report.iteration)
         except Exception as error:
             self.error = error
 
     def tell(self, kind, **values):
-        self.control.send(Command(kind=kind, **values))
+        self.steering.send(Command(kind=kind, **values))
 
     def wait(self, state):
-        until(lambda: self.control.status.state == state)
+        until(lambda: self.steering.status.state == state)
 
     def iterations(self, *numbers):
-        until(lambda: self.done == list(numbers) and self.control.status.state != "running")
+        until(lambda: self.done == list(numbers) and self.steering.status.state != "running")
 
     def end(self):
         self.thread.join(60)
@@ -81,11 +82,11 @@ def test_a_run_holds_makes_one_iteration_and_goes_on(experiment, tmp_path):
     run.tell("step")
     run.iterations(1)
     time.sleep(0.3)
-    assert run.control.status.state == "paused"
+    assert run.steering.status.state == "paused"
     run.tell("run")
     run.end()
     assert run.done == [1, 2, 3, 4]
-    assert run.control.status.state == "done"
+    assert run.steering.status.state == "done"
     for _ in gps.run(experiment, out=tmp_path / "plain"):
         pass
     assert hashes(tmp_path / "run") == hashes(tmp_path / "plain")
@@ -99,7 +100,7 @@ def test_a_pause_while_it_runs_begins_after_the_iteration(experiment):
     count = len(run.done)
     time.sleep(0.3)
     assert len(run.done) == count
-    assert run.control.status.iteration == count
+    assert run.steering.status.iteration == count
     run.tell("stop")
     run.end()
     assert len(run.done) == count
@@ -108,13 +109,13 @@ def test_a_pause_while_it_runs_begins_after_the_iteration(experiment):
 def test_a_pause_after_the_rollouts_holds_before_the_iteration_is_stored(experiment, tmp_path):
     run = Running(experiment, out=tmp_path / "run")
     run.tell("pause", after="rollouts")
-    until(lambda: run.control.status.note == "after the rollouts")
-    assert run.control.status.state == "paused"
+    until(lambda: run.steering.status.note == "after the rollouts")
+    assert run.steering.status.state == "paused"
     assert run.done == []
     run.tell("step")
     run.iterations(1)
     run.tell("pause", after="rollouts")
-    until(lambda: run.control.status.note == "after the rollouts")
+    until(lambda: run.steering.status.note == "after the rollouts")
     run.tell("stop")
     run.end()
     assert run.done == [1]
@@ -126,7 +127,7 @@ def test_a_changed_option_is_stored_and_the_run_can_be_made_again(experiment, tm
     run.tell("step")
     run.iterations(1)
     run.tell("change", options={"samples": "5", "algorithm.step.kl-max": "0.125"})
-    until(lambda: run.control.status.settings["samples"] == "5")
+    until(lambda: run.steering.status.settings["samples"] == "5")
     run.tell("run")
     run.end()
     folder = RunFolder.open(tmp_path / "run")
@@ -148,22 +149,22 @@ def test_a_changed_option_is_stored_and_the_run_can_be_made_again(experiment, tm
     assert hashes(tmp_path / "run")["0002.h5"] != hashes(tmp_path / "plain")["0002.h5"]
 
 
-def test_a_redo_replaces_the_last_iteration_and_holds(experiment, tmp_path):
+def test_a_repeat_replaces_the_last_iteration_and_holds(experiment, tmp_path):
     run = Running(experiment, out=tmp_path / "run")
     run.tell("step")
     run.iterations(1)
     run.tell("step")
     run.iterations(1, 2)
     first = hashes(tmp_path / "run")
-    run.tell("redo")
+    run.tell("repeat")
     run.iterations(1, 2, 2)
     assert hashes(tmp_path / "run") == first
-    run.tell("redo", seed=11)
+    run.tell("repeat", seed=11)
     run.iterations(1, 2, 2, 2)
     second = hashes(tmp_path / "run")
     assert second["0001.h5"] == first["0001.h5"]
     assert second["0002.h5"] != first["0002.h5"]
-    run.tell("redo", options={"samples": "4"})
+    run.tell("repeat", options={"samples": "4"})
     run.iterations(1, 2, 2, 2, 2)
     run.tell("run")
     run.end()
@@ -176,11 +177,11 @@ def test_a_redo_replaces_the_last_iteration_and_holds(experiment, tmp_path):
     assert hashes(tmp_path / "run") == hashes(tmp_path / "again")
 
 
-def test_a_redo_in_memory_starts_where_the_iteration_started(experiment):
+def test_a_repeat_in_memory_starts_where_the_iteration_started(experiment):
     run = Running(experiment)
     run.tell("step")
     run.iterations(1)
-    run.tell("redo")
+    run.tell("repeat")
     run.iterations(1, 1)
     run.tell("run")
     run.end()
@@ -191,9 +192,9 @@ def test_more_iterations_and_a_pause_at_the_end(experiment):
     run = Running(replace(experiment, iterations=1))
     run.tell("step")
     run.iterations(1)
-    assert run.control.status.state == "paused"
+    assert run.steering.status.state == "paused"
     run.tell("change", options={"iterations": "2"})
-    until(lambda: run.control.status.total == 2)
+    until(lambda: run.steering.status.total == 2)
     run.tell("run")
     run.end()
     assert run.done == [1, 2]
@@ -205,8 +206,8 @@ def test_a_stop_ends_the_run_with_the_iteration_stored(experiment, tmp_path):
     run.tell("stop")
     run.end()
     assert RunFolder.open(tmp_path / "run").iterations()[-1] == run.done[-1]
-    assert run.control.status.state == "stopped"
-    assert run.control.status.running_for > 0
+    assert run.steering.status.state == "stopped"
+    assert run.steering.status.running_for > 0
     with pytest.raises(ConfigError, match="the run has ended"):
         run.tell("pause")
 
@@ -214,13 +215,13 @@ def test_a_stop_ends_the_run_with_the_iteration_stored(experiment, tmp_path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"kind": "explode"}, "unknown command"),
-        ({"kind": "pause", "after": "lunch"}, "unknown place to pause"),
+        ({"kind": "explode"}, "Command.kind must be 'run', 'pause', 'step'"),
+        ({"kind": "pause", "after": "lunch"}, "Command.after must be 'iteration' or 'rollouts'"),
         ({"kind": "change"}, "at least one option"),
-        ({"kind": "pause", "options": {"samples": "3"}}, "for change and redo"),
+        ({"kind": "pause", "options": {"samples": "3"}}, "for change and repeat"),
         ({"kind": "change", "options": {"samples": 3}}, "text to text"),
-        ({"kind": "redo", "seed": -1}, "seed must be"),
-        ({"kind": "run", "seed": 1}, "for redo"),
+        ({"kind": "repeat", "seed": -1}, "seed must be"),
+        ({"kind": "run", "seed": 1}, "for repeat"),
     ],
 )
 def test_commands_that_make_no_sense_are_refused(values, text):
@@ -230,24 +231,24 @@ def test_commands_that_make_no_sense_are_refused(values, text):
 
 def test_what_cannot_be_done_is_refused_at_once(experiment):
     run = Running(experiment)
-    with pytest.raises(ConfigError, match="no iteration to make again"):
-        run.tell("redo")
+    with pytest.raises(ConfigError, match="no iteration to repeat"):
+        run.tell("repeat")
     with pytest.raises(ConfigError, match="did you mean samples"):
         run.tell("change", options={"sampels": "3"})
     run.tell("stop")
     run.end()
-    only = Control(pausable=False)
+    only = Steering(pausable=False)
     with pytest.raises(ConfigError, match="it takes stop"):
         only.send(Command(kind="pause"))
 
 
 def test_the_status_says_what_is_done_and_how_long_it_will_take(experiment):
     run = Running(experiment)
-    before = run.control.status
+    before = run.steering.status
     assert (before.iteration, before.total, before.state) == (0, 4, "paused")
     run.tell("step")
     run.iterations(1)
-    after = run.control.status
+    after = run.steering.status
     assert after.iteration == 1
     assert after.expected > 0
     assert after.settings["samples"] == "3"
@@ -256,16 +257,16 @@ def test_the_status_says_what_is_done_and_how_long_it_will_take(experiment):
 
 
 def test_an_error_is_the_last_status_and_stands_in_the_log(experiment, tmp_path, monkeypatch):
-    from gps.pipeline import stages
+    from gps.pipeline import sampling
 
     def fail(*args, **kwargs):
         raise ConfigError("the arm fell off")
 
-    monkeypatch.setattr(stages, "rollout", fail)
+    monkeypatch.setattr(sampling, "rollout", fail)
     run = Running(experiment, paused=False, out=tmp_path / "run")
     run.thread.join(60)
     assert isinstance(run.error, ConfigError)
-    status = run.control.status
+    status = run.steering.status
     assert status.state == "failed"
     assert "the arm fell off" in status.note
     assert "iteration 1" in status.note
@@ -282,7 +283,8 @@ def test_another_process_steers_a_run(experiment, tmp_path):
     script = f"""
 import time
 from gps.errors import ConfigError
-from gps.pipeline.control import Command, connect
+from gps.pipeline.steering import Command
+from gps.pipeline.steering_socket import connect
 run = connect({str(out)!r})
 def wait(test):
     while run.status is None or not test(run.status):
@@ -311,8 +313,8 @@ print("end")
     assert RunFolder.open(out).read(1).rollouts[0].N == 4
     assert not socket_path(out).exists()
     log = (out / "log.txt").read_text()
-    assert "told to change: samples 4" in log
-    assert "told to step" in log
+    assert "command: change: samples 4" in log
+    assert "command: step" in log
 
 
 def test_only_the_owner_can_enter(experiment, tmp_path, monkeypatch):
@@ -390,12 +392,12 @@ def test_a_run_that_was_killed_leaves_nothing_that_is_in_the_way(experiment, tmp
     stale.close()
     with pytest.raises(StoreError, match="no process"):
         connect(out)
-    control = Control()
-    control.send(Command(kind="pause"))
-    reports = gps.resume(out, iterations=2, control=control)
+    steering = Steering()
+    steering.send(Command(kind="pause"))
+    reports = gps.resume(out, iterations=2, steering=steering)
     thread = threading.Thread(target=lambda: list(reports))
     thread.start()
-    until(lambda: control.status.state == "paused")
+    until(lambda: steering.status.state == "paused")
     other = connect(out)
     other.send(Command(kind="run"))
     thread.join(60)

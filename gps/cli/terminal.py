@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,7 +22,7 @@ HEADER = (
 
 
 class Progress:
-    """Shows a run of `total` iterations while it goes on, 0 if nobody knows; a context manager."""
+    """Shows a run of `total` iterations as it proceeds, 0 if unknown; a context manager."""
 
     def __init__(self, total: int, *, stream: TextIO | None = None, live: bool | None = None):
         self._stream = stream or sys.stdout
@@ -31,7 +30,7 @@ class Progress:
         self._total = total
         self._console: Console | None = None
         self._status: Status | None = None
-        self._begin = time.monotonic()
+        self._headed = False
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -53,9 +52,10 @@ class Progress:
         else:
             print(text, file=self._stream, flush=True)
 
-    def header(self) -> None:
-        """The columns' names."""
-        self.line(HEADER, "bold")
+    def waiting(self, text: str) -> None:
+        """What is being done before the first iteration, on a terminal."""
+        if self._status is not None:
+            self._status.update(text)
 
     def working(self, iteration: int) -> None:
         """What is being worked on, on a terminal."""
@@ -65,9 +65,20 @@ class Progress:
             self._status.update("closing" if last else f"iteration {iteration}{of}")
 
     def iteration(self, row: Mapping[str, float], stages: Mapping[str, float]) -> None:
-        """The line of a finished iteration."""
+        """The line of a finished iteration, below the columns' names if it is the first."""
+        if not self._headed:
+            self._headed = True
+            self.line(HEADER, "bold")
         self.line(iteration_line(row, stages))
         self.working(int(row["iteration"]) + 1)
+
+    def asynchronous(self, row: Mapping[str, float]) -> None:
+        """What an asynchronous run has done so far, below a snapshot's line."""
+        ages = f"{number(row['age_mean'], 0, 2)} on average, {number(row['age_max'], 0)} at most"
+        self.line(
+            f"      {row['local_updates']:.0f} updates of conditions, {row['policy_updates']:.0f} "
+            f"of the policy (age {ages}), {percent(row['utilisation'])} of the time sampling"
+        )
 
     def event(self, text: str) -> None:
         """Something that needs attention."""
@@ -86,8 +97,11 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record as one line."""
         try:
-            text = f"{record.levelname.lower()}: {record.getMessage()}"
-            self._progress.line(text, "red" if record.levelno >= logging.ERROR else "yellow")
+            text, level = record.getMessage(), record.levelno
+            if level >= logging.WARNING:
+                text = f"{record.levelname.lower()}: {text}"
+            style = "red" if level >= logging.ERROR else "yellow" if level > logging.INFO else "dim"
+            self._progress.line(text, style)
         except Exception:
             self.handleError(record)
 

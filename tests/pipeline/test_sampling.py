@@ -15,7 +15,7 @@ from gps.costs import StateCost
 from gps.errors import ConfigError, ExperimentError, GPSError, NonFiniteError
 from gps.parallel import Dask, Serial
 from gps.pipeline.loader import load
-from gps.pipeline.stages import agent_of, evaluate_condition, rollout
+from gps.pipeline.sampling import agent_of, evaluate_condition, rollout
 from gps.policies import TrainingConfig
 from gps.types import CostTerms
 

@@ -6,17 +6,18 @@ import logging
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
+from gps.fields import Shape
 from gps.pipeline.experiment import AgentConfig
 from gps.protocols import Agent, Policy, acting
 from gps.rng import stream
-from gps.types import Array, Record, Rollouts, freeze
+from gps.types import Array, Record, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def rollout(
     """`samples` rollouts of one training condition; `source.actor` acts.
 
     A sample whose simulation fails is drawn again with fresh noise, `max_resamples` times; then the
-    SimulationError of the last try is raised. Pictures are drawn where a policy that sees acts, or
+    SimulationError of the last try is raised. Images are drawn where a policy with images acts, or
     is trained from these rollouts.
     """
     agent = agent_of(config)
@@ -81,14 +82,13 @@ class Evaluation(Record):
     """Rollouts of one policy from one condition, judged."""
 
     condition: int
-    cost: Array  # (N,) sum over the steps
-    distance: Array  # (N,) by the experiment's measure; NaN without one
-    success: Array  # (N,) 1 or 0; NaN without a measure
+    cost: Annotated[Array, Shape("N")]
+    """Sum over the steps."""
+    distance: Annotated[Array, Shape("N")]
+    """By the experiment's measure; NaN without one."""
+    success: Annotated[Array, Shape("N")]
+    """1 or 0; NaN without a measure."""
     rollouts: Rollouts
-
-    def __post_init__(self) -> None:
-        N = self.rollouts.N
-        freeze(self, cost=(N,), distance=(N,), success=(N,))
 
 
 def evaluate_condition(
@@ -105,7 +105,7 @@ def evaluate_condition(
     """Roll out `policy` from one condition, without exploration noise unless asked for.
 
     Start states are disturbed as in training when `samples` is above 1; a single sample starts
-    at the condition itself. The rollouts have pictures only where the policy sees them. Raises
+    at the condition itself. The rollouts have images only where the policy needs them. Raises
     SimulationError.
     """
     agent = agent_of(config)
