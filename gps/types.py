@@ -1,4 +1,4 @@
-"""The records that travel through the pipeline, and the protocols of agents and policies.
+"""The records that travel through the pipeline.
 
 Axis order is (condition, sample, time, feature). Arrays are float64, C-ordered and read-only;
 to change a record, use `dataclasses.replace`. The letters are those of CONTRIBUTING.md.
@@ -20,18 +20,7 @@ from gps.fields import Shape, check_shapes, readonly
 
 Array = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
-"""Pictures (..., height, width, channels): red, green, blue of each camera, one after another."""
-
-
-def freeze(record: object, **shapes: Sequence[int]) -> None:
-    """Cast the named fields of a frozen dataclass to read-only arrays and check their shapes."""
-    for name, shape in shapes.items():
-        array = readonly(getattr(record, name))
-        if array.shape != tuple(shape):
-            raise ShapeError(
-                f"{type(record).__name__}.{name} must have shape {tuple(shape)}, got {array.shape}"
-            )
-        object.__setattr__(record, name, array)
+"""Images (..., height, width, channels): red, green, blue of each camera, one after another."""
 
 
 def _steps_of(what: str, parts: Mapping[str, tuple[Array, int]], steps: int | None) -> int:
@@ -74,36 +63,6 @@ def _number_of_steps(what: str, T: int | None, least: int) -> int | None:
     if steps < least:
         raise ShapeError(f"{what}: T must be at least {least}, got {steps}")
     return steps
-
-
-def freeze_images(record: object, name: str, lead: Sequence[int]) -> None:
-    """Make the pictures in a field read-only, if it is not None; `lead`: the axes before a picture.
-
-    ShapeError for other shapes and for anything but bytes: pictures are never converted silently.
-    """
-    images = getattr(record, name)
-    if images is None:
-        return
-    what = f"{type(record).__name__}.{name}"
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        raise ShapeError(
-            f"{what} must be an array of uint8, got {getattr(images, 'dtype', type(images))}"
-        )
-    if images.shape[:-3] != tuple(lead) or images.ndim != len(lead) + 3:
-        want = ", ".join(map(str, (*lead, "height", "width", "channels")))
-        raise ShapeError(f"{what} must have shape ({want}), got {images.shape}")
-    if images.flags.writeable or not images.flags.c_contiguous:
-        images = np.array(images, order="C")
-        images.setflags(write=False)
-        object.__setattr__(record, name, images)
-
-
-def shape_of(record: object, name: str, ndim: int) -> tuple[int, ...]:
-    """The shape of a field that must have `ndim` axes; ShapeError names it otherwise."""
-    shape = np.shape(getattr(record, name))
-    if len(shape) != ndim:
-        raise ShapeError(f"{type(record).__name__}.{name} must have {ndim} axes, got shape {shape}")
-    return shape
 
 
 def optional() -> Any:
