@@ -256,7 +256,7 @@ def _limit_arguments(parser: argparse.ArgumentParser, replay: str) -> None:
     )
 
 
-_PLOTS = "Python files with plots of your own; see examples/own_plot.py"
+_PLOTS = "files with plots of your own: lists progress_plots or condition_plots of functions"
 
 
 def _page_arguments(parser: argparse.ArgumentParser, always: bool = False) -> None:
