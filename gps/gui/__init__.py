@@ -7,7 +7,8 @@
     run = RunReader("runs/peg_insertion/20260101-120000-seed0")
     plots = inspect(run, iteration=3, condition=0)["dynamics"]
 
-None of these knows an algorithm: what a run does not hold is not shown.
+None of these depends on an algorithm: what a run does not hold is not shown. `load_plots` adds a
+user's own plots.
 """
 
 from __future__ import annotations

@@ -389,7 +389,7 @@ class RunReader:
         return self._part(n, f"models/dynamics/{m}/prior/mixture")
 
     def linearised(self, n: int, m: int) -> LinearGaussianController | None:
-        """The global policy, linearised around the rollouts, as the update of `n` saw it."""
+        """The global policy, linearised around the rollouts, that the update of `n` used."""
         return self._part(n, f"models/linearised/{m}/controller")
 
     def controller(self, n: int, m: int) -> LinearGaussianController | None:

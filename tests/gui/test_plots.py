@@ -626,3 +626,32 @@ def test_weights_and_temperatures_of_samples():
     assert found[2].rows == tuple(f"sample {i}" for i in range(N))
     close(found[2].values, weights.T)
     close(found[1].lines[0].y, [1, 2, 3])
+
+
+def test_both_halves_of_an_update_and_what_its_model_does_not_explain():
+    @dataclass
+    class Explained:
+        share: np.ndarray
+
+    @dataclass
+    class Model:
+        kl: np.ndarray
+        kl_max: np.ndarray
+
+    @dataclass
+    class Both:
+        lqr: Model
+        pi2: PI2Result
+        explained: Explained
+        unknown: str = "is left out"
+
+    T = 3
+    controller = LinearGaussianController(np.zeros((T, 1, 1)), np.zeros((T, 1)), np.ones((T, 1, 1)))
+    pi2 = PI2Result(controller, np.ones(T), np.full((T, 2), 0.5), np.zeros(T))
+    record = Both(Model(np.arange(3.0), np.full(T, 0.1)), pi2, Explained(np.array([0.2, 0.3, 0.4])))
+    found = search_view(record)
+    names = ["lqr_kl", "pi2_kl", "pi2_temperature", "pi2_weights", "unexplained"]
+    assert [p.name for p in found] == names
+    close(line(found[0], "bound of each step").y, 0.1)
+    close(found[-1].lines[0].y, [0.2, 0.3, 0.4])
+    assert found[0].title.startswith("Model-based half: KL")

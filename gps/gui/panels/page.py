@@ -80,7 +80,9 @@ class Page:
             context.guard(self._poll)
 
     def _play(self) -> None:
-        if self.playback.play():
+        if self.context.player.playing:
+            self.playback.play()
+        else:
             for show in self.context.on_step:  # what is slower waits for the end of the playback
                 show()
 

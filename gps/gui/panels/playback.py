@@ -75,9 +75,7 @@ class PlaybackPanel:
         context.set_slider(self._t, 0, max(player.steps - 1, 1), t, visible=player.steps > 1)
         context.session.select(t=t)
 
-    def play(self) -> bool:
-        """Show the step that is due, if it is another one; whether playing has just ended."""
-        ended = not self._context.player.playing
-        if ended or self._context.player.step != self._step:
+    def play(self) -> None:
+        """Show the step that is due, if it is another one."""
+        if self._context.player.step != self._step:
             self.show()
-        return ended
