@@ -48,7 +48,7 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.fields import Config, Count, Range, Whole, readonly
+from gps.fields import Config, Count, Range, Whole, checked, readonly
 from gps.protocols import Agent, Policy, Stoppable, acting, control_range_of, image_shape_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
@@ -489,7 +489,7 @@ class RobotServer:
         on_stop: Callable[[str], None] | None = None,
         step_timeout: float = 5.0,
         start_timeout: float = 60.0,
-        max_bytes: Count = MAX_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         """Bind and listen; see `serve` for the arguments."""
         if not isinstance(agent, Agent):
@@ -498,17 +498,13 @@ class RobotServer:
             raise ConfigError(
                 "serve: images do not travel to a remote client; serve an agent without cameras"
             )
-        for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
-            if not 0 < value < math.inf:
-                raise ConfigError(f"serve: {name} must be above 0 s and finite, got {value!r}")
-        if type(max_bytes) is not int or max_bytes <= 0:
-            raise ConfigError(f"serve: max_bytes must be a whole number above 0, got {max_bytes!r}")
+        self.step_timeout: float = checked(step_timeout, Seconds, "serve: step_timeout")
+        self.start_timeout: float = checked(start_timeout, Seconds, "serve: start_timeout")
+        self.max_bytes: int = checked(max_bytes, Count, "serve: max_bytes")
         check_secret(secret, host, "serve")
-        self.agent, self.secret, self.max_bytes = agent, secret, max_bytes
-        self.step_timeout, self.start_timeout = step_timeout, start_timeout
-        self._on_stop = on_stop
+        self.agent, self.secret, self._on_stop = agent, secret, on_stop
         self._description = _describe(agent)
-        self._description[0]["max_bytes"] = max_bytes
+        self._description[0]["max_bytes"] = self.max_bytes
         self._changed = threading.Condition()
         self._line: deque[_Session] = deque()
         self._open: set[_Session] = set()
@@ -981,7 +977,7 @@ def serve(
     on_stop: Callable[[str], None] | None = None,
     step_timeout: float = 5.0,
     start_timeout: float = 60.0,
-    max_bytes: Count = MAX_BYTES,
+    max_bytes: int = MAX_BYTES,
     ready: Callable[[RobotServer], None] | None = None,
 ) -> None:
     """The robot's side: let learners act with `agent` until interrupted.

@@ -51,7 +51,9 @@ __all__ = [
     "Whole",
     "check_fields",
     "check_shapes",
+    "checked",
     "declared",
+    "described",
     "readonly",
     "shapes_of",
 ]
@@ -154,18 +156,31 @@ def check_fields(config: Any) -> None:
     """
     for name, (hint, _) in declared(config.__class__).items():
         value = getattr(config, name)
-        check = _check(hint)
-        if check is None:
-            continue
-        try:
-            new = check.convert(value)
-        except ValueError:
-            raise ConfigError(
-                f"{type(config).__name__}.{name} must be {check.text}, got {value!r}"
-                f"{_meant(value, check)}"
-            ) from None
+        new = checked(value, hint, f"{type(config).__name__}.{name}")
         if new is not value:
             object.__setattr__(config, name, new)
+
+
+def checked(value: Any, hint: Any, name: str) -> Any:
+    """The value, as a field of this type keeps it; ConfigError in the same words.
+
+    For values that are no fields, such as arguments of functions and of the command line.
+    """
+    check = _check(hint)
+    if check is None:
+        return value
+    try:
+        return check.convert(value)
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be {check.text}, got {value!r}{_meant(value, check)}"
+        ) from None
+
+
+def described(hint: Any) -> str:
+    """What a field of this type may hold: `a whole number of at least 1`; empty if anything."""
+    check = _check(hint)
+    return "" if check is None else check.text
 
 
 def check_shapes(record: Any) -> None:
@@ -503,5 +518,7 @@ def _meant(value: Any, check: _Check) -> str:
 
 
 def _number(value: float) -> str:
-    """Without a needless point."""
+    """Without a needless point; large powers of two as such."""
+    if value >= 2**20 and math.log2(value).is_integer():
+        return f"2^{math.log2(value):g}"
     return f"{value:g}" if abs(value) < 1e6 or not float(value).is_integer() else f"{value:.0e}"
