@@ -53,7 +53,7 @@ from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
-from gps.fields import Config, Finite, Items, NonNegative, Range
+from gps.fields import Config, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
@@ -138,11 +138,8 @@ def sample_conditions(
     and its index alone: the first ones stay when `count` grows, and another purpose ("training
     conditions") gives others. Raises ConfigError.
     """
-    for name, value in (("count", count), ("seed", seed)):
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise ConfigError(
-                f"sample_conditions: {name} must be a whole number of at least 0, got {value!r}"
-            )
+    count = checked(count, Whole, "sample_conditions: count")
+    seed = checked(seed, Whole, "sample_conditions: seed")
     base = base or Condition()
     together = (qpos_low is None) == (qpos_high is None)
     if not together or (qpos_std is not None and (qpos_low is not None or np.ndim(qpos_std) != 1)):

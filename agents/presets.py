@@ -130,11 +130,11 @@ def pendulum() -> MujocoConfig:
 def reacher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A two-link arm in the horizontal plane takes its tip to a target that each condition moves.
 
-    The state has 7 values: 2 joint positions and velocities, then the tip's place seen from the
-    target, along the world's axes, in m; that and the joints determine where the target is. Targets
-    stand in the half of a ring in front of the shoulder, between radii of 0.08 and 0.18 m (the
-    arm reaches 0.2 m): eight to train from, on its two borders, and test targets that are drawn
-    uniformly from its area.
+    The state has 7 values: 2 joint positions and velocities, then the tip's position relative to
+    the target, along the world's axes, in m; that and the joints determine where the target is.
+    Targets stand in the half of a ring in front of the shoulder, between radii of 0.08 and 0.18 m
+    (the arm reaches 0.2 m): eight to train from, on its two borders, and test targets that are
+    drawn uniformly from its area.
     """
     inner, outer, widest = 0.08, 0.18, math.pi / 2
     draws = (stream(test_seed, "test conditions", i).uniform(size=2) for i in range(n_test))
@@ -167,7 +167,7 @@ def _target(radius: float, angle: float) -> Condition:
 def obstacle_nav(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A puck slides round three posts to a goal at (0.9, 0) m, from starts on the left.
 
-    The state has 4 values: the puck's place (m) and velocity. It starts at rest; the test starts
+    The state has 4 values: the puck's position (m) and velocity. It starts at rest; the test starts
     are drawn uniformly from the box [-1.1, -0.9] x [-0.6, 0.6] m that holds the training starts.
     """
     low, high = (-1.1, -0.6), (-0.9, 0.6)
@@ -188,8 +188,8 @@ def gripper_pusher(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A three-joint arm takes a block between its fingers and pushes it over a table.
 
     The state has 28 values: 8 joint positions and velocities (three of the arm, two of the fingers,
-    three of the block), then place and velocity of grip and block. The block starts up to 2 cm
-    along x and 6 cm along y from its place in the model: at the corners of this rectangle for
+    three of the block), then position and velocity of grip and block. The block starts up to 2 cm
+    along x and 6 cm along y from its position in the model: at the corners of this rectangle for
     training, drawn uniformly from it for test. Action noise is smoothed over some steps.
     """
     x, y = 0.02, 0.06
@@ -214,7 +214,7 @@ def door(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
     """A three-joint arm opens a door by its handle, with a hook.
 
     The state has 20 values: 4 joint positions and velocities (the last one is the door's), then
-    place and velocity of hook and handle. The arm's base is shifted by up to 2 cm along x and y,
+    position and velocity of hook and handle. The arm's base is shifted by up to 2 cm along x and y,
     the corners of this square for training, drawn uniformly from it for test; the door stays where
     it is. Action noise is smoothed over some steps.
     """

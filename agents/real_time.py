@@ -47,17 +47,17 @@ class RealTimeConfig(Config):
             )
 
     def build(self, threads: int = 1) -> Agent:
-        """The slow agent; `threads` goes to the agent inside where that takes them."""
+        """The slow agent; `threads` goes to the wrapped agent where that takes them."""
         inside = self.agent.build(threads) if threads != 1 else self.agent.build()
-        return cast(Agent, RealTime(self, inside))  # its members are those of the agent inside
+        return cast(Agent, RealTime(self, inside))  # its members are those of the wrapped agent
 
 
 class RealTime:
-    """Sleeps for what is left of a rollout's duration; everything else is the agent inside.
+    """Sleeps for what is left of a rollout's duration; everything else is the wrapped agent.
 
-    Each instance has a class of its own with a property for every public member of the agent
-    inside: a `__getattr__` would not do, since from Python 3.12 on `isinstance` does not ask it
-    whether an agent has what a protocol needs.
+    Each instance has a class of its own with a property for every public member of the wrapped
+    agent: a `__getattr__` would not do, since from Python 3.12 on `isinstance` does not call it to
+    find out whether an agent has the members of a protocol.
     """
 
     def __new__(cls, config: RealTimeConfig, agent: Agent) -> Self:
@@ -90,7 +90,7 @@ class RealTime:
         *,
         test: bool = False,
     ) -> Rollouts:
-        """See `gps.protocols.Agent`; the bytes of the agent inside, after the robot's time.
+        """See `gps.protocols.Agent`; the bytes of the wrapped agent, after the robot's time.
 
         Wrong inputs and failed simulations are reported at once.
         """

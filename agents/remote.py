@@ -2,8 +2,8 @@
 
 `RemoteConfig` is the learner's side, an agent like any other. `serve` is the robot's side for any
 agent of the toolkit; docs/remote.md has the message format for other languages. Every rollout has a
-connection of its own, so nothing is left over from one to the next, and the robot goes to whoever
-stands first in line.
+connection of its own, so nothing is left over from one to the next, and the robot serves its
+clients in the order in which they came.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from gps.agents.base import (
     require,
 )
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
-from gps.fields import Config, Count, Range, Whole, readonly
+from gps.fields import Config, Count, Range, Whole, checked, readonly
 from gps.protocols import Agent, Policy, Stoppable, acting, control_range_of, image_shape_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
@@ -79,14 +79,14 @@ class RemoteConfig(Config):
     that opens connections; None for no secret. The secret itself is never part of a configuration,
     as these are stored with every run."""
     connect_timeout: Seconds = 5.0
-    """Time to connect and to agree on version and secret."""
+    """Seconds to connect and to agree on version and secret."""
     step_timeout: Seconds = 5.0
-    """Longest silence of the robot's side. It gives signs of life while it
-    works, so this may be shorter than a rollout."""
+    """Maximum silence of the robot's side in seconds. It sends heartbeats while it works, so this
+    may be shorter than a rollout."""
     rollout_timeout: Seconds = 600.0
-    """Longest duration of all samples of one rollout together."""
+    """Maximum duration in seconds of all samples of one rollout together."""
     queue_timeout: Seconds = 600.0
-    """Time to stand in line while the robot serves others."""
+    """Seconds to wait in the queue while the robot serves others."""
     max_bytes: Count = MAX_BYTES
     """Longest message in bytes, either way."""
     layout: tuple[tuple[str, Whole], ...] | None = None
@@ -190,7 +190,7 @@ class _Progress:
 
 
 class RemoteAgent:
-    """See `gps.protocols.Agent`. Safe to use from several threads, which stand in line like anyone.
+    """See `gps.protocols.Agent`. Thread-safe: threads wait in the queue like other clients.
 
     Whatever goes wrong between the two sides is a RemoteError, after which the next rollout
     connects anew. It is not a SimulationError: drawing the samples again would not help.
@@ -287,7 +287,7 @@ class RemoteAgent:
         """Answer the robot's side until it has a result."""
         cfg, policy = self.config, acting(policy)
         deadline = time.monotonic() + cfg.queue_timeout
-        late = f"busy: still in line after {cfg.queue_timeout:g} s (queue_timeout)"
+        late = f"busy: still in the queue after {cfg.queue_timeout:g} s (queue_timeout)"
         begun = False
         while True:
             message = channel.receive(cfg.step_timeout, deadline, late)
@@ -474,7 +474,7 @@ def _error_in(message: Message, N: int) -> GPSError:
 
 
 class RobotServer:
-    """Lets learners act with an agent, one rollout at a time; the others stand in line.
+    """Lets learners act with an agent, one rollout at a time; the others wait in a queue.
 
     Rollouts run in the thread that calls `run`. Raises ConfigError.
     """
@@ -489,7 +489,7 @@ class RobotServer:
         on_stop: Callable[[str], None] | None = None,
         step_timeout: float = 5.0,
         start_timeout: float = 60.0,
-        max_bytes: Count = MAX_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         """Bind and listen; see `serve` for the arguments."""
         if not isinstance(agent, Agent):
@@ -498,19 +498,15 @@ class RobotServer:
             raise ConfigError(
                 "serve: images do not travel to a remote client; serve an agent without cameras"
             )
-        for name, value in (("step_timeout", step_timeout), ("start_timeout", start_timeout)):
-            if not 0 < value < math.inf:
-                raise ConfigError(f"serve: {name} must be above 0 s and finite, got {value!r}")
-        if type(max_bytes) is not int or max_bytes <= 0:
-            raise ConfigError(f"serve: max_bytes must be a whole number above 0, got {max_bytes!r}")
+        self.step_timeout: float = checked(step_timeout, Seconds, "serve: step_timeout")
+        self.start_timeout: float = checked(start_timeout, Seconds, "serve: start_timeout")
+        self.max_bytes: int = checked(max_bytes, Count, "serve: max_bytes")
         check_secret(secret, host, "serve")
-        self.agent, self.secret, self.max_bytes = agent, secret, max_bytes
-        self.step_timeout, self.start_timeout = step_timeout, start_timeout
-        self._on_stop = on_stop
+        self.agent, self.secret, self._on_stop = agent, secret, on_stop
         self._description = _describe(agent)
-        self._description[0]["max_bytes"] = max_bytes
+        self._description[0]["max_bytes"] = self.max_bytes
         self._changed = threading.Condition()
-        self._line: deque[_Session] = deque()
+        self._queue: deque[_Session] = deque()
         self._open: set[_Session] = set()
         self._closed = False
         self._broken: BaseException | None = None
@@ -550,11 +546,11 @@ class RobotServer:
             while True:
                 with self._changed:
                     # a time-out, so that signals are seen
-                    while not (self._line or self._closed):
+                    while not (self._queue or self._closed):
                         self._changed.wait(0.5)
                     if self._closed:
                         break
-                    session = self._line.popleft()
+                    session = self._queue.popleft()
                 session.roll_out()
         finally:
             self.close()
@@ -621,22 +617,22 @@ class RobotServer:
             return True
 
     def leave(self, session: _Session) -> None:
-        """Count a connection out; if it stood in line, it no longer does."""
+        """Forget a connection, also in the queue."""
         with self._changed:
             self._open.discard(session)
-            if session in self._line:
-                self._line.remove(session)
+            if session in self._queue:
+                self._queue.remove(session)
 
     def queue(self, session: _Session) -> None:
-        """Let a rollout stand in line."""
+        """Enqueue a rollout."""
         with self._changed:
-            self._line.append(session)
+            self._queue.append(session)
             self._changed.notify_all()
 
     def ahead(self, session: _Session) -> int:
         """How many rollouts come before this one, with the one under way."""
         with self._changed:
-            return self._line.index(session) + 1 if session in self._line else 0
+            return self._queue.index(session) + 1 if session in self._queue else 0
 
     def welcome(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """The description of the agent, for a client."""
@@ -981,7 +977,7 @@ def serve(
     on_stop: Callable[[str], None] | None = None,
     step_timeout: float = 5.0,
     start_timeout: float = 60.0,
-    max_bytes: Count = MAX_BYTES,
+    max_bytes: int = MAX_BYTES,
     ready: Callable[[RobotServer], None] | None = None,
 ) -> None:
     """The robot's side: let learners act with `agent` until interrupted.

@@ -197,7 +197,7 @@ class _Context:
                 module = mujoco if name is None else import_module(_PLATFORMS[name])
                 # everything is drawn into a buffer that MuJoCo makes: this one is never shown
                 self._context = module.GLContext(16, 16)
-            self._let_go = _let_go(name)
+            self._release = _release(name)
         except Exception as error:  # each platform has exceptions of its own
             raise GPSError(_no_gl(error)) from error
         self._back_to_outer()  # as in free
@@ -214,7 +214,7 @@ class _Context:
     def __exit__(self, *error: object) -> None:
         self._stack().pop()
         if not self._back_to_outer():
-            self._let_go()
+            self._release()
 
     @classmethod
     def _back_to_outer(cls) -> bool:
@@ -227,10 +227,10 @@ class _Context:
     def free(self) -> None:
         """Give the context back; it must not be current."""
         self._context.free()
-        self._back_to_outer()  # with EGL, MuJoCo lets go of whatever the thread had
+        self._back_to_outer()  # with EGL, MuJoCo releases whatever context the thread had
 
 
-def _let_go(name: str | None) -> Callable[[], object]:
+def _release(name: str | None) -> Callable[[], object]:
     """What leaves the calling thread without a context."""
     if name == "osmesa":
         gl, osmesa = import_module("OpenGL.GL"), import_module("OpenGL.osmesa")
@@ -241,7 +241,7 @@ def _let_go(name: str | None) -> Callable[[], object]:
         none = egl.EGL.EGL_NO_SURFACE
         no_context = egl.EGL.EGL_NO_CONTEXT
         return lambda: egl.EGL.eglMakeCurrent(egl.EGL_DISPLAY, none, none, no_context)
-    return lambda: None  # MuJoCo's own contexts of other systems cannot be let go
+    return lambda: None  # MuJoCo's own contexts of other systems cannot be released
 
 
 # --- drawing -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ WIDTH = 0.3  # m; |x| + |y| from the centre to the border
 
 experiment = Experiment(
     description="2-D point mass, a hidden region of reward beside the smooth target, by PILQR",
-    # Noise that is alike for some steps carries the mass off its way, as white noise does not.
+    # Noise that is correlated over time carries the mass off its way, as white noise does not.
     agent=PointMassConfig(T=100, dt=0.05, starts=((1.0, 0.0),), damping=0.5, noise_sigma=1.7),
     cost=(
         StateCost(entry="position", target=TARGET, l2=1.0)

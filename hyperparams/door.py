@@ -67,9 +67,9 @@ dynamics = DynamicsConfig(standardise=STANDARDISE, ridge=1e-5, prior=replace(pri
 
 experiment = Experiment(
     description="3-joint arm hooks the handle of a door and opens it, by PILQR, through contacts",
-    # Its conditions move the arm, which is as good as to move the door, and leaves the place of the
-    # open handle fixed. Its noise is alike for some steps, which moves the hook; white noise only
-    # shakes it. Local controllers have nothing to do in test conditions.
+    # Its conditions move the arm, which is as good as to move the door, and leaves the position of
+    # the open handle fixed. Its noise is correlated over time, which moves the hook; white noise
+    # only shakes it. Local controllers have nothing to do in test conditions.
     agent=door(n_test=0),
     cost=cost,
     # gains: acceleration per N m of each joint, about the inverse of its inertia

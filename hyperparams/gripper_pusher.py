@@ -12,7 +12,7 @@ from gps.pipeline import Experiment
 
 GOAL = (0.68, 0.0, 0.0)  # m; of the block
 BLOCK = (0.5, 0.0)  # m; where the block's slides are at 0
-REACH, PUSH = 20, 70  # steps from which, and to which, the block's place matters more and more
+REACH, PUSH = 20, 70  # steps from which, and to which, the block's position matters more and more
 NOTHING = ((0.0,) * 8,) * 2
 BLOCK_ONLY = ((0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0))
 
@@ -45,7 +45,7 @@ dynamics = DynamicsConfig(ridge=1e-4, prior=MixturePriorConfig(strength=5.0))
 
 experiment = Experiment(
     description="3-joint arm with a gripper pushes a block to a goal, by PILQR, through contacts",
-    # Its noise is alike for some steps, which moves the hand; white noise only shakes it. Local
+    # Its noise is correlated over time, which moves the hand; white noise only shakes it. Local
     # controllers have nothing to do in test conditions.
     agent=gripper_pusher(n_test=0),
     cost=cost,

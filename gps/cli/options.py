@@ -110,7 +110,9 @@ def page(parser: argparse.ArgumentParser, *, always: bool = False) -> None:
 
 def plots(parser: argparse.ArgumentParser, what: str = "") -> None:
     """Add plots of the user's own; what: when they count."""
-    help = f"{what}Python files with plots of your own; see examples/own_plot.py"
+    help = (
+        f"{what}files with plots of your own: lists progress_plots or condition_plots of functions"
+    )
     parser.add_argument("--plots", nargs="+", metavar="FILE", help=help)
 
 

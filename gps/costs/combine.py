@@ -28,25 +28,20 @@ class BaseCost:
 
     __array_ufunc__: ClassVar[None] = None  # numpy's numbers leave the product to us
 
-    def _terms(self) -> tuple[WeightedCost, ...]:
-        assert isinstance(self, Cost)
-        return (WeightedCost(cost=self),)
-
     def __add__(self, other: Cost) -> SumCost:
-        more = _terms_of(other)
-        return NotImplemented if more is None else SumCost(terms=(*self._terms(), *more))
+        return _sum(self, other)
 
     def __radd__(self, other: Any) -> Any:
         if type(other) is int and other == 0:  # what sum() begins with
             return self
-        more = _terms_of(other)
-        return NotImplemented if more is None else SumCost(terms=(*more, *self._terms()))
+        return _sum(other, self)
 
     def __rmul__(self, weight: float) -> SumCost:
-        if isinstance(weight, Cost):
+        if isinstance(weight, BaseCost | Cost):
             return NotImplemented
-        scale = WeightedCost(weight=weight, cost=SumCost(terms=self._terms())).weight
-        return SumCost(terms=tuple(replace(t, weight=scale * t.weight) for t in self._terms()))
+        terms = _terms(self)
+        scale = WeightedCost(weight=weight, cost=SumCost(terms=terms)).weight
+        return SumCost(terms=tuple(replace(t, weight=scale * t.weight) for t in terms))
 
     __mul__ = __rmul__
 
@@ -59,11 +54,18 @@ class BaseCost:
         raise ConfigError(_MINIMISED)
 
 
-def _terms_of(cost: object) -> tuple[WeightedCost, ...] | None:
-    """The terms of a sum, or a cost as the only one; None for what is no cost."""
-    if isinstance(cost, BaseCost):
-        return cost._terms()
-    return (WeightedCost(cost=cost),) if isinstance(cost, Cost) else None
+def _sum(a: object, b: object) -> SumCost:
+    """The flat sum; NotImplemented where one of them is no cost."""
+    if not all(isinstance(cost, WeightedCost | Cost) for cost in (a, b)):
+        return NotImplemented
+    return SumCost(terms=(*_terms(a), *_terms(b)))
+
+
+def _terms(cost: Any) -> tuple[WeightedCost, ...]:
+    """The terms of a sum, or a cost as the only one."""
+    if type(cost) is SumCost:  # a class derived from it may evaluate to something else
+        return cost.terms
+    return (cost if isinstance(cost, WeightedCost) else WeightedCost(cost=cost),)
 
 
 class InPlaceCost(BaseCost):
@@ -103,9 +105,6 @@ class WeightedCost(Config, BaseCost):
                 f"WeightedCost.cost must be a cost (evaluate and check), got {self.cost!r}"
             )
 
-    def _terms(self) -> tuple[WeightedCost, ...]:
-        return (self,)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SumCost(Config, InPlaceCost):
@@ -113,9 +112,6 @@ class SumCost(Config, InPlaceCost):
 
     terms: Annotated[tuple[WeightedCost, ...], Items(some=True)]
     """The costs to add, each with its weight."""
-
-    def _terms(self) -> tuple[WeightedCost, ...]:
-        return self.terms
 
     def check(self, layout: Layout, nu: int, T: int) -> None:
         """Raise ConfigError, naming the term, if one of the costs cannot work."""

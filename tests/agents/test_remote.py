@@ -370,7 +370,7 @@ def test_a_robot_that_hangs_is_noticed():
         assert time.monotonic() - begin < 1.5
 
 
-def test_clients_stand_in_line():
+def test_clients_wait_in_a_queue():
     agent = Slow(0.03)
     with served(agent) as server:
         remote, done = client(server), []
@@ -384,7 +384,7 @@ def test_clients_stand_in_line():
         for thread in threads:
             thread.start()
         assert agent.step.wait(5)
-        with pytest.raises(RemoteError, match=r"busy: still in line after 0\.1 s"):
+        with pytest.raises(RemoteError, match=r"busy: still in the queue after 0\.1 s"):
             client(server, queue_timeout=0.1).rollout(Push(), 0, noise)
         for thread in threads:
             thread.join(20)

@@ -431,6 +431,16 @@ def test_sums_and_multiples_are_the_records_that_they_stand_for(written, meant):
     assert type(written) is type(meant)
 
 
+def test_a_class_derived_from_a_sum_stays_one_term():
+    @dataclass(frozen=True, kw_only=True)
+    class Doubled(SumCost):
+        def evaluate(self, rollouts):
+            return super().evaluate(rollouts)
+
+    own = Doubled(terms=(NEAR + CALM).terms)
+    assert 0.5 * own + FAST == sum_of((0.5, own), (1.0, FAST))
+
+
 def test_a_written_sum_has_the_numbers_of_its_terms(rollouts):
     found = (0.1 * NEAR + 3.0 * (OWN + FAST)).evaluate(rollouts)
     parts = [(0.1, NEAR), (3.0, CALM), (3.0, FAST)]

@@ -134,7 +134,9 @@ def test_a_bad_file_is_one_line_with_its_place(tmp_path, text, message):
 def test_a_config_error_gets_file_and_line(good):
     good.write_text(GOOD.replace("starts=((1.0, 1.0),)", "dt=-1.0"))
     line = 1 + GOOD[: GOOD.index("agent=Point")].count("\n")
-    with pytest.raises(ConfigError, match=f"good_one.py:{line}: PointMassConfig.dt must be above"):
+    with pytest.raises(
+        ConfigError, match=f"good_one.py:{line}: PointMassConfig.dt must be a number above"
+    ):
         loader.load(good)
 
 
@@ -265,7 +267,7 @@ def test_a_wrong_option_is_one_line(experiment, argv, message):
 
 
 def test_a_value_that_cannot_work_keeps_its_own_message(experiment):
-    with pytest.raises(ConfigError, match=r"^PointMassConfig.dt must be above 0"):
+    with pytest.raises(ConfigError, match=r"^PointMassConfig.dt must be a number above 0"):
         loader.override(experiment, ["--agent.dt", "-1"])
     with pytest.raises(ConfigError, match=r"^Experiment.samples"):
         loader.override(experiment, ["--samples", "0"])
