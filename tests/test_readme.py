@@ -1,7 +1,7 @@
-"""Every piece of Python in README and docs runs as it stands, given the names that it leaves open.
+"""Every Python code block of README and docs runs as it stands, given the names it leaves open.
 
-A new piece runs by itself; one that needs names, or smaller settings than a reader's, gets a
-`Piece` here.
+A new block runs by itself; one that needs names, or smaller settings than a reader's, gets a
+`Setup` here.
 """
 
 import re
@@ -48,7 +48,7 @@ ROBOT = """
 
 
 def problem() -> dict[str, Any]:
-    """The names of the pieces of gps.control: a cart of two states, 12 steps."""
+    """The variables of the blocks on gps.control: two states, one action, 12 steps."""
     from gps.control.tracking import LinearSensor
     from gps.types import Gaussian, LinearDynamics, LinearGaussianController, QuadraticCost
 
@@ -88,8 +88,18 @@ def stacked() -> dict[str, Any]:
     return {**names, "costs": [names["cost"]] * 3}
 
 
+def costs_of(cost: Any) -> float:
+    """What a cost says of a point mass that stays where it starts."""
+    from gps.types import LinearGaussianController
+
+    agent = gps.agents.PointMassConfig(T=5).build()
+    zero = np.zeros((5, 2, 4)), np.zeros((5, 2)), np.tile(np.eye(2), (5, 1, 1))
+    rollouts = agent.rollout(LinearGaussianController(*zero), 0, np.zeros((1, 5, 2)))
+    return cost.evaluate(rollouts).l.sum()
+
+
 def small(name: str = "point_mass_policy") -> gps.Experiment:
-    """In place of every experiment that a piece loads."""
+    """In place of every experiment that a block loads."""
     return replace(gps.pipeline.load("point_mass_policy"), iterations=2)
 
 
@@ -105,7 +115,7 @@ class SLURMCluster(LocalCluster):
 
 @contextmanager
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where a piece starts four workers, one is started."""
+    """Where a block starts four workers, one is started."""
     known = gps.parallel.Dask
     small = lambda *client, workers=None: known(*client, workers=workers and 1)  # noqa: E731
     monkeypatch.setattr(gps.parallel, "Dask", small)
@@ -135,34 +145,34 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a piece of Python needs, and how to see that it did what it says."""
+class Setup:
+    """What a code block needs, and what must hold after it."""
 
     mark: str
-    """A line of the piece, or a part of one that no other piece has."""
+    """Text of this block only."""
     names: Callable[[], dict[str, Any]] = dict
-    """What it leaves open."""
+    """The variables that it leaves undefined."""
     change: Callable[[pytest.MonkeyPatch], AbstractContextManager[None]] = nullcontext
-    """What else is smaller or nearer than for a reader."""
+    """Replaces hardware and large settings."""
     check: Callable[[SimpleNamespace], Any] = lambda end: True
-    """Whether its names in the end are right."""
+    """Whether its variables in the end are right."""
 
 
-PIECES = (
-    Piece(
+SETUPS = (
+    Setup(
         "import Command, Control",
         lambda: {"gps": gps, "experiment": small()},
         check=lambda end: end.report.iteration <= 6,
     ),
-    Piece("SLURMCluster", change=slurm, check=lambda end: end.report.iteration == 2),
-    Piece("policy.module() is torch", check=lambda end: end.action.shape == (2,)),
-    Piece(
+    Setup("SLURMCluster", change=slurm, check=lambda end: end.report.iteration == 2),
+    Setup("policy.module() is torch", check=lambda end: end.action.shape == (2,)),
+    Setup(
         "Dask(workers=4)",
         lambda: {"gps": gps, "experiment": small()},
         change=one_worker,
         check=lambda end: end.report.iteration == 2,
     ),
-    Piece(
+    Setup(
         "import dual, lqr",
         problem,
         check=lambda end: (
@@ -172,36 +182,36 @@ PIECES = (
             and end.regulator.K[0].any()
         ),
     ),
-    Piece("import ilqr", planned, check=lambda e: e.plan.converged and abs(e.plan.U).max() <= 5),
-    Piece("import pi2, pilqr", sampled, check=lambda end: end.better.K.shape == (end.T, 1, 2)),
-    Piece(
+    Setup("import ilqr", planned, check=lambda e: e.plan.converged and abs(e.plan.U).max() <= 5),
+    Setup("import pi2, pilqr", sampled, check=lambda end: end.better.K.shape == (end.T, 1, 2)),
+    Setup(
         "import batch",
         stacked,
         check=lambda e: e.loop.X.shape == (100, e.T, 2) and e.gains.K.shape == (3, e.T, 1, 2),
     ),
-    Piece("torch_cost", lambda: {"torch": torch}, check=lambda e: e.keep_right.entries is not None),
-    Piece(
+    Setup("torch_cost", lambda: {"torch": torch}, check=lambda e: costs_of(e.keep_right) > 0),
+    Setup(
         "import as_gymnasium",
         lambda: {"experiment": small()},
         check=lambda end: len(end.env.step(end.env.reset(seed=1)[0][:2])) == 5,
     ),
-    Piece("RemoteConfig", change=remote, check=lambda end: end.report.iteration == 2),
+    Setup("RemoteConfig", change=remote, check=lambda end: end.report.iteration == 2),
 )
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_piece_of_python_runs(block, monkeypatch, tmp_path):
-    (piece,) = [p for p in PIECES if p.mark in block] or [Piece("")]
+def test_a_code_block_runs(block, monkeypatch, tmp_path):
+    (setup,) = [s for s in SETUPS if s.mark in block] or [Setup("")]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gps, "load", small, raising=False)
     Path("robot.xml").write_text(ROBOT)
-    path = tmp_path / "piece.py"  # from elsewhere, workers read it again
+    path = tmp_path / "block.py"  # absolute: worker processes read it again
     path.write_text(block)
-    with piece.change(monkeypatch):
-        names = runpy.run_path(str(path), piece.names(), run_name="__main__")
-    assert piece.check(SimpleNamespace(**names))
+    with setup.change(monkeypatch):
+        names = runpy.run_path(str(path), setup.names(), run_name="__main__")
+    assert setup.check(SimpleNamespace(**names))
 
 
-def test_every_piece_is_there():
-    for piece in PIECES:
-        assert sum(piece.mark in block.values[0] for block in BLOCKS) == 1, piece.mark
+def test_every_setup_has_one_block():
+    for setup in SETUPS:
+        assert sum(setup.mark in block.values[0] for block in BLOCKS) == 1, setup.mark
