@@ -24,7 +24,7 @@ def single_thread_environment() -> dict[str, str]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Pin BLAS and torch to one thread inside the block, and give back what was set before."""
+    """Pin BLAS and torch to one thread inside the block, and restore what was set before."""
     import torch
     from threadpoolctl import threadpool_limits
 
