@@ -1,9 +1,9 @@
 """Planning with known dynamics: iLQR on a model of the world, local controllers only.
 
 Every condition's plan starts at its start state and is improved by `gps.control.ilqr.minimise`,
-some steps per iteration. Its rollouts show how well the plan is tracked; they do not enter the
-plan. So the same loop, store and executors serve known dynamics as well as fitted ones,
-and the costs of both can be compared.
+some steps per iteration. Rollouts show how well the plan is tracked; they do not enter the plan.
+So the same loop, store and executors serve known dynamics as well as fitted ones, and the costs of
+both can be compared.
 """
 
 from __future__ import annotations
