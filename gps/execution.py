@@ -34,7 +34,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Function = TypeVar("Function", bound=Callable[..., object])
 
-Deferred = Annotated[T, "a value, or the handle by which an executor knows it"]
+Deferred = Annotated[T, "a value, or an executor's handle of it"]
 """A T or a handle of one, as results of calls, their arguments and the entries of live states are;
 T to a type checker, see above."""
 
@@ -89,7 +89,7 @@ class Shared(Protocol):
         ...
 
     def close(self) -> None:
-        """Let the object go."""
+        """Release the object."""
         ...
 
 
@@ -112,7 +112,7 @@ class Executor(Protocol):
         ...
 
     def prepare(self, fn: Callable[[], Any]) -> None:
-        """Run `fn` once in every worker, those that join later too: imports, kernels, models."""
+        """Run `fn` once in every worker, also in later ones: imports, kernels, models."""
         ...
 
     def together(self) -> AbstractContextManager[None]:
@@ -129,8 +129,8 @@ class Executor(Protocol):
         ...
 
     def gang(self, fn: Callable[[Group, *Ts], T], size: int, *args: *Ts) -> Deferred[T]:
-        """Start `fn(group, *args)` in at most `size` processes at once, which can talk to each
-        other through `group`; returns a handle of what the first of them (rank 0) returns.
+        """Start `fn(group, *args)` in at most `size` processes at once, which communicate
+        through `group`; returns a handle of what the first of them (rank 0) returns.
 
         `fn` must be pure, and its result must not depend on how many processes there were: when one
         is lost, all are started again.
@@ -156,12 +156,12 @@ class Executor(Protocol):
     def gather(self, tree: Deferred[T]) -> T:
         """Replace every handle in nested tuples, lists, dicts and records by its value.
 
-        Raises what a call has raised, with a note that says in which stage and condition.
+        Raises what a call has raised, with a note of stage and condition.
         """
         ...
 
     def keep(self, tree: T) -> T:
-        """Forget how the gathered handles in `tree` were made; returns the tree.
+        """Cut the lineage of the gathered handles in `tree`; returns the tree.
 
         Later calls may use them as before. If a worker is lost, the calls since the last `keep` are
         repeated, and no earlier one.
@@ -173,16 +173,16 @@ class Executor(Protocol):
         ...
 
     def doing(self) -> str:
-        """What is being worked on now, in words; any thread may ask. Empty when nothing is."""
+        """The work in progress, in words; empty without any. May be called in any thread."""
         ...
 
     def memory(self) -> float:
-        """The most memory that any one worker has held so far, in bytes, as far as the results that
-        came back tell; NaN without workers."""
+        """Peak resident memory of any one worker so far, in bytes, as reported with results; NaN
+        without workers."""
         ...
 
     def close(self) -> None:
-        """Give back processes and connections that this executor started itself."""
+        """End the processes and connections that this executor started itself."""
         ...
 
 
@@ -269,7 +269,7 @@ class LocalGroup:
         return [array]
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Nothing to wait for."""
 
 
 class LocalShared:
@@ -283,7 +283,7 @@ class LocalShared:
         return getattr(self._value, method)(*args)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class Serial:
@@ -355,4 +355,4 @@ class Serial:
         return math.nan
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""

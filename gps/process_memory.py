@@ -1,4 +1,4 @@
-"""How much memory this process has held."""
+"""Peak resident memory of this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ _PEAK = re.compile(rb"VmHWM:\s*(\d+) kB")
 
 
 def peak() -> float:
-    """The most resident memory that this process has held so far, in bytes.
+    """Peak resident memory of this process so far, in bytes; NaN on systems without Linux's /proc.
 
-    NaN on systems without Linux's /proc. What getrusage gives is not asked: for a process that was
-    started by another one it counts the memory of that one too.
+    getrusage is no substitute: for a child process it counts the memory of its parent too.
     """
     try:
         with open(_STATUS, "rb") as file:

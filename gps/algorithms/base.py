@@ -1,4 +1,4 @@
-"""What the configurations of algorithms share: their options, and how a run begins and goes on."""
+"""What the configurations of algorithms share: options, the first state, and the S-step."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def action_scale(agent: Agent, initial: LinearGaussianController) -> Array:
 
 def exploration_std(controller: LinearGaussianController, action_scale: Array | None) -> float:
     """Root mean square over steps and actions of the noise's standard deviation, as a share of
-    `action_scale`; NaN where that is not known."""
+    `action_scale`; NaN where that is unknown."""
     if action_scale is None:
         return math.nan
     relative = controller.chol / action_scale[:, None]

@@ -99,7 +99,7 @@ class MDGPSConfig(PolicyAlgorithm, FittedAlgorithm):
         if self.sgd.mode == "asynchronous":
             raise ConfigError(
                 "MDGPSConfig.sgd.mode='asynchronous' cannot be used in an asynchronous run: it is "
-                "looked after by the process that looks after the conditions, which would wait; "
+                "supervised by the process that supervises the conditions, which would wait; "
                 "use another mode"
             )
 

@@ -1,9 +1,9 @@
 """Planning with known dynamics: iLQR on a model of the agent, local controllers only.
 
 Every condition's plan starts at its start state and is improved by `gps.control.ilqr.minimise`,
-some steps per iteration. The rollouts of the agent say how well the plan is followed; they do not
-enter the plan. So the same loop, store and executors serve known dynamics as well as fitted ones,
-and the costs of both can be compared.
+some steps per iteration. Rollouts show how well the plan is tracked; they do not enter the plan.
+So the same loop, store and executors serve known dynamics as well as fitted ones, and the costs of
+both can be compared.
 """
 
 from __future__ import annotations
@@ -169,19 +169,19 @@ def _plan(
     The present plan is where the controller's mean actions lead on the model, so that nothing
     but the controller has to be kept from one iteration to the next.
     """
-    known = _Problem.of(config, cost, m)
+    problem = _Problem.of(config, cost, m)
     planner = config.planner
     steps = min(config.steps_per_iteration, planner.iterations)
     totals = sampled.l.sum(axis=1)
     seen = replace(condition, previous=condition.controller, sampled_cost=float(totals.mean()))
     try:
-        first = known.reduced(condition.controller)
+        first = problem.reduced(condition.controller)
         plan = ilqr.minimise(
-            known.model,
-            known.cost,
-            known.start,
+            problem.model,
+            problem.cost,
+            problem.start,
             np.zeros_like(first.k),
-            limits=known.limits,
+            limits=problem.limits,
             controller=first,
             config=replace(planner, iterations=steps),
         )
@@ -198,7 +198,7 @@ def _plan(
     )
     return replace(
         seen,
-        controller=known.widened(plan.controller, config),
+        controller=problem.widened(plan.controller, config),
         expected_cost=before,
         predicted_cost=after,
         report=_report(m, totals, before, after, event),
@@ -250,11 +250,11 @@ class _Problem:
 
     @classmethod
     def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Problem:
-        """The problem of condition `m`; ConfigError if the agent cannot say what is needed."""
+        """The problem of condition `m`; ConfigError where the agent lacks something."""
         agent = _agent_of(config.model)
         name = type(config.model).__name__
         columns = _columns(agent, name)
-        # agents know nothing of gps.control, so that they are handed its classes
+        # agents do not import gps.control, and are given its classes
         model: models.Model = agent.known_model(m, models)
         if (model.nx, model.nu) != (len(columns), agent.nu):
             raise ConfigError(
@@ -283,7 +283,7 @@ class _Problem:
         )
 
     def reduced(self, controller: LinearGaussianController) -> LinearGaussianController:
-        """The controller for states of the model; ConfigError if it looks at anything else."""
+        """The controller for states of the model; ConfigError if it has gains on other states."""
         rest = np.setdiff1d(np.arange(controller.nx), self.columns)
         if controller.K[:, :, rest].any():
             raise ConfigError(

@@ -5,9 +5,9 @@ the pipeline. All calls of a condition run on one worker, its home, and their re
 until they are gathered; what comes from another worker is moved by Dask.
 
 Dask itself would repeat lost work from the beginning of the run, and move tasks to where a worker
-is idle. So the executor pins every task, and remembers for itself how each result was made, back to
-the last `keep`: from there on it has the values, and when a worker is lost, it runs again what was
-lost, on the others.
+is idle. So the executor pins every task, and keeps the lineage of each result itself, back to the
+last `keep`: from there on it has the values, and when a worker is lost, it resubmits what was lost
+to the others.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ from gps.parallel.worker import (
     Result,
     SharedHost,
     SingleThread,
-    here,
     kill_process,
     prepare,
+    process_id,
     report_seconds,
     run_task,
     running,
@@ -73,7 +73,7 @@ from gps.threads import single_thread_environment
 log = logging.getLogger(__name__)
 
 _INLINE = 2**18  # bytes; larger values are sent to a worker once, not with every task
-_POLL = 0.5  # seconds between looks at the workers while nothing comes in
+_POLL = 0.5  # seconds between checks of the workers while no result arrives
 _MOMENT = 0.03  # seconds between transfers of what is finished
 _ATTEMPTS = 3  # workers that one task may take down before it is held to be the cause
 _LOSSES = 20  # losses in a row, of whatever cause
@@ -106,7 +106,7 @@ class Handle:
         self.kept = False
         self.present = True
         """Whether a kept value is where it was made, as far as is known."""
-        self.deaths = 0
+        self.worker_losses = 0
         self.attempts = 1
 
     @property
@@ -146,7 +146,7 @@ class Handle:
         """Whether the call must be sent again."""
         state = self.state()
         if state == "error":
-            # an error that came from a lost call says no more than that one's
+            # an error caused by a lost call has no meaning of its own
             inherited = any(not h.gathered and h.lost() for h in self.needs)
             return inherited or all(self.is_loss(error) for _, error in self.errors())
         return state == "lost"
@@ -390,18 +390,18 @@ class Dask:
 
     def _require_scheduler(self) -> None:
         """Wait while the client tries to connect again; ClusterError when it has given up."""
-        said = False
+        warned = False
         while self.client.status == "connecting":
-            if not said:
+            if not warned:
                 log.warning("the scheduler %s does not answer; trying again", self._address)
-                said = True
+                warned = True
             time.sleep(0.1)
         if self.client.status != "running":
             raise ClusterError(
                 f"the Dask scheduler {self._address} is gone; iterations that were stored are "
                 "whole, and a run can be resumed from them"
             )
-        if said:
+        if warned:
             for plugin in self._plugins.values():  # another scheduler does not know them
                 self._register(plugin)
 
@@ -628,7 +628,7 @@ class Dask:
             waited = time.monotonic() - begin
             if waited >= timeout:
                 return False
-            # look again and again: Dask's callbacks hold on to what nobody waits for any more
+            # polling: Dask's callbacks hold references to results that are no longer awaited
             time.sleep(min(0.02, max(0.001, waited / 10, 1e-5 * len(futures))))
 
     def gather(self, tree: Deferred[T]) -> T:
@@ -652,7 +652,7 @@ class Dask:
         return values
 
     def _settle(self, handles: Sequence[Handle]) -> None:
-        """Wait until no call is pending, at most for a moment; mend what is lost."""
+        """Wait until no call is pending, at most for a moment; resubmit what is lost."""
         if any(h.lost() for h in handles):
             self._recover()
         pending = [f for h in handles for f in h.futures if f.status == "pending"]
@@ -701,7 +701,7 @@ class Dask:
                 )
 
     def keep(self, tree: T) -> T:
-        """Forget how gathered handles were made; later calls start from their values."""
+        """Cut the lineage of gathered handles; later calls start from their values."""
         handles = _handles(tree)
         self.gather(handles)
         for handle in handles:
@@ -776,7 +776,7 @@ class Dask:
         self._stop(worker)
         self._busy = {}  # that took seconds
         if handle is not None:
-            self._died_of(handle)
+            self._count_worker_loss(handle)
         self._recover({worker})
 
     def _stop(self, worker: str) -> None:
@@ -784,7 +784,9 @@ class Dask:
 
         async def end() -> None:
             with suppress(OSError, TimeoutError, ValueError):
-                await self.client.run(kill_process, *here(), workers=[worker], asynchronous=True)
+                await self.client.run(
+                    kill_process, *process_id(), workers=[worker], asynchronous=True
+                )
 
         self._start(end())
         deadline = time.monotonic() + 3.0
@@ -820,7 +822,7 @@ class Dask:
             again.append(handle)
         if not again:
             return
-        self._blame(gone, dead)
+        self._attribute_losses(gone, dead)
         log.warning(
             "lost: %s; running it again on %d worker(s)",
             ", ".join(h.label for h in again[:4]) + (", ..." if len(again) > 4 else ""),
@@ -832,19 +834,19 @@ class Dask:
                 self._submit(handle)
         self._flush()  # a block around this one would go on collecting
 
-    def _died_of(self, handle: Handle) -> None:
+    def _count_worker_loss(self, handle: Handle) -> None:
         """Count the workers that a call takes down with it; ClusterError when it is too many."""
-        handle.deaths += 1
-        if handle.deaths >= _ATTEMPTS:
+        handle.worker_losses += 1
+        if handle.worker_losses >= _ATTEMPTS:
             reason = "its worker died each time"
             if self._stopped:
                 reason += f", or was ended after {self._task_timeout:g} s"
             raise ClusterError(f"{handle.label}: given up after {_ATTEMPTS} attempts; {reason}")
 
-    def _blame(self, gone: Set[str], stopped: Set[str]) -> None:
+    def _attribute_losses(self, gone: Set[str], stopped: Set[str]) -> None:
         """Name the calls that the workers `gone` were busy with, but those `stopped` on purpose.
 
-        A call that is run again says when it begins and ends, so that the right one is named.
+        A call that is repeated announces its begin and end, so that the right one is named.
         """
         self._losses += 1
         last: dict[str, int] = {}
@@ -853,7 +855,7 @@ class Dask:
         for worker in gone - stopped:
             handle = self._open.get(last.get(worker, -1))
             if handle is not None:
-                self._died_of(handle)
+                self._count_worker_loss(handle)
         if self._losses > _LOSSES:
             raise ClusterError(f"given up: workers were lost {_LOSSES} times without any progress")
 
@@ -882,7 +884,7 @@ class Dask:
         return {s: t - before.get(s, 0.0) for s, t in totals.items() if t != before.get(s)}
 
     def doing(self) -> str:
-        """The first stage that is not over, and how far it is; any thread may ask."""
+        """The first stage that has not finished, and its progress. May be called in any thread."""
         try:
             calls = [(h.number, h.stage, h.state()) for h in list(self._open.values()) if h.futures]
         except RuntimeError:  # the run's own thread is adding calls
@@ -894,9 +896,9 @@ class Dask:
         return f"{waiting[0]}, {len(states) - states.count('pending')} of {len(states)} done"
 
     def memory(self) -> float:
-        """The most memory that any one worker has held so far, in bytes."""
-        told = [r.memory for r in self._reported.values() if not math.isnan(r.memory)]
-        return max(told, default=math.nan)
+        """Peak resident memory of any one worker so far, in bytes."""
+        known = [r.memory for r in self._reported.values() if not math.isnan(r.memory)]
+        return max(known, default=math.nan)
 
     def _known(self, worker: str) -> int:
         process = self._process_of.get(worker)
@@ -943,7 +945,7 @@ def _join(scheduler: str, timeout: float) -> Client:
             scheduler,
             timeout=timeout,
             set_as_default=False,
-            # results need not pass through the scheduler, unless Dask's settings say so
+            # results need not pass through the scheduler, unless Dask's settings require it
             direct_to_workers=True if direct is None else direct,
         )
     except (OSError, TimeoutError, ValueError, TypeError) as error:

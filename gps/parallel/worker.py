@@ -74,10 +74,10 @@ class Prepare(WorkerPlugin):
 
 
 def prepare(fn: Callable[[], Any]) -> None:
-    """Call `fn`, and only say so when it fails."""
+    """Call `fn`; a failure is only logged."""
     try:
         fn()
-    except Exception as error:  # the task that needs it will say what is wrong
+    except Exception as error:  # the task that needs it will raise what is wrong
         log.warning("a worker could not be prepared: %s", error)
 
 
@@ -123,7 +123,7 @@ class Result:
     tasks: int
     """Number of its tasks so far."""
     memory: float
-    """The most memory that it has held so far, in bytes; NaN where it cannot tell."""
+    """Its peak resident memory so far, in bytes; NaN where that is not known."""
 
 
 _PROCESS = uuid.uuid4().hex
@@ -140,7 +140,7 @@ def run_task(
 ) -> Result:
     """A task on a worker: a function on its arguments, timed.
 
-    announce: topic and number under which to tell the scheduler that the task begins and ends.
+    announce: topic and number under which the scheduler is notified when the task begins and ends.
     """
 
     def value_of(item: Any) -> Any:
@@ -156,11 +156,11 @@ def run_task(
         return found.value if type(found) is Result else found
 
     full = map_tree(value_of, call.args)
-    tell(announce, begins=True)
+    notify(announce, begins=True)
     start = time.perf_counter()
     value = run_user_code(call.fn, full)  # by a SystemExit Dask would end the worker, and the next
     seconds = time.perf_counter() - start
-    tell(announce, begins=False)
+    notify(announce, begins=False)
     with _spent_lock:
         stages, tasks = _spent.get(run, ({}, 0))
         stages = stages | {name: stages.get(name, 0.0) + seconds}
@@ -168,8 +168,8 @@ def run_task(
     return Result(value, _PROCESS, stages, tasks + 1, process_memory.peak())
 
 
-def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:
-    """Tell the scheduler, and give the message time to leave: the task may end this process."""
+def notify(announce: tuple[str, int] | None, *, begins: bool) -> None:
+    """Notify the scheduler; wait until the message has left, as the task may end this process."""
     if announce is not None:
         worker, (topic, number) = get_worker(), announce
         worker.log_event(topic, {"worker": worker.address, "begins": number if begins else -1})
@@ -177,14 +177,14 @@ def tell(announce: tuple[str, int] | None, *, begins: bool) -> None:
             time.sleep(0.05)
 
 
-def here() -> tuple[str, int]:
-    """Name of this process."""
+def process_id() -> tuple[str, int]:
+    """Host and number of this process."""
     return socket.gethostname(), os.getpid()
 
 
 def kill_process(host: str, pid: int) -> None:
     """End this worker, unless it is a thread of the process named; its nanny starts another."""
-    if here() != (host, pid):
+    if process_id() != (host, pid):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -230,5 +230,5 @@ class ActorProxy:
             raise SharedLostError(f"the worker with the shared object is gone ({error})") from error
 
     def close(self) -> None:
-        """Let the object go; the last reference releases it."""
+        """Release the object, with its last reference."""
         self._actor = None

@@ -71,7 +71,7 @@ from gps.types import Record, Rollouts
 log = logging.getLogger(__name__)
 
 UPDATES = "updates.csv"
-_POLL = 0.2  # seconds between looks at what else there is to do: a stop, a stored snapshot
+_POLL = 0.2  # seconds between checks of everything else: a stop, a stored snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ def run_asynchronous(
     update used and the newest one when the update was finished), `utilisation` (share of the
     conditions' time that went into sampling).
 
-    out, executor, source: as for `gps.run`. stop: asked often; when it says True, what has been
+    out, executor, source: as for `gps.run`. stop: called often; when it returns True, what has
     finished is stored and the run ends. clock: seconds, for executors that keep a time of their
-    own. steering: as for `gps.run`; an asynchronous run can be told to stop. Raises ConfigError
+    own. steering: as for `gps.run`; an asynchronous run accepts a stop. Raises ConfigError
     before the first rollout, SimulationError, StoreError; what was finished before an error is
     stored and reported first.
     """
@@ -174,7 +174,7 @@ def resume_asynchronous(
 
     The result is not that of a run without the break, byte for byte: which policy is the newest
     when an update starts depends on the clock.
-    start: the snapshot to go on from (later ones are deleted); None takes the last whole one.
+    start: the snapshot to resume from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
     so many synchronous iterations; replay_batches: another size of the
     replay buffer, from now on. Raises
@@ -418,7 +418,7 @@ class _Moment:
 
 
 class _Driver:
-    """Starts calls, takes results, and keeps the books of one run."""
+    """Starts calls, takes results, and keeps the state of one run."""
 
     def __init__(
         self,
@@ -514,11 +514,11 @@ class _Driver:
         for chain in finished:
             self._tried(self._fetch, chain)
         if self.halting or self.error is not None:
-            self._give_up()
+            self._abandon()
         return self._snapshots(ready)
 
     def close(self) -> None:
-        """Wait for a snapshot that is being written, and let go of all handles."""
+        """Wait for a snapshot that is being written, and release all handles."""
         if self.storing is not None:
             self.storing.join(30.0)
         self.chains, self.replay_buffer, self.conditions = [None] * self.M, [], []
@@ -544,8 +544,8 @@ class _Driver:
             return False
         return True
 
-    def _give_up(self) -> None:
-        """Leave what is under way, unless a condition would be left with nothing to store."""
+    def _abandon(self) -> None:
+        """Abandon what is under way, unless a condition would be left with nothing to store."""
         for m, newest in enumerate(self.newest):
             if self.error is not None or newest is not None:
                 self.chains[m] = None
@@ -601,7 +601,7 @@ class _Driver:
         chain.rollouts = rollouts
 
     def _finish(self, chain: _Chain) -> None:
-        """Take over an update; its condition can go on."""
+        """Take over an update; its condition continues."""
         m, now = chain.m, self.clock()
         self.chains[m] = None
         try:
@@ -639,7 +639,7 @@ class _Driver:
             self.events.append(f"condition {m}, update {self.counts[m]}: {report.event}")
 
     def _fetch(self, chain: _Chain) -> None:
-        """Bring a finished update here: for snapshots, and to make again what a worker loses."""
+        """Gather a finished update: for snapshots, and to recompute what a worker loses."""
         m, update = chain.m, cast(ConditionUpdate, chain.update)
         tree = (update.state, cast(Rollouts, chain.rollouts), update.models, update.targets)
         state, rollouts, models, targets = self.ex.gather(tree)
@@ -713,7 +713,7 @@ class _Driver:
         return out
 
     def _begin_snapshot(self) -> None:
-        """Note the newest of everything, and have it judged."""
+        """Take a snapshot of the newest of everything, and start its evaluation."""
         now, e = self.clock(), self.experiment
         newest = tuple(cast(_Newest, n) for n in self.newest)
         known = AsynchronousState(
@@ -742,7 +742,7 @@ class _Driver:
                 for i, source in enumerate(sources)
             )
         except Exception as error:  # of an executor that runs it at once
-            scores = self._unjudged(error)
+            scores = self._without_scores(error)
         steps = self.local_updates * e.samples * self.agent.T
         available = self.spans * self.slots / self.M
         numbers = {
@@ -768,19 +768,19 @@ class _Driver:
         self.stored_at = (self.local_updates, self.version)
         self.ages, self.events, self.spent = [], [], {}
 
-    def _unjudged(self, error: Exception) -> tuple[sampling.Score, ...]:
+    def _without_scores(self, error: Exception) -> tuple[sampling.Score, ...]:
         """No scores: the updates are good and will be stored, then the run ends with the error."""
-        error.add_note(f"while snapshot {self.number} was judged")
+        error.add_note(f"while snapshot {self.number} was evaluated")
         self.error = self.error or error
         return (sampling.Score(math.nan, math.nan, math.nan),) * (2 * self.M)
 
     def _store(self) -> None:
-        """Everything is there: store it beside the work that goes on."""
+        """Store a snapshot whose parts are complete, in parallel with the other work."""
         moment = cast(_Moment, self.moment)
         try:
             scores = self.ex.gather(moment.scores)
         except Exception as error:
-            scores = self._unjudged(error)
+            scores = self._without_scores(error)
         names = moment.newest[0].models
         report = Report(
             iteration=moment.state.iteration - 1,

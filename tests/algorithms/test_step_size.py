@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from algorithm_problems import FIXTURES
 from numpy.testing import assert_allclose
 
 from gps.algorithms import GuardConfig, StepConfig
-from gps.algorithms.step_size import improvement_ratio, new_multiplier
+from gps.algorithms.state import Assessment
+from gps.algorithms.step_size import adjust_steps, improvement_ratio, new_multiplier
 from gps.errors import ConfigError
 
 
@@ -95,3 +96,34 @@ def test_what_is_no_number_is_no_progress(predicted, actual):
 def test_configurations_are_checked(config, values, message):
     with pytest.raises(ConfigError, match=message):
         config(**values)
+
+
+def assessment(**values):
+    """That of an update that can be judged and kept all it had predicted."""
+    plain = {f.name: 0.0 for f in fields(Assessment)}
+    flags = {"rejected": False, "sampled_best": True, "policy_worse": False}
+    good = {"step_mult": 1.0, "updated": True, "predicts_improvement": True, "trusted": True}
+    return Assessment(**{**plain, **flags, **good, "improvement_ratio": 0.9, **values})
+
+
+def test_one_rule_for_steps_of_one_condition_and_of_all():
+    step, guard = StepConfig(min_mult=1e-3), GuardConfig()
+    good, bad = assessment(step_mult=0.5), assessment(improvement_ratio=0.0)
+    far = assessment(policy_worse=True, improvement_ratio=-4.0)
+    back = assessment(rejected=True, improvement_ratio=-4.0)
+    none = assessment(predicts_improvement=False, improvement_ratio=-4.0)
+    untrusted = assessment(trusted=False)
+    rules = (step, guard)
+    assert adjust_steps([good, bad, far, back, none], *rules) == pytest.approx(
+        [1, 0.5, 1, 0.5, 0.1]
+    )
+    assert adjust_steps([none, bad], *rules, if_predicted=True) == pytest.approx([1, 0.5])
+    assert adjust_steps([untrusted], *rules) == pytest.approx([0.5])  # it does not grow first
+    # jointly: the mean multiplier, by the mean ratio of those that count
+    joint = adjust_steps([good, bad, far, back], *rules, jointly=True)
+    mean = (0.5 + 1 + 1 + 1) / 4
+    new = mean * 0.5 / (1 - 0.45)
+    assert joint == pytest.approx([new, new, new, 0.5 * min(new, mean)])
+    for check in (good, bad, far, back, none, untrusted):  # alone, both are the same
+        assert adjust_steps([check], *rules) == adjust_steps([check], *rules, jointly=True)
+    assert adjust_steps([good, bad], *rules) == [adjust_steps([c], *rules)[0] for c in (good, bad)]

@@ -234,7 +234,7 @@ def test_a_run_is_paused_stepped_changed_and_stopped(driver, tmp_path):
         assert stored <= 0.125
         page.type("Value", "-1")
         page.press("Change from the next iteration on")
-        until(lambda: "kl_max must be above 0" in driver.page_source)
+        until(lambda: "kl_max must be a number above 0" in driver.page_source)
         page.press("Repeat the last iteration")
         until(lambda: "the same iteration would result again" in driver.page_source)
         page.unfold("Repeat")

@@ -245,10 +245,10 @@ def test_a_thread_that_hangs_is_given_up(serial_hashes, monkeypatch, tmp_path, c
 def test_a_task_that_kills_every_worker_is_named(monkeypatch, two, tmp_path):
     call = two.call
 
-    def changed(name, fn, *args, condition=-1):
-        if name == "fit_dynamics" and condition == 2:
+    def changed(fn, *args, condition=-1):
+        if stage_of(fn) == "fit_dynamics" and condition == 2:
             fn = deadly
-        return call(name, fn, *args, condition=condition)
+        return call(fn, *args, condition=condition)
 
     monkeypatch.setattr(two, "call", changed)
     with pytest.raises(
@@ -257,10 +257,12 @@ def test_a_task_that_kills_every_worker_is_named(monkeypatch, two, tmp_path):
         list(gps.run(small(), executor=two))
 
 
+@stage("fit_dynamics")
 def deadly(*args):
     die()
 
 
+@stage("improve")
 def forever(*args):
     hang()
 
@@ -276,10 +278,10 @@ def test_a_task_that_always_hangs_is_named(monkeypatch, two, caplog, serial_hash
     monkeypatch.setattr(two, "_task_timeout", HANGS)
     call = two.call
 
-    def changed(name, fn, *args, condition=-1):
-        return call(
-            name, forever if (name, condition) == ("improve", 3) else fn, *args, condition=condition
-        )
+    def changed(fn, *args, condition=-1):
+        if (stage_of(fn), condition) == ("improve", 3):
+            fn = forever
+        return call(fn, *args, condition=condition)
 
     monkeypatch.setattr(two, "call", changed)
     with (

@@ -50,7 +50,7 @@ def test_live_options_are_samples_iterations_and_the_algorithm(experiment):
         ({"algorithm.network.hidden": "3"}, ConfigError, "cannot change between iterations"),
         ({"samples": "two"}, ExperimentError, "samples"),
         ({"samples": "0"}, ConfigError, "Experiment.samples must be"),
-        ({"algorithm.step.kl-max": "-1"}, ConfigError, "kl_max must be above 0"),
+        ({"algorithm.step.kl-max": "-1"}, ConfigError, "kl_max must be a number above 0"),
     ],
 )
 def test_what_cannot_be_set_is_refused_in_one_line(experiment, options, error, text):

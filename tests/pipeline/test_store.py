@@ -71,7 +71,7 @@ def snapshot(iteration=1, seed=0):
             seed=seed,
             costs=("configuration",),
             conditions=conditions,
-            policy=PolicyState(policy=policy, loss_trace=rng.normal(size=(4, 2))),
+            policy=PolicyState(policy=policy, loss_trace=rng.normal(size=8)),
         ),
         rollouts=rollouts,
         models=models,
