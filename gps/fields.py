@@ -157,33 +157,49 @@ def check_shapes(record: Any, shapes: Mapping[str, Axes] | None = None) -> None:
         value = getattr(record, name)
         if value is None and optional:
             continue
-        where = f"{type(record).__name__}.{name}"
-        array = _frozen(value, dtype, where)
+        array = value if _is_frozen(value, dtype) else _frozen(value, dtype, _where(record, name))
         if len(array.shape) != len(axes):
             expected = ", ".join(_said(axis, sizes) for axis in axes)
             raise ShapeError(
-                f"{where} must have {len(axes)} axes, ({expected}), got shape {array.shape}"
+                f"{_where(record, name)} must have {len(axes)} axes, ({expected}), got shape "
+                f"{array.shape}"
             )
         for axis, size in zip(axes, array.shape, strict=True):
-            if not _bind(axis, size, sizes):
+            if isinstance(axis, str):
+                fits = sizes.setdefault(axis, size) == size
+            else:
+                fits = _bind(axis, size, sizes)
+            if not fits:
                 expected = ", ".join(_said(axis, sizes) for axis in axes)
                 if len(axes) == 1:
                     expected += ","
-                raise ShapeError(f"{where} must have shape ({expected}), got {array.shape}")
+                raise ShapeError(
+                    f"{_where(record, name)} must have shape ({expected}), got {array.shape}"
+                )
         if array is not value:
             object.__setattr__(record, name, array)
 
 
+_FLOAT = np.dtype(np.float64)
+
+
+def _where(record: Any, name: str) -> str:
+    return f"{type(record).__name__}.{name}"
+
+
+def _is_frozen(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether a value is a read-only, C-ordered, aligned array of the type."""
+    if type(value) is not np.ndarray or value.dtype != dtype:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned and not flags.writeable
+
+
 def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """A float64, C-ordered, aligned, read-only array; copies unless `value` is one already."""
-    if (
-        type(value) is np.ndarray
-        and value.dtype == np.float64
-        and value.flags.c_contiguous
-        and value.flags.aligned
-        and not value.flags.writeable
-    ):
-        return value
+    if _is_frozen(value, _FLOAT):
+        frozen: npt.NDArray[np.float64] = value  # type: ignore[assignment]
+        return frozen
     array = np.array(value, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)
     return array
@@ -220,11 +236,15 @@ def declared(cls: type) -> Mapping[str, Declared]:
     return types.MappingProxyType(out)
 
 
+Terms = tuple[tuple[int, str], ...]
+Axis = str | Terms
+"""A letter, as most are, or a sum of signed letters and numbers."""
+
+
 class Axes(NamedTuple):
     """The declared shape of one field."""
 
-    axes: tuple[tuple[tuple[int, str], ...], ...]
-    """Each axis as a sum of signed terms."""
+    axes: tuple[Axis, ...]
     dtype: np.dtype[Any]
     optional: bool
     """Whether the field may be None."""
@@ -247,20 +267,22 @@ def shapes_of(cls: type) -> Mapping[str, Axes]:
                 optional = True
                 base = next(k for k in typing.get_args(base) if k is not type(None))
             dtype = np.dtype(typing.get_args(typing.get_args(base)[1])[0])
-            axes = tuple(tuple(_terms(axis)) for axis in shape.axes.split())
+            axes = tuple(_parsed(axis) for axis in shape.axes.split())
             out[name] = Axes(axes, dtype, optional)
     return types.MappingProxyType(out)
 
 
-def _terms(axis: str) -> list[tuple[int, str]]:
-    """`T-1` as [(1, "T"), (-1, "1")]."""
+def _parsed(axis: str) -> Axis:
+    """`T` as it is, `T-1` as ((1, "T"), (-1, "1"))."""
+    if axis.isidentifier():
+        return axis
     parts = re.findall(r"([+-]?)(\w+)", axis)
     if "".join(sign + term for sign, term in parts) != axis:
         raise ValueError(f"axis {axis!r} of a shape is no sum of names and numbers")
-    return [(-1 if sign == "-" else 1, term) for sign, term in parts]
+    return tuple((-1 if sign == "-" else 1, term) for sign, term in parts)
 
 
-def _bind(axis: Sequence[tuple[int, str]], size: int, sizes: dict[str, int]) -> bool:
+def _bind(axis: Terms, size: int, sizes: dict[str, int]) -> bool:
     """Whether an axis may have this size; a letter that has no size yet gets the one that fits."""
     known, unknown = 0, []
     for sign, term in axis:
@@ -278,8 +300,10 @@ def _bind(axis: Sequence[tuple[int, str]], size: int, sizes: dict[str, int]) -> 
     return True
 
 
-def _said(axis: Sequence[tuple[int, str]], sizes: Mapping[str, int]) -> str:
+def _said(axis: Axis, sizes: Mapping[str, int]) -> str:
     """The size that an axis must have, or its letters where they have none yet."""
+    if isinstance(axis, str):
+        return str(sizes.get(axis, axis))
     if all(term.isdecimal() or term in sizes for _, term in axis):
         return str(sum(sign * int(sizes.get(term, term)) for sign, term in axis))
     return "".join(("-" if sign < 0 else "+") + term for sign, term in axis).removeprefix("+")
