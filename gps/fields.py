@@ -128,11 +128,8 @@ def check_fields(config: Any) -> None:
     Values of another kind that mean the same are replaced: numpy's numbers by Python's, lists and
     arrays by tuples.
     """
-    for name, (hint, _) in declared(config.__class__).items():
+    for name, check in _checks(config.__class__).items():
         value = getattr(config, name)
-        check = _check(hint)
-        if check is None:
-            continue
         try:
             new = check.convert(value)
         except ValueError:
@@ -332,6 +329,13 @@ class _Check(NamedTuple):
     convert: Callable[[Any], Any]
     """The value, perhaps of another type; ValueError if it is wrong."""
     choices: tuple[str, ...] = ()
+
+
+@cache
+def _checks(cls: type) -> Mapping[str, _Check]:
+    """The checks of a configuration's fields, but for those that need none."""
+    checks = {name: _check(hint) for name, (hint, _) in declared(cls).items()}
+    return types.MappingProxyType({name: c for name, c in checks.items() if c is not None})
 
 
 def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
