@@ -155,9 +155,9 @@ def check_fields(config: Any) -> None:
     Values of another kind that mean the same are replaced: numpy's numbers by Python's, lists and
     arrays by tuples.
     """
-    for name, (hint, _) in declared(config.__class__).items():
+    for name, check in _checks(config.__class__).items():
         value = getattr(config, name)
-        new = checked(value, hint, f"{type(config).__name__}.{name}")
+        new = _converted(value, check, f"{type(config).__name__}.{name}")
         if new is not value:
             object.__setattr__(config, name, new)
 
@@ -168,8 +168,11 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     For values that are no fields, such as arguments of functions and of the command line.
     """
     check = _check(hint)
-    if check is None:
-        return value
+    return value if check is None else _converted(value, check, name)
+
+
+def _converted(value: Any, check: _Check, name: str) -> Any:
+    """The value as it is kept; ConfigError if it is wrong."""
     try:
         return check.convert(value)
     except ValueError:
@@ -197,15 +200,15 @@ def check_shapes(record: Any, shapes: Mapping[str, Axes] | None = None) -> None:
         value = getattr(record, name)
         if value is None and optional:
             continue
-        where = f"{type(record).__name__}.{name}"
-        array = _frozen(value, dtype, where)
+        array = value if _is_frozen(value, dtype) else _frozen(value, dtype, _where(record, name))
         if len(array.shape) != len(axes):
             expected = ", ".join(_said(axis, sizes) for axis in axes)
             raise ShapeError(
-                f"{where} must have {len(axes)} axes, ({expected}), got shape {array.shape}"
+                f"{_where(record, name)} must have {len(axes)} axes, ({expected}), got shape "
+                f"{array.shape}"
             )
         for axis, size in zip(axes, array.shape, strict=True):
-            if isinstance(axis, str):  # one letter, as most are
+            if isinstance(axis, str):
                 fits = sizes.setdefault(axis, size) == size
             else:
                 fits = _bind(axis, size, sizes)
@@ -213,21 +216,33 @@ def check_shapes(record: Any, shapes: Mapping[str, Axes] | None = None) -> None:
                 expected = ", ".join(_said(axis, sizes) for axis in axes)
                 if len(axes) == 1:
                     expected += ","
-                raise ShapeError(f"{where} must have shape ({expected}), got {array.shape}")
+                raise ShapeError(
+                    f"{_where(record, name)} must have shape ({expected}), got {array.shape}"
+                )
         if array is not value:
             object.__setattr__(record, name, array)
 
 
+_FLOAT = np.dtype(np.float64)
+
+
+def _where(record: Any, name: str) -> str:
+    return f"{type(record).__name__}.{name}"
+
+
+def _is_frozen(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether a value is a read-only, C-ordered, aligned array of the type."""
+    if type(value) is not np.ndarray or value.dtype != dtype:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned and not flags.writeable
+
+
 def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """A float64, C-ordered, aligned, read-only array; copies unless `value` is one already."""
-    if (
-        type(value) is np.ndarray
-        and value.dtype == np.float64
-        and value.flags.c_contiguous
-        and value.flags.aligned
-        and not value.flags.writeable
-    ):
-        return value
+    if _is_frozen(value, _FLOAT):
+        frozen: npt.NDArray[np.float64] = value  # type: ignore[assignment]
+        return frozen
     array = np.array(value, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)
     return array
@@ -265,13 +280,14 @@ def declared(cls: type) -> Mapping[str, Declared]:
 
 
 Terms = tuple[tuple[int, str], ...]
+Axis = str | Terms
+"""A letter, as most are, or a sum of signed letters and numbers."""
 
 
 class Axes(NamedTuple):
     """The declared shape of one field."""
 
-    axes: tuple[str | Terms, ...]
-    """Each axis: a letter, or a sum of signed terms."""
+    axes: tuple[Axis, ...]
     dtype: np.dtype[Any]
     optional: bool
     """Whether the field may be None."""
@@ -294,12 +310,12 @@ def shapes_of(cls: type) -> Mapping[str, Axes]:
                 optional = True
                 base = next(k for k in typing.get_args(base) if k is not type(None))
             dtype = np.dtype(typing.get_args(typing.get_args(base)[1])[0])
-            axes = tuple(_terms(axis) for axis in shape.axes.split())
+            axes = tuple(_parsed(axis) for axis in shape.axes.split())
             out[name] = Axes(axes, dtype, optional)
     return types.MappingProxyType(out)
 
 
-def _terms(axis: str) -> str | Terms:
+def _parsed(axis: str) -> Axis:
     """`T` as it is, `T-1` as ((1, "T"), (-1, "1"))."""
     if axis.isidentifier():
         return axis
@@ -327,7 +343,7 @@ def _bind(axis: Terms, size: int, sizes: dict[str, int]) -> bool:
     return True
 
 
-def _said(axis: str | Terms, sizes: Mapping[str, int]) -> str:
+def _said(axis: Axis, sizes: Mapping[str, int]) -> str:
     """The size that an axis must have, or its letters where they have none yet."""
     if isinstance(axis, str):
         return str(sizes.get(axis, axis))
@@ -359,6 +375,13 @@ class _Check(NamedTuple):
     convert: Callable[[Any], Any]
     """The value, perhaps of another type; ValueError if it is wrong."""
     choices: tuple[str, ...] = ()
+
+
+@cache
+def _checks(cls: type) -> Mapping[str, _Check]:
+    """The checks of a configuration's fields, but for those that need none."""
+    checks = {name: _check(hint) for name, (hint, _) in declared(cls).items()}
+    return types.MappingProxyType({name: c for name, c in checks.items() if c is not None})
 
 
 def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:

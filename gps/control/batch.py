@@ -103,12 +103,12 @@ def _shapes(batch: Any) -> Mapping[str, Axes]:
     what the batch itself declares."""
     record, out = batch.record, {}
     if is_dataclass(record):
-        arrays, B = shapes_of(batch.record), ((1, "B"),)
+        arrays = shapes_of(batch.record)
         for name, (hint, _) in declared(batch.record).items():
             if name in arrays:
-                out[name] = arrays[name]._replace(axes=(B, *arrays[name].axes))
+                out[name] = arrays[name]._replace(axes=("B", *arrays[name].axes))
             elif hint in (float, bool):
-                out[name] = Axes((B,), np.dtype(hint), optional=False)
+                out[name] = Axes(("B",), np.dtype(hint), optional=False)
     return {**out, **shapes_of(batch)}
 
 
