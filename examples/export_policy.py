@@ -1,7 +1,7 @@
 """The policy of a stored run as one file, and a process that uses it with torch alone.
 
-You learn: how to export what a run has learned, what a program on a robot has to do with the file,
-and that `gps.policies.load` gives it back as a policy for rollouts.
+You learn: how to export what a run has learned, how a program on a robot uses the file, and that
+`gps.policies.load` makes it a policy for rollouts again.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ print("observation:", facts["obs_layout"], "every", facts["dt"], "s")
 obs = torch.tensor([[float(x) for x in sys.argv[2].split()]])  # (batch, entries), float32
 mean, covariance = program(obs)
 print("force:", *mean[0].tolist())
-print("deviation:", *covariance.diagonal().sqrt().tolist())
+print("standard deviation:", *covariance.diagonal().sqrt().tolist())
 print("gps imported:", "gps" in sys.modules)
 """
 
@@ -51,5 +51,5 @@ print("force here:", *policy.predict(obs)[0])
 print(f"file and run differ by {abs(policy.mean(obs) - stored.mean(obs)).max():.1e} N")
 
 agent = experiment.world.build()
-rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in worlds too
+rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in rollouts too
 print(f"rollout from {rollouts.X[0, 0, :2]} ends {np.linalg.norm(rollouts.X[0, -1, :2]):.4f} m off")

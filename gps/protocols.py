@@ -191,11 +191,11 @@ class Actor:
         return actions
 
 
-def acting(policy: Policy, *, records_images: bool = True) -> Actor:
-    """The policy as it acts in the rollouts of one call; an Actor is kept.
+def acting(policy: Policy, *, records_images: bool = True) -> Policy:
+    """The policy as it acts in the rollouts of one call: an Actor if it has memory.
 
     records_images: whether the images of the rollouts are used by others than the policy.
     """
-    if not isinstance(policy, Actor):
-        return Actor(policy, records_images)
-    return policy if records_images else Actor(policy.policy, False)
+    if isinstance(policy, Actor):
+        return policy if records_images else Actor(policy.policy, False)
+    return Actor(policy, records_images) if has_memory(policy) or not records_images else policy

@@ -242,8 +242,9 @@ class NetworkPolicy(GlobalPolicy):
         if self._kernel is None:
             return self._rows_by_torch(obs, images, memory)
         out = np.empty((len(obs), self.nu))
-        args = self._kernel
-        _kernels.forward_rows(*args, self.obs_mean, self.obs_std, readonly(obs), out)
+        rows = np.ascontiguousarray(obs).view()
+        rows.setflags(write=False)  # the kernel is compiled for read-only inputs only
+        _kernels.forward_rows(*self._kernel, self.obs_mean, self.obs_std, rows, out)
         return self.action_mean + self.action_std * out, memory
 
     def _rows_by_torch(

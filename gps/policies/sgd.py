@@ -1,6 +1,6 @@
 """Training of the global policy by several processes: minibatch SGD (Adam) in four modes.
 
-Serial is `gps.policies.training.fit`. The others share the gradient work, the samples, or both, and
+Serial is `GlobalPolicy.fit`. The others share the gradient work, the samples, or both, and
 differ in how often the processes speak to each other; see `SGDConfig`. `train` is the one function
 that an algorithm needs; `fit_in_group` is what each member of a group runs.
 """
