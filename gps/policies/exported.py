@@ -168,7 +168,9 @@ def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float =
     kind = type(policy.network).__name__
     obs, *images = examples(again.facts, 5)
     if again.has_memory:  # along trajectories of some steps
-        obs, images = stream(0, "export", 1).normal(size=(5, 4, policy.no)), []
+        rng = stream(0, "export", 1)
+        obs = rng.normal(size=(5, 4, policy.no))
+        images = [rng.integers(0, 256, (5, 4, *a.shape[1:]), dtype=np.uint8) for a in images[:-1]]
     obs = policy.obs_mean + policy.obs_std * obs
     for n in (5, 1):
         rows = [a[:n] for a in (obs, *images)]

@@ -73,22 +73,34 @@ class TorchNetwork(Network):
         """The layout for the compiled kernels, or None where `build` is the only way."""
         return None
 
-    def memory0(self, network: torch.nn.Module) -> Array:
-        """Memory before the first observation, (size,)."""
-        return NO_MEMORY
+    def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
+        """Memory before the first observation, (size,), of a network that has one."""
+        raise NotImplementedError
 
     def outputs(
         self, network: torch.nn.Module, obs: torch.Tensor, images: torch.Tensor | None
     ) -> torch.Tensor:
         """The network's actions for whitened observations (B, no); with memory along trajectories,
-        (B, T, nu) for (B, T, no)."""
-        out: torch.Tensor = network(obs) if images is None else network(obs, images)
-        return out
+        (B, T, nu) for (B, T, no), step after step."""
+        import torch
+
+        if not self.has_memory:
+            action: torch.Tensor = network(obs) if images is None else network(obs, images)
+            return action
+        memory, actions = self.initial_memory(network).expand(len(obs), -1), []
+        for t in range(obs.shape[1]):
+            frame = () if images is None else (images[:, t],)
+            action, memory = network(obs[:, t], *frame, memory)
+            actions.append(action)
+        return torch.stack(actions, dim=1)
 
     def batches(self, data: TrainingData, config: TrainingConfig) -> tuple[int, int]:
         """What minibatches are drawn of, samples or trajectories: how many there are, and how many
         of them are in a batch."""
-        return data.n, config.batch_size
+        if not self.has_memory:
+            return data.n, config.batch_size
+        n, T, _ = data.trajectories.shape
+        return n, min(max(config.batch_size // T, 1), n)
 
     def initial_policy(self, sizes: Sizes, rng: np.random.Generator) -> NetworkPolicy:
         """See `Network.initial_policy`."""
@@ -175,7 +187,7 @@ class NetworkPolicy(GlobalPolicy):
         """Memory before the first observation, (size,)."""
         if not self.network.has_memory:
             return NO_MEMORY
-        return readonly(self.network.memory0(self._module.network))
+        return readonly(self.network.initial_memory(self._module.network).detach().numpy())
 
     @property
     def trained(self) -> bool:

@@ -147,9 +147,9 @@ class BasePolicy(ABC):
         images: (..., height, width, channels) uint8, ignored by a policy that needs none.
         """
         obs = self._observations(obs)
-        if memory is NO_MEMORY and not self.has_memory:
-            return self._step(obs, memory, images)
         memory, size = np.asarray(memory, dtype=np.float64), self.memory0.size
+        if not size and memory.shape == (0,):
+            return self._step(obs, NO_MEMORY, images)
         if memory.shape != (*obs.shape[:-1], size):
             raise ShapeError(
                 f"a step takes observations (..., {self.no}) and memory (..., {size}) of as many "
