@@ -20,9 +20,9 @@ ROBOT = """
 import json, sys, torch
 extra = {"gps_policy.json": ""}
 program = torch.export.load(sys.argv[1], extra_files=extra).module()
-facts = json.loads(extra["gps_policy.json"])
-print("learned in", facts["experiment"], "iteration", facts["iteration"], "seed", facts["seed"])
-print("observation:", facts["obs_layout"], "every", facts["dt"], "s")
+metadata = json.loads(extra["gps_policy.json"])
+print("learned in", *(metadata[key] for key in ("experiment", "iteration", "seed")))
+print("observation:", metadata["obs_layout"], "every", metadata["dt"], "s")
 obs = torch.tensor([[float(x) for x in sys.argv[2].split()]])  # (batch, entries), float32
 mean, covariance = program(obs)
 print("force:", *mean[0].tolist())

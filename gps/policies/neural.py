@@ -286,9 +286,9 @@ class NetworkPolicy(GlobalPolicy):
 
         module = self._module
         with _modules.one_thread(), torch.no_grad():
-            seen = None if images is None else torch.tensor(images)
+            frames = None if images is None else torch.tensor(images)
             white = module.whitened(torch.tensor(obs))
-            mean: Array = module.action(self.network.outputs(module.network, white, seen)).numpy()
+            mean: Array = module.action(self.network.outputs(module.network, white, frames)).numpy()
         return mean
 
     def jacobian(self, obs: Array) -> Array:
@@ -326,10 +326,10 @@ class NetworkPolicy(GlobalPolicy):
                 out[:, j] = slope.numpy()
 
     def gradient(self, problem: Problem, data: TrainingData | None = None) -> Gradient:
-        """Of minibatches of `problem`, by the kernels where they know the network.
+        """Of minibatches of `problem`, by the kernels where the network has an `mlp_layout`.
 
-        data: what the problem was made of, needed by a network that takes more than the
-        observation; with memory a row of a minibatch is a trajectory.
+        data: those of the problem, needed by a network that takes more than the observation; with
+        memory a row of a minibatch is a trajectory.
         """
         layout = self.network.mlp_layout(self.sizes)
         if layout is not None:
@@ -372,8 +372,8 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
     """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
 
     The normaliser is that of the data; a policy that was trained before is rewritten for it
-    (`NetworkPolicy.renormalised`), and computes what it did. The spread of the actions is that of
-    the targets and of the noise around them, so it is above zero where all targets are one.
+    (`NetworkPolicy.renormalised`), and stays the same function. The spread of the actions is that
+    of the targets and of the noise around them, so it is above zero where all targets are one.
     """
     if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
         raise ShapeError(

@@ -114,7 +114,7 @@ class BasePolicy(ABC):
 
     @property
     def memory0(self) -> Array:
-        """Memory before the first observation, (size,); NaN where there is nothing to remember."""
+        """Memory before the first observation, (size,); NaN for a missing observation."""
         return NO_MEMORY
 
     @property
@@ -136,7 +136,7 @@ class BasePolicy(ABC):
     def _rows(self, obs: Array, images: Images | None, memory: Array) -> tuple[Array, Array]:
         """One step of B >= 1 rows: obs (B, no), images (B, height, width, channels) or None,
         memory (B, size) to mean actions (B, nu) and memory (B, size). A policy without memory
-        returns what it is given."""
+        returns its argument."""
 
     def step(
         self, obs: Array, memory: Array = NO_MEMORY, images: Images | None = None

@@ -113,7 +113,7 @@ class RecurrentConfig(UserModule):
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         """The actions of the second of two steps; ConfigError where they do not depend on the
-        hidden state, and where `along` gives others."""
+        hidden state, and where `along` returns others."""
         import torch
 
         obs, hidden0 = inputs

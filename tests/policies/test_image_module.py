@@ -11,7 +11,7 @@ from torch import nn
 from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
     ImageModuleConfig,
-    PolicyFacts,
+    PolicyMetadata,
     TrainingConfig,
     TrainingData,
     export_program,
@@ -150,7 +150,7 @@ def test_export_and_back(tmp_path):
     path = tmp_path / "policy.pt2"
     path.write_bytes(
         export_program(
-            policy, PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
+            policy, PolicyMetadata(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
         )
     )
     want = policy.mean(data.obs, data.images)

@@ -13,7 +13,7 @@ from gps.errors import ConfigError, ShapeError
 from gps.policies import (
     BasePolicy,
     MLPConfig,
-    PolicyFacts,
+    PolicyMetadata,
     Sizes,
     TorchNetwork,
     TrainingConfig,
@@ -259,10 +259,10 @@ def test_a_network_of_images_and_memory_is_trained_and_exported(tmp_path):
     for t in range(T):
         mean, memory = policy.step(obs[:, t], memory, frames[:, t])
         np.testing.assert_allclose(mean, want[:, t], rtol=1e-10, atol=1e-12)
-    facts = PolicyFacts.of(policy, obs_layout=Layout((("x", 2),)), dt=0.1)
-    (tmp_path / "p.pt2").write_bytes(export_program(policy, facts))
+    metadata = PolicyMetadata.of(policy, obs_layout=Layout((("x", 2),)), dt=0.1)
+    (tmp_path / "p.pt2").write_bytes(export_program(policy, metadata))
     again = load(tmp_path / "p.pt2")
-    assert again.facts == facts
+    assert again.metadata == metadata
     np.testing.assert_allclose(again.mean(obs, frames), want, rtol=1e-9, atol=1e-9)
     with pytest.raises(ConfigError, match="more than one observation"):
         policy.jacobian(obs)
