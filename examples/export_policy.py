@@ -21,7 +21,7 @@ import json, sys, torch
 extra = {"gps_policy.json": ""}
 program = torch.export.load(sys.argv[1], extra_files=extra).module()
 metadata = json.loads(extra["gps_policy.json"])
-print("learned in", *(metadata[key] for key in ("experiment", "iteration", "seed")))
+print("learned in {experiment} iteration {iteration} seed {seed}".format(**metadata))
 print("observation:", metadata["obs_layout"], "every", metadata["dt"], "s")
 obs = torch.tensor([[float(x) for x in sys.argv[2].split()]])  # (batch, entries), float32
 mean, covariance = program(obs)
