@@ -155,7 +155,7 @@ def test_loaded_policy_acts_like_the_exported_one(network, tmp_path):
     assert np.isfinite(loaded.mean(obs)[2:]).all()
 
 
-def test_asking_wrongly(saved):
+def test_wrong_arguments_are_refused(saved):
     loaded = load(saved[1])
     with pytest.raises(ShapeError, match=r"6 values \(joint_pos 4, ee_pos 2\), got shape \(2, 5\)"):
         loaded.mean(np.zeros((2, 5)))

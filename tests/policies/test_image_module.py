@@ -132,7 +132,7 @@ def test_training_on_a_pose_comes_first_and_stays():
         fresh(POSE).predicted_pose(other.images)
 
 
-def test_what_it_is_asked_has_to_fit():
+def test_inputs_have_to_fit():
     policy, data = fresh(PLAIN), some_data(n=4)
     assert policy.mean(data.obs[:0], data.images[:0]).shape == (0, 2)
     many = policy.mean(data.obs[:, None], data.images[:, None])

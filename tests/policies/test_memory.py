@@ -52,7 +52,7 @@ def trained(network):
 
 
 @networks
-def test_a_rollout_sees_what_the_whole_trajectory_says(network):
+def test_a_rollout_computes_the_same_as_the_whole_trajectory(network):
     """Step by step as along trajectories, whose first observation begins anew."""
     policy = a_policy(network)
     obs = stream(0, "obs").normal(size=(4, 6, 2))
@@ -210,7 +210,7 @@ assert "gps" not in sys.modules
 """
 
 
-def test_a_robot_without_gps_steps_by_what_the_facts_say(tmp_path):
+def test_a_robot_without_gps_steps_by_the_metadata(tmp_path):
     policies = {"window": a_policy(WINDOW), "recurrent": a_policy(RECURRENT[1])}
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     np.save(tmp_path / "obs.npy", obs)

@@ -154,7 +154,7 @@ def test_a_loaded_policy_acts_like_the_exported_one(exported):
         loaded.module()
 
 
-def test_a_broken_sensor_is_seen_in_the_action(exported):
+def test_nan_in_an_observation_is_nan_in_the_action(exported):
     """NaN in, NaN out: a network must not make an action of it."""
     for policy, path, _ in exported:
         obs = observations(policy, 4)
@@ -164,7 +164,7 @@ def test_a_broken_sensor_is_seen_in_the_action(exported):
         assert np.isfinite(mean[[0, 2, 3]]).all()
 
 
-def test_a_model_is_the_same_bytes_and_tells_nothing_of_the_machine():
+def test_a_model_is_the_same_bytes_without_traces_of_the_machine():
     policy = make_policy(MLPConfig(hidden=(5,)))
     data = gps_onnx.export_onnx(policy, METADATA)
     assert data == gps_onnx.export_onnx(policy, METADATA)

@@ -154,7 +154,7 @@ class Bright(Plain):
         return images.mean(axis=(1, 2, 3))[:, None] + noise
 
 
-def test_a_policy_of_the_users_acts_with_what_it_says_it_needs():
+def test_a_policy_of_the_users_is_given_the_inputs_it_declares():
     obs, frames = some_inputs(4, 6)
     zero = np.zeros((4, 2))
     plain = Plain()

@@ -56,7 +56,7 @@ def test_a_convolution_as_a_matrix_product(options):
 
 
 def vision(precision=None):
-    """The features are almost the same for all pictures: the head makes much of their rounding."""
+    """The features are almost the same for all images: the head amplifies their rounding."""
     network = VisionConfig(
         head=MLPConfig(hidden=(20,), activation="tanh", output_init_scale=1.0),
         channels=(8, 8),
@@ -208,7 +208,7 @@ assert "gps" not in sys.modules and "torch" not in sys.modules
 """
 
 
-def test_a_run_is_exported_with_the_limits_of_its_world(tmp_path, capsys):
+def test_a_run_is_exported_with_the_limits_of_its_agent(tmp_path, capsys):
     """By the command line; a process that has not imported gps acts with it."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -271,14 +271,14 @@ def test_bad_configurations(change, said):
         (Layout((("disc", 2),)), (10, 10, 3), "2 x 2"),
     ],
 )
-def test_worlds_that_do_not_fit(layout, shape, said):
+def test_agents_that_do_not_fit(layout, shape, said):
     with pytest.raises(ConfigError, match="never be trained"):
         replace(SMALL, pose=()).check(Sizes(2, 2, SHAPE, layout))
     with pytest.raises(ConfigError, match=said):
         SMALL.check(Sizes(2, 2, shape, layout))
 
 
-def test_wrong_pictures_are_refused(trained):
+def test_wrong_images_are_refused(trained):
     data = some_data(n=3)
     with pytest.raises(ShapeError, match="needs images"):
         trained.policy.mean(data.obs)
