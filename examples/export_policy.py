@@ -1,7 +1,7 @@
 """The policy of a stored run as one file, and a process that uses it with torch alone.
 
-You learn: how to export what a run has learned, what a program on a robot has to do with the file,
-and that `gps.policies.load` gives it back as a policy for rollouts.
+You learn: how to export what a run has learned, how a program on a robot uses the file, and that
+`gps.policies.load` makes it a policy for rollouts again.
 """
 
 import subprocess
@@ -20,13 +20,13 @@ ROBOT = """
 import json, sys, torch
 extra = {"gps_policy.json": ""}
 program = torch.export.load(sys.argv[1], extra_files=extra).module()
-facts = json.loads(extra["gps_policy.json"])
-print("learned in", facts["experiment"], "iteration", facts["iteration"], "seed", facts["seed"])
-print("observation:", facts["obs_layout"], "every", facts["dt"], "s")
+metadata = json.loads(extra["gps_policy.json"])
+print("learned in {experiment} iteration {iteration} seed {seed}".format(**metadata))
+print("observation:", metadata["obs_layout"], "every", metadata["dt"], "s")
 obs = torch.tensor([[float(x) for x in sys.argv[2].split()]])  # (batch, entries), float32
 mean, covariance = program(obs)
 print("force:", *mean[0].tolist())
-print("deviation:", *covariance.diagonal().sqrt().tolist())
+print("standard deviation:", *covariance.diagonal().sqrt().tolist())
 print("gps imported:", "gps" in sys.modules)
 """
 
@@ -51,5 +51,5 @@ print("force here:", *policy.predict(obs)[0])
 print(f"file and run differ by {abs(policy.mean(obs) - stored.mean(obs)).max():.1e} N")
 
 agent = experiment.agent.build()
-rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in agents too
+rollouts = agent.rollout(policy, 0, np.zeros((1, agent.T, agent.nu)))  # it acts in rollouts too
 print(f"rollout from {rollouts.X[0, 0, :2]} ends {np.linalg.norm(rollouts.X[0, -1, :2]):.4f} m off")

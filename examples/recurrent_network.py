@@ -1,7 +1,8 @@
-"""Policies with memory: a point mass that sees where it is, but not how fast it moves.
+"""Policies with memory: a point mass that measures its position, but not its velocity.
 
-You learn: what a recurrent torch module takes and gives, how `RecurrentConfig` and `WindowConfig`
-name networks with memory, that the mass cannot be stopped without, and how to ask step by step.
+You learn: what inputs and outputs a recurrent torch module must have, how `RecurrentConfig` and
+`WindowConfig` name networks with memory, that the mass cannot be stopped without, and how to use
+such a policy step by step.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from gps.policies import MLPConfig, RecurrentConfig, WindowConfig
 
 
 class MyGRU(torch.nn.Module):
-    """A GRU whose linear output sees the observation too."""
+    """A GRU whose linear output layer takes the observation too."""
 
     def __init__(self, no, nu, hidden):
         super().__init__()
@@ -44,7 +45,7 @@ config = replace(start.agent, obs=("position",), T=25, dt=0.12)
 training = replace(
     start.algorithm.training, steps=200, learning_rate=1e-2, final_rate=0.05, weight_decay=0.0
 )
-# so few steps go on from the last weights
+# so few steps continue from the last weights
 algorithm = replace(start.algorithm, network=NETWORKS["GRU"], training=training, restart=False)
 experiment = replace(start, agent=config, algorithm=algorithm, iterations=5)
 
@@ -56,7 +57,7 @@ if __name__ == "__main__":
         end = agent.rollout(policy, 0, np.zeros((1, agent.T, 2)), test=True).X[0, -1, :2]
         cost, off = report.row["policy_cost_mean"], report.row["policy_distance_mean"]
         print(f"{name}: cost {cost:.2f}, ends {off:.3f} m off; new start {np.hypot(*end):.3f} m")
-    state = None  # then step by step, as a robot asks
+    state = None  # then step by step, as on a robot
     for y in (0.20, 0.19, 0.18):
         action, state = policy.predict(np.array([0.7, y]), state)
         print(f"force {action.round(2)}, hidden state of {state.size} numbers")

@@ -1,7 +1,7 @@
 """What agents and policies are to the rest of the toolkit: protocols, also of what is optional.
 
-Whatever acts is a `Policy`, whatever a controller acts in an `Agent`. What only some of them can do
-is a protocol of its own here; nothing asks for classes.
+Whatever acts is a `Policy`, whatever a controller acts in an `Agent`. Optional capabilities are
+protocols of their own; nothing depends on classes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class UsesMemory(Protocol):
     """A policy that may have memory: then `act` is given that of the last step as well.
 
     `act(x, obs, t, noise, memory=memory)` returns actions and the memory for the next step, (N,
-    size). An agent need not know: `acting` makes a Policy like any other of it.
+    size). `acting` makes a Policy like any other of it.
     """
 
     @property
@@ -274,7 +274,7 @@ def needs_images(policy: object) -> bool:
 
 def records_images(policy: object) -> bool:
     """Whether the images of a policy's rollouts are recorded: an agent with cameras may leave out
-    those that its policy does not need where `acting` was told that nothing else needs them."""
+    those that its policy does not need, where `acting` was called with `records_images=False`."""
     return not isinstance(policy, Actor) or policy.records_images
 
 
@@ -287,7 +287,7 @@ class Actor:
     """A policy in the rollouts of one call, as a Policy like any other.
 
     The memory of a policy that has one is carried from step to step, a row for each sample, and
-    begins anew at step 0. `act` takes images where `needs_images` is true.
+    is reset at step 0. `act` takes images where `needs_images` is true.
     """
 
     def __init__(self, policy: Policy, records_images: bool = True) -> None:
@@ -312,14 +312,14 @@ class Actor:
         return actions
 
 
-def acting(policy: Policy, *, records_images: bool = True) -> Actor:
-    """The policy as it acts in the rollouts of one call; an Actor is kept.
+def acting(policy: Policy, *, records_images: bool = True) -> Policy:
+    """The policy as it acts in the rollouts of one call: an Actor if it has memory.
 
     records_images: whether the images of the rollouts are used by others than the policy.
     """
-    if not isinstance(policy, Actor):
-        return Actor(policy, records_images)
-    return policy if records_images else Actor(policy.policy, False)
+    if isinstance(policy, Actor):
+        return policy if records_images else Actor(policy.policy, False)
+    return Actor(policy, records_images) if has_memory(policy) or not records_images else policy
 
 
 # --- what plots and scenes show of a cost, a measure, an agent, a policy --------------------------

@@ -1,4 +1,4 @@
-"""The policy of a stored run: as a file that needs no gps, or ready to be asked."""
+"""The policy of a stored run: as a file that needs no gps, or as an object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, control_range_of
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
-"""What makes the contents of a file, by the end of its name."""
+"""The exporter of a file, by its suffix."""
 
 
 def export_policy(
@@ -34,7 +34,7 @@ def export_policy(
     run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
     the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
     `force`. iteration: `best` (see `gps.pipeline.progress`), `last` or a number. clip: the program
-    clips its mean action to the limits of the agent, which are among the facts in any case.
+    clips its mean action to the limits of the agent, which are among the metadata in any case.
     float32: an .onnx file takes float32 observations (a .pt2 file takes both in any case). Returns
     the path; `gps.policies.export` and `gps.policies.onnx` say what is in the file. Raises
     StoreError where something cannot be read or written, ConfigError for another suffix or
@@ -45,16 +45,16 @@ def export_policy(
     _require_writable(path, force)
     if float32 and path.suffix != ".onnx":
         raise ConfigError(f"{path}: only an .onnx file is made for float32; a .pt2 file takes both")
-    policy, facts = _stored(run, iteration)
-    if clip and facts.limits is None:
+    policy, metadata = _stored(run, iteration)
+    if clip and metadata.limits is None:
         raise ConfigError(f"{run}: the agent has no limits on its actions to clip to")
-    facts = replace(facts, clipped=clip, single_obs=float32)
+    metadata = replace(metadata, clipped=clip, single_obs=float32)
     if not policy.trained:
         raise ConfigError(
-            f"{run}: the policy of iteration {facts.iteration} has not been trained, its weights "
-            "are random; export a later one"
+            f"{run}: the policy of iteration {metadata.iteration} has not been trained, its "
+            "weights are random; export a later one"
         )
-    data = FORMATS[path.suffix](policy, facts)
+    data = FORMATS[path.suffix](policy, metadata)
     try:
         write_whole(path, data)
     except OSError as error:
@@ -78,7 +78,7 @@ def load_policy(path: str | Path, iteration: int | Choice = "best") -> policies.
 
 def _stored(
     run: str | Path, iteration: int | Choice
-) -> tuple[policies.GlobalPolicy, policies.PolicyFacts]:
+) -> tuple[policies.GlobalPolicy, policies.PolicyMetadata]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()
     n = folder.choose(iteration)
@@ -89,7 +89,7 @@ def _stored(
         )
     agent = experiment.validate()
     policy = state.policy.policy
-    facts = policies.PolicyFacts.of(
+    metadata = policies.PolicyMetadata.of(
         policy,
         obs_layout=agent.obs_layout,
         dt=agent.dt,
@@ -99,7 +99,7 @@ def _stored(
         cameras=tuple(getattr(experiment.agent, "cameras", ())) if policy.needs_images else (),
         limits=_limits(agent),
     )
-    return policy, facts
+    return policy, metadata
 
 
 def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -2,9 +2,9 @@
 
 from gps.policies.export import export_program, load
 from gps.policies.exported import ExportedPolicy
-from gps.policies.facts import PolicyFacts
 from gps.policies.image_module import ImageModuleConfig, ImageModulePolicy
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
+from gps.policies.metadata import PolicyMetadata
 from gps.policies.mlp import MLPConfig
 from gps.policies.module import ModuleConfig
 from gps.policies.neural import NetworkPolicy, TorchNetwork, batch_gradient, prepare, updated
@@ -49,7 +49,7 @@ __all__ = [
     "Network",
     "NetworkPolicy",
     "Normaliser",
-    "PolicyFacts",
+    "PolicyMetadata",
     "PolicyPrior",
     "Problem",
     "RecurrentConfig",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gps.policies._modules import WhitenedNetwork
-from gps.policies.facts import Bounds
+from gps.policies.metadata import Bounds
 from gps.types import Array
 
 
@@ -134,5 +134,5 @@ def without_convolutions(module: nn.Module) -> nn.Module:
     """The module, of which this takes possession, with its convolutions as matrix products."""
     for child in module.modules():
         if type(child) is nn.Conv2d and child.padding_mode == "zeros":
-            child.__class__ = GatheredConvolution  # the module's own code finds what it knows
+            child.__class__ = GatheredConvolution  # code of the module may use its attributes
     return module

@@ -86,13 +86,13 @@ class VisionNetwork(nn.Module):
 
     def forward(self, obs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """The mean actions."""
-        seen = self.encoder(images).to(torch.float64)
-        action: torch.Tensor = self.head(torch.cat([obs.to(torch.float64), seen], dim=1))
+        features = self.encoder(images).to(torch.float64)
+        action: torch.Tensor = self.head(torch.cat([obs.to(torch.float64), features], dim=1))
         return action
 
 
 def device_of(name: str) -> torch.device:
-    """Where a policy acts: on the CPU if a configuration says so or torch finds no GPU.
+    """Where a policy acts: on the CPU if that is configured or torch finds no GPU.
 
     So a run that was trained on a GPU can be looked at on a laptop.
     """
@@ -142,8 +142,8 @@ def train_pose(
     want = torch.tensor(pose, dtype=torch.float32).to(device)
 
     def loss(rows: Indices) -> torch.Tensor:
-        seen = network(torch.tensor(images[rows]).to(device))
-        return ((seen - want[torch.from_numpy(rows).to(device)]) ** 2).mean()
+        predicted = network(torch.tensor(images[rows]).to(device))
+        return ((predicted - want[torch.from_numpy(rows).to(device)]) ** 2).mean()
 
     return _descend(network, loss, batches, rate, device)
 

@@ -7,18 +7,18 @@ float32 and in the units of the agent, to the mean action (B, nu) and the action
 (nu, nu), both float64; the normaliser is inside, and B is free. The program of a policy with images
 takes these, (B, height, width, channels), uint8, as well. That of a policy with memory takes the
 memory, (B, size), and returns that of the next step as a third result; it begins with `memory0` of
-the facts, where null (NaN) stands for a missing observation. Everything else that a user of the
+the metadata, where null (NaN) stands for a missing observation. Everything else that a user of the
 policy needs is in the archive's extra file `gps_policy.json`: also `control_limits`, to which its
-user has to clip unless `clipped` says that the program does. Where there is no gps:
+user has to clip unless `clipped` is true and the program does. Where there is no gps:
 
     extra = {"gps_policy.json": ""}
     program = torch.export.load("policy.pt2", extra_files=extra).module()
-    facts = json.loads(extra["gps_policy.json"])
-    mean, covariance = program(obs)  # every facts["dt"] seconds
+    metadata = json.loads(extra["gps_policy.json"])
+    mean, covariance = program(obs)  # every metadata["dt"] seconds
 
 and with memory:
 
-    memory = torch.tensor(numpy.array([facts["memory0"]], dtype=float))  # at the beginning
+    memory = torch.tensor(numpy.array([metadata["memory0"]], dtype=float))  # at the beginning
     mean, covariance, memory = program(obs, memory)
 """
 
@@ -32,12 +32,12 @@ from pathlib import Path
 
 from gps.errors import ConfigError, StoreError
 from gps.policies import onnx
-from gps.policies.exported import ExportedPolicy, check_export, examples, program_of
-from gps.policies.facts import FACTS_FILE, PolicyFacts, facts_json, read_facts
+from gps.policies.exported import ExportedPolicy, check_export, examples, first_line, program_of
+from gps.policies.metadata import METADATA_FILE, PolicyMetadata, metadata_json, read_metadata
 from gps.policies.policy import GlobalPolicy
 
 
-def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
+def export_program(policy: GlobalPolicy, metadata: PolicyMetadata) -> bytes:
     """The archive of a policy, to be written to a file that ends in .pt2.
 
     The archive is read back before it is returned, and its mean actions compared with the policy's
@@ -47,9 +47,9 @@ def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     """
     import torch
 
-    module = program_of(policy, facts)
+    module = program_of(policy, metadata)
     kind = type(policy.network).__name__
-    inputs = tuple(map(torch.tensor, examples(facts, 2)))  # of 1 row torch makes a constant
+    inputs = tuple(map(torch.tensor, examples(metadata, 2)))  # of 1 row torch makes a constant
     batch = {0: torch.export.Dim("batch")}
     file = io.BytesIO()
     try:
@@ -58,15 +58,16 @@ def export_program(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
             program = torch.export.export(
                 module, inputs, dynamic_shapes=(batch,) * len(inputs), strict=False
             )
-        torch.export.save(program, file, extra_files={FACTS_FILE: facts_json(policy, facts)})
+        torch.export.save(
+            program, file, extra_files={METADATA_FILE: metadata_json(policy, metadata)}
+        )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # torch has no one class
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"torch.export cannot trace the network {kind}: {reason.rstrip('.')}; it must take any "
+            f"torch.export cannot trace the network {kind}: {first_line(error)}; it must take any "
             "number of rows and not branch on their values"
         ) from error
     file.seek(0)
-    again = ExportedPolicy(torch.export.load(file).module(), facts, policy.chol)
+    again = ExportedPolicy(torch.export.load(file).module(), metadata, policy.chol)
     check_export(policy, again)
     return file.getvalue()
 
@@ -84,7 +85,7 @@ def load(path: str | Path) -> ExportedPolicy:
         raise StoreError(f"{path} does not exist")
     if path.suffix == ".onnx":
         return onnx.read(path)
-    facts, nu = _read_facts(path)
+    metadata, nu = _read_metadata(path)
     import torch
 
     try:
@@ -92,25 +93,25 @@ def load(path: str | Path) -> ExportedPolicy:
         chol = program.state_dict["chol"].numpy()
         module = program.module()
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise StoreError(f"torch {torch.__version__} cannot read {path}: {reason}") from error
+        text = first_line(error)
+        raise StoreError(f"torch {torch.__version__} cannot read {path}: {text}") from error
     if chol.shape != (nu, nu):
         raise StoreError(f"{path} is damaged: its covariance has shape {chol.shape}, not {nu, nu}")
-    return ExportedPolicy(module, facts, chol)
+    return ExportedPolicy(module, metadata, chol)
 
 
-def _read_facts(path: Path) -> tuple[PolicyFacts, int]:
-    """Facts and action size, after every check that needs no torch, whose own errors are long."""
+def _read_metadata(path: Path) -> tuple[PolicyMetadata, int]:
+    """Metadata and action size, after all checks without torch, whose own errors are long."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.split("/")[-1] == FACTS_FILE]
+            names = [name for name in archive.namelist() if name.split("/")[-1] == METADATA_FILE]
             if not names:
-                raise StoreError(f"{path} was not written by gps: it has no {FACTS_FILE}")
+                raise StoreError(f"{path} was not written by gps: it has no {METADATA_FILE}")
             if (broken := archive.testzip()) is not None:
                 raise StoreError(f"{path} is damaged: {broken} has a wrong checksum")
             values = json.loads(archive.read(names[0]))
     except zipfile.BadZipFile as error:
-        raise StoreError(f"{path} is no exported policy, or is cut short: {error}") from error
+        raise StoreError(f"{path} is not an exported policy, or is truncated: {error}") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    return read_facts(path, values)
+    return read_metadata(path, values)

@@ -1,4 +1,4 @@
-"""Policies that are programs: what a policy's export is made of, and how it is compared with it."""
+"""Policies that are programs: the parts of an export, and its comparison with the policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from gps.errors import ConfigError
 from gps.fields import readonly
-from gps.policies.facts import PolicyFacts
+from gps.policies.metadata import PolicyMetadata
 from gps.policies.policy import BasePolicy, GlobalPolicy
 from gps.rng import stream
 from gps.types import Array, Images, Layout
@@ -25,62 +25,62 @@ TOLERANCE = 1e-9
 
 
 class ExportedPolicy(BasePolicy):
-    """u ~ N(mean(obs), chol chol'): a policy that came from `load`, with the facts about it.
+    """u ~ N(mean(obs), chol chol'): a policy from `load`, with its metadata.
 
     It acts like the policy that was exported, also in rollouts, and can not be trained.
     """
 
-    def __init__(self, module: torch.nn.Module, facts: PolicyFacts, chol: Array) -> None:
+    def __init__(self, module: torch.nn.Module, metadata: PolicyMetadata, chol: Array) -> None:
         self._module = module
-        self._facts = facts
+        self._metadata = metadata
         self._chol = readonly(chol)
 
     @classmethod
-    def of(cls, policy: GlobalPolicy, facts: PolicyFacts) -> ExportedPolicy:
+    def of(cls, policy: GlobalPolicy, metadata: PolicyMetadata) -> ExportedPolicy:
         """The same without a file in between; raises ShapeError when the layout does not fit."""
-        return cls(program_of(policy, facts), facts, policy.chol)
+        return cls(program_of(policy, metadata), metadata, policy.chol)
 
     def __repr__(self) -> str:
-        facts = self._facts
+        metadata = self._metadata
         return (
-            f"ExportedPolicy({facts.experiment!r}, iteration={facts.iteration}, "
-            f"seed={facts.seed}, no={self.no}, nu={self.nu}, dt={facts.dt})"
+            f"ExportedPolicy({metadata.experiment!r}, iteration={metadata.iteration}, "
+            f"seed={metadata.seed}, no={self.no}, nu={self.nu}, dt={metadata.dt})"
         )
 
     @property
-    def facts(self) -> PolicyFacts:
-        """All facts in one record."""
-        return self._facts
+    def metadata(self) -> PolicyMetadata:
+        """All metadata in one record."""
+        return self._metadata
 
     @property
     def obs_layout(self) -> Layout:
         """Named entries of the observation, in order."""
-        return self._facts.obs_layout
+        return self._metadata.obs_layout
 
     @property
     def dt(self) -> float:
         """Duration of one step in seconds."""
-        return self._facts.dt
+        return self._metadata.dt
 
     @property
     def experiment(self) -> str:
         """Name of the experiment."""
-        return self._facts.experiment
+        return self._metadata.experiment
 
     @property
     def iteration(self) -> int:
         """Iteration after which the policy was taken."""
-        return self._facts.iteration
+        return self._metadata.iteration
 
     @property
     def seed(self) -> int:
         """Seed of the run."""
-        return self._facts.seed
+        return self._metadata.seed
 
     @property
     def no(self) -> int:
         """Observation size."""
-        return self._facts.obs_layout.size
+        return self._metadata.obs_layout.size
 
     @property
     def nu(self) -> int:
@@ -95,12 +95,12 @@ class ExportedPolicy(BasePolicy):
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Height, width and channels of the images that the policy needs; None if it needs none."""
-        return self._facts.image_shape
+        return self._metadata.image_shape
 
     @cached_property
     def memory0(self) -> Array:
         """Memory before the first observation, (size,); empty without memory."""
-        return readonly(np.array(self._facts.memory0, dtype=np.float64))
+        return readonly(np.array(self._metadata.memory0, dtype=np.float64))
 
     def module(self) -> torch.nn.Module:
         """The program as a torch module: obs (B, no), images and memory where it takes them, to
@@ -128,13 +128,13 @@ class ExportedPolicy(BasePolicy):
             return tuple(out.numpy() for out in self._module(*map(torch.tensor, inputs)))
 
 
-def program_of(policy: GlobalPolicy, facts: PolicyFacts) -> torch.nn.Module:
-    """The module behind an export; ShapeError when the facts are not the policy's."""
+def program_of(policy: GlobalPolicy, metadata: PolicyMetadata) -> torch.nn.Module:
+    """The module behind an export; ShapeError when the metadata are not the policy's."""
     from gps.policies import _program
 
-    facts.check(policy)
+    metadata.check(policy)
     kind = _program.kind_of(policy.needs_images, policy.has_memory)
-    return kind(exact_module(policy), policy.chol, facts.bounds).eval()
+    return kind(exact_module(policy), policy.chol, metadata.bounds).eval()
 
 
 def exact_module(policy: GlobalPolicy) -> torch.nn.Module:
@@ -143,18 +143,23 @@ def exact_module(policy: GlobalPolicy) -> torch.nn.Module:
     return policy.module().double()
 
 
-def examples(facts: PolicyFacts, rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+def first_line(error: BaseException) -> str:
+    """The first line of a message: those of torch and onnxruntime are pages."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def examples(metadata: PolicyMetadata, rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Inputs to trace and to try a program with, in its order: observations, images, memory.
 
     Observations (rows, no) are standard normal; memory is that of the beginning.
     """
     rng = stream(seed, "export")
-    inputs: list[np.ndarray] = [rng.normal(size=(rows, facts.obs_layout.size))]
-    if facts.image_shape is not None:
-        shape = (rows, *facts.image_shape)
+    inputs: list[np.ndarray] = [rng.normal(size=(rows, metadata.obs_layout.size))]
+    if metadata.image_shape is not None:
+        shape = (rows, *metadata.image_shape)
         inputs.append(rng.integers(0, 256, size=shape, dtype=np.uint8))
-    if facts.memory0:
-        inputs.append(np.tile(np.array(facts.memory0, dtype=np.float64), (rows, 1)))
+    if metadata.memory0:
+        inputs.append(np.tile(np.array(metadata.memory0, dtype=np.float64), (rows, 1)))
     return tuple(inputs)
 
 
@@ -166,31 +171,33 @@ def check_export(policy: GlobalPolicy, again: ExportedPolicy, tolerance: float =
     and its own actions to 1e-5. Raises ConfigError.
     """
     kind = type(policy.network).__name__
-    obs, *images = examples(again.facts, 5)
+    obs, *images = examples(again.metadata, 5)
     if again.has_memory:  # along trajectories of some steps
-        obs, images = stream(0, "export", 1).normal(size=(5, 4, policy.no)), []
+        rng = stream(0, "export", 1)
+        obs = rng.normal(size=(5, 4, policy.no))
+        images = [rng.integers(0, 256, (5, 4, *a.shape[1:]), dtype=np.uint8) for a in images[:-1]]
     obs = policy.obs_mean + policy.obs_std * obs
     for n in (5, 1):
         rows = [a[:n] for a in (obs, *images)]
-        want = _within(policy.mean(*rows), again.facts)
+        want = _within(policy.mean(*rows), again.metadata)
         if n > 1:
             scale, rounding = _scales(want, policy)
         if policy.network.single_precision:
-            rounded, want = want, _exact_mean(policy, again.facts, rows)
+            rounded, want = want, _exact_mean(policy, again.metadata, rows)
             if not np.allclose(rounded, want, rtol=0.0, atol=SINGLE_TOLERANCE * scale + rounding):
                 raise ConfigError(f"the network {kind} is not itself in float64")
         try:
             have = again.mean(*rows)
         except (RuntimeError, AssertionError, ConfigError) as error:  # a guard of the program
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            text = first_line(error)
             raise ConfigError(
-                f"the exported network {kind} does not take {n} rows: {reason}"
+                f"the exported network {kind} does not take {n} rows: {text}"
             ) from error
         # a NaN in both is one of the policy
         near = np.isclose(have, want, rtol=0.0, atol=tolerance * scale + rounding, equal_nan=True)
         if not near.all():
             raise ConfigError(
-                f"the exported network {kind} does not compute what the policy does (off by "
+                f"the exported network {kind} does not compute the policy's actions (off by "
                 f"{np.abs(have - want).max():.3g} for {n} observations); all that its "
                 "module depends on must be in its parameters and the network's configuration"
             )
@@ -205,13 +212,15 @@ def _scales(mean: Array, policy: GlobalPolicy) -> tuple[Array, Array]:
     return scale, 1e-12 * np.abs(rows).max(axis=0)
 
 
-def _within(mean: Array, facts: PolicyFacts) -> Array:
-    """Mean actions as a program with these facts gives them."""
-    limits = facts.bounds
+def _within(mean: Array, metadata: PolicyMetadata) -> Array:
+    """Mean actions as a program with these metadata computes them."""
+    limits = metadata.bounds
     return mean if limits is None else np.clip(mean, *map(np.array, limits))
 
 
-def _exact_mean(policy: GlobalPolicy, facts: PolicyFacts, rows: Sequence[np.ndarray]) -> Array:
+def _exact_mean(
+    policy: GlobalPolicy, metadata: PolicyMetadata, rows: Sequence[np.ndarray]
+) -> Array:
     """Mean actions of `exact_module`."""
     import torch
 
@@ -219,4 +228,4 @@ def _exact_mean(policy: GlobalPolicy, facts: PolicyFacts, rows: Sequence[np.ndar
 
     with _modules.one_thread(), torch.no_grad():
         mean: Array = exact_module(policy)(*map(torch.tensor, rows)).numpy()
-    return _within(mean, facts)
+    return _within(mean, metadata)

@@ -34,7 +34,7 @@ from gps.types import (
 
 
 class LinearisablePolicy(Protocol):
-    """What `linearise` asks of a policy; one that needs images takes `mean(obs, images)`."""
+    """A policy that `linearise` takes; one that needs images takes `mean(obs, images)`."""
 
     def mean(self, obs: Array) -> Array:
         """Mean actions (..., nu) for observations (..., no)."""
@@ -130,7 +130,7 @@ def linearise(
     Raises FitError for a single sample, NonFiniteError, NotPositiveDefiniteError, ShapeError, and
     ConfigError where the derivative by the state is not known.
     Source: 'samples' as in cbfinn/gps policy_prior_gmm.py, which too applies the newest policy to
-    all remembered observations.
+    all stored observations.
     """
     U = mean_actions(policy, rollouts.obs, rollouts.images)
     nu = policy.Sigma.shape[0]

@@ -253,7 +253,7 @@ class ModuleConfig(UserModule):
 
 
 def _is_module(thing: object) -> bool:
-    """Whether it is a torch module, asked without torch."""
+    """Whether it is a torch module, without importing torch."""
     return any(c.__module__ == "torch.nn.modules.module" for c in type(thing).__mro__)
 
 

@@ -73,22 +73,34 @@ class TorchNetwork(Network):
         """The layout for the compiled kernels, or None where `build` is the only way."""
         return None
 
-    def memory0(self, network: torch.nn.Module) -> Array:
-        """Memory before the first observation, (size,)."""
-        return NO_MEMORY
+    def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
+        """Memory before the first observation, (size,), of a network that has one."""
+        raise NotImplementedError
 
     def outputs(
         self, network: torch.nn.Module, obs: torch.Tensor, images: torch.Tensor | None
     ) -> torch.Tensor:
         """The network's actions for whitened observations (B, no); with memory along trajectories,
-        (B, T, nu) for (B, T, no)."""
-        out: torch.Tensor = network(obs) if images is None else network(obs, images)
-        return out
+        (B, T, nu) for (B, T, no), step after step."""
+        import torch
+
+        if not self.has_memory:
+            action: torch.Tensor = network(obs) if images is None else network(obs, images)
+            return action
+        memory, actions = self.initial_memory(network).expand(len(obs), -1), []
+        for t in range(obs.shape[1]):
+            frame = () if images is None else (images[:, t],)
+            action, memory = network(obs[:, t], *frame, memory)
+            actions.append(action)
+        return torch.stack(actions, dim=1)
 
     def batches(self, data: TrainingData, config: TrainingConfig) -> tuple[int, int]:
         """What minibatches are drawn of, samples or trajectories: how many there are, and how many
         of them are in a batch."""
-        return data.n, config.batch_size
+        if not self.has_memory:
+            return data.n, config.batch_size
+        n, T, _ = data.trajectories.shape
+        return n, min(max(config.batch_size // T, 1), n)
 
     def initial_policy(self, sizes: Sizes, rng: np.random.Generator) -> NetworkPolicy:
         """See `Network.initial_policy`."""
@@ -175,7 +187,7 @@ class NetworkPolicy(GlobalPolicy):
         """Memory before the first observation, (size,)."""
         if not self.network.has_memory:
             return NO_MEMORY
-        return readonly(self.network.memory0(self._module.network))
+        return readonly(self.network.initial_memory(self._module.network).detach().numpy())
 
     @property
     def trained(self) -> bool:
@@ -242,8 +254,9 @@ class NetworkPolicy(GlobalPolicy):
         if self._kernel is None:
             return self._rows_by_torch(obs, images, memory)
         out = np.empty((len(obs), self.nu))
-        args = self._kernel
-        _kernels.forward_rows(*args, self.obs_mean, self.obs_std, readonly(obs), out)
+        rows = np.ascontiguousarray(obs).view()
+        rows.setflags(write=False)  # the kernel is compiled for read-only inputs only
+        _kernels.forward_rows(*self._kernel, self.obs_mean, self.obs_std, rows, out)
         return self.action_mean + self.action_std * out, memory
 
     def _rows_by_torch(
@@ -273,9 +286,9 @@ class NetworkPolicy(GlobalPolicy):
 
         module = self._module
         with _modules.one_thread(), torch.no_grad():
-            seen = None if images is None else torch.tensor(images)
+            frames = None if images is None else torch.tensor(images)
             white = module.whitened(torch.tensor(obs))
-            mean: Array = module.action(self.network.outputs(module.network, white, seen)).numpy()
+            mean: Array = module.action(self.network.outputs(module.network, white, frames)).numpy()
         return mean
 
     def jacobian(self, obs: Array) -> Array:
@@ -313,10 +326,10 @@ class NetworkPolicy(GlobalPolicy):
                 out[:, j] = slope.numpy()
 
     def gradient(self, problem: Problem, data: TrainingData | None = None) -> Gradient:
-        """Of minibatches of `problem`, by the kernels where they know the network.
+        """Of minibatches of `problem`, by the kernels where the network has an `mlp_layout`.
 
-        data: what the problem was made of, needed by a network that takes more than the
-        observation; with memory a row of a minibatch is a trajectory.
+        data: those of the problem, needed by a network that takes more than the observation; with
+        memory a row of a minibatch is a trajectory.
         """
         layout = self.network.mlp_layout(self.sizes)
         if layout is not None:
@@ -359,8 +372,8 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
     """The policy with normaliser and covariance for `data`, and the problem for the optimiser.
 
     The normaliser is that of the data; a policy that was trained before is rewritten for it
-    (`NetworkPolicy.renormalised`), and computes what it did. The spread of the actions is that of
-    the targets and of the noise around them, so it is above zero where all targets are one.
+    (`NetworkPolicy.renormalised`), and stays the same function. The spread of the actions is that
+    of the targets and of the noise around them, so it is above zero where all targets are one.
     """
     if data.obs.shape[1] != policy.no or data.target.shape[1] != policy.nu:
         raise ShapeError(

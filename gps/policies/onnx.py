@@ -9,15 +9,15 @@ Where there is neither gps nor torch:
 
     session = onnxruntime.InferenceSession("policy.onnx")
     mean, covariance = session.run(None, {"obs": obs})
-    facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
-    dt = facts["dt"]
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
+    dt = metadata["dt"]
 
-With `obs_dtype` "float32" among the facts, `obs` is float32 and all the rest as before.
+With `obs_dtype` "float32" in the metadata, `obs` is float32 and all the rest as before.
 
 The network is computed in float64, convolutions (torch.nn.Conv2d) as matrix products. Where
 onnxruntime has no float64 kernel for one of its functions (GELU and ELU among them), the network
-alone, without normaliser, is float32: then `precision` says so among the facts, and actions agree
-to 1e-5 of the largest.
+alone, without normaliser, is float32: then `precision` in the metadata is "float32", and actions
+agree to 1e-5 of the largest.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from gps.policies.exported import (
     check_export,
     exact_module,
     examples,
+    first_line,
 )
-from gps.policies.facts import FACTS_FILE, PolicyFacts, facts_json, read_facts
+from gps.policies.metadata import METADATA_FILE, PolicyMetadata, metadata_json, read_metadata
 from gps.policies.policy import GlobalPolicy
 from gps.types import Array
 
@@ -75,12 +76,12 @@ def _runtime() -> Any | None:
 class OnnxPolicy(ExportedPolicy):
     """An exported policy that onnxruntime computes, on one thread."""
 
-    def __init__(self, model: bytes, facts: PolicyFacts, chol: Array) -> None:
-        self._model, self._facts, self._session = model, facts, _session(model)
+    def __init__(self, model: bytes, metadata: PolicyMetadata, chol: Array) -> None:
+        self._model, self._metadata, self._session = model, metadata, _session(model)
         self._chol = readonly(chol)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return OnnxPolicy, (self._model, self._facts, self._chol)
+        return OnnxPolicy, (self._model, self._metadata, self._chol)
 
     def module(self) -> torch.nn.Module:
         """Raises ConfigError: the file holds a graph, not a torch module."""
@@ -88,20 +89,22 @@ class OnnxPolicy(ExportedPolicy):
 
     def _outputs(self, *inputs: np.ndarray) -> tuple[Array, ...]:
         """Mean (B, nu) and covariance (nu, nu), then the memory (B, size) of a policy with one."""
-        names = _names(self._facts)
+        names = _names(self._metadata)
         given = dict(zip(names, map(np.ascontiguousarray, inputs), strict=True))
-        if self._facts.single_obs:
+        if self._metadata.single_obs:
             given["obs"] = given["obs"].astype(np.float32)
         try:
             return tuple(self._session.run(None, given))
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ConfigError(f"onnxruntime cannot compute the policy: {_line(error)}") from error
+            raise ConfigError(
+                f"onnxruntime cannot compute the policy: {first_line(error)}"
+            ) from error
 
 
-def _names(facts: PolicyFacts) -> list[str]:
+def _names(metadata: PolicyMetadata) -> list[str]:
     """The inputs of the graph."""
-    images = ["images"] if facts.image_shape is not None else []
-    return ["obs", *images, *(["memory"] if facts.memory0 else [])]
+    images = ["images"] if metadata.image_shape is not None else []
+    return ["obs", *images, *(["memory"] if metadata.memory0 else [])]
 
 
 def _session(model: bytes) -> Any:
@@ -112,12 +115,7 @@ def _session(model: bytes) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _line(error: BaseException) -> str:
-    """The first line of a message."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
+def export_onnx(policy: GlobalPolicy, metadata: PolicyMetadata) -> bytes:
     """The ONNX model of a policy, to be written to a file that ends in .onnx.
 
     Where onnxruntime is installed, the model is read back before it is returned, and its mean
@@ -126,46 +124,46 @@ def export_onnx(policy: GlobalPolicy, facts: PolicyFacts) -> bytes:
     function that ONNX has not, or computes something else; ShapeError when the layout is not the
     policy's.
     """
-    facts.check(policy)
+    metadata.check(policy)
     for name in ("onnx", "onnxscript"):
         _need(name)
-    double = _convert(policy, facts, single=False)
+    double = _convert(policy, metadata, single=False)
     if _runtime() is None:
         log.warning("onnxruntime is not installed: the exported policy has not been checked")
         return double
     try:
-        again = OnnxPolicy(double, facts, policy.chol)
+        again = OnnxPolicy(double, metadata, policy.chol)
     except Exception as error:  # onnxruntime's exceptions share no base class
         if "NOT_IMPLEMENTED" not in str(error):
-            raise ConfigError(f"onnxruntime cannot read the model: {_line(error)}") from error
-        log.info("onnxruntime: %s; the network is exported in float32", _line(error))
+            raise ConfigError(f"onnxruntime cannot read the model: {first_line(error)}") from error
+        log.info("onnxruntime: %s; the network is exported in float32", first_line(error))
     else:
-        check_export(policy, again, _tolerance(facts))
+        check_export(policy, again, _tolerance(metadata))
         return double
-    if facts.image_shape is not None:
+    if metadata.image_shape is not None:
         raise ConfigError(
             f"onnxruntime has no float64 kernel for a function of {type(policy.network).__name__}; "
             "write a .pt2 file instead"
         )
-    model = _convert(policy, facts, single=True)
+    model = _convert(policy, metadata, single=True)
     try:
-        again = OnnxPolicy(model, facts, policy.chol)
+        again = OnnxPolicy(model, metadata, policy.chol)
     except Exception as error:
         raise ConfigError(
             f"onnxruntime cannot compute the network {type(policy.network).__name__}: "
-            f"{_line(error)}"
+            f"{first_line(error)}"
         ) from error
     check_export(policy, again, SINGLE_TOLERANCE)
     return model
 
 
-def _tolerance(facts: PolicyFacts) -> float:
+def _tolerance(metadata: PolicyMetadata) -> float:
     """Of a check in float64: an observation in float32 is rounded before it gets there."""
-    return SINGLE_TOLERANCE if facts.single_obs else TOLERANCE
+    return SINGLE_TOLERANCE if metadata.single_obs else TOLERANCE
 
 
-def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes:
-    """The model with its facts, with the network in one of the two precisions."""
+def _convert(policy: GlobalPolicy, metadata: PolicyMetadata, *, single: bool) -> bytes:
+    """The model with its metadata, with the network in one of the two precisions."""
     import torch
 
     from gps.policies import _program
@@ -174,16 +172,16 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
     kind = _program.kind_of(policy.needs_images, policy.has_memory)
     if single and kind is _program.PolicyProgram:
         kind = _program.SinglePrecisionProgram
-    program = kind(module, policy.chol, facts.bounds).eval()
+    program = kind(module, policy.chol, metadata.bounds).eval()
     # of 1 row torch makes a constant
-    obs, *others = map(torch.tensor, examples(facts, 2))
-    inputs: tuple[Any, ...] = (obs.float() if facts.single_obs else obs, *others)
+    obs, *others = map(torch.tensor, examples(metadata, 2))
+    inputs: tuple[Any, ...] = (obs.float() if metadata.single_obs else obs, *others)
     batch = {0: torch.export.Dim("batch")}
     try:
         with _quiet():
             shapes: Any = (batch,) * len(inputs)
             given: Any = program
-            if facts.memory0:
+            if metadata.memory0:
                 # to plain arithmetic: onnxruntime's own recurrent functions are float32
                 traced = torch.export.export(program, inputs, dynamic_shapes=shapes, strict=False)
                 given, inputs, shapes = traced.run_decompositions(), (), None
@@ -191,8 +189,8 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
                 given,
                 inputs,
                 dynamo=True,
-                input_names=_names(facts),
-                output_names=["mean", "covariance", "next_memory"][: 2 + bool(facts.memory0)],
+                input_names=_names(metadata),
+                output_names=["mean", "covariance", "next_memory"][: 2 + bool(metadata.memory0)],
                 dynamic_shapes=shapes,
                 opset_version=_OPSET,
                 verbose=False,
@@ -209,8 +207,8 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
             ) from error
         raise ConfigError(
             f"torch.onnx cannot convert the network {type(policy.network).__name__}: "
-            f"{_line(cause)}; it must take any number of rows, not branch on their values, and "
-            f"use functions that ONNX has"
+            f"{first_line(cause)}; it must take any number of rows, not branch on their values, "
+            "and use functions that ONNX has"
         ) from error
     if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
         raise ConfigError(
@@ -220,10 +218,10 @@ def _convert(policy: GlobalPolicy, facts: PolicyFacts, *, single: bool) -> bytes
         )
     _without_sources(model)
     entry = model.metadata_props.add()
-    entry.key = FACTS_FILE
-    entry.value = facts_json(
+    entry.key = METADATA_FILE
+    entry.value = metadata_json(
         policy,
-        facts,
+        metadata,
         chol=policy.chol.tolist(),
         precision="float32" if single else "float64",
     )
@@ -270,23 +268,23 @@ def read(path: Path) -> OnnxPolicy:
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise StoreError(f"onnxruntime cannot read {path}: {_line(error)}") from error
-    if FACTS_FILE not in meta:
-        raise StoreError(f"{path} was not written by gps: it has no {FACTS_FILE} in its metadata")
+        raise StoreError(f"onnxruntime cannot read {path}: {first_line(error)}") from error
+    if METADATA_FILE not in meta:
+        raise StoreError(f"{path} was not written by gps: its metadata lack {METADATA_FILE}")
     try:
-        values = json.loads(meta[FACTS_FILE])
+        values = json.loads(meta[METADATA_FILE])
     except ValueError as error:
-        raise StoreError(f"{path} is damaged: {FACTS_FILE}: {error}") from error
-    facts, nu = read_facts(path, values)
+        raise StoreError(f"{path} is damaged: {METADATA_FILE}: {error}") from error
+    metadata, nu = read_metadata(path, values)
     try:
         chol = np.array(values["chol"], dtype=np.float64)
         if chol.shape != (nu, nu):
             raise ShapeError(f"chol has shape {chol.shape}, not {nu, nu}")
-        policy = OnnxPolicy(model, facts, chol)
-        mean, covariance, *_ = policy._outputs(*examples(facts, 1))
+        policy = OnnxPolicy(model, metadata, chol)
+        mean, covariance, *_ = policy._outputs(*examples(metadata, 1))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise StoreError(f"{path} is damaged: {_line(error)}") from error
+        raise StoreError(f"{path} is damaged: {first_line(error)}") from error
     same = covariance.shape == (nu, nu) and np.allclose(covariance, chol @ chol.T, rtol=1e-9)
     if mean.shape != (1, nu) or not same:
-        raise StoreError(f"{path} is damaged: its graph and its {FACTS_FILE} do not agree")
+        raise StoreError(f"{path} is damaged: its graph and its {METADATA_FILE} do not agree")
     return policy

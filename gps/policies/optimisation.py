@@ -7,10 +7,11 @@ processes take the parts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -134,12 +135,12 @@ def diverged(step: int, config: TrainingConfig) -> FitError:
     )
 
 
-class Gradient(Protocol):
+class Gradient(ABC):
     """Loss and gradient of minibatches; nothing is checked. Not for two threads at once."""
 
+    @abstractmethod
     def __call__(self, theta: Array, batch: Indices, grad: Array) -> float:
         """Mean loss of the samples `batch` (B,), without the scale; its gradient into `grad`."""
-        ...
 
     def train(
         self,
@@ -154,10 +155,16 @@ class Gradient(Protocol):
 
         Changes theta, m and v in place; returns the losses (steps,). Raises FitError.
         """
-        ...
+        losses, grad = np.zeros(len(batches)), np.empty(theta.size)
+        for s, batch in enumerate(batches):
+            losses[s] = self(theta, batch, grad)
+            if not np.isfinite(losses[s]):
+                raise diverged(s, config)
+            adam_step(theta, m, v, grad, plan[s], config)
+        return losses
 
 
-class MLPGradient:
+class MLPGradient(Gradient):
     """By the compiled kernels; a whole training is one call of them."""
 
     def __init__(self, layout: MLPLayout, problem: Problem) -> None:
@@ -209,8 +216,8 @@ class MLPGradient:
 Outputs = Callable[["torch.nn.Module", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
 
 
-class TorchGradient:
-    """Of any torch module: gradients by torch, Adam's steps by the kernel.
+class TorchGradient(Gradient):
+    """Of any torch module, by torch.
 
     outputs: those of the module for whitened observations and images. T: with it a row of a
     minibatch is a whole trajectory of so many samples, given as (B, T, no).
@@ -260,21 +267,3 @@ class TorchGradient:
             parts = torch.autograd.grad(loss, self.parameters)
         np.concatenate([p.numpy().ravel() for p in parts], out=grad)
         return float(loss.detach())
-
-    def train(
-        self,
-        theta: Array,
-        m: Array,
-        v: Array,
-        batches: Indices,
-        plan: Array,
-        config: TrainingConfig,
-    ) -> Array:
-        """See `Gradient`."""
-        losses, grad = np.zeros(len(batches)), np.empty(theta.size)
-        for s, batch in enumerate(batches):
-            losses[s] = self(theta, batch, grad)
-            if not np.isfinite(losses[s]):
-                raise diverged(s, config)
-            adam_step(theta, m, v, grad, plan[s], config)
-        return losses

@@ -114,7 +114,7 @@ class BasePolicy(ABC):
 
     @property
     def memory0(self) -> Array:
-        """Memory before the first observation, (size,); NaN where there is nothing to remember."""
+        """Memory before the first observation, (size,); NaN for a missing observation."""
         return NO_MEMORY
 
     @property
@@ -135,7 +135,8 @@ class BasePolicy(ABC):
     @abstractmethod
     def _rows(self, obs: Array, images: Images | None, memory: Array) -> tuple[Array, Array]:
         """One step of B >= 1 rows: obs (B, no), images (B, height, width, channels) or None,
-        memory (B, size) to mean actions (B, nu) and memory (B, size)."""
+        memory (B, size) to mean actions (B, nu) and memory (B, size). A policy without memory
+        returns its argument."""
 
     def step(
         self, obs: Array, memory: Array = NO_MEMORY, images: Images | None = None
@@ -146,9 +147,9 @@ class BasePolicy(ABC):
         images: (..., height, width, channels) uint8, ignored by a policy that needs none.
         """
         obs = self._observations(obs)
-        if memory is NO_MEMORY:
-            memory = np.empty((*obs.shape[:-1], 0))
         memory, size = np.asarray(memory, dtype=np.float64), self.memory0.size
+        if not size and memory.shape == (0,):
+            return self._step(obs, NO_MEMORY, images)
         if memory.shape != (*obs.shape[:-1], size):
             raise ShapeError(
                 f"a step takes observations (..., {self.no}) and memory (..., {size}) of as many "
@@ -165,7 +166,7 @@ class BasePolicy(ABC):
         """
         obs = self._observations(obs)
         if not self.has_memory:
-            return self._step(obs, np.empty((*obs.shape[:-1], 0)), images)[0]
+            return self._step(obs, NO_MEMORY, images)[0]
         if obs.ndim < 2 or obs.shape[-2] < 1:
             raise ShapeError(
                 "a policy with memory takes whole trajectories of observations, (..., T, no); got "
@@ -263,14 +264,20 @@ class BasePolicy(ABC):
         return np.stack(means, axis=1)
 
     def _step(self, obs: Array, memory: Array, images: Images | None) -> tuple[Array, Array]:
-        """`step` of checked observations and memory."""
-        lead, size, images = obs.shape[:-1], memory.shape[-1], self._images(obs, images)
-        rows, mean = obs.reshape(-1, obs.shape[-1]), np.zeros((0, self.nu))
-        if len(rows):  # a network of the user's may not take none
-            if images is not None:
-                images = images.reshape(-1, *images.shape[-3:])
-            mean, memory = self._rows(rows, images, memory.reshape(len(rows), size))
-        return mean.reshape(*lead, self.nu), memory.reshape(*lead, size)
+        """`step` of checked observations and memory; NO_MEMORY stands for any rows without."""
+        images = self._images(obs, images)
+        if obs.ndim == 2 and len(obs):
+            return self._rows(obs, images, memory)
+        lead, n = obs.shape[:-1], obs.size // obs.shape[-1]
+        if not n:  # a network of the user's may not take none
+            return np.zeros((*lead, self.nu)), memory
+        if images is not None:
+            images = images.reshape(n, *images.shape[-3:])
+        if memory is NO_MEMORY:
+            mean, _ = self._rows(obs.reshape(n, -1), images, memory)
+            return mean.reshape(*lead, -1), memory
+        mean, after = self._rows(obs.reshape(n, -1), images, memory.reshape(n, -1))
+        return mean.reshape(*lead, -1), after.reshape(memory.shape)
 
     @property
     def _entries(self) -> str:

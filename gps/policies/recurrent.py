@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from gps.errors import ConfigError
-from gps.fields import Range, readonly
+from gps.fields import Range
 from gps.policies.module import UserModule, described
 from gps.policies.policy import Sizes
 from gps.policies.training import TrainingConfig, TrainingData
-from gps.types import Array
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +59,10 @@ class RecurrentConfig(UserModule):
     has_memory: ClassVar[bool] = True
     _given: ClassVar[tuple[str, ...]] = ("observations", "hidden states")
 
-    def memory0(self, network: torch.nn.Module) -> Array:
+    def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
         """The hidden state before the first observation, (nh,)."""
-        return readonly(_hidden0(network).detach().numpy())
+        hidden0: torch.Tensor = _hidden0(network)
+        return hidden0
 
     def batches(self, data: TrainingData, config: TrainingConfig) -> tuple[int, int]:
         """Trajectories, and how many are in a batch."""
@@ -73,16 +73,9 @@ class RecurrentConfig(UserModule):
         self, network: torch.nn.Module, obs: torch.Tensor, images: torch.Tensor | None
     ) -> torch.Tensor:
         """Actions (B, T, nu) along whitened observations (B, T, no)."""
-        import torch
-
-        hidden = _hidden0(network).expand(len(obs), -1)
         if isinstance(network, Along):
-            return network.along(obs, hidden)
-        actions = []
-        for t in range(obs.shape[1]):
-            action, hidden = network(obs[:, t], hidden)
-            actions.append(action)
-        return torch.stack(actions, dim=1)
+            return network.along(obs, self.initial_memory(network).expand(len(obs), -1))
+        return super().outputs(network, obs, images)
 
     def _inputs(
         self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
@@ -120,7 +113,7 @@ class RecurrentConfig(UserModule):
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         """The actions of the second of two steps; ConfigError where they do not depend on the
-        hidden state, and where `along` gives others."""
+        hidden state, and where `along` returns others."""
         import torch
 
         obs, hidden0 = inputs

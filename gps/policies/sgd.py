@@ -1,7 +1,7 @@
 """Training of the global policy by several processes: minibatch SGD (Adam) in four modes.
 
-Serial is `gps.policies.training.fit`. The others share the gradient work, the samples, or both, and
-differ in how often the processes speak to each other; see `SGDConfig`. `train` is the one function
+Serial is `GlobalPolicy.fit`. The others share the gradient work, the samples, or both, and
+differ in how often the processes communicate; see `SGDConfig`. `train` is the one function
 that an algorithm needs; `fit_in_group` is what each member of a group runs.
 """
 
@@ -188,7 +188,7 @@ def _synchronous(
             sent[j, n] = gradient(theta, rows[s], parts[j])
         _mean_of_shards(group.all_gather(sent), each, sgd.shards, mean)
         losses[s] = mean[n]
-        if not math.isfinite(losses[s]):  # seen by all members alike
+        if not math.isfinite(losses[s]):  # the same for all members
             raise diverged(s, config)
         rate, bias1, bias2 = plan[s]
         _kernels.adam(

@@ -1,8 +1,8 @@
 """What a policy is trained on, how, and with which result.
 
 Loss, in nats: 1/(2n) sum_i w_i (pi(o_i) - target_i)' P_i (pi(o_i) - target_i), with P_i the
-precision of the controller that asks for target_i. `gps.policies.neural` makes a training of it,
-`gps.policies.optimisation` has its steps.
+precision of the controller that asks for target_i. `NetworkPolicy.fit` is
+the training, `gps.policies.optimisation` has its steps.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class WindowPolicy(FeaturePolicy):
         super().__post_init__()
         if self.head.no % self.network.steps:
             raise ShapeError(
-                f"WindowPolicy.head takes {self.head.no} values, which is no window of "
+                f"WindowPolicy.head takes {self.head.no} values, which are not a window of "
                 f"{self.network.steps} steps"
             )
 

@@ -27,7 +27,7 @@ def recorded():
 
 
 def samples(dynamics, cost, start, controller, rng, N=20, hidden=0.0):
-    """Samples of a linear world with the cost of its model plus `hidden` where the last state's
+    """Samples of a linear agent with the cost of its model plus `hidden` where the last state's
     first entry is below 0; without process noise."""
     T, nx = controller.T, controller.nx
     x = start.mean + rng.normal(size=(N, nx)) @ np.linalg.cholesky(start.cov + 1e-12 * np.eye(nx)).T

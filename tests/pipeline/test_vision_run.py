@@ -329,6 +329,6 @@ def test_a_seeing_network_of_the_users_is_stored_resumed_and_exported(file, tmp_
     rollouts = report.rollouts[0]
     want = policy.mean(rollouts.obs, rollouts.images)
     np.testing.assert_allclose(again.mean(rollouts.obs, rollouts.images), want, rtol=1e-9)
-    assert again.facts.cameras == ("top",)
+    assert again.metadata.cameras == ("top",)
     pose = policy.predicted_pose(rollouts.images[0])
     assert pose.shape == (20, 2)

@@ -191,7 +191,7 @@ def test_an_experiment_without_the_derivative_is_refused_before_it_starts(name, 
     algorithm(linearise=JACOBIAN).check(quiet)
 
 
-def test_a_stored_run_goes_on_with_the_same_bytes(tmp_path):
+def test_a_stored_run_is_resumed_with_the_same_bytes(tmp_path):
     experiment = gps.load("point_mass_policy")
     algorithm = replace(experiment.algorithm, linearise=JACOBIAN)
     experiment = replace(experiment, algorithm=algorithm, samples=2, iterations=3)

@@ -20,14 +20,14 @@ import gps
 from gps import cli
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import RunFolder
-from gps.policies import ExportedPolicy, MLPConfig, PolicyFacts, export_program, load
+from gps.policies import ExportedPolicy, MLPConfig, PolicyMetadata, export_program, load
 from gps.policies.exported import check_export
 from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Layout
 
 LAYOUT = Layout((("joint_pos", 4), ("ee_pos", 2)))
-FACTS = PolicyFacts(obs_layout=LAYOUT, dt=0.05, experiment="arm", iteration=7, seed=2**40)
+METADATA = PolicyMetadata(obs_layout=LAYOUT, dt=0.05, experiment="arm", iteration=7, seed=2**40)
 NETWORKS = [
     MLPConfig(),
     MLPConfig(hidden=(9, 5), activation="tanh", output_init_scale=1.0),
@@ -53,7 +53,7 @@ for path in sys.argv[1:]:
                 mean, cov = program(torch.tensor(rows[:B].astype(kind)))
                 assert mean.dtype == cov.dtype == torch.float64
                 out[f"{kind}-{B}"], out["cov"] = mean.numpy(), cov.numpy()
-    np.savez(path + ".npz", facts=np.array(extra["gps_policy.json"]), **out)
+    np.savez(path + ".npz", metadata=np.array(extra["gps_policy.json"]), **out)
 bad = [m for m in sys.modules if m.split(".")[0] in ("gps", "numba", "h5py", "policy_networks")]
 assert not bad, bad
 """
@@ -86,7 +86,7 @@ def test_torch_alone_computes_the_policy(tmp_path):
     paths, policies = [], [make_policy(network) for network in NETWORKS]
     for i, policy in enumerate(policies):
         paths.append(tmp_path / f"{i}.pt2")
-        paths[-1].write_bytes(export_program(policy, FACTS))
+        paths[-1].write_bytes(export_program(policy, METADATA))
         np.save(f"{paths[-1]}.obs.npy", observations(policy))
     for policy, out in zip(policies, alone(paths, tmp_path), strict=True):
         obs = observations(policy)
@@ -98,9 +98,9 @@ def test_torch_alone_computes_the_policy(tmp_path):
             rounded = policy.mean(obs[:B].astype(np.float32))  # the widening itself adds nothing
             np.testing.assert_allclose(out[f"float32-{B}"], rounded, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(out["cov"], policy.Sigma, rtol=1e-14, atol=1e-14)
-        facts = json.loads(str(out["facts"]))
-        assert facts.pop("gps_version") == gps.__version__
-        assert facts == {
+        metadata = json.loads(str(out["metadata"]))
+        assert metadata.pop("gps_version") == gps.__version__
+        assert metadata == {
             "schema": "gps policy",
             "schema_version": 1,
             "experiment": "arm",
@@ -118,17 +118,17 @@ def saved(tmp_path):
     """A policy and the file of it."""
     policy = make_policy(MLPConfig(hidden=(9, 5), activation="tanh", output_init_scale=1.0))
     path = tmp_path / "policy.pt2"
-    path.write_bytes(export_program(policy, FACTS))
+    path.write_bytes(export_program(policy, METADATA))
     return policy, path
 
 
 @networks
 def test_loaded_policy_acts_like_the_exported_one(network, tmp_path):
     policy, path = make_policy(network), tmp_path / "policy.pt2"
-    path.write_bytes(export_program(policy, FACTS))
+    path.write_bytes(export_program(policy, METADATA))
     loaded = load(path)
     assert isinstance(loaded, Policy)
-    assert loaded.facts == FACTS
+    assert loaded.metadata == METADATA
     assert (loaded.obs_layout, loaded.dt, loaded.experiment) == (LAYOUT, 0.05, "arm")
     assert (loaded.iteration, loaded.seed, loaded.no, loaded.nu) == (7, 2**40, 6, 3)
     np.testing.assert_array_equal(loaded.chol, policy.chol)
@@ -147,26 +147,26 @@ def test_loaded_policy_acts_like_the_exported_one(network, tmp_path):
     noise = stream(1, "noise").normal(size=(20, 3))
     x = np.zeros((20, 2))
     np.testing.assert_allclose(loaded.act(x, obs, 3, noise), policy.act(x, obs, 3, noise), **close)
-    direct = ExportedPolicy.of(policy, FACTS)
+    direct = ExportedPolicy.of(policy, METADATA)
     np.testing.assert_allclose(direct.mean(obs), policy.mean(obs), **close)
-    assert direct.facts == loaded.facts
+    assert direct.metadata == loaded.metadata
     obs[1, 2] = np.nan
     assert np.isnan(loaded.mean(obs)[1]).all()
     assert np.isfinite(loaded.mean(obs)[2:]).all()
 
 
-def test_asking_wrongly(saved):
+def test_wrong_arguments_are_refused(saved):
     loaded = load(saved[1])
     with pytest.raises(ShapeError, match=r"6 values \(joint_pos 4, ee_pos 2\), got shape \(2, 5\)"):
         loaded.mean(np.zeros((2, 5)))
     with pytest.raises(ConfigError, match="needs rng"):
         loaded.predict(np.zeros(6), deterministic=False)
     with pytest.raises(ShapeError, match="describes 5 values, the policy takes 6"):
-        export_program(saved[0], replace(FACTS, obs_layout=Layout((("q", 5),))))
-    with pytest.raises(ConfigError, match=r"PolicyFacts\.dt must be a number above 0"):
-        replace(FACTS, dt=0.0)
-    with pytest.raises(ConfigError, match=r"PolicyFacts\.iteration must be a whole number"):
-        replace(FACTS, iteration=1.0)
+        export_program(saved[0], replace(METADATA, obs_layout=Layout((("q", 5),))))
+    with pytest.raises(ConfigError, match=r"PolicyMetadata\.dt must be a number above 0"):
+        replace(METADATA, dt=0.0)
+    with pytest.raises(ConfigError, match=r"PolicyMetadata\.iteration must be a whole number"):
+        replace(METADATA, iteration=1.0)
 
 
 # --- networks that torch.export cannot take, or takes for another
@@ -208,27 +208,27 @@ class OddNetwork(GatedNetwork):
         ("branch", "cannot trace the network OddNetwork: "),
         ("pairs", "cannot trace the network OddNetwork: "),
         ("crowd", "cannot trace the network OddNetwork: .*it must take any number of rows"),
-        ("counts", "OddNetwork does not compute what the policy does"),
+        ("counts", "OddNetwork does not compute the policy's actions"),
     ],
 )
 def test_a_network_that_cannot_be_exported_is_refused(what, message):
-    assert export_program(make_policy(OddNetwork()), FACTS)
+    assert export_program(make_policy(OddNetwork()), METADATA)
     with pytest.raises(ConfigError, match=message) as error:
-        export_program(make_policy(OddNetwork(what)), FACTS)
+        export_program(make_policy(OddNetwork(what)), METADATA)
     assert "\n" not in str(error.value)
 
 
 def test_a_program_for_one_number_of_rows_is_refused(monkeypatch):
     monkeypatch.setattr(torch.export, "Dim", lambda name: None)
     with pytest.raises(ConfigError, match="MLPConfig does not take 5 rows: "):
-        export_program(make_policy(MLPConfig()), FACTS)
+        export_program(make_policy(MLPConfig()), METADATA)
 
 
-# --- files that are none
+# --- other files
 
 
 def rewritten(path, change):
-    """The archive with other facts."""
+    """The archive with other metadata."""
     with zipfile.ZipFile(path) as old:
         parts = {name: old.read(name) for name in old.namelist()}
     (name,) = (name for name in parts if name.endswith("gps_policy.json"))
@@ -248,8 +248,8 @@ def edited(**values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: b"", "is no exported policy, or is cut short"),
-        (lambda path: path.read_bytes()[:5000], "is no exported policy, or is cut short"),
+        (lambda path: b"", "is not an exported policy, or is truncated"),
+        (lambda path: path.read_bytes()[:5000], "is not an exported policy, or is truncated"),
         (lambda path: rewritten(path, lambda text: None), "was not written by gps"),
         (lambda path: rewritten(path, edited(schema="other")), "was not written by gps"),
         (lambda path: rewritten(path, lambda text: b"{"), "cannot read"),
@@ -259,7 +259,7 @@ def edited(**values):
         (lambda path: rewritten(path, edited(obs_layout=3)), "is damaged: gps_policy.json"),
     ],
 )
-def test_a_file_that_is_no_policy_is_refused(saved, change, message):
+def test_a_file_that_is_not_a_policy_is_refused(saved, change, message):
     path = saved[1]
     path.write_bytes(change(path))
     with pytest.raises(StoreError, match=message):
@@ -340,7 +340,7 @@ def test_exported_by_the_command(run, tmp_path, capsys):
         np.testing.assert_allclose(outs[n]["cov"], stored[n].Sigma, rtol=1e-14)
         for loaded in (load(path), gps.load_policy(path), gps.load_policy(run, iteration=n)):
             np.testing.assert_allclose(loaded.mean(obs), want, rtol=1e-12, atol=1e-12)
-            assert loaded.facts == PolicyFacts(
+            assert loaded.metadata == PolicyMetadata(
                 obs_layout=agent.obs_layout,
                 limits=((-10.0, -10.0), (10.0, 10.0)),
                 dt=agent.dt,
@@ -357,7 +357,7 @@ def test_exported_by_the_command(run, tmp_path, capsys):
     for name, n in (("best", 1), ("last", 2)):
         path = gps.export_policy(copy, tmp_path / f"{name}.pt2", iteration=name, force=True)
         assert load(path).iteration == n
-    assert np.abs(stored[1].mean(obs) - stored[2].mean(obs)).max() > 1e-3  # they can be told apart
+    assert np.abs(stored[1].mean(obs) - stored[2].mean(obs)).max() > 1e-3  # they differ
 
 
 def test_a_loaded_policy_rolls_out_like_the_stored_one(run, tmp_path):
@@ -444,9 +444,9 @@ def test_a_wrong_program_is_found_in_every_action_whatever_its_unit(unit, entry)
     start = make_policy(MLPConfig(hidden=(7,), activation="tanh"))
     offset = np.array([3.0, -2.0, 0.0]) * unit
     policy = replace(start, action_std=np.array(unit), action_mean=offset)
-    check_export(policy, ExportedPolicy.of(policy, FACTS))
+    check_export(policy, ExportedPolicy.of(policy, METADATA))
     std = np.array(unit)
     std[entry] *= 1 + 1e-6
-    wrong = ExportedPolicy.of(replace(policy, action_std=std), FACTS)
-    with pytest.raises(ConfigError, match="does not compute what the policy does"):
+    wrong = ExportedPolicy.of(replace(policy, action_std=std), METADATA)
+    with pytest.raises(ConfigError, match="does not compute the policy's actions"):
         check_export(policy, wrong)

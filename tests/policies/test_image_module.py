@@ -11,7 +11,7 @@ from torch import nn
 from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
     ImageModuleConfig,
-    PolicyFacts,
+    PolicyMetadata,
     TrainingConfig,
     TrainingData,
     export_program,
@@ -132,7 +132,7 @@ def test_training_on_a_pose_comes_first_and_stays():
         fresh(POSE).predicted_pose(other.images)
 
 
-def test_what_it_is_asked_has_to_fit():
+def test_inputs_have_to_fit():
     policy, data = fresh(PLAIN), some_data(n=4)
     assert policy.mean(data.obs[:0], data.images[:0]).shape == (0, 2)
     many = policy.mean(data.obs[:, None], data.images[:, None])
@@ -150,7 +150,7 @@ def test_export_and_back(tmp_path):
     path = tmp_path / "policy.pt2"
     path.write_bytes(
         export_program(
-            policy, PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
+            policy, PolicyMetadata(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE)
         )
     )
     want = policy.mean(data.obs, data.images)

@@ -16,7 +16,7 @@ from gps.policies import (
     ExportedPolicy,
     MLPConfig,
     ModuleConfig,
-    PolicyFacts,
+    PolicyMetadata,
     RecurrentConfig,
     TrainingConfig,
     TrainingData,
@@ -52,7 +52,7 @@ def trained(network):
 
 
 @networks
-def test_a_rollout_sees_what_the_whole_trajectory_says(network):
+def test_a_rollout_computes_the_same_as_the_whole_trajectory(network):
     """Step by step as along trajectories, whose first observation begins anew."""
     policy = a_policy(network)
     obs = stream(0, "obs").normal(size=(4, 6, 2))
@@ -173,12 +173,12 @@ def test_trajectories_are_needed_and_kept_together():
 @networks
 def test_export_and_back(network, tmp_path):
     policy = a_policy(network)
-    facts = PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)
+    metadata = PolicyMetadata.of(policy, obs_layout=LAYOUT, dt=0.1)
     path = tmp_path / "policy.pt2"
-    path.write_bytes(export_program(policy, facts))
+    path.write_bytes(export_program(policy, metadata))
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     want = policy.mean(obs)
-    for again in (load(path), ExportedPolicy.of(policy, facts)):
+    for again in (load(path), ExportedPolicy.of(policy, metadata)):
         assert again.has_memory
         np.testing.assert_allclose(again.mean(obs), want, rtol=1e-9, atol=1e-12)
         actor = acting(again)
@@ -188,7 +188,7 @@ def test_export_and_back(network, tmp_path):
         action, _ = again.predict(obs[:, 1], state)
         np.testing.assert_allclose(action, want[:, 1], rtol=1e-9, atol=1e-12)
     with pytest.raises(ShapeError, match=r"memory0 must be \("):
-        export_program(policy, PolicyFacts(obs_layout=LAYOUT, dt=0.1))
+        export_program(policy, PolicyMetadata(obs_layout=LAYOUT, dt=0.1))
 
 
 ROBOT = """
@@ -198,8 +198,9 @@ obs = numpy.load("obs.npy")
 for name in ("window", "recurrent"):
     extra = {"gps_policy.json": ""}
     program = torch.export.load(name + ".pt2", extra_files=extra).module()
-    facts = json.loads(extra["gps_policy.json"])
-    memory = torch.tensor(numpy.tile(numpy.array([facts["memory0"]], dtype=float), (len(obs), 1)))
+    metadata = json.loads(extra["gps_policy.json"])
+    memory0 = numpy.array([metadata["memory0"]], dtype=float)
+    memory = torch.tensor(numpy.tile(memory0, (len(obs), 1)))
     means = []
     for t in range(obs.shape[1]):
         mean, covariance, memory = program(torch.tensor(obs[:, t]), memory)
@@ -209,13 +210,13 @@ assert "gps" not in sys.modules
 """
 
 
-def test_a_robot_without_gps_steps_by_what_the_facts_say(tmp_path):
+def test_a_robot_without_gps_steps_by_the_metadata(tmp_path):
     policies = {"window": a_policy(WINDOW), "recurrent": a_policy(RECURRENT[1])}
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     np.save(tmp_path / "obs.npy", obs)
     for kind, policy in policies.items():
-        facts = PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)
-        (tmp_path / f"{kind}.pt2").write_bytes(export_program(policy, facts))
+        metadata = PolicyMetadata.of(policy, obs_layout=LAYOUT, dt=0.1)
+        (tmp_path / f"{kind}.pt2").write_bytes(export_program(policy, metadata))
     done = subprocess.run(
         [sys.executable, "-c", ROBOT], cwd=tmp_path, capture_output=True, text=True
     )
@@ -235,7 +236,7 @@ def test_onnx_and_back(network, tmp_path):
 
     policy = a_policy(network)
     path = tmp_path / "policy.onnx"
-    path.write_bytes(export_onnx(policy, PolicyFacts.of(policy, obs_layout=LAYOUT, dt=0.1)))
+    path.write_bytes(export_onnx(policy, PolicyMetadata.of(policy, obs_layout=LAYOUT, dt=0.1)))
     obs = stream(0, "obs").normal(size=(3, 5, 2))
     np.testing.assert_allclose(load(path).mean(obs), policy.mean(obs), rtol=1e-6, atol=1e-7)
 

@@ -17,7 +17,7 @@ from gps.pipeline import config_io
 from gps.policies import (
     MLPConfig,
     ModuleConfig,
-    PolicyFacts,
+    PolicyMetadata,
     Sizes,
     TrainingConfig,
     export_program,
@@ -122,10 +122,10 @@ def test_export_and_back(network, tmp_path):
         obs_mean=np.arange(6.0),
         obs_std=np.full(6, 2.0),
     )
-    facts = PolicyFacts(obs_layout=Layout((("x", 6),)), dt=0.1)
+    metadata = PolicyMetadata(obs_layout=Layout((("x", 6),)), dt=0.1)
     obs = 3 * stream(0, "obs").normal(size=(7, 6))
     path = tmp_path / "policy.pt2"
-    path.write_bytes(export_program(policy, facts))
+    path.write_bytes(export_program(policy, metadata))
     np.testing.assert_allclose(load(path).mean(obs), policy.mean(obs), rtol=1e-9, atol=1e-12)
 
 

@@ -177,7 +177,7 @@ def test_pickled_policy_is_the_same_and_read_only(network):
 
 
 @networks
-def test_start_weights_come_from_the_stream_alone(network):
+def test_initial_weights_come_from_the_stream_alone(network):
     before = torch.random.get_rng_state()
     a, b, c = (initial_policy(network, 6, 3, stream(s, "p")) for s in (0, 0, 1))
     a.module()
@@ -189,7 +189,7 @@ def test_start_weights_come_from_the_stream_alone(network):
     assert not a.trained
 
 
-def test_start_weights_have_the_asked_deviation():
+def test_initial_weights_have_the_configured_standard_deviation():
     network = MLPConfig(hidden=(400, 300), init_scale=0.5, output_init_scale=0.2)
     weights = initial_policy(network, 200, 100, stream(0, "p")).weights
     for W, unit in ((weights[0], 0.5 * 2**0.5), (weights[2], 0.5 * 2**0.5), (weights[4], 0.2)):

@@ -111,9 +111,9 @@ def test_windows_follow_by_their_network():
 
 
 @pytest.mark.parametrize(
-    ("network", "goes_on"), [(PLAIN[0], True), (GatedNetwork(), False)], ids=["plain", "module"]
+    ("network", "continues"), [(PLAIN[0], True), (GatedNetwork(), False)], ids=["plain", "module"]
 )
-def test_without_a_word_a_training_goes_on_where_units_can_follow(network, goes_on):
+def test_by_default_a_training_continues_where_units_can_follow(network, continues):
     data = moved(some_data())
     state = PolicyState(policy=trained(network))
     args = ([data], replace(CONFIG, steps=1, learning_rate=1e-9))
@@ -121,7 +121,7 @@ def test_without_a_word_a_training_goes_on_where_units_can_follow(network, goes_
         stages.train_policy(state, *args, restart, 0, 4, 1).policy
         for restart in (None, False, True)
     )
-    want = on if goes_on else afresh
+    want = on if continues else afresh
     for got, weights in zip(unsaid.weights, want.weights, strict=True):
         np.testing.assert_array_equal(got, weights)
     assert not np.array_equal(on.weights[0], afresh.weights[0])

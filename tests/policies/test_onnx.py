@@ -15,7 +15,7 @@ from test_neural import make_policy
 
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.pipeline import exporting
-from gps.policies import MLPConfig, PolicyFacts, export_program, load
+from gps.policies import MLPConfig, PolicyMetadata, export_program, load
 from gps.policies import onnx as gps_onnx
 from gps.rng import stream
 from gps.types import Layout
@@ -25,7 +25,7 @@ pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
 LAYOUT = Layout((("joint_pos", 4), ("ee_pos", 2)))
-FACTS = PolicyFacts(obs_layout=LAYOUT, dt=0.05, experiment="arm", iteration=7, seed=2**40)
+METADATA = PolicyMetadata(obs_layout=LAYOUT, dt=0.05, experiment="arm", iteration=7, seed=2**40)
 
 
 class _Gelu(torch.nn.Module):
@@ -65,7 +65,7 @@ import numpy as np, onnxruntime
 for path in sys.argv[1:]:
     session = onnxruntime.InferenceSession(path)
     rows = np.load(path + ".obs.npy")
-    out = {"facts": np.array(session.get_modelmeta().custom_metadata_map["gps_policy.json"])}
+    out = {"metadata": np.array(session.get_modelmeta().custom_metadata_map["gps_policy.json"])}
     for B in (1, 2, 7, len(rows)):
         mean, out["covariance"] = session.run(["mean", "covariance"], {"obs": rows[:B]})
         assert mean.dtype == np.float64
@@ -88,7 +88,7 @@ def exported(tmp_path_factory):
     policies = [make_policy(network) for network in NETWORKS]
     paths = [folder / f"{i}.onnx" for i in range(len(policies))]
     for policy, path in zip(policies, paths, strict=True):
-        path.write_bytes(gps_onnx.export_onnx(policy, FACTS))
+        path.write_bytes(gps_onnx.export_onnx(policy, METADATA))
         np.save(f"{path}.obs.npy", observations(policy))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -112,10 +112,10 @@ def test_onnxruntime_alone_computes_the_policy(exported):
         for B in (1, 2, 7, 50):
             np.testing.assert_allclose(out[str(B)], want[:B], **close)
         np.testing.assert_allclose(out["covariance"], policy.Sigma, rtol=1e-13)
-        facts = json.loads(str(out["facts"]))
-        assert facts["precision"] == ("float32" if single else "float64")
-        assert facts["obs_layout"] == [["joint_pos", 4], ["ee_pos", 2]]
-        assert (facts["dt"], facts["experiment"], facts["seed"]) == (0.05, "arm", 2**40)
+        metadata = json.loads(str(out["metadata"]))
+        assert metadata["precision"] == ("float32" if single else "float64")
+        assert metadata["obs_layout"] == [["joint_pos", 4], ["ee_pos", 2]]
+        assert (metadata["dt"], metadata["experiment"], metadata["seed"]) == (0.05, "arm", 2**40)
 
 
 @pytest.mark.parametrize("network", [GeluNetwork(), MLPConfig(hidden=(5,))], ids=repr)
@@ -124,7 +124,7 @@ def test_units_far_from_one_are_not_rounded(network, tmp_path):
     mean, std = np.array([51.1, -2e5 / 3, 0.0]), np.array([1e-3, 1e3, 1.0])
     plain = replace(make_policy(network), action_mean=np.zeros(3), action_std=np.ones(3))
     policy, path = replace(plain, action_mean=mean, action_std=std), tmp_path / "policy.onnx"
-    path.write_bytes(gps_onnx.export_onnx(policy, FACTS))
+    path.write_bytes(gps_onnx.export_onnx(policy, METADATA))
     obs = observations(policy)
     want = plain.mean(obs)
     assert np.ptp(want, axis=0).min() > 0.05
@@ -135,7 +135,7 @@ def test_units_far_from_one_are_not_rounded(network, tmp_path):
 def test_a_loaded_policy_acts_like_the_exported_one(exported):
     for policy, path, _ in exported[:-1]:
         loaded = load(path)
-        assert loaded.facts == FACTS
+        assert loaded.metadata == METADATA
         assert repr(loaded).startswith("ExportedPolicy('arm', iteration=7")
         np.testing.assert_array_equal(loaded.chol, policy.chol)
         obs, noise = observations(policy, 20), stream(1, "noise").normal(size=(20, 3))
@@ -154,7 +154,7 @@ def test_a_loaded_policy_acts_like_the_exported_one(exported):
         loaded.module()
 
 
-def test_a_broken_sensor_is_seen_in_the_action(exported):
+def test_nan_in_an_observation_is_nan_in_the_action(exported):
     """NaN in, NaN out: a network must not make an action of it."""
     for policy, path, _ in exported:
         obs = observations(policy, 4)
@@ -164,10 +164,10 @@ def test_a_broken_sensor_is_seen_in_the_action(exported):
         assert np.isfinite(mean[[0, 2, 3]]).all()
 
 
-def test_a_model_is_the_same_bytes_and_tells_nothing_of_the_machine():
+def test_a_model_is_the_same_bytes_without_traces_of_the_machine():
     policy = make_policy(MLPConfig(hidden=(5,)))
-    data = gps_onnx.export_onnx(policy, FACTS)
-    assert data == gps_onnx.export_onnx(policy, FACTS)
+    data = gps_onnx.export_onnx(policy, METADATA)
+    assert data == gps_onnx.export_onnx(policy, METADATA)
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
     for part in (b".py", os.path.dirname(gps_onnx.__file__).encode()):
         assert part not in data
@@ -200,7 +200,7 @@ class Refused(GatedNetwork):
 def test_networks_that_cannot_be_converted(module):
     policy = make_policy(Refused(module))
     with pytest.raises(ConfigError, match=r"Refused.*any number of rows") as caught:
-        gps_onnx.export_onnx(policy, FACTS)
+        gps_onnx.export_onnx(policy, METADATA)
     assert "\n" not in str(caught.value)
 
 
@@ -208,20 +208,20 @@ def test_a_wrong_conversion_is_noticed(monkeypatch):
     policy = make_policy(MLPConfig(hidden=(5,), output_init_scale=1.0))
     convert = gps_onnx._convert
 
-    def wrong(policy, facts, *, single):
-        model = onnx.load_from_string(convert(policy, facts, single=single))
+    def wrong(policy, metadata, *, single):
+        model = onnx.load_from_string(convert(policy, metadata, single=single))
         next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Tanh"
         return model.SerializeToString()
 
     monkeypatch.setattr(gps_onnx, "_convert", wrong)
-    with pytest.raises(ConfigError, match="does not compute what the policy does"):
-        gps_onnx.export_onnx(policy, FACTS)
+    with pytest.raises(ConfigError, match="does not compute the policy's actions"):
+        gps_onnx.export_onnx(policy, METADATA)
 
 
-def test_facts_must_fit():
+def test_metadata_must_fit():
     policy = make_policy(MLPConfig())
     with pytest.raises(ShapeError, match="describes 4 values, the policy takes 6"):
-        gps_onnx.export_onnx(policy, PolicyFacts(obs_layout=Layout((("x", 4),)), dt=0.1))
+        gps_onnx.export_onnx(policy, PolicyMetadata(obs_layout=Layout((("x", 4),)), dt=0.1))
 
 
 def test_damaged_and_foreign_files(exported, tmp_path):
@@ -263,7 +263,7 @@ def test_a_missing_extra_is_named(exported, monkeypatch, tmp_path):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, name, None)
             with pytest.raises(ConfigError, match=rf"needs {name}.*guided-policy-search\[onnx\]"):
-                gps_onnx.export_onnx(policy, FACTS)
+                gps_onnx.export_onnx(policy, METADATA)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"needs onnxruntime.*guided-policy-search\[onnx\]"):
         load(path)
@@ -272,7 +272,7 @@ def test_a_missing_extra_is_named(exported, monkeypatch, tmp_path):
 def test_without_onnxruntime_a_model_is_written_unchecked(exported, monkeypatch, caplog):
     policy, path, _ = exported[0]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert gps_onnx.export_onnx(policy, FACTS) == path.read_bytes()
+    assert gps_onnx.export_onnx(policy, METADATA) == path.read_bytes()
     assert "has not been checked" in caplog.text
 
 

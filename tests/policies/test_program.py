@@ -18,7 +18,7 @@ from gps.pipeline import config_io
 from gps.policies import (
     ExportedPolicy,
     MLPConfig,
-    PolicyFacts,
+    PolicyMetadata,
     VisionConfig,
     export_onnx,
     export_program,
@@ -32,7 +32,7 @@ from gps.types import Layout
 
 SHAPE = (16, 16, 3)
 LAYOUT = Layout((("x", 2),))
-FACTS = PolicyFacts(obs_layout=LAYOUT, dt=0.1)
+METADATA = PolicyMetadata(obs_layout=LAYOUT, dt=0.1)
 LIMITS = ((-0.05, float("-inf")), (0.02, 0.01))
 
 
@@ -56,7 +56,7 @@ def test_a_convolution_as_a_matrix_product(options):
 
 
 def vision(precision=None):
-    """The features are almost the same for all pictures: the head makes much of their rounding."""
+    """The features are almost the same for all images: the head amplifies their rounding."""
     network = VisionConfig(
         head=MLPConfig(hidden=(20,), activation="tanh", output_init_scale=1.0),
         channels=(8, 8),
@@ -65,7 +65,7 @@ def vision(precision=None):
         finetune_steps=1,
         precision=precision,
     )
-    policy = initial_policy(network, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+    policy = initial_policy(network, 2, 2, stream(0, "net"), SHAPE, METADATA.obs_layout)
     std = policy.head.obs_std.copy()
     std[2:] = 1e-2
     return replace(policy, head=replace(policy.head, obs_std=std))
@@ -75,13 +75,13 @@ def vision(precision=None):
 def test_images_are_computed_in_float64_by_both_runtimes(kind, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    users = initial_policy(PLAIN, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+    users = initial_policy(PLAIN, 2, 2, stream(0, "net"), SHAPE, METADATA.obs_layout)
     policy = users if kind == "users" else vision(None if kind == "float32" else kind)
-    facts, rng = replace(FACTS, image_shape=SHAPE), np.random.default_rng(0)
+    metadata, rng = replace(METADATA, image_shape=SHAPE), np.random.default_rng(0)
     obs, images = rng.normal(size=(50, 2)), rng.integers(0, 256, (50, *SHAPE), dtype=np.uint8)
-    (tmp_path / "p.onnx").write_bytes(export_onnx(policy, facts))
+    (tmp_path / "p.onnx").write_bytes(export_onnx(policy, metadata))
     onnx = load(tmp_path / "p.onnx").mean(obs, images)
-    pt2 = ExportedPolicy.of(policy, facts).mean(obs, images)  # what is in such a file
+    pt2 = ExportedPolicy.of(policy, metadata).mean(obs, images)  # what is in such a file
     scale = np.abs(pt2).max()
     assert np.abs(onnx - pt2).max() < 1e-11 * scale
     own = policy.mean(obs, images)  # a VisionConfig's is rounded to float32
@@ -110,7 +110,7 @@ def in_far_units(policy):
 
 
 def net(network):
-    return initial_policy(network, 2, 2, stream(0, "net"), SHAPE, FACTS.obs_layout)
+    return initial_policy(network, 2, 2, stream(0, "net"), SHAPE, METADATA.obs_layout)
 
 
 PLAIN_POLICIES = {
@@ -130,12 +130,12 @@ def test_the_program_acts_in_the_policys_units(kind, end, tmp_path):
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     plain, rng = PLAIN_POLICIES[kind](), np.random.default_rng(0)
-    policy, facts = in_far_units(plain), PolicyFacts.of(plain, obs_layout=LAYOUT, dt=0.1)
-    inputs = [rng.normal(size=(20, 4, 2) if facts.memory0 else (20, 2))]
+    policy, metadata = in_far_units(plain), PolicyMetadata.of(plain, obs_layout=LAYOUT, dt=0.1)
+    inputs = [rng.normal(size=(20, 4, 2) if metadata.memory0 else (20, 2))]
     if policy.needs_images:
         inputs.append(rng.integers(0, 256, (20, *SHAPE), dtype=np.uint8))
     path = tmp_path / f"p.{end}"
-    path.write_bytes((export_onnx if end == "onnx" else export_program)(policy, facts))
+    path.write_bytes((export_onnx if end == "onnx" else export_program)(policy, metadata))
     want, again = plain.mean(*inputs), load(path)
     assert np.ptp(want.reshape(-1, 2), axis=0).min() > 0.01
     tolerance = {"vision": 1e-5, "recurrent": 1e-6}.get(kind, 1e-9) * np.abs(want).max()
@@ -147,7 +147,7 @@ def test_the_program_acts_in_the_policys_units(kind, end, tmp_path):
     assert error(again.mean(*inputs)) < tolerance
     if kind == "mlp":  # an observation in float32 is rounded, and nothing else
         if end == "onnx":
-            path.write_bytes(export_onnx(policy, replace(facts, single_obs=True)))
+            path.write_bytes(export_onnx(policy, replace(metadata, single_obs=True)))
             mean = load(path).mean(inputs[0])
         else:
             mean = again.module()(torch.tensor(inputs[0]).float())[0].detach().numpy()
@@ -168,40 +168,40 @@ def test_the_program_clips_on_request(end, tmp_path):
     obs = stream(0, "obs").normal(size=(40, 2))
     want = policy.mean(obs)
     for clipped in (False, True):
-        facts, path = replace(FACTS, limits=LIMITS, clipped=clipped), tmp_path / f"p.{end}"
-        path.write_bytes(make(policy, facts))
+        metadata, path = replace(METADATA, limits=LIMITS, clipped=clipped), tmp_path / f"p.{end}"
+        path.write_bytes(make(policy, metadata))
         again = load(path)
-        assert again.facts == facts  # infinity is null in the file
+        assert again.metadata == metadata  # infinity is null in the file
         mean = np.clip(want, *map(np.array, LIMITS)) if clipped else want
         np.testing.assert_allclose(again.mean(obs), mean, rtol=1e-9, atol=1e-12)
     assert np.abs(np.clip(want, *map(np.array, LIMITS)) - want).max() > 0.1
-    with pytest.raises(ShapeError, match=r"PolicyFacts\.limits must have 2 values"):
-        make(policy, replace(FACTS, limits=((0.0,), (1.0,))))
-    with pytest.raises(ConfigError, match=r"PolicyFacts\.clipped needs the limits"):
-        replace(FACTS, clipped=True)
+    with pytest.raises(ShapeError, match=r"PolicyMetadata\.limits must have 2 values"):
+        make(policy, replace(METADATA, limits=((0.0,), (1.0,))))
+    with pytest.raises(ConfigError, match=r"PolicyMetadata\.clipped needs limits"):
+        replace(METADATA, clipped=True)
 
 
 def test_an_onnx_file_for_observations_in_float32(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     policy, path = mlp(), tmp_path / "p.onnx"
-    path.write_bytes(export_onnx(policy, replace(FACTS, single_obs=True)))
+    path.write_bytes(export_onnx(policy, replace(METADATA, single_obs=True)))
     obs = stream(0, "obs").normal(size=(40, 2)).astype(np.float32)
     session = onnxruntime.InferenceSession(path)
     mean, _ = session.run(None, {"obs": obs})
     want = policy.mean(obs.astype(np.float64))
     assert np.abs(mean - want).max() < 1e-9 * np.abs(want).max()  # the rest is float64
     np.testing.assert_array_equal(load(path).mean(obs.astype(np.float64)), mean)
-    assert load(path).facts.single_obs
+    assert load(path).metadata.single_obs
 
 
 ROBOT = """
 import json, sys
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession("policy.onnx")
-facts = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
-assert facts["control_limits"] == {"low": [-2.0, -2.0], "high": [2.0, 2.0], "clipped": True}
-assert facts["obs_dtype"] == "float32"
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["gps_policy.json"])
+assert metadata["control_limits"] == {"low": [-2.0, -2.0], "high": [2.0, 2.0], "clipped": True}
+assert metadata["obs_dtype"] == "float32"
 mean, covariance = session.run(None, {"obs": numpy.load("obs.npy")})
 numpy.save("u.npy", mean)
 assert "gps" not in sys.modules and "torch" not in sys.modules
@@ -218,8 +218,8 @@ def test_a_run_is_exported_with_the_limits_of_its_agent(tmp_path, capsys):
     for _ in gps.run(experiment, iterations=1, out=run):
         pass
     policy = gps.load_policy(run)
-    assert policy.facts.limits == ((-2.0, -2.0), (2.0, 2.0))
-    assert not policy.facts.clipped
+    assert policy.metadata.limits == ((-2.0, -2.0), (2.0, 2.0))
+    assert not policy.metadata.clipped
     out = str(tmp_path / "policy.onnx")
     assert cli.main(["export", run, out, "--clip", "--float32"]) == 0
     obs = (3 * stream(0, "obs").normal(size=(60, 4))).astype(np.float32)

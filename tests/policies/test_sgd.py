@@ -385,7 +385,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_of_all():
         train(Serial(), start(NETWORKS["kernel"]), [DATA], wild, config, 0)
 
 
-def test_a_server_goes_on_from_a_snapshot_as_if_nothing_had_been():
+def test_a_server_continues_from_a_snapshot_as_if_nothing_had_been():
     state, g = server_state(), gradients(9)
     plan = schedule(CONFIG, 0)
     first = ParameterServer(state, plan, CONFIG, 0)
@@ -610,7 +610,7 @@ def test_the_other_modes_keep_the_meaning_of_restart(mode, restart):
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "local", "asynchronous"])
-def test_an_experiment_trains_in_the_mode_that_it_asks_for(mode):
+def test_an_experiment_trains_in_its_configured_mode(mode):
     experiment = gps.load("point_mass_policy")
     algorithm = replace(experiment.algorithm, training=TrainingConfig(steps=50))
     losses = {}

@@ -11,7 +11,7 @@ from policy_networks import in_other_units
 from gps.errors import ConfigError, GPSError, ShapeError
 from gps.policies import (
     MLPConfig,
-    PolicyFacts,
+    PolicyMetadata,
     Sizes,
     TrainingConfig,
     TrainingData,
@@ -209,7 +209,9 @@ def test_it_is_pickled(trained):
     assert not needs_images(policy.head)
 
 
-FACTS = PolicyFacts(obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE, cameras=("top",))
+METADATA = PolicyMetadata(
+    obs_layout=Layout((("own", 2),)), dt=0.1, image_shape=SHAPE, cameras=("top",)
+)
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
@@ -225,11 +227,11 @@ def test_export_computes_the_same(suffix, through_pose, trained, tmp_path):
         pytest.importorskip("onnxscript")
     make = export_program if suffix == ".pt2" else export_onnx
     path = tmp_path / f"policy{suffix}"
-    path.write_bytes(make(policy, FACTS))
+    path.write_bytes(make(policy, METADATA))
     again, data = load(path), some_data(n=7, seed=4)
     assert needs_images(again)
-    assert again.facts.image_shape == SHAPE
-    assert again.facts.cameras == ("top",)
+    assert again.metadata.image_shape == SHAPE
+    assert again.metadata.cameras == ("top",)
     want = policy.mean(data.obs, data.images)
     np.testing.assert_allclose(again.mean(data.obs, data.images), want, atol=1e-5)
     one = again.predict(data.obs[0], images=data.images[0])[0]
@@ -237,10 +239,10 @@ def test_export_computes_the_same(suffix, through_pose, trained, tmp_path):
     with pytest.raises(ShapeError, match="this policy needs images"):
         again.mean(data.obs)
     with pytest.raises(ShapeError, match="image_shape"):
-        make(policy, replace(FACTS, image_shape=None, cameras=()))
+        make(policy, replace(METADATA, image_shape=None, cameras=()))
     for wrong in ({"image_shape": None}, {"cameras": ("top", "side")}):
         with pytest.raises(ConfigError, match="a name for each 3 channels"):
-            replace(FACTS, **wrong)
+            replace(METADATA, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_agents_that_do_not_fit(layout, shape, said):
         SMALL.check(Sizes(2, 2, shape, layout))
 
 
-def test_wrong_pictures_are_refused(trained):
+def test_wrong_images_are_refused(trained):
     data = some_data(n=3)
     with pytest.raises(ShapeError, match="needs images"):
         trained.policy.mean(data.obs)

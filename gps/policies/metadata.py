@@ -1,10 +1,11 @@
-"""What belongs to an exported policy beside its program, and its form in a file: JSON."""
+"""The metadata of an exported policy, beside its program, and their form in a file: JSON."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,16 +17,16 @@ from gps.policies.policy import BasePolicy
 from gps.types import Layout
 
 SCHEMA, SCHEMA_VERSION = "gps policy", 1
-FACTS_FILE = "gps_policy.json"
-"""Name of the extra file with the facts."""
+METADATA_FILE = "gps_policy.json"
+"""Name of the extra file with the metadata."""
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Lowest and highest actions, (nu,) each, infinite where there is no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyFacts(Config):
-    """How to feed a policy, and where it comes from; `of` fills in what the policy itself has."""
+class PolicyMetadata(Config):
+    """Inputs, outputs and origin of a policy; `of` fills in those that the policy itself has."""
 
     obs_layout: Layout
     """Named entries of the observation, in order."""
@@ -40,14 +41,13 @@ class PolicyFacts(Config):
     image_shape: tuple[Count, Count, Count] | None = None
     """Height, width and channels of the images that belong to an observation; None without."""
     cameras: tuple[str, ...] = ()
-    """Names of the cameras in the order of the channels, three each; empty where that is not
-    known."""
+    """Names of the cameras in the order of the channels, three each; empty if unknown."""
     memory0: tuple[float | None, ...] = ()
-    """Memory before the first observation, None where there is nothing to remember (NaN in the
-    array); empty for a policy without memory."""
+    """Memory before the first observation, None for a missing observation (NaN in the array);
+    empty for a policy without memory."""
     limits: Bounds | None = None
     """Lowest and highest actions (nu,) that the agent takes, infinite where it has no limit; None
-    where that is not known."""
+    if unknown."""
     clipped: bool = False
     """Whether the program clips its mean action to the limits; otherwise its user has to."""
     single_obs: bool = False
@@ -56,17 +56,17 @@ class PolicyFacts(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.clipped and self.limits is None:
-            raise ConfigError("PolicyFacts.clipped needs the limits of the agent, which has none")
+            raise ConfigError("PolicyMetadata.clipped needs limits, and this agent has none")
         shape = self.image_shape
         if self.cameras and (shape is None or shape[2] != 3 * len(self.cameras)):
             raise ConfigError(
-                f"PolicyFacts.cameras must have a name for each 3 channels of image_shape {shape}, "
-                f"got {self.cameras!r}"
+                "PolicyMetadata.cameras must have a name for each 3 channels of image_shape "
+                f"{shape}, got {self.cameras!r}"
             )
 
     @classmethod
     def of(cls, policy: BasePolicy, **values: Any) -> Self:
-        """The facts of a policy: `image_shape` and `memory0` are its own, the others are given."""
+        """Those of a policy: `image_shape` and `memory0` are its own, the others are arguments."""
         return cls(image_shape=policy.image_shape, memory0=_memory0(policy), **values)
 
     @property
@@ -75,24 +75,24 @@ class PolicyFacts(Config):
         return self.limits if self.clipped else None
 
     def check(self, policy: BasePolicy) -> None:
-        """ShapeError where these are not the facts of the policy."""
+        """ShapeError where these are not the metadata of the policy."""
         if self.obs_layout.size != policy.no:
             raise ShapeError(
-                f"PolicyFacts.obs_layout describes {self.obs_layout.size} values, the policy takes "
-                f"{policy.no}"
+                f"PolicyMetadata.obs_layout describes {self.obs_layout.size} values, the policy "
+                f"takes {policy.no}"
             )
         if self.image_shape != policy.image_shape:
             raise ShapeError(
-                f"PolicyFacts.image_shape must be {policy.image_shape}, got {self.image_shape}"
+                f"PolicyMetadata.image_shape must be {policy.image_shape}, got {self.image_shape}"
             )
         for bound in self.limits or ():
             if len(bound) != policy.nu:
                 raise ShapeError(
-                    f"PolicyFacts.limits must have {policy.nu} values each, got {self.limits}"
+                    f"PolicyMetadata.limits must have {policy.nu} values each, got {self.limits}"
                 )
         memory0 = _memory0(policy)
         if memory0 != self.memory0:
-            raise ShapeError(f"PolicyFacts.memory0 must be {memory0}, got {self.memory0}")
+            raise ShapeError(f"PolicyMetadata.memory0 must be {memory0}, got {self.memory0}")
 
 
 def _memory0(policy: BasePolicy) -> tuple[float | None, ...]:
@@ -105,38 +105,38 @@ def _null(value: float | None, absent: Any) -> float | None:
     return None if value is None or absent(value) else value
 
 
-def facts_json(policy: BasePolicy, facts: PolicyFacts, **more: Any) -> str:
+def metadata_json(policy: BasePolicy, metadata: PolicyMetadata, **more: Any) -> str:
     """The text of the extra file."""
     try:
-        version = metadata.version("guided-policy-search")
-    except metadata.PackageNotFoundError:
+        version = version_of("guided-policy-search")
+    except PackageNotFoundError:
         version = "unknown"
     values = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "gps_version": version,
-        "experiment": facts.experiment,
-        "iteration": facts.iteration,
-        "seed": facts.seed,
-        "dt": facts.dt,
+        "experiment": metadata.experiment,
+        "iteration": metadata.iteration,
+        "seed": metadata.seed,
+        "dt": metadata.dt,
         "no": policy.no,
         "nu": policy.nu,
-        "obs_layout": [[name, n] for name, n in facts.obs_layout.entries],
+        "obs_layout": [[name, n] for name, n in metadata.obs_layout.entries],
     }
-    if facts.image_shape is not None:
-        values["image_shape"] = list(facts.image_shape)
+    if metadata.image_shape is not None:
+        values["image_shape"] = list(metadata.image_shape)
         values["images"] = {
             "dtype": "uint8",
             "axes": "batch, height (from the top), width (from the left), channels",
             "channels": "red, green, blue of each camera in turn",
-            "cameras": list(facts.cameras),
+            "cameras": list(metadata.cameras),
         }
-    if facts.memory0:
-        values["memory0"] = list(facts.memory0)
-    if facts.limits is not None:
-        low, high = ([_null(v, np.isinf) for v in bound] for bound in facts.limits)
-        values["control_limits"] = {"low": low, "high": high, "clipped": facts.clipped}
-    if facts.single_obs:
+    if metadata.memory0:
+        values["memory0"] = list(metadata.memory0)
+    if metadata.limits is not None:
+        low, high = ([_null(v, np.isinf) for v in bound] for bound in metadata.limits)
+        values["control_limits"] = {"low": low, "high": high, "clipped": metadata.clipped}
+    if metadata.single_obs:
         values["obs_dtype"] = "float32"
     return json.dumps(values | more, allow_nan=False)
 
@@ -150,8 +150,8 @@ def _limits(values: Any) -> Bounds:
     return low, high
 
 
-def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
-    """Facts and action size out of the decoded JSON; StoreError names the file."""
+def read_metadata(path: Path, values: Any) -> tuple[PolicyMetadata, int]:
+    """Metadata and action size out of the decoded JSON; StoreError names the file."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise StoreError(f"{path} was not written by gps")
     if values.get("schema_version") != SCHEMA_VERSION:
@@ -160,7 +160,7 @@ def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
             f"{SCHEMA_VERSION}; use gps {values.get('gps_version')}"
         )
     try:
-        facts = PolicyFacts(
+        metadata = PolicyMetadata(
             obs_layout=Layout(tuple((str(name), int(n)) for name, n in values["obs_layout"])),
             dt=float(values["dt"]),
             experiment=str(values["experiment"]),
@@ -173,6 +173,6 @@ def read_facts(path: Path, values: Any) -> tuple[PolicyFacts, int]:
             clipped=bool(values.get("control_limits", {}).get("clipped", False)),
             single_obs=values.get("obs_dtype") == "float32",
         )
-        return facts, int(values["nu"])
+        return metadata, int(values["nu"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise StoreError(f"{path} is damaged: {FACTS_FILE}: {error}") from error
+        raise StoreError(f"{path} is damaged: {METADATA_FILE}: {error}") from error
