@@ -55,7 +55,8 @@ def installed(wheel, tmp_path_factory):
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
     # after the installation, which would take our own editable one for the wheel's; a path that is
     # named in a .pth file is searched last, and .pth files in it are not read
-    lines = dict.fromkeys((paths["purelib"], paths["platlib"]))
+    others = (path for path in sys.path if path.endswith("site-packages"))  # of .pth files here
+    lines = dict.fromkeys((paths["purelib"], paths["platlib"], *others))
     (site / "others.pth").write_text("".join(f"{line}\n" for line in lines))
     return folder, python, site
 
