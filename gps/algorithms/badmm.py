@@ -155,7 +155,7 @@ def iterate(
         linearised = each(ex, stages.linearise_policy, policy, samples, cond, *linearise)
         ties = over(linearised), over(duals)
         new = each(ex, _improve, cond, *fitted, *ties, over(checks), mults, m, over(new), config)
-        data = each(ex, _targets, samples, over(new), over(duals), config.remembers)
+        data = each(ex, _targets, samples, over(new), over(duals), config.network.has_memory)
         policy = config.train_policy(ex, policy, data, seed, it, 1 + inner)
         last = inner == config.inner - 1
         step = config, it if last else None
@@ -235,13 +235,13 @@ def _improve(
 
 
 def _targets(
-    rollouts: Rollouts, condition: ConditionState, duals: Duals, remembers: bool = False
+    rollouts: Rollouts, condition: ConditionState, duals: Duals, whole_trajectories: bool = False
 ) -> TrainingData:
     """The S-step's targets: where the policy minimises lambda'u + w KL(pi || p) at each state.
 
     u = K x + k - Sigma lambda / w, with precision Sigma^-1 and weight w.
     """
-    data = stages.targets(rollouts, condition, remembers)
+    data = stages.targets(rollouts, condition, whole_trajectories)
     samples = data.n // rollouts.T
     shift = np.einsum("tij,tj->ti", condition.controller.Sigma, duals.lam) / duals.weight[:, None]
     return replace(

@@ -28,7 +28,7 @@ from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.policy import Network, Sizes
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
-from gps.protocols import Agent
+from gps.protocols import Agent, ChecksImages
 from gps.rng import stream
 from gps.types import LinearGaussianController, Record, Rollouts
 
@@ -47,10 +47,9 @@ class Algorithm(Config):
         return self.without_images(state.conditions)
 
     def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
-        """The sources, marked where the images of their rollouts are not recorded: where the policy
-        does not see, or there is none."""
-        sees = getattr(getattr(self, "network", None), "needs_images", False)
-        return tuple(sources) if sees else tuple(WithoutRecordedImages(s) for s in sources)
+        """The sources, marked where the images of their rollouts are not recorded: by default all,
+        as only the training of a policy with images needs them."""
+        return tuple(WithoutRecordedImages(s) for s in sources)
 
 
 class LocalAlgorithm(Algorithm):
@@ -130,10 +129,9 @@ class PolicyAlgorithm(LocalAlgorithm):
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
     """Linearisation of the policy."""
 
-    @property
-    def remembers(self) -> bool:
-        """Whether the policy has memory, and is trained on whole trajectories."""
-        return self.network.has_memory
+    def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
+        """The sources, marked where the policy needs no images."""
+        return tuple(sources) if self.network.needs_images else super().without_images(sources)
 
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes and this agent lacks it."""
@@ -145,10 +143,10 @@ class PolicyAlgorithm(LocalAlgorithm):
         self.network.check(Sizes.of(agent))
         if self.linearise.method == "jacobian":
             check_derivatives(self.network, agent)
-        sees = self.network.needs_images
-        if sees and hasattr(agent, "check_images"):
+        if self.network.needs_images and isinstance(agent, ChecksImages):
             agent.check_images()
-        if (sees or self.remembers) and self.sgd.mode != "serial":
+        whole = self.network.needs_images or self.network.has_memory
+        if whole and self.sgd.mode != "serial":
             network = type(self.network).__name__
             raise ConfigError(
                 f"{type(self).__name__}.sgd.mode must be 'serial' for a {network}, whose training "
@@ -195,7 +193,7 @@ class PolicyAlgorithm(LocalAlgorithm):
     ) -> Deferred[PolicyState]:
         """The S-step from the state's policy: the controllers' actions at the rollouts' states."""
         assert state.policy is not None
-        data = each(ex, stages.targets, over(rollouts), over(conditions), self.remembers)
+        data = each(ex, stages.targets, over(rollouts), over(conditions), self.network.has_memory)
         return self.train_policy(ex, state.policy, data, state.seed, state.iteration, call)
 
 

@@ -188,7 +188,7 @@ def update_condition(
     return ConditionUpdate(
         state=new,
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
-        targets=ex.call(stages.targets, rollouts, new, config.remembers, condition=m),
+        targets=ex.call(stages.targets, rollouts, new, config.network.has_memory, condition=m),
     )
 
 

@@ -213,7 +213,7 @@ def assess_samples(
     noise = math.hypot(error, condition.cost_error)
     # After a fall-back there is no update to undo: the same controller has been sampled again, and
     # only chance in its first samples can be above. The policy is another one every time.
-    updated = condition.dual is not None or condition.tries_policy
+    updated = condition.search is not None or condition.tries_policy
     exploded = jump > guard.explosion * condition.cost_scale
     set_back = jump > guard.setback * noise + 0.02 * condition.cost_scale
     rejected = not math.isfinite(mean) or (
@@ -444,7 +444,7 @@ def accept_or_reject(
             *(checked, found.predicted, found.kl, bound, step_mult, found.eta, event),
             exploration_std(found.controller, condition.action_scale),
         ),
-        dual=found.search,
+        search=found.search,
         algorithm_state=found.algorithm_state,
     )
 
@@ -497,7 +497,7 @@ def _fall_back(
             *(checked, float("nan"), 0.0, bound, step_mult, condition.eta, event),
             exploration_std(controller, condition.action_scale),
         ),
-        dual=None,
+        search=None,
         algorithm_state=algorithm_state,
     )
 
@@ -528,10 +528,12 @@ def _report(
     )
 
 
-def targets(rollouts: Rollouts, condition: ConditionState, remembers: bool = False) -> TrainingData:
+def targets(
+    rollouts: Rollouts, condition: ConditionState, whole_trajectories: bool = False
+) -> TrainingData:
     """Training data from one condition: its controller's mean actions at the sampled states.
 
-    remembers: the policy has memory, and needs to know which samples are one trajectory.
+    whole_trajectories: the samples are trained on by trajectory, as policies with memory are.
     """
     where = condition.replay or rollouts  # before the first update there is nothing to replay
     S, T, nx = where.X.shape
@@ -546,7 +548,7 @@ def targets(rollouts: Rollouts, condition: ConditionState, remembers: bool = Fal
         images=images,
         state=None if images is None else where.X.reshape(S * T, nx),
         layout=None if images is None else rollouts.layout,
-        T=T if remembers else None,
+        T=T if whole_trajectories else None,
     )
 
 

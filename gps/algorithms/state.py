@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior, joined_images
 from gps.policies.policy import GlobalPolicy
 from gps.policies.training import TrainingData
-from gps.protocols import Policy
+from gps.protocols import Policy, acting
 from gps.types import (
     Array,
     Images,
@@ -129,7 +129,7 @@ class ConditionState(Record):
     """Expected cost of the controller before the last update, under the model of that update; of
     the step rule 'classic' alone."""
     report: ConditionReport | None = None
-    dual: SearchResult | None = None
+    search: SearchResult | None = None
     """What the last update found, for inspection; None where there was none."""
     algorithm_state: Record | None = None
     """State that only this algorithm has."""
@@ -258,12 +258,11 @@ class WithoutRecordedImages(Record):
     """Something to roll out, in a run in which images are not recorded."""
 
     source: Deferred[Source]
-    wants_images: ClassVar[bool] = False
 
     @property
     def actor(self) -> Policy:
-        """What chooses the actions."""
-        return self.source.actor
+        """What chooses the actions, and needs no image that is not for itself."""
+        return acting(self.source.actor, records_images=False)
 
 
 @dataclass(frozen=True, eq=False)

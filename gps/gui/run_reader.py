@@ -416,7 +416,7 @@ class RunReader:
 
     def search(self, n: int, m: int) -> SearchResult | None:
         """What the search of the update found."""
-        return SearchResult.of(self._part(n, f"state/conditions/{m}/dual"))
+        return SearchResult.of(self._part(n, f"state/conditions/{m}/search"))
 
     def algorithm_state(self, n: int, m: int) -> Any:
         """The algorithm's own state of a condition, a record; None for an algorithm without."""

@@ -14,7 +14,7 @@ from gps.pipeline import store
 from gps.pipeline.files import write_whole
 from gps.pipeline.progress import Choice
 from gps.policies.onnx import export_onnx
-from gps.protocols import Agent, control_range_of
+from gps.protocols import Agent, HasCameras, control_range_of
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """The exporter of a file, by its suffix."""
@@ -88,7 +88,8 @@ def _stored(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
     agent = experiment.validate()
-    policy = state.policy.policy
+    policy, config = state.policy.policy, experiment.agent
+    cameras = tuple(config.cameras) if isinstance(config, HasCameras) else ()
     metadata = policies.PolicyMetadata.of(
         policy,
         obs_layout=agent.obs_layout,
@@ -96,7 +97,7 @@ def _stored(
         experiment=experiment.name,
         iteration=n,
         seed=state.seed,
-        cameras=tuple(getattr(experiment.agent, "cameras", ())) if policy.needs_images else (),
+        cameras=cameras if policy.needs_images else (),
         limits=_limits(agent),
     )
     return policy, metadata

@@ -57,7 +57,7 @@ def rollout(
     is trained from these rollouts.
     """
     agent = agent_of(config)
-    actor = acting(source.actor, records_images=getattr(source, "wants_images", True))
+    actor = acting(source.actor)
     attempts = [0] * samples
     for attempt in range(max_resamples + 1):
         noise = np.empty((samples, agent.T, agent.nu))

@@ -22,7 +22,7 @@ from gps.errors import (
 from gps.fields import Config, NonNegative, Shape, check_shapes, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.policies.policy import Network
-from gps.protocols import Agent, needs_images
+from gps.protocols import Agent, HasObservationNoise, needs_images
 from gps.types import (
     Array,
     Images,
@@ -174,7 +174,9 @@ def check_derivatives(network: Network, agent: Agent) -> None:
             f"{what}, which is not known for a {type(network).__name__}: it depends on more than "
             "the observation of the step; use 'samples'"
         )
-    noisy = [name for name in getattr(agent, "noisy_entries", ()) if name in agent.obs_layout.names]
+    noisy = []
+    if isinstance(agent, HasObservationNoise):
+        noisy = [name for name in agent.noisy_entries if name in agent.obs_layout.names]
     unknown = [name for name in agent.obs_layout.names if name not in agent.layout.names]
     for names, why in ((unknown, "is not part of the state"), (noisy, "has noise (obs_noise)")):
         if names:

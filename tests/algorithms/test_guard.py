@@ -115,7 +115,7 @@ def test_the_step_never_leaves_its_range():
     config = TrajOptConfig(step=StepConfig(kl_max=1.0, min_mult=0.3))
     agent, state = begin(config)
     state, _, _ = advance(config, agent, state, 2)
-    good, updated = state.conditions[0].controller, state.conditions[0].dual
+    good, updated = state.conditions[0].controller, state.conditions[0].search
     for _ in range(7):
         wrong = {"controller": unstable(good), "previous": good, "dual": updated}
         broken = with_condition(state, 0, **wrong)
@@ -230,7 +230,7 @@ def test_after_a_fall_back_a_setback_is_not_called_again():
     lucky = with_condition(state, 0, sampled_cost=before, cost_error=0.1)
     after, reports, _ = advance(TRAJOPT, agent, lucky, 1)
     assert "back to an earlier controller" in reports[0].conditions[0].event
-    assert after.conditions[0].dual is None
+    assert after.conditions[0].search is None
     _, reports, _ = advance(TRAJOPT, agent, after, 1)
     assert "back to an earlier controller" not in reports[0].conditions[0].event
 

@@ -125,7 +125,7 @@ def test_no_update_leaves_its_trust_region(config):
             bound = config.step.kl_max * c.step_mult
             assert seen.kl_max == pytest.approx(bound)
             assert seen.kl <= 1.02 * bound
-            if c.dual is None:  # the guard kept an old controller
+            if c.search is None:  # the guard kept an old controller
                 assert seen.kl == 0.0
                 assert seen.event
                 assert digest(c.controller) in (digest(old.controller), digest(old.previous))

@@ -38,7 +38,7 @@ def test_pi2_takes_shorter_steps_after_a_setback_and_recovers():
         assert "back to an earlier controller" in c.report.event
         assert digest(c.controller) == digest(state.conditions[m].previous)
         assert c.step_mult == config.guard.shrink
-    updated = (c.dual for c in state.conditions)  # as if there were an update to take back again
+    updated = (c.search for c in state.conditions)  # as if there were an update to take back again
     again = tuple(replace(c, dual=d) for c, d in zip(back.conditions, updated, strict=True))
     again = replace(back, conditions=again)
     twice, _, _ = advance(config, agent, spoiled(again), 1, samples=20)
@@ -84,8 +84,8 @@ def test_pilqr_has_a_step_for_every_time_step():
             mults = pilqr.adjust_steps(mults, explained.share, 0.1, 4.0, settings)
             own = new.conditions[m].algorithm_state
             np.testing.assert_allclose(own.step_mult, mults)
-            np.testing.assert_allclose(new.conditions[m].dual.lqr.kl_max, 0.5 * mults)
-            np.testing.assert_array_equal(own.eta, new.conditions[m].dual.lqr.eta)
+            np.testing.assert_allclose(new.conditions[m].search.lqr.kl_max, 0.5 * mults)
+            np.testing.assert_array_equal(own.eta, new.conditions[m].search.lqr.eta)
             assert report.conditions[m].kl_max == pytest.approx(0.5 * mults.mean())
         seen.append(mults)
         state = new
@@ -130,7 +130,7 @@ def test_mdgps_pilqr_stays_near_the_policy_that_was_sampled():
     state, _, _ = advance(config, agent, state, 1, samples=10)
     new, reports, _ = advance(config, agent, state, 1, samples=10)
     for m, c in enumerate(new.conditions):
-        step, linearised = c.dual.lqr, reports[0].models["linearised"][m].controller
+        step, linearised = c.search.lqr, reports[0].models["linearised"][m].controller
         kl = kl_per_step(step.controller, linearised, step.marginals.mean, step.marginals.cov)
         np.testing.assert_allclose(kl, step.kl, rtol=1e-6, atol=1e-9)
         own = kl_per_step(

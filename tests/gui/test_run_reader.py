@@ -67,7 +67,7 @@ def test_models_and_states_are_the_stored_ones(reader, snapshots):
     same(reader.prior(n, m).log_weight, stored["dynamics"][m].prior.mixture.log_weight)
     same(reader.controller(n, m).k, state.controller.k)
     same(reader.sampled_controller(n, m).k, snapshots[1].state.conditions[m].controller.k)
-    same(reader.search(n, m).trace, state.dual.trace)
+    same(reader.search(n, m).trace, state.search.trace)
     same(reader.policy(n).weights[0], snapshots[n].state.policy.policy.weights[0])
     same(reader.policy_loss(n), snapshots[n].state.policy.loss_trace)
     assert reader.condition_reports(n) == snapshots[n].report.conditions
