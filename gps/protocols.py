@@ -133,6 +133,15 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class WarmsUp(Protocol):
+    """An agent that compiles kernels, or loads what its first rollout would otherwise wait for."""
+
+    def warm_up(self) -> None:
+        """Do so now."""
+        ...
+
+
+@runtime_checkable
 class Renders(Protocol):
     """An agent that can draw its rollouts."""
 
@@ -201,15 +210,6 @@ class HasObservationNoise(Protocol):
     @property
     def noisy_entries(self) -> tuple[str, ...]:
         """The observation entries that do."""
-        ...
-
-
-@runtime_checkable
-class WarmsUp(Protocol):
-    """An agent with kernels that are compiled when they are first called."""
-
-    def warm_up(self) -> None:
-        """Compile them, or load them from numba's cache."""
         ...
 
 

@@ -262,7 +262,7 @@ def test_unknown_camera_is_refused():
 def test_an_environment_without_pictures_is_refused(file):
     pytest.importorskip("gymnasium")
     experiment = gps.load(file)
-    with pytest.raises(ConfigError, match="no pictures"):
+    with pytest.raises(ConfigError, match="no images"):
         as_gymnasium(experiment.agent, experiment.cost)
     config = replace(experiment.agent, cameras=())
     assert as_gymnasium(config, experiment.cost).observation_space.shape == (2,)
