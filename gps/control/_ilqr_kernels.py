@@ -147,7 +147,7 @@ def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_
     G, Q, q = np.empty((nx, nz)), np.empty((nz, nz)), np.empty(nz)
     Q_ux, N, M = np.empty((nu, nx)), np.zeros((nu, nu)), np.empty((nu, nx))
     L, free, b = np.zeros((nu, nu)), np.ones(nu, dtype=np.bool_), np.empty(nu)
-    KM, R = np.empty((nx, nx)), np.empty((nx, nz))
+    KM, R, H = np.empty((nx, nx)), np.empty((nx, nz)), np.empty((nu, nu))
     change[0] = change[1] = 0.0
     for t in range(T - 1, -1, -1):
         last = t == T - 1
@@ -211,7 +211,12 @@ def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_
                         K[t, i, j] = b[n]
                         n += 1
         else:
-            H = inv[t] @ inv[t].T
+            for i in range(nu):
+                for j in range(i + 1):
+                    s = 0.0
+                    for p in range(j + 1):  # inv is lower triangular
+                        s += inv[t, i, p] * inv[t, j, p]
+                    H[i, j] = H[j, i] = s
             product(H, Q_ux, M)
             for i in range(nu):
                 s = 0.0

@@ -657,3 +657,14 @@ def test_whatever_a_problem_is_the_batch_does_what_the_single_function_does(
         return
     for key, value in arrays(found[1]).items():
         assert_allclose(value, want[key], rtol=1e-9, err_msg=key)
+
+
+def test_known_states_are_starts_without_variance():
+    d, _, _, p = stacked(problems())
+    states = np.random.default_rng(2).normal(size=(B, NX))
+    exact = batch.GaussianBatch(states, np.zeros((B, NX, NX)))
+    assert_same(batch.forward(d, p, states), batch.forward(d, p, exact))
+    one = batch.forward(d, p, states[2])
+    assert_same(one[2], batch.forward(d, p, states)[2])
+    with pytest.raises(ShapeError, match=r"x0 must be Gaussians, or states of shape"):
+        batch.forward(d, p, np.zeros((1, B, NX)))

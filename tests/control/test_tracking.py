@@ -472,7 +472,7 @@ def test_bad_references_and_weights_are_named(change, error, words):
         ({"V": np.tile([[1.0, 2.0], [2.0, 1.0]], (6, 1, 1))}, NotPositiveDefiniteError, "sensor.V"),
         ({"H": np.full((6, 2, 3), np.nan)}, NonFiniteError, "sensor.H is not finite at t=0"),
         ({"H": np.zeros((6, 2, 4))}, ShapeError, r"sensor.H must have shape \(6, 2, 3\)"),
-        ({"cov": np.ones((3, 3)) - 2 * np.eye(3)}, NotPositiveDefiniteError, "start.cov"),
+        ({"cov": np.ones((3, 3)) - 2 * np.eye(3)}, NotPositiveDefiniteError, "x0.cov"),
         ({"W": 3 * np.tile(np.ones((3, 3)) - 0.5 * np.eye(3), (5, 1, 1))}, GPSError, "W .*t=0"),
     ],
 )
