@@ -40,7 +40,7 @@ def test_pause_change_repeat_on_workers(executor, tmp_path, stored):
         known,
         iterations=4,
         samples=3,
-        world=replace(known.world, T=8),
+        agent=replace(known.agent, T=8),
         algorithm=replace(known.algorithm, training=training),
     )
     steering, done, doing = Steering(), [], set()
