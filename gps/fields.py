@@ -131,31 +131,18 @@ def check_fields(config: Any) -> None:
     """
     for name, (hint, _) in declared(config.__class__).items():
         value = getattr(config, name)
-        new = checked(value, hint, f"{type(config).__name__}.{name}")
+        check = _check(hint)
+        if check is None:
+            continue
+        try:
+            new = check.convert(value)
+        except ValueError:
+            raise ConfigError(
+                f"{type(config).__name__}.{name} must be {check.text}, got {value!r}"
+                f"{_meant(value, check)}"
+            ) from None
         if new is not value:
             object.__setattr__(config, name, new)
-
-
-def checked(value: Any, hint: Any, name: str) -> Any:
-    """The value, as a field of this type keeps it; ConfigError in the same words.
-
-    For values that are no fields, such as arguments of functions and of the command line.
-    """
-    check = _check(hint)
-    if check is None:
-        return value
-    try:
-        return check.convert(value)
-    except ValueError:
-        raise ConfigError(
-            f"{name} must be {check.text}, got {value!r}{_meant(value, check)}"
-        ) from None
-
-
-def described(hint: Any) -> str:
-    """What a field of this type may hold: `a whole number of at least 1`; empty if anything."""
-    check = _check(hint)
-    return "" if check is None else check.text
 
 
 def check_shapes(record: Any) -> None:
@@ -199,6 +186,28 @@ def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.array(value, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)
     return array
+
+
+def checked(value: Any, hint: Any, name: str) -> Any:
+    """The value, as a field of this type keeps it; ConfigError in the same words.
+
+    For values that are no fields, such as arguments of functions and of the command line.
+    """
+    check = _check(hint)
+    if check is None:
+        return value
+    try:
+        return check.convert(value)
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be {check.text}, got {value!r}{_meant(value, check)}"
+        ) from None
+
+
+def described(hint: Any) -> str:
+    """What a field of this type may hold: `a whole number of at least 1`; empty if anything."""
+    check = _check(hint)
+    return "" if check is None else check.text
 
 
 class Declared(NamedTuple):
