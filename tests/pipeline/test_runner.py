@@ -345,7 +345,7 @@ def kill_after(folder, argv, iteration, delay):
         ("point_mass_policy", 6, {"steps": 4000}, 0.4),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(name, iterations, options, longest, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(name, iterations, options, longest, tmp_path):
     experiment = replace(gps.load(name), iterations=iterations)
     argv = [name, "--iterations", str(iterations)]
     if options:
