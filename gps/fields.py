@@ -162,31 +162,6 @@ def check_fields(config: Any) -> None:
             object.__setattr__(config, name, new)
 
 
-def checked(value: Any, hint: Any, name: str) -> Any:
-    """The value, as a field of this type keeps it; ConfigError in the same words.
-
-    For values that are no fields, such as arguments of functions and of the command line.
-    """
-    check = _check(hint)
-    return value if check is None else _converted(value, check, name)
-
-
-def _converted(value: Any, check: _Check, name: str) -> Any:
-    """The value as it is kept; ConfigError if it is wrong."""
-    try:
-        return check.convert(value)
-    except ValueError:
-        raise ConfigError(
-            f"{name} must be {check.text}, got {value!r}{_meant(value, check)}"
-        ) from None
-
-
-def described(hint: Any) -> str:
-    """What a field of this type may hold: `a whole number of at least 1`; empty if anything."""
-    check = _check(hint)
-    return "" if check is None else check.text
-
-
 def check_shapes(record: Any, shapes: Mapping[str, Axes] | None = None) -> None:
     """Make the declared arrays of a frozen dataclass read-only and check their shapes.
 
@@ -246,6 +221,31 @@ def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.array(value, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)
     return array
+
+
+def checked(value: Any, hint: Any, name: str) -> Any:
+    """The value, as a field of this type keeps it; ConfigError in the same words.
+
+    For values that are no fields, such as arguments of functions and of the command line.
+    """
+    check = _check(hint)
+    return value if check is None else _converted(value, check, name)
+
+
+def _converted(value: Any, check: _Check, name: str) -> Any:
+    """The value as it is kept; ConfigError if it is wrong."""
+    try:
+        return check.convert(value)
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be {check.text}, got {value!r}{_meant(value, check)}"
+        ) from None
+
+
+def described(hint: Any) -> str:
+    """What a field of this type may hold: `a whole number of at least 1`; empty if anything."""
+    check = _check(hint)
+    return "" if check is None else check.text
 
 
 class Declared(NamedTuple):

@@ -493,7 +493,7 @@ def test_evaluate_an_earlier_iteration_and_with_noise(capsys, finished):
     assert "iteration 7 is not stored" in error_of(capsys, "evaluate", finished, "--iteration", "7")
 
 
-def test_the_best_iteration_is_evaluated_unless_told_otherwise(capsys, finished, tmp_path):
+def test_the_best_iteration_is_evaluated_by_default(capsys, finished, tmp_path):
     path = shutil.copytree(finished, tmp_path / "run")
     for name in path.glob("evaluation_*"):
         name.unlink()
@@ -557,7 +557,7 @@ def test_a_run_names_its_best_iteration_at_the_end(capsys, slow, tmp_path):
 def test_the_table_of_another_iteration_is_set_aside(capsys, finished):
     path, kept = (finished / f"evaluation_test{end}.csv" for end in ("", "_0001"))
     text = "condition,cost,distance,success,iteration\n0,1.0,2.0,0.0,1\n"
-    path.write_text(text)  # as when the run had one iteration, and was gone on with
+    path.write_text(text)  # as when the run had one iteration, and was resumed
     assert cli.main(["evaluate", str(finished), "--conditions", "test"]) == 0
     assert kept.read_text() == text
     assert path.read_text().splitlines()[1].endswith(",2")
@@ -597,7 +597,7 @@ def test_a_failed_simulation_is_a_row_not_a_crash(capsys, finished, monkeypatch)
     assert "condition 1: simulation failed" in capsys.readouterr().err
 
 
-def test_pictures(capsys, finished, tmp_path, monkeypatch):
+def test_images_and_films(capsys, finished, tmp_path, monkeypatch):
     from PIL import Image
 
     from gps.agents.point_mass import PointMassAgent
@@ -614,7 +614,7 @@ def test_pictures(capsys, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(PointMassAgent, "render", render, raising=False)
     assert cli.main(["evaluate", str(finished), "--images", str(png), "--size", "20x10"]) == 0
     with Image.open(png) as image:
-        assert image.size == (6 * 20, 4 * 10)  # a row of pictures for each condition
+        assert image.size == (6 * 20, 4 * 10)  # a row of images for each condition
         assert image.getpixel((0, 35)) == (30, 30, 30)
     assert cli.main(["evaluate", str(finished), "--video", str(mp4), "--size", "20x10"]) == 0
     assert mp4.stat().st_size > 100

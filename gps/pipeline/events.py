@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,9 +18,9 @@ log = logging.getLogger(__name__)
 class Events:
     """Scalars for TensorBoard; one file for each process that writes to the run.
 
-    Steps of earlier files from `step` on are forgotten, as torch's SummaryWriter has them forgotten
-    with `purge_step`; tensorboard's own writer, which that one uses, needs no torch in this
-    process. Without tensorboard nothing is written. Raises OSError.
+    Steps of earlier files from `step` on are forgotten, as with `purge_step` of torch's
+    SummaryWriter. That one would load torch into a process that does not need it, and writes in a
+    thread, whose errors end as tracebacks. Without tensorboard nothing is written. Raises OSError.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -29,14 +31,18 @@ class Events:
                 event_pb2,
                 summary_pb2,
             )
-            from tensorboard.summary.writer.event_file_writer import (  # type: ignore[import-untyped]
-                EventFileWriter,
+            from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+                RecordWriter,
             )
         except ImportError:
             log.info("tensorboard is not installed: no event files")
             return
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(folder))
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{step}"
+        self.path = folder / name
+        self._writer = RecordWriter(open(self.path, "ab"))  # noqa: SIM115 (closed by `close`)
+        self._add(file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step=step, session_log=start)
 
@@ -52,7 +58,7 @@ class Events:
         self._add(step=step, summary=self._summary(value=values))
 
     def _add(self, **event: Any) -> None:
-        self._writer.add_event(self._event(wall_time=time.time(), **event))
+        self._writer.write(self._event(wall_time=time.time(), **event).SerializeToString())
         self._writer.flush()
 
     def close(self) -> None:

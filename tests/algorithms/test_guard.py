@@ -284,7 +284,7 @@ def test_what_can_be_taken_back(name):
 
     assert taken_back(0.7 * cost) == controllers
     assert taken_back(0.01 * cost)
-    assert taken_back(0.01 * cost, dual=None) != controllers
+    assert taken_back(0.01 * cost, search=None) != controllers
     assert not taken_back(1.5 * cost)
 
 
@@ -399,7 +399,7 @@ def test_a_policy_that_does_worse_is_taken_back():
     agent, start = begin(MDGPS)
     before, _, _ = advance(MDGPS, agent, start, 3)
     policy = PolicyState(policy=pushing_away(sample(agent, before.conditions, 2)))
-    before = with_condition(with_trial(before, policy=policy), 0, dual=None)  # back already once
+    before = with_condition(with_trial(before, policy=policy), 0, search=None)  # back already once
     after, report = MDGPS.iterate(before, sample(agent, MDGPS.sampling(before), 3))
     old, new, seen = before.conditions[0], after.conditions[0], report.conditions[0]
     assert "back to an earlier controller" in seen.event

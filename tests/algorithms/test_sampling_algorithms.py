@@ -39,7 +39,7 @@ def test_pi2_takes_shorter_steps_after_a_setback_and_recovers():
         assert digest(c.controller) == digest(state.conditions[m].previous)
         assert c.step_mult == config.guard.shrink
     updated = (c.search for c in state.conditions)  # as if there were an update to take back again
-    again = tuple(replace(c, dual=d) for c, d in zip(back.conditions, updated, strict=True))
+    again = tuple(replace(c, search=d) for c, d in zip(back.conditions, updated, strict=True))
     again = replace(back, conditions=again)
     twice, _, _ = advance(config, agent, spoiled(again), 1, samples=20)
     assert [c.step_mult for c in twice.conditions] == [config.guard.shrink**2] * 2

@@ -1,4 +1,4 @@
-"""Options that change while a run goes on."""
+"""Options that change during a run."""
 
 import json
 

@@ -365,7 +365,7 @@ DAMAGES = [shortened, first_page, emptied, zeros, text, foreign, renamed]
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("last", [3, 5], ids=["of the run", "beyond its end"])
-def test_resume_goes_on_from_the_last_whole_iteration(damage, last, whole, tmp_path, capsys):
+def test_resume_continues_from_the_last_whole_iteration(damage, last, whole, tmp_path, capsys):
     """The newest file is damaged, or one lies there that was never of this run."""
     path, want, _ = whole
     run = tmp_path / "run"
@@ -468,7 +468,7 @@ def test_a_full_disk_stops_an_asynchronous_run(executor, disk, tmp_path, capsys)
 
 
 def test_a_table_of_updates_that_cannot_be_written(tmp_path):
-    """What was finished before is stored; later the table goes on without a gap."""
+    """What was finished before is stored; later the table continues without a gap."""
     experiment = gps.load("point_mass_policy")
     training = replace(experiment.algorithm.training, steps=50)
     experiment = replace(

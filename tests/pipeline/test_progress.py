@@ -184,7 +184,7 @@ def test_the_luckiest_of_equals_is_no_loss():
 
 
 def test_a_run_that_loses_all_again_in_jumps_has_not_converged():
-    """The more it jumps about, the less can be told; what it had reached is lost."""
+    """The more it jumps about, the less can be known; what it had reached is lost."""
     costs = [4.6, 3.4, 2.2, 1.34, 5.3, 3.1, 6.2, 3.6, 5.9, 3.9, 4.67, 3.2, 5.6, 5.4]
     rows = rows_of(costs, [0.0] * 14, sampled=4.81)
     assert progress.verdict(rows) == "noise"
@@ -234,14 +234,14 @@ def test_verdicts_know_no_unit_of_the_cost(factor, constant):
 
 def test_news_are_told_once_and_differ():
     rows = rows_of(decay(60))
-    told = {n: text for n in range(61) if (text := progress.news(rows[:n]))}
-    assert list(told) == [21]
-    assert told[21].startswith(
+    said = {n: text for n in range(61) if (text := progress.news(rows[:n]))}
+    assert list(said) == [21]
+    assert said[21].startswith(
         "converged: the last 10 iterations brought less than 1 % of the impr"
     )
     worse = rows_of(decay(12) + [10.0 + 5 * k for k in range(40)])
-    told = {n: text for n in range(53) if (text := progress.news(worse[:n]))}
-    (text,) = told.values()
+    said = {n: text for n in range(53) if (text := progress.news(worse[:n]))}
+    (text,) = said.values()
     assert text == "no improvement since iteration 12, and the last ones are far worse"
     # converged, then better by more than before, and converged again
     again = rows_of(decay(30) + [-90.0] * 30)
@@ -365,11 +365,11 @@ def test_snapshots_of_an_asynchronous_run_are_judged(tmp_path):
     assert gps.load_policy(tmp_path / "run").iteration == folder.choose("best")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert lines[-2].endswith(progress.summary(rows))
-    told = [progress.news(rows[: k + 1]) for k in range(len(rows))]
-    assert any(told)
-    assert [r.news for r in reports] == told
+    said = [progress.news(rows[: k + 1]) for k in range(len(rows))]
+    assert any(said)
+    assert [r.news for r in reports] == said
     assert [line.split(" ", 2)[2] for line in lines if "converged" in line] == list(
-        filter(None, told)
+        filter(None, said)
     )
     score(tmp_path / "run", 1, policy_success=2.0)
     assert gps.load_policy(tmp_path / "run").iteration == 1

@@ -345,7 +345,7 @@ def kill_after(folder, argv, iteration, delay):
         ("point_mass_policy", 6, {"steps": 4000}, 0.4),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(name, iterations, options, longest, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(name, iterations, options, longest, tmp_path):
     experiment = replace(gps.load(name), iterations=iterations)
     argv = [name, "--iterations", str(iterations)]
     if options:
@@ -466,13 +466,15 @@ def test_what_does_not_fit_is_refused_before_the_first_rollout(
     ("changes", "message"),
     [
         ({"samples": 1}, "samples must be at least 2 for TrajOptConfig, got 1"),
-        ({"iterations": 0}, "iterations must be a whole number of at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be a whole number of at least 1 .*, got 0"),
         ({"samples": 2.0}, "samples must be a whole number"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"max_resamples": True}, "max_resamples must be a whole number"),
         ({"agent": PointMassConfig}, "agent must be a configuration object"),
         ({"algorithm": "trajopt"}, "algorithm must be a configuration object .*got 'trajopt'"),
         ({"cost": None}, "cost must be a configuration object"),
+        ({"samples": 10**6}, "samples must be a whole number from 1 to 100000"),
+        ({"measure": 1}, "measure must be a EndpointMeasure or None, got 1"),
     ],
     ids=str,
 )

@@ -187,7 +187,7 @@ def test_they_travel_to_other_processes(tmp_path):
     assert out.stdout.split("\n")[:2] == ["(1, 8)", "2 []"], out.stdout + out.stderr
 
 
-def test_a_run_keeps_them_and_goes_on_with_dask(tmp_path):
+def test_a_run_keeps_them_and_resumes_with_dask(tmp_path):
     """Serially in one go, and by a worker, then resumed when the files are gone: the same bytes."""
     path = write(tmp_path / "there")
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -76,7 +76,7 @@ class Running:
         assert self.error is None
 
 
-def test_a_run_holds_makes_one_iteration_and_goes_on(experiment, tmp_path):
+def test_a_run_holds_makes_one_iteration_and_continues(experiment, tmp_path):
     run = Running(experiment, out=tmp_path / "run")
     assert run.done == []
     run.tell("step")

@@ -1,4 +1,4 @@
-"""Pictures in iteration files: whole, compressed, and read back as they were."""
+"""Images in iteration files: whole, compressed, and read back as they were."""
 
 import io
 
@@ -26,7 +26,7 @@ def written(images):
         return file.id.get_file_image()
 
 
-def test_pictures_come_back_and_are_small():
+def test_images_come_back_and_are_small():
     rng = np.random.default_rng(0)
     images = np.full((3, 20, 64, 64, 3), 90, dtype=np.uint8)
     images[:, :, 20:30, 20:30] = rng.integers(0, 255, (3, 20, 10, 10, 3))
@@ -40,7 +40,7 @@ def test_pictures_come_back_and_are_small():
     np.testing.assert_array_equal(again.images, images)
 
 
-def test_only_pictures_are_compressed():
+def test_only_images_are_compressed():
     data = written(np.zeros((1, 2, 4, 4, 3), dtype=np.uint8))
     with h5py.File(io.BytesIO(data)) as file:
         assert file["rollouts/images"].chunks is not None
@@ -55,7 +55,7 @@ def test_only_pictures_are_compressed():
         np.zeros((1, 2, 4, 12), dtype=np.uint8),
     ],
 )
-def test_other_pictures_are_refused(images):
+def test_other_images_are_refused(images):
     zeros = np.zeros((1, 2, 2))
     with pytest.raises(ShapeError, match=r"Rollouts\.images"):
         Rollouts(

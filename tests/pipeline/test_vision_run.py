@@ -130,7 +130,7 @@ class Watching(Still):
 
 
 def drawn(monkeypatch):
-    """Counts the pictures that are drawn from now on."""
+    """Counts the images that are drawn from now on."""
     counted, real = [0], Renderer.render
 
     def render(self, model, qpos, *args, **kwargs):
@@ -181,7 +181,7 @@ def hashes(out):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("iterations/*.h5")}
 
 
-def test_pictures_of_a_rollout_are_those_that_the_policy_saw(file):
+def test_images_of_a_rollout_are_those_that_the_policy_saw(file):
     agent = gps.load(file).agent.build()
     assert agent.image_shape == (32, 32, 3)
     start = np.random.default_rng(0).normal(size=(3, agent.n_start))
@@ -199,7 +199,7 @@ def test_pictures_of_a_rollout_are_those_that_the_policy_saw(file):
         np.testing.assert_allclose(at, seen.X[n, 0, :2], atol=0.05)
 
 
-def test_the_policy_learns_from_pictures(run):
+def test_the_policy_learns_from_images(run):
     _, reports = run
     assert reports[-1].row["policy_success"] == 1.0
     assert reports[-1].row["policy_distance_max"] < 0.5 * reports[0].row["policy_distance_max"]
@@ -231,11 +231,11 @@ def test_evaluation_sees_unseen_starts(run, capsys):
     assert "100" in capsys.readouterr().out
 
 
-def test_pictures_are_stored_small(run):
+def test_images_are_stored_small(run):
     out, _ = run
-    with_pictures = RunFolder.open(out).read(4).rollouts[0]
-    assert with_pictures.images.shape == (4, 20, 32, 32, 3)
-    raw = 4 * with_pictures.images.nbytes
+    with_images = RunFolder.open(out).read(4).rollouts[0]
+    assert with_images.images.shape == (4, 20, 32, 32, 3)
+    raw = 4 * with_images.images.nbytes
     assert RunFolder.open(out).iteration_path(4).stat().st_size < raw
 
 
@@ -259,7 +259,7 @@ def test_unknown_camera_is_refused():
         config.build()
 
 
-def test_an_environment_without_pictures_is_refused(file):
+def test_an_environment_without_images_is_refused(file):
     pytest.importorskip("gymnasium")
     experiment = gps.load(file)
     with pytest.raises(ConfigError, match="no images"):
