@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +61,7 @@ from gps.pipeline.runner import (
 )
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
-from gps.pipeline.warmup import warm_up
+from gps.pipeline.warmup import prepare
 from gps.policies.training import TrainingData
 from gps.protocols import Agent, Policy
 from gps.threads import one_thread
@@ -465,7 +464,7 @@ class _Driver:
                 for m in range(M)
             ]
         if not self._over():
-            ex.prepare(partial(warm_up, experiment))
+            prepare(ex, experiment)
         self.round_began = clock()
         self.began = clock() - known.seconds
         self.ended_at = [clock()] * M

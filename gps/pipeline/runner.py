@@ -26,7 +26,7 @@ from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.steering import Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
-from gps.pipeline.warmup import warm_up
+from gps.pipeline.warmup import prepare
 from gps.protocols import Agent
 from gps.threads import one_thread
 from gps.types import Record, Rollouts
@@ -262,7 +262,7 @@ def _loop(
     rows: list[progress.Row] = [] if folder is None else [*folder.results()]
     if not run.over(state.iteration, experiment.iterations, rows):
         steering.prepare(experiment, state.iteration)
-        ex.prepare(partial(warm_up, experiment))
+        prepare(ex, experiment)
     ex.seconds()
     live: tuple[Any, ...] | None = None
     before: GPSState | None = (

@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gps.agents.point_mass import PointMassConfig
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError
-from gps.execution import Serial
+from gps.execution import Executor, Serial
 from gps.pipeline import sampling
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.protocols import WarmsUp
 
 log = logging.getLogger(__name__)
+
+
+def prepare(executor: Executor, experiment: Experiment) -> None:
+    """Have every worker warm up; two of them compile at once, where nothing is compiled yet."""
+    if executor.workers > 1 and "dynamics" in vars(experiment.algorithm):
+        parts = [
+            executor.call("prepare", compile_part, experiment, part, condition=part)
+            for part in range(2)
+        ]
+        executor.gather(parts)
+    executor.prepare(partial(warm_up, experiment))
+
+
+def compile_part(experiment: Experiment, part: int) -> None:
+    """Compile the kernels of the algorithm. Part 1 leaves out those of the dynamics' prior, and so
+    has done some of the others when part 0 comes to them, and finds them on disk."""
+    try:
+        tiny = _tiny(experiment)
+        if part:
+            algorithm: Any = tiny.algorithm
+            dynamics = replace(algorithm.dynamics, prior=None)
+            tiny = replace(tiny, algorithm=replace(algorithm, dynamics=dynamics))
+        _iterate(tiny)
+    except Exception as error:
+        log.debug("the first tasks compile what they need: %s", error)
 
 
 def warm_up(experiment: Experiment) -> None:
@@ -27,10 +53,7 @@ def warm_up(experiment: Experiment) -> None:
     agent = sampling.agent_of(experiment.agent)
     if isinstance(agent, WarmsUp):
         agent.warm_up()
-    try:
-        _iterate(_tiny(experiment))
-    except Exception as error:
-        log.debug("the first tasks compile what they need: %s", error)
+    compile_part(experiment, 0)
 
 
 def _tiny(experiment: Experiment) -> Experiment:

@@ -224,7 +224,7 @@ def profiled(file: str | None) -> Iterator[None]:
 # --- the cases, each in a fresh process -----------------------------------------------------------
 
 
-def no_warm_up(agent: Any) -> None:
+def no_warm_up(executor: Any, experiment: Any) -> None:
     """In place of compiling and building models, which every machine does for itself."""
 
 
@@ -260,7 +260,7 @@ def synchronous(how: How) -> Any:
     import gps
     from gps.pipeline import runner
 
-    runner.warm_up = no_warm_up
+    runner.prepare = no_warm_up
     e = replace(points(how.M, how.batch, 0.0), iterations=how.repeats + 1)
     rows = []
     with cluster(how) as (where, client):
@@ -426,7 +426,7 @@ def asynchronous(how: How) -> Any:
     import gps
     from gps.pipeline import asynchronous as module
 
-    module.warm_up = no_warm_up
+    module.prepare = no_warm_up
     M = how.M
     with cluster(how) as (where, client):
         ex = counting(client, reserve=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import gps
+from gps.execution import Serial
 from gps.pipeline import loader, warmup
 from gps.protocols import WarmsUp
 
@@ -90,3 +91,33 @@ def test_the_agent_warms_up_too_and_no_error_of_the_algorithm_ends_it(monkeypatc
         warmup.warm_up(replace(experiment, samples=7))
     assert len(warmed) == 1
     assert "not here" in caplog.text
+
+
+class Two(Serial):
+    """A serial executor that says it has two workers, and what it was asked to do."""
+
+    workers = 2
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def call(self, *args, condition=-1):
+        self.asked.append(condition)
+        return super().call(*args, condition=condition)
+
+    def prepare(self, fn):
+        self.asked.append("all")
+        fn()
+
+
+def test_two_workers_compile_at_once_and_then_all_load(monkeypatch):
+    made = []
+    monkeypatch.setattr(warmup, "_iterate", lambda tiny: made.append(tiny.algorithm))
+    ex = Two()
+    warmup.prepare(ex, gps.load("point_mass"))
+    assert ex.asked == [0, 1, "all"]
+    assert [a.dynamics.prior is None for a in made] == [False, True, False]
+    ex = Two()
+    warmup.prepare(ex, gps.load("point_mass_pi2"))  # fits no dynamics
+    assert ex.asked == ["all"]
