@@ -160,7 +160,7 @@ class Setup:
 
 SETUPS = (
     Setup(
-        "import Command, Control",
+        "import Command, Steering",
         lambda: {"gps": gps, "experiment": small()},
         check=lambda end: end.report.iteration <= 6,
     ),

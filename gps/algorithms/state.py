@@ -18,7 +18,7 @@ from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior, joined_images
 from gps.policies.policy import GlobalPolicy
 from gps.policies.training import TrainingData
-from gps.protocols import Policy, acting
+from gps.protocols import Policy
 from gps.types import (
     Array,
     Images,
@@ -261,8 +261,8 @@ class WithoutRecordedImages(Record):
 
     @property
     def actor(self) -> Policy:
-        """What chooses the actions, and needs no image that is not for itself."""
-        return acting(self.source.actor, records_images=False)
+        """What chooses the actions."""
+        return self.source.actor
 
 
 @dataclass(frozen=True, eq=False)

@@ -733,7 +733,7 @@ class _Driver:
             policy=self.policy_value,
             asynchronous=known,
         )
-        sources = [*(Acting(n.state.actor) for n in newest), *[self.policy] * self.M]
+        sources: list[Source] = [*(Acting(n.state.actor) for n in newest), *[self.policy] * self.M]
         try:
             # without a condition: a worker that samples is not held up
             scores = tuple(

@@ -6,16 +6,17 @@ import logging
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
+from gps.algorithms.state import Source, WithoutRecordedImages
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import SimulationError
 from gps.fields import Shape
 from gps.pipeline.experiment import AgentConfig
-from gps.protocols import Agent, Policy, acting
+from gps.protocols import Agent, Policy, acting, image_shape_of
 from gps.rng import stream
 from gps.types import Array, Record, Rollouts
 
@@ -41,9 +42,15 @@ def agent_of(config: AgentConfig) -> Agent:
     return agent
 
 
+def _actor(agent: Agent, policy: Policy, records_images: bool) -> Policy:
+    """The policy as it acts in rollouts. An agent without cameras gets it as it is: a remote one
+    runs a local controller beside the robot, and asks for the actions of all others."""
+    return acting(policy, records_images=records_images or image_shape_of(agent) is None)
+
+
 def rollout(
     config: AgentConfig,
-    source: Any,
+    source: Source,
     condition: int,
     samples: int,
     seed: int,
@@ -57,7 +64,7 @@ def rollout(
     is trained from these rollouts.
     """
     agent = agent_of(config)
-    actor = acting(source.actor)
+    actor = _actor(agent, source.actor, not isinstance(source, WithoutRecordedImages))
     attempts = [0] * samples
     for attempt in range(max_resamples + 1):
         noise = np.empty((samples, agent.T, agent.nu))
@@ -121,7 +128,7 @@ def evaluate_condition(
             start[n] = stream(seed, f"evaluation start {kind}", condition, n).standard_normal(
                 agent.n_start
             )
-    actor = acting(policy, records_images=False)
+    actor = _actor(agent, policy, False)
     rollouts = agent.rollout(actor, condition, zeta, start, test=test)
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
@@ -140,7 +147,7 @@ class Score:
 
 
 def score(
-    config: AgentConfig, cost: Cost, measure: EndpointMeasure | None, source: Any, condition: int
+    config: AgentConfig, cost: Cost, measure: EndpointMeasure | None, source: Source, condition: int
 ) -> Score:
     """How `source.actor` does from one training condition; infinite cost if it cannot finish."""
     try:

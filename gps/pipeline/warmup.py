@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from gps.agents.point_mass import PointMassConfig
+from gps.algorithms.state import Source
 from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError
-from gps.execution import Executor, Serial
+from gps.execution import Executor, Serial, stage
 from gps.pipeline import sampling
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.protocols import WarmsUp
@@ -22,14 +23,13 @@ log = logging.getLogger(__name__)
 def prepare(executor: Executor, experiment: Experiment) -> None:
     """Have every worker warm up; two of them compile at once, where nothing is compiled yet."""
     if executor.workers > 1 and "dynamics" in vars(experiment.algorithm):
-        parts = [
-            executor.call("prepare", compile_part, experiment, part, condition=part)
-            for part in range(2)
-        ]
-        executor.gather(parts)
+        executor.gather(
+            [executor.call(compile_part, experiment, part, condition=part) for part in range(2)]
+        )
     executor.prepare(partial(warm_up, experiment))
 
 
+@stage("prepare")
 def compile_part(experiment: Experiment, part: int) -> None:
     """Compile the kernels of the algorithm. Part 1 leaves out those of the dynamics' prior, and so
     has done some of the others when part 0 comes to them, and finds them on disk."""
@@ -101,5 +101,6 @@ def _iterate(tiny: Experiment) -> None:
         )
         state, _ = tiny.algorithm.iterate(state, rollouts, Serial())
     for m, condition in enumerate(state.conditions):
-        for source in filter(None, (condition, state.policy)):
+        judged: list[Source] = [condition, *([] if state.policy is None else [state.policy])]
+        for source in judged:
             sampling.score(tiny.agent, tiny.cost, tiny.measure, source, m)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from gps import __version__
 from gps.errors import ConfigError, ShapeError, StoreError
 from gps.fields import Config, Count, Positive, Whole
 from gps.policies.policy import BasePolicy
@@ -107,14 +106,10 @@ def _null(value: float | None, absent: Any) -> float | None:
 
 def metadata_json(policy: BasePolicy, metadata: PolicyMetadata, **more: Any) -> str:
     """The text of the extra file."""
-    try:
-        version = version_of("guided-policy-search")
-    except PackageNotFoundError:
-        version = "unknown"
     values = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
-        "gps_version": version,
+        "gps_version": __version__,
         "experiment": metadata.experiment,
         "iteration": metadata.iteration,
         "seed": metadata.seed,

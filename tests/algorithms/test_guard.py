@@ -117,7 +117,7 @@ def test_the_step_never_leaves_its_range():
     state, _, _ = advance(config, agent, state, 2)
     good, updated = state.conditions[0].controller, state.conditions[0].search
     for _ in range(7):
-        wrong = {"controller": unstable(good), "previous": good, "dual": updated}
+        wrong = {"controller": unstable(good), "previous": good, "search": updated}
         broken = with_condition(state, 0, **wrong)
         state, report = config.iterate(broken, sample(agent, broken.conditions, 2))
         assert report.conditions[0].event

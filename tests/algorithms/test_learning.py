@@ -183,15 +183,15 @@ def test_an_iteration_gives_plain_records(any_config):
 def test_what_is_sampled(any_config):
     config = any_config
     agent, state = begin(config)
-    acting = [s.source for s in config.sampling(state)]  # pictures are not asked for
-    assert acting == list(state.conditions)  # there is no policy yet
+    sources = [s.source for s in config.sampling(state)]  # images are not recorded
+    assert sources == list(state.conditions)  # there is no policy yet
     new, _, _ = advance(config, agent, state, 1)
     on_policy = type(config) is MDGPSPILQRConfig or (
         getattr(config, "sample_from", "controllers") == "policy"
     )
     want = (new.policy,) * 2 if on_policy else new.conditions
-    acting = [s.actor for s in config.sampling(new)]
-    assert all(actor is source.actor for actor, source in zip(acting, want, strict=True))
+    actors = [s.actor for s in config.sampling(new)]
+    assert all(actor is source.actor for actor, source in zip(actors, want, strict=True))
 
 
 def test_replay_keeps_the_newest_rollouts():

@@ -289,7 +289,7 @@ def test_a_cost_that_is_no_number_keeps_the_controller():
     good, bad = reports[-1].conditions
     assert good.event == ""
     assert good.predicted_cost < good.cost_mean
-    assert bad.event.startswith("no plan, the last controller stays: the first trajectory")
+    assert bad.event.startswith("no plan, the last controller stays: the cost of the first")
     assert np.isnan(bad.predicted_cost)
     assert state.conditions[1].controller is first[1].controller
     assert state.conditions[0].controller is not first[0].controller

@@ -407,7 +407,7 @@ def test_a_judgement_that_fails_loses_no_update(experiment, tmp_path, monkeypatc
         clock = ex.clock if ex else time.perf_counter
         with pytest.raises(KeyError) as caught:
             reports.extend(run_asynchronous(experiment, out=out, executor=ex, clock=clock))
-        assert "was judged" in str(caught.value.__notes__)
+        assert "was evaluated" in str(caught.value.__notes__)
         stored = RunFolder.open(out)
         assert stored.last() == reports[-1].iteration
         assert stored.read_state(stored.last()).asynchronous.local_updates == len(lines(out))

@@ -135,7 +135,7 @@ def test_a_window_stops_the_mass_and_an_environment_is_driven_with_a_state(tmp_p
 
 def test_an_agent_that_knows_nothing_of_memory_is_given_an_actor(tmp_path, monkeypatch):
     """The pipeline carries the memory for it."""
-    monkeypatch.setattr("gps.agents.point_mass.acting", lambda policy: policy)
+    monkeypatch.setattr("gps.agents.base.acting", lambda policy: policy)
     experiment = loader.load(written(tmp_path, "window")).experiment
     *_, report = gps.run(experiment, iterations=1)
     assert np.isfinite(report.row["policy_cost_mean"])

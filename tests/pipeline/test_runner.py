@@ -474,7 +474,7 @@ def test_what_does_not_fit_is_refused_before_the_first_rollout(
         ({"algorithm": "trajopt"}, "algorithm must be a configuration object .*got 'trajopt'"),
         ({"cost": None}, "cost must be a configuration object"),
         ({"samples": 10**6}, "samples must be a whole number from 1 to 100000"),
-        ({"measure": 1}, "measure must be a EndpointMeasure or None, got 1"),
+        ({"measure": 1}, "measure must be an EndpointMeasure or None, got 1"),
     ],
     ids=str,
 )

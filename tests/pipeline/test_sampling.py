@@ -17,7 +17,7 @@ from gps.parallel import Dask, Serial
 from gps.pipeline.loader import load
 from gps.pipeline.sampling import agent_of, evaluate_condition, rollout
 from gps.policies import TrainingConfig
-from gps.types import CostTerms
+from gps.types import CostTerms, LinearGaussianController
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,35 @@ def test_on_policy_the_policy_counts_as_sampled_and_no_setback_is_called(trained
     assert off.expected_sampled != off.expected_cost
     assert off.rejected
     assert not on.rejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedConfig(PointMassConfig):
+    """A point mass that remembers which policies it was given."""
+
+    def build(self):
+        agent = super().build()
+        plain, agent.given = agent.rollout, []
+
+        def rollout(policy, *args, **kwargs):
+            agent.given.append(policy)
+            return plain(policy, *args, **kwargs)
+
+        agent.rollout = rollout
+        return agent
+
+
+def test_an_agent_without_cameras_is_given_controllers_as_they_are():
+    """A remote one runs them beside the robot, and nothing else."""
+    experiment = load("point_mass").experiment
+    config = WatchedConfig(T=12, starts=((1.0, 1.0),), force_limit=7.0)
+    experiment = replace(experiment, agent=config, samples=3, iterations=1)
+    *_, report = gps.run(experiment)
+    controller = report.state.conditions[0].controller
+    evaluate_condition(config, experiment.cost, None, controller, 0, 1, 0)
+    given = agent_of(config).given
+    assert len(given) == 3  # one batch, a noise-free rollout after it, and the one above
+    assert {type(policy) for policy in given} == {LinearGaussianController}
 
 
 def test_every_thread_simulates_with_an_agent_of_its_own():
