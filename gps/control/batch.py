@@ -50,7 +50,7 @@ from gps.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
-from gps.fields import Axes, Shape, check_shapes, declared, readonly, shapes_of
+from gps.fields import Axes, Range, Shape, check_shapes, checked, declared, readonly, shapes_of
 from gps.types import (
     Array,
     Gaussian,
@@ -906,11 +906,8 @@ class _Job:
         **inputs: Stack[Any],
     ) -> None:
         limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        if type(threads) is not int or not 1 <= threads <= limit:
-            raise ConfigError(
-                f"threads must be a whole number between 1 and {limit} (NUMBA_NUM_THREADS, by "
-                f"default the number of cores), got {threads!r}"
-            )
+        most = Range(at_least=1, at_most=limit, unit="(NUMBA_NUM_THREADS)")
+        threads = checked(threads, Annotated[int, most], "threads")
         if on_error not in ("raise", "mask"):
             raise ConfigError(f"on_error must be 'raise' or 'mask', got {on_error!r}")
         given = [*lengths, *((name, value.B) for name, value in inputs.items())]

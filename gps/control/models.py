@@ -15,6 +15,7 @@ import numpy as np
 
 from gps.control import _ilqr_kernels as kernels
 from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError
+from gps.fields import Count, checked
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ class Limited(Protocol):
 
 
 def _sizes(nx: int, nu: int) -> tuple[int, int]:
-    for name, value in (("nx", nx), ("nu", nu)):
-        if type(value) is not int or value < 1:
-            raise ConfigError(f"a model's {name} must be a whole number above 0, got {value!r}")
-    return nx, nu
+    return checked(nx, Count, "a model's nx"), checked(nu, Count, "a model's nu")
 
 
 def rollout_steps(
@@ -382,9 +380,8 @@ class MujocoModel:
                 f"MujocoModel needs motors without states of their own (na {model.na}) and at "
                 f"least one motor (nu {model.nu})"
             )
-        for name, value in (("substeps", substeps), ("threads", threads)):
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"MujocoModel.{name} must be at least 1, got {value!r}")
+        substeps = checked(substeps, Count, "MujocoModel.substeps")
+        threads = checked(threads, Count, "MujocoModel.threads")
         self.model = copy.copy(model)
         off = mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.model.opt.disableflags |= off

@@ -30,7 +30,7 @@ from gps.control import _tracking_kernels as kernels
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK
 from gps.control.models import Model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import Shape, readonly
+from gps.fields import Count, Shape, checked, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -87,8 +87,7 @@ class LinearSensor(Record):
         cls, T: int, H: npt.ArrayLike, V: npt.ArrayLike, h: npt.ArrayLike | None = None
     ) -> Self:
         """The same sensor at T steps: H (no, nx), V (no, no), h (no,), by default 0."""
-        if type(T) is not int or T < 1:
-            raise ConfigError(f"a sensor's T must be a whole number above 0, got {T!r}")
+        T = checked(T, Count, "a sensor's T")
         one = np.asarray(H, dtype=np.float64)
         if one.ndim != 2:
             raise ShapeError(f"H must have shape (no, nx), got {one.shape}")
@@ -169,8 +168,7 @@ class SimulationNoise(Record):
         explore: bool = False,
     ) -> Self:
         """Normal numbers; without `explore`, none for the actions."""
-        if type(N) is not int or N < 1:
-            raise ConfigError(f"N must be a whole number of samples above 0, got {N!r}")
+        N = checked(N, Count, "N")
         start, process = rng.normal(size=(N, nx)), rng.normal(size=(N, T - 1, nx))
         sensor = rng.normal(size=(N, T, no))
         action = rng.normal(size=(N, T, nu)) if explore else np.zeros((N, T, nu))

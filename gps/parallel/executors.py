@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent import futures as threads
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import dask
 import dask.utils
@@ -48,6 +48,7 @@ from gps.execution import (
     map_tree,
     stage_of,
 )
+from gps.fields import Count, Range, Whole, checked
 from gps.parallel.group import fresh_address, run_member
 from gps.parallel.worker import (
     CANCELLED,
@@ -218,14 +219,13 @@ class Dask:
         task_timeout: float = 600.0,
         reserve: int = 0,
     ) -> None:
-        if isinstance(task_timeout, str) or not task_timeout > 0:
-            raise ConfigError(f"--task-timeout must be above 0 seconds, got {task_timeout!r}")
-        if type(reserve) is not int or reserve < 0:
-            raise ConfigError(f"Dask.reserve must be a whole number of at least 0, got {reserve!r}")
+        seconds = Annotated[float, Range(above=0, unit="seconds", finite=False)]
+        task_timeout = checked(task_timeout, seconds, "--task-timeout")
+        self._reserve: int = checked(reserve, Whole, "Dask.reserve")
         if client is not None and not (isinstance(client, Client) and client.status == "running"):
             raise ConfigError(f"Dask.client must be a connected distributed.Client, got {client!r}")
-        if workers is not None and (type(workers) is not int or workers < 1):
-            raise ConfigError(f"--workers must be at least 1, got {workers!r}")
+        if workers is not None:
+            workers = checked(workers, Count, "--workers")
         if scheduler is not None and not isinstance(scheduler, str):
             raise ConfigError(f"--scheduler must be an address, got {scheduler!r}")
         if sum(given is not None for given in (client, workers, scheduler)) > 1:
@@ -239,7 +239,7 @@ class Dask:
         if timeout is None:
             setting = dask.config.get("distributed.comm.timeouts.connect", 30.0)
             timeout = float(dask.utils.parse_timedelta(setting, "s"))
-        self._timeout, self._task_timeout, self._reserve = timeout, task_timeout, reserve
+        self._timeout, self._task_timeout = timeout, task_timeout
         if client is not None:
             self.client = client
         elif scheduler is not None:
@@ -260,7 +260,7 @@ class Dask:
             self.client = Client(self._cluster, set_as_default=False, direct_to_workers=True)
         self._plugins: dict[str, SingleThread | Prepare] = {}
         self._register(SingleThread())
-        self.client.forward_logging(COMPILING, logging.INFO)
+        self.client.subscribe_topic(COMPILING, _announce)
         self._address = str(self.client.scheduler_info(n_workers=0)["address"])
         self._topic = f"gps-{uuid.uuid4().hex}"
         self._run = uuid.uuid4().hex[:8]  # a key that was used before would return its old result
@@ -914,6 +914,11 @@ class Dask:
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
+
+
+def _announce(event: tuple[float, str]) -> None:
+    """Log here what a worker compiles."""
+    logging.getLogger(COMPILING).info("%s", event[1])
 
 
 def _spawn_environment() -> dict[str, str]:

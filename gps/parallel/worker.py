@@ -30,23 +30,41 @@ CANCELLED = (FutureCancelledError, asyncio.CancelledError, threads.CancelledErro
 
 
 COMPILING = "gps.compiling"
-"""The logger of workers whose messages reach the driver: which kernels they compile."""
+"""The logger of workers whose messages reach the driver, which kernels they compile; also the topic
+under which the scheduler hands them on."""
+
+
+class Forward(logging.Handler):
+    """Hands the messages of a logger on to the scheduler."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by whoever logs."""
+        self._worker.log_event(COMPILING, record.getMessage())
 
 
 class SingleThread(WorkerPlugin):
-    """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache."""
+    """Pins BLAS and torch to one thread in every worker, for equal bytes; sets the numba cache, and
+    says to the driver what is compiled."""
 
     name = "gps-one-thread"
 
     def __init__(self) -> None:
         self.numba_cache = os.environ.get("NUMBA_CACHE_DIR")
+        self.driver = socket.gethostname(), os.getpid()
 
     def setup(self, worker: Any) -> None:
         """Called by Dask once in every worker process."""
         import numba
         from threadpoolctl import threadpool_limits
 
-        logging.getLogger(COMPILING).setLevel(logging.INFO)
+        logger = logging.getLogger(COMPILING)
+        if self.driver != (socket.gethostname(), os.getpid()):  # else it would hear itself
+            logger.setLevel(logging.INFO)
+            logger.addHandler(Forward(worker))
         pin_torch()
         threadpool_limits(limits=1)
         if self.numba_cache and not os.environ.get("NUMBA_CACHE_DIR"):
@@ -57,6 +75,12 @@ class SingleThread(WorkerPlugin):
             for name in ("SIGINT", "SIGHUP"):
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    def teardown(self, worker: Any) -> None:
+        """Called by Dask when the worker ends, or another executor registers its plugin."""
+        logger = logging.getLogger(COMPILING)
+        for handler in [h for h in logger.handlers if isinstance(h, Forward)]:
+            logger.removeHandler(handler)
 
 
 class Prepare(WorkerPlugin):

@@ -608,7 +608,7 @@ def test_wrong_sizes_are_named():
 def test_options_that_cannot_work_are_named():
     d, c, s, p = stacked(problems())
     for threads in (0, CORES + 1, True, 1.0):
-        with pytest.raises(ConfigError, match=rf"threads must be .* 1 and {CORES}"):
+        with pytest.raises(ConfigError, match=rf"threads must be .* from 1 to {CORES}"):
             batch.backward(d, c, threads=threads)
     with pytest.raises(ConfigError, match="on_error must be 'raise' or 'mask'"):
         batch.backward(d, c, on_error="skip")

@@ -249,7 +249,7 @@ def test_kernels_compile_once_per_caller(rng):
         dual.minimise(dynamics, same, start, controller, 0.1)
         dual.minimise_per_step(dynamics, same, start, controller, 0.1)
     assert len(_kernels.backward.signatures) == 1
-    assert len(_kernels.trial.signatures) == 1
+    assert len(_kernels.trial.signatures) <= 2  # with a floor under the noise, and without
     assert len(_kernels.forward.signatures) <= 2
     assert len(_kernels.divergence.signatures) <= 2
 

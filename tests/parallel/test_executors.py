@@ -227,6 +227,41 @@ def test_workers_have_one_thread(two):
         assert numba_threads == "1"
 
 
+def compiling(name):
+    logging.getLogger("gps.compiling").info("compiling %s once, about 9 s", name)
+    return os.getpid()
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def test_what_workers_compile_is_said_here_once(two, caplog):
+    with caplog.at_level(logging.INFO, logger="gps.compiling"):
+        assert two.gather(two.call(compiling, "a kernel")) != os.getpid()
+        wait_until(lambda: caplog.records)
+        time.sleep(0.2)  # a second time would come now
+    texts = [r.getMessage() for r in caplog.records if r.name == "gps.compiling"]
+    assert texts == ["compiling a kernel once, about 9 s"]
+
+
+def test_workers_of_this_process_do_not_hear_themselves(caplog):
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        caplog.at_level(logging.INFO, logger="gps.compiling"),
+    ):
+        executor = Dask(client)
+        assert executor.gather(executor.call(compiling, "a kernel")) == os.getpid()
+        time.sleep(0.5)
+        executor.close()
+    texts = [r.getMessage() for r in caplog.records if r.name == "gps.compiling"]
+    assert texts == ["compiling a kernel once, about 9 s"]
+    assert logging.getLogger("gps.compiling").handlers == []
+
+
 def test_close_leaves_no_processes():
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     ex = make_executor("dask", workers=1)
@@ -281,7 +316,7 @@ def test_make_executor():
             make_executor("serial", **wrong)
     with pytest.raises(ConfigError, match="unknown executor 'dusk'; did you mean 'dask'"):
         make_executor("dusk")
-    with pytest.raises(ConfigError, match="--workers must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="--workers must be a whole number of at least 1"):
         make_executor("dask", workers=0)
 
 
