@@ -237,12 +237,19 @@ def test_run_writes_a_folder_and_prints_a_line_per_iteration(capsys, slow, tmp_p
     assert "iteration 9 is not stored; stored: 0-3" in error_of(capsys, *argv, "--from", "9")
 
 
-def test_a_run_says_what_its_workers_compile(capsys, slow, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "line", "times"),
+    [
+        ([], "compiling kernels, once on this machine: up to half a minute", 1),
+        (["--verbose"], "compiling a kernel once, about 9 s", 2),
+    ],
+)
+def test_a_run_says_that_its_workers_compile(capsys, slow, options, line, times, tmp_path):
     argv = ["run", str(slow), "--workers", "2", "--iterations", "1", "--out", str(tmp_path / "run")]
-    assert cli.main(argv) == 0
+    assert cli.main([*argv, *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    compiled = lines.index("compiling a kernel once, about 9 s")
-    assert compiled < lines.index(terminal.HEADER)
+    assert lines.count(line) == times
+    assert lines.index(line) < lines.index(terminal.HEADER)
     assert "nobody wants to know" not in lines
 
 

@@ -287,7 +287,7 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
     steering = Steering(pausable=not job.asynchronous)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(total or 0))
-        stack.enter_context(logging_to(progress.log_handler(), args.verbose))
+        stack.enter_context(logging_to(progress.log_handler(args.verbose), args.verbose))
         what = f"{'a' if job.asynchronous else 'this'} {job.unit}"
         interrupt = stack.enter_context(Interrupt(what, steering.ask_to_stop))
         if args.executor == "dask":

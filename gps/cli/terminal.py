@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from gps.cli.messages import COMPILING
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
@@ -30,7 +32,7 @@ class Progress:
         self._total = total
         self._console: Console | None = None
         self._status: Status | None = None
-        self._headed = False
+        self._headed = self._compiling = False
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -84,20 +86,30 @@ class Progress:
         """Something that needs attention."""
         self.line(f"      {text}", "yellow")
 
-    def log_handler(self) -> logging.Handler:
-        """A handler that puts log records between the lines."""
-        return _LineHandler(self)
+    def compiling(self, text: str) -> None:
+        """That a kernel is compiled: one line for all of them, and below which one it is."""
+        if not self._compiling:
+            self._compiling = True
+            self.line("compiling kernels, once on this machine: up to half a minute", "dim")
+        self.waiting(text)
+
+    def log_handler(self, verbose: bool = False) -> logging.Handler:
+        """A handler that puts log records between the lines; verbose: a line for every kernel."""
+        return _LineHandler(self, verbose)
 
 
 class _LineHandler(logging.Handler):
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, verbose: bool) -> None:
         super().__init__()
-        self._progress = progress
+        self._progress, self._verbose = progress, verbose
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record as one line."""
         try:
             text, level = record.getMessage(), record.levelno
+            if record.name == COMPILING and not self._verbose:
+                self._progress.compiling(text)
+                return
             if level >= logging.WARNING:
                 text = f"{record.levelname.lower()}: {text}"
             style = "red" if level >= logging.ERROR else "yellow" if level > logging.INFO else "dim"
