@@ -11,7 +11,7 @@ from gps.errors import GPSError, one_line
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 COMPILING = "gps.compiling"
-"""The logger that says when a kernel is compiled; its messages at level INFO are always shown."""
+"""The logger that says when a kernel is compiled, at level INFO."""
 
 
 def complain(error: GPSError) -> None:
@@ -23,7 +23,7 @@ def complain(error: GPSError) -> None:
 def logging_to(handler: logging.Handler | None = None, verbose: bool = False) -> Iterator[None]:
     """Send the library's log to a handler, to stderr by default, inside the block.
 
-    Shown are warnings, with `verbose` all of level INFO, and what is compiled.
+    Shown are warnings, with `verbose` all of level INFO; a handler is also told what is compiled.
     """
     # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
     # message that could not be delivered, asyncio for tasks of Dask that nobody awaits
@@ -32,7 +32,8 @@ def logging_to(handler: logging.Handler | None = None, verbose: bool = False) ->
     log = logging.getLogger("gps")
     if not log.handlers or verbose:
         levels["gps"] = logging.INFO if verbose else logging.WARNING
-    levels[COMPILING] = logging.INFO
+    if handler is not None or verbose:
+        levels[COMPILING] = logging.INFO
     before = {name: logging.getLogger(name).level for name in levels}
     handlers, propagate = log.handlers, log.propagate
     if handler is None:

@@ -64,6 +64,7 @@ class SingleThread(WorkerPlugin):
         logger = logging.getLogger(COMPILING)
         if self.driver != (socket.gethostname(), os.getpid()):  # else it would hear itself
             logger.setLevel(logging.INFO)
+            self.teardown(worker)  # two executors of one cluster must not say everything twice
             logger.addHandler(Forward(worker))
         pin_torch()
         threadpool_limits(limits=1)
