@@ -88,6 +88,7 @@ def test_own_cost(tmp_path):
     assert off[-1] < 0.1 < 0.5 < off[0]
 
 
+@pytest.mark.slow
 def test_own_plot(tmp_path):
     text = example("own_plot", tmp_path)
     points = numbers(r"(?:lowest_cost|custom_speed)\.png: # points", text)
@@ -171,6 +172,7 @@ def test_the_algorithm_of_contributing(tmp_path):
     assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "parts" / last).read_bytes()
 
 
+@pytest.mark.slow
 def test_pilqr_region(tmp_path):
     rows = numbers(r"(?m)^ +# +# +# +# +# +# +# +#$", example("pilqr_region", tmp_path))
     lqr, pi2, both, share = (rows[i::8] for i in (1, 3, 5, 7))
@@ -180,6 +182,7 @@ def test_pilqr_region(tmp_path):
     assert share[0] > 0.05
 
 
+@pytest.mark.slow
 def test_torch_cost(tmp_path):
     text = example("torch_cost", tmp_path)
     without, around = numbers(r"cost with the disc +#", text)
@@ -191,6 +194,7 @@ def test_torch_cost(tmp_path):
     assert text.count("o") > 20
 
 
+@pytest.mark.slow
 def test_track_reference(tmp_path):
     rows = numbers(
         r"(?m)^(?:wave|zigzag) +\w+ +# +# +# +# +#$", example("track_reference", tmp_path)
@@ -220,6 +224,7 @@ def test_batched_lqr(tmp_path):
     assert "199 of 200 solved; problem 7: dynamics.F is not finite at t=20" in text
 
 
+@pytest.mark.slow
 def test_gymnasium_environment(tmp_path):
     pytest.importorskip("gymnasium")
     text = example("gymnasium_environment", tmp_path)
@@ -254,6 +259,7 @@ def test_remote_robot(tmp_path):
     assert re.search(r"without it: robot at 127\.0\.0\.1:\d+, condition 0, .*no connection", text)
 
 
+@pytest.mark.slow
 def test_gymnasium_agent(tmp_path):
     pytest.importorskip("gymnasium.envs.mujoco.mujoco_env")
     pytest.importorskip("imageio")  # gymnasium's MuJoCo environments load it
@@ -275,6 +281,7 @@ def test_gymnasium_pendulum(tmp_path):
     assert max(off[-2:]) < 0.2
 
 
+@pytest.mark.slow
 def test_own_network(tmp_path):
     text = example("own_network", tmp_path)
     cost = numbers(r"(?m)^\d: cost +#", text)

@@ -155,7 +155,9 @@ def test_a_worker_that_hangs_is_restarted(two, serial_hashes, monkeypatch, tmp_p
     assert "fit_dynamics of condition" in caplog.text
 
 
-@pytest.mark.parametrize(("worker", "after"), [(0, 0.5), (1, 2.2)])
+@pytest.mark.parametrize(
+    ("worker", "after"), [(0, 0.5), pytest.param(1, 2.2, marks=pytest.mark.slow)]
+)
 def test_a_worker_lost_while_it_is_prepared(two, worker, after):
     """The first of a host goes ahead, then come all."""
     both(two)

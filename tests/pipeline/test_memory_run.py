@@ -67,6 +67,7 @@ def iterations(run):
     return {p.name: p.read_bytes() for p in sorted((run / "iterations").iterdir())}
 
 
+@pytest.mark.slow
 def test_stored_resumed_and_shared_the_same_bytes(tmp_path):
     runs = {}
     for kind in ("recurrent", "window"):

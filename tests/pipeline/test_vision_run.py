@@ -213,6 +213,7 @@ def test_a_run_that_was_stopped_gives_the_same_bytes(file, run, tmp_path):
     assert hashes(again) == hashes(out)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(file, run, tmp_path):
     out, _ = run
     executor = Dask(workers=2)
