@@ -207,7 +207,7 @@ class MujocoConfig(Config):
     actuator and constraint forces) are evaluated there too, with the control of the step before,
     which is zero at step 0; an agent that uses one computes the forces of every step once more."""
     obs: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
-    """What the global policy sees, any of the same entries, or qpos, the positions with
+    """The global policy's observation, any of the same entries, or qpos, the positions with
     quaternions; None for the whole state."""
     qpos: Values | None = None
     """Start positions, rad or m, quaternions for balls (nq values); None for the model's."""
@@ -573,7 +573,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         joint entries. Actions are clipped to the control range before they are recorded.
 
         With cameras, `Rollouts.images` shows every sample on its own model. A policy with
-        `needs_images` gets the pictures of a step when it acts; otherwise they are drawn all at
+        `needs_images` gets the images of a step when it acts; otherwise they are drawn all at
         once at the end, unless `gps.protocols.records_images` is false. Raises
         ConfigError for a policy that needs them without cameras, and GPSError where OpenGL is
         missing.
@@ -583,25 +583,25 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         noise = self._smooth(noise, nu)
         N = noise.shape[0]
         policy = acting(policy)
-        sees = needs_images(policy)
-        if sees and not cfg.cameras:
-            raise ConfigError("MujocoConfig.cameras must name a camera: the policy sees images")
+        with_images = needs_images(policy)
+        if with_images and not cfg.cameras:
+            raise ConfigError("MujocoConfig.cameras must name a camera: the policy needs images")
         run, models = self._begin(N, T, condition, start_noise, test=test)
         frames: list[Images] = []
-        # the policy sees what it cannot change; time comes first, so that a step is contiguous
+        # the policy gets what it cannot change; time comes first, so that a step is contiguous
         X_view, obs_view, noise_view = locked(run.X), locked(run.obs), locked(_swapped(noise))
         act, observe, apply, advance = policy.act, run.observe, run.apply, run.advance
         with run.quiet():
             for t in range(T):
                 if not observe(t, t):
                     break
-                if sees:
+                if with_images:
                     assert run.qpos is not None
                     frame = self._pictures(compiled, models, run.qpos[t : t + 1])[:, 0]
                     frame.flags.writeable = False
                     frames.append(frame)
-                    see: Any = act  # a policy that sees has one more argument
-                    u = see(X_view[t], obs_view[t], t, noise_view[t], images=frame)
+                    act_on: Any = act  # a policy with images has one more argument
+                    u = act_on(X_view[t], obs_view[t], t, noise_view[t], images=frame)
                 else:
                     u = act(X_view[t], obs_view[t], t, noise_view[t])
                 u = check_actions(u, N, nu)

@@ -61,7 +61,7 @@ class PointMassConfig(Config):
         "position",
         "velocity",
     )
-    """State entries that the global policy sees, in order."""
+    """State entries of the observation, in order."""
     noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     limit: Limit = 1e6

@@ -23,7 +23,7 @@ def complain(error: GPSError) -> None:
 def logging_to(handler: logging.Handler | None = None, verbose: bool = False) -> Iterator[None]:
     """Send the library's log to a handler, to stderr by default, inside the block.
 
-    Shown are warnings, with `verbose` all of level INFO; a handler is also told what is compiled.
+    Shown are warnings, with `verbose` all of level INFO; a handler also gets what is compiled.
     """
     # a lost worker is our affair, and said in a line; Dask and tornado print a traceback for each
     # message that could not be delivered, asyncio for tasks of Dask that nobody awaits

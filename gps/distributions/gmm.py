@@ -57,7 +57,7 @@ class GMMConfig(Config):
     """Maximum number of EM iterations."""
     tol: NonNegative = 1e-3
     """Stop when the mean objective per point rises by no more than tol * max(1, |objective|). Each
-    fit of a prior goes on from the last one, so that little is gained by less; on held-out rollouts
+    fit of a prior starts from the last one, so that little is gained by less; on held-out rollouts
     of a simulated arm 1e-3 predicted better than 1e-5, which fits small clusters too closely."""
     covariance_floor: Positive = 1e-6
     """Added to every variance, as a share of that of all points."""

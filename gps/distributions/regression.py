@@ -24,7 +24,7 @@ from gps.types import Array, Record
 
 @dataclass(frozen=True, kw_only=True)
 class MixturePriorConfig(Config):
-    """How many rollouts a mixture prior remembers, and what mixture is fitted to them."""
+    """How many rollouts a mixture prior keeps, and what mixture is fitted to them."""
 
     max_samples: Annotated[int, Range(at_least=1, at_most=100_000)] = 20
     """Maximum number of rollouts kept, counting all that are pooled."""

@@ -204,7 +204,7 @@ def require_writable(path: Path) -> None:
         if path.exists():
             with open(path, "ab"):
                 pass
-        else:  # asked of the folder itself: permissions do not tell of a read-only disk
+        else:  # asked of the folder itself: permissions do not show a read-only disk
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
     except OSError as error:

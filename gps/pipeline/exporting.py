@@ -104,7 +104,7 @@ def _stored(
 
 
 def _limits(agent: Agent) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Lowest and highest actions that the agent takes; None where it has or tells no limit."""
+    """Lowest and highest actions that the agent takes; None where it has or declares no limit."""
     bounds = control_range_of(agent)
     if bounds is None:
         return None

@@ -108,7 +108,7 @@ def best_iteration(rows: Iterable[Row]) -> int | None:
     """The best iteration; None where no row has a finite cost.
 
     It has the highest success, and of those the lowest cost. Of equal ones it is the earliest,
-    which took the fewest samples.
+    which took the minimum of samples.
     """
     found = best(results(rows))
     return None if found is None else found.iteration

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA, SCHEMA_VERSION = "gps iteration", 2
 PARTS = ("state", "rollouts", "models", "metrics", "report")
 _LIBVER = ("v110", "v110")  # fixed: another library version must not change the bytes
-_MACHINE = ("seconds", "memory")  # columns that tell of the machine, not of the run
+_MACHINE = ("seconds", "memory")  # columns that depend on the machine, not on the run
 
 
 @dataclass(frozen=True, eq=False)

@@ -286,7 +286,7 @@ class RunFolder:
     def _opened(self, n: int, advice: str | None = None) -> Iterator[h5py.File]:
         """An iteration file, checked; every failure to read it becomes a StoreError.
 
-        advice: what the error tells the user to do; None for deleting a file that is no use.
+        advice: what the error advises the user to do; None for deleting a file that is no use.
         """
         path = self.iteration_path(n)
         if advice is None:
@@ -375,7 +375,7 @@ class RunFolder:
         if kept or (self.path / "metrics.csv").exists():
             self._write_metrics(kept)
         self._close_events()
-        self._events_from(after + 1)  # tells TensorBoard to forget the later steps
+        self._events_from(after + 1)  # has TensorBoard forget the later steps
 
     def _stored_metrics(self, n: int) -> dict[str, float]:
         """The row in an iteration's file, without seconds and memory."""

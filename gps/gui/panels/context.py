@@ -107,7 +107,7 @@ class PageContext:
             self.guard(action)
 
     def guard(self, action: Action) -> None:
-        """Execute an action; an error is shown, and the page goes on."""
+        """Execute an action; an error is shown, and the page continues."""
         try:
             action()
         except GPSError as error:

@@ -54,7 +54,7 @@ class _Metric(NamedTuple):
 
 
 def _metrics(runs: Sequence[RunReader]) -> Iterator[_Metric]:
-    """Of several runs only means are shown: more lines could not be told apart."""
+    """Of several runs only means are shown: more lines could not be distinguished."""
     one = len(runs) == 1
     sampled = ("cost_mean", "cost_min", "cost_max") if one else "cost_mean"
     spread = ", mean and range over the samples" if one else ", mean over the samples"
