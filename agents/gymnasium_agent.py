@@ -131,7 +131,7 @@ class GymnasiumConfig(Config):
     state: Names | None = None
     """State entries. None: joint_pos and joint_vel for MuJoCo, else the observation."""
     obs: Names | None = None
-    """What the global policy sees, any of the same entries; None for the whole observation."""
+    """The global policy's observation, any of the same entries; None for the whole observation."""
     conditions: Annotated[tuple[GymnasiumStart, ...], Items(some=True)] = (GymnasiumStart(),)
     """Training starts."""
     test_conditions: tuple[GymnasiumStart, ...] = ()

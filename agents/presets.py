@@ -42,7 +42,7 @@ def _corners(shift: float) -> tuple[Condition, ...]:
 
 
 def peg_insertion_blind(*, n_test: int = 20, test_seed: int = 0) -> MujocoConfig:
-    """As `peg_insertion`, but the policy sees joint positions and velocities only, not the peg.
+    """As `peg_insertion`, but the policy observes joint positions and velocities only, not the peg.
 
     Where the base stands is then hidden from it. The shifts are therefore those that contact can
     make up for: up to 8 mm along x and along y, twice the play of the hole. There the round tip of

@@ -31,17 +31,17 @@ cost = QuadraticCost(
 )
 start = Gaussian(np.zeros(2), 1e-3 * np.eye(2))
 
-heat = 1e-6  # hardly any exploration
-controllers = batch.backward(carts, cost, heat)
+temperature = 1e-6  # hardly any exploration
+controllers = batch.backward(carts, cost, temperature)
 along = batch.forward(carts, controllers, start)
 total = batch.expected_cost(cost, along).values.sum(axis=1)
 for b in (total.argmin(), total.argmax()):
     print(f"a cart of {masses[b]:.2f} kg costs {total[b]:.2f}")
 
 begin = time.perf_counter()
-singles = [lqr.backward(cart, cost, heat) for cart in carts]
+singles = [lqr.backward(cart, cost, temperature) for cart in carts]
 between = time.perf_counter()
-batch.backward(carts, cost, heat)
+batch.backward(carts, cost, temperature)
 ratio = (between - begin) / (time.perf_counter() - between)
 same = all((a.K == b.K).all() for a, b in zip(singles, controllers, strict=True))
 print(f"{B} carts one by one take {ratio:.1f} times as long; same bytes: {same}")

@@ -34,7 +34,6 @@ _SECONDS = {
     "search_per_step": 9,
     "kalman_filter": 4,
     "smooth": 3,
-    "minimise": 4,
     "update": 2,
 }
 """About how long the larger kernels take, with those that they call; others about a second."""

@@ -55,6 +55,7 @@ __all__ = [
     "checked",
     "declared",
     "described",
+    "numbers",
     "readonly",
     "shapes_of",
 ]
@@ -218,9 +219,20 @@ def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     if _is_frozen(value, _FLOAT):
         frozen: npt.NDArray[np.float64] = value  # type: ignore[assignment]
         return frozen
-    array = np.array(value, dtype=np.float64, order="C", copy=True)
+    given = np.asarray(value)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"real numbers are needed, got values of type {given.dtype}")
+    array = np.array(given, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)
     return array
+
+
+def numbers(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
+    """`readonly(value)`; ShapeError with the name where it is no array of real numbers."""
+    try:
+        return readonly(value)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{name} must be an array of numbers: {error}") from None
 
 
 def checked(value: Any, hint: Any, name: str) -> Any:
@@ -228,8 +240,13 @@ def checked(value: Any, hint: Any, name: str) -> Any:
 
     For values that are no fields, such as arguments of functions and of the command line.
     """
-    check = _check(hint)
+    check = _cached_check(hint)
     return value if check is None else _converted(value, check, name)
+
+
+@cache
+def _cached_check(hint: Any) -> _Check | None:
+    return _check(hint)
 
 
 def _converted(value: Any, check: _Check, name: str) -> Any:
@@ -355,10 +372,7 @@ def _said(axis: Axis, sizes: Mapping[str, int]) -> str:
 def _frozen(value: Any, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
     """The value as a read-only C-ordered array of the type; ShapeError if it is no such array."""
     if dtype == np.float64:
-        try:
-            return readonly(value)
-        except (TypeError, ValueError) as error:
-            raise ShapeError(f"{where} must be an array of numbers: {error}") from None
+        return numbers(value, where)
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise ShapeError(f"{where} must be an array of {dtype}, got {kind}")

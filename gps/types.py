@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ShapeError, choices
-from gps.fields import Shape, check_shapes, readonly
+from gps.fields import Shape, Whole, check_shapes, checked, numbers, readonly
 
 Array = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -121,6 +121,8 @@ class Layout:
     entries: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
+        entries = checked(self.entries, tuple[tuple[str, Whole], ...], "Layout.entries")
+        object.__setattr__(self, "entries", entries)
         names = [name for name, _ in self.entries]
         if len(set(names)) != len(names):
             raise ShapeError(f"Layout names an entry twice: {', '.join(names)}")
@@ -240,11 +242,11 @@ class LinearDynamics(Record):
         actions, of the trajectory; needed where nothing is stacked. Raises ShapeError.
         """
         what, steps = "LinearDynamics.from_matrices", None
-        parts = {"A": (readonly(A), 2), "B": (readonly(B), 2)}
+        parts = {"A": (numbers(A, f"{what}: A"), 2), "B": (numbers(B, f"{what}: B"), 2)}
         if offset is not None:
-            parts["offset"] = readonly(offset), 1
+            parts["offset"] = numbers(offset, f"{what}: offset"), 1
         if noise is not None:
-            parts["noise"] = readonly(noise), 2
+            parts["noise"] = numbers(noise, f"{what}: noise"), 2
         if (number := _number_of_steps(what, T, 2)) is not None:
             steps = number - 1
         S = _steps_of(what, parts, steps)
@@ -323,7 +325,7 @@ class QuadraticCost(Record):
         what = "QuadraticCost.from_matrices"
         given = {"Q": (Q, 2), "R": (R, 2), "q": (q, 1), "r": (r, 1), "N": (N, 2)}
         given["reference"] = reference, 1
-        parts = {n: (readonly(v), d) for n, (v, d) in given.items() if v is not None}
+        parts = {n: (numbers(v, f"{what}: {n}"), d) for n, (v, d) in given.items() if v is not None}
         T = _steps_of(what, parts, _number_of_steps(what, T, 1))
         nx, nu = parts["Q"][0].shape[-1], parts["R"][0].shape[-1]
         shapes = {"Q": (nx, nx), "R": (nu, nu), "q": (nx,), "r": (nu,), "N": (nx, nu)}
@@ -335,7 +337,7 @@ class QuadraticCost(Record):
             for name, shape in shapes.items()
         }
         if final is not None:
-            last = readonly(final)
+            last = numbers(final, f"{what}: final")
             if last.shape != (nx, nx):
                 raise ShapeError(f"{what}: final must have shape {(nx, nx)}, got {last.shape}")
             full["Q"][-1] = last

@@ -1,4 +1,4 @@
-"""Blind peg insertion: the policy sees its joints only, and finds a hole that is a little off."""
+"""Blind peg insertion: the policy observes its joints only, and the hole is a little off."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ prior = MixturePriorConfig(gmm=GMMConfig(standardise=STANDARDISE))
 
 experiment = replace(
     base,
-    description="7-joint arm inserts a peg that its policy cannot see, base off by up to 8 mm",
+    description="7-joint arm inserts a peg that its policy cannot observe, base off by up to 8 mm",
     agent=peg_insertion_blind(),
     algorithm=MDGPSConfig(
         # One action for all places of the base is no single controller's, and how the rim takes

@@ -1,7 +1,7 @@
-"""Peg insertion from images: the policy sees a camera and its joints, not where the peg is.
+"""Peg insertion from images: the policy observes a camera and its joints, not the peg.
 
 The local controllers know the end points, as in peg_insertion; the convolutions learn from them to
-find the peg in the image, and from the joint angles alone nobody could tell where the base is.
+find the peg in the image, and the joint angles alone do not determine where the base is.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from gps.policies import MLPConfig, TrainingConfig, VisionConfig
 
 experiment = replace(
     base,
-    description="peg insertion where the policy sees a 64x64 image and the joints, by MDGPS",
+    description="peg insertion where the policy observes a 64x64 image and the joints, by MDGPS",
     agent=replace(
         peg_insertion(),
         obs=("joint_pos", "joint_vel"),
@@ -29,9 +29,9 @@ experiment = replace(
         ),
     ),
     algorithm=MDGPSConfig(
-        # What the policy sees is a few millimetres wrong, and how the rim takes the peg then shows
-        # in rollouts of the policy only: with those of the controllers 45 to 65 % of the unseen
-        # offsets succeed.
+        # What the policy observes is a few millimetres wrong, and how the rim takes the peg shows
+        # then in rollouts of the policy only: with those of the controllers 45 to 65 % of the
+        # unseen offsets succeed.
         sample_from="policy",
         network=VisionConfig(
             head=MLPConfig(hidden=(40, 40), activation="tanh"),

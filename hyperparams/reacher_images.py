@@ -1,4 +1,4 @@
-"""Reaching by sight: the policy sees an image from above and its joints, not the target's place.
+"""Reaching from images: the policy observes a view from above and its joints, not the target.
 
 The local controllers know where the target is, as in reacher; the convolutions learn from them to
 find target and tip in the image.
@@ -14,7 +14,7 @@ from gps.policies import MLPConfig, TrainingConfig, VisionConfig
 
 experiment = replace(
     base,
-    description="reacher where the policy sees a 64x64 image and the joints, by MDGPS",
+    description="reacher where the policy observes a 64x64 image and the joints, by MDGPS",
     agent=replace(
         agent,
         obs=("joint_pos", "joint_vel"),

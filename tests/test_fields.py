@@ -24,9 +24,10 @@ from gps.fields import (
     checked,
     declared,
     described,
+    numbers,
     shapes_of,
 )
-from gps.types import Array, Images, LinearDynamics, Record
+from gps.types import Array, Images, Layout, LinearDynamics, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,3 +214,17 @@ def test_no_declaration_is_lost(name):
             for f in lost:
                 known = ("Annotated", "Count", "Whole", "Positive", "NonNegative", "Fraction")
                 assert not any(word in str(f.type) for word in known), (cls, f.name)
+
+
+@pytest.mark.parametrize("value", ["3", ["1", "2"], 1j, None, [[1.0], [2.0, 3.0]], [object()]])
+def test_what_is_no_array_of_real_numbers_is_named(value):
+    with pytest.raises(ShapeError, match="the offset must be an array of numbers"):
+        numbers(value, "the offset")
+
+
+@pytest.mark.parametrize(
+    "entries", [(("x", -1),), (("x", 2.5),), (("x", "1"),), "pos", {"pos": 1}, ((1, 2),), (("x",),)]
+)
+def test_a_layout_has_names_and_sizes(entries):
+    with pytest.raises(ConfigError, match="Layout"):
+        Layout(entries)

@@ -287,7 +287,7 @@ class _Problem:
         rest = np.setdiff1d(np.arange(controller.nx), self.columns)
         if controller.K[:, :, rest].any():
             raise ConfigError(
-                "a plan's first controller may have gains on "
+                "a plan's initial controller may have gains on "
                 f"{_names(self.layout, self.columns)} only, this one has others"
             )
         return replace(controller, K=controller.K[:, :, self.columns])

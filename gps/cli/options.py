@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from gps.errors import ExperimentError
-from gps.fields import Count, checked
+from gps.fields import Count, Positive, checked
 
 LIMITS = ("rollouts", "updates", "replay_batches")
 """Options of asynchronous runs, which `AsynchronousConfig` has by the same names."""
@@ -126,10 +126,10 @@ def executor(parser: argparse.ArgumentParser) -> None:
         "dask: worker processes; serial: this process (default: dask)",
         default="dask",
     )
-    add(parser, "--workers", int, "W", "dask: processes to start here")
+    add(parser, "--workers", Count, "W", "dask: processes to start here")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="dask: join a running cluster")
     help = "dask: restart a worker that finishes nothing for so long (default: 600)"
-    add(parser, "--task-timeout", float, "SECONDS", help)
+    add(parser, "--task-timeout", Positive, "SECONDS", help)
 
 
 def iteration(

@@ -9,9 +9,11 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from gps.cli import options
 from gps.errors import ConfigError
+from gps.fields import Range, checked
 
 
 class Page:
@@ -32,6 +34,7 @@ class Page:
                 raise ConfigError(f"--{next(iter(given))} needs --gui")
             return self
         check_gui()
+        check_access(self._args)
         if self._args.plots:
             from gps.gui.plots import load_plots
 
@@ -74,6 +77,14 @@ def check_gui() -> None:
         )
 
 
+def check_access(args: argparse.Namespace) -> None:
+    """ConfigError for a port or token that the page could not take."""
+    if args.port is not None:
+        checked(args.port, Annotated[int, Range(at_least=0, at_most=65535)], "--port")
+    if args.token is not None and not (args.token.isascii() and args.token.isprintable()):
+        raise ConfigError("--token must consist of printable ASCII characters")
+
+
 def gui_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gps gui`."""
     options.run_folder(parser, "run folder, of a run in progress or one that has ended")
@@ -92,8 +103,7 @@ def gui_arguments(parser: argparse.ArgumentParser) -> None:
 def gui(args: argparse.Namespace) -> int:
     """`gps gui`."""
     check_gui()
-    if args.port is not None and not 0 <= args.port < 2**16:
-        raise ConfigError(f"--port must be from 0 to 65535, got {args.port}")
+    check_access(args)
     from gps.gui.app import serve
     from gps.pipeline.progress import choice
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from gps import fields
 from gps.control import _kernels
-from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.fields import readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
@@ -21,6 +23,8 @@ from gps.types import (
     QuadraticCost,
     Record,
 )
+
+C = TypeVar("C")
 
 SYMMETRY_TOLERANCE = 1e-6
 """Largest asymmetry, relative to the largest entry, that is taken for rounding."""
@@ -52,10 +56,16 @@ def kinds(**given: object) -> None:
 
 def numbers(name: str, value: npt.ArrayLike) -> Array:
     """A read-only float64 array; ShapeError where the value is no such thing."""
-    try:
-        return readonly(value)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"{name} must be an array of numbers: {error}") from None
+    return fields.numbers(value, name)
+
+
+def config(kind: type[C], given: C | None) -> C:
+    """The configuration, by default all defaults; ConfigError where it is one of another kind."""
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        raise ConfigError(f"config must be a {kind.__name__}, got {given!r}")
+    return given
 
 
 def finite(name: str, array: Array) -> None:

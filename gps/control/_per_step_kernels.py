@@ -435,7 +435,7 @@ def search(  # type: ignore[no-untyped-def]
             status, t = forward(K_b, k_b, chol_b, F, f, W, x0_mean, x0_cov, mean, cov)
             trace[n] = np.nan
             n += 1
-            if status != OK:  # its bounds hold, but it goes astray: stay closer
+            if status != OK:  # its bounds hold, but it diverges: stay closer
                 shrink *= 0.25
                 continue
             _copy(K_b, K)

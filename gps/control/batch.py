@@ -566,7 +566,7 @@ def minimise(
     Raises the errors of `dual.minimise` with the problem's index; ConfigError for a kl_max, eta or
     entropy_weight that is not allowed, whatever `on_error`.
     """
-    config = DualConfig() if config is None else config
+    config = _checks.config(DualConfig, config)
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     s, p = _start(x0), _batched("previous", previous)
@@ -656,7 +656,7 @@ def minimise_per_step(
     T). std_floor (nu,), in action units, is the same for all. Problems that did not converge have
     `converged[b] = False`, and one log line names them. Else as `minimise`.
     """
-    config = DualConfig() if config is None else config
+    config = _checks.config(DualConfig, config)
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     s, p = _start(x0), _batched("previous", previous)
@@ -741,7 +741,7 @@ def pi2_update(
     find it. kl_max: broadcasts to (B,), in nats, by default that of `config`. Raises the errors of
     `pi2.update` with the problem's index, and ShapeError and ConfigError for what concerns all.
     """
-    config = PI2Config() if config is None else config
+    config = _checks.config(PI2Config, config)
     p = _batched("controller", controller)
     states, actions, values = readonly(X), readonly(U), readonly(costs)
     if values.ndim != 3 or values.shape[1] < 2:

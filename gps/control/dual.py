@@ -225,7 +225,7 @@ def minimise(
     Source: Levine & Abbeel 2014 (the constrained problem); the dual of cbfinn/gps
     traj_opt_lqr_python.py, with a root find in place of its line search.
     """
-    config = DualConfig() if config is None else config
+    config = _checks.config(DualConfig, config)
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     p = _Problem(dynamics, cost, x0, previous, std_floor)
     previous = p.previous

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,7 @@ class ILQRConfig(Config):
             )
 
 
+@runtime_checkable
 class TrajectoryCost(Protocol):
     """A cost of states and actions, with derivatives along one trajectory."""
 
@@ -182,7 +183,7 @@ def minimise(
     gains. controller: its mean actions begin the search instead, rolled out in closed loop from the
     start (`actions` is then ignored beyond its shape); for models that fly apart in open loop.
     temperature: Sigma = temperature times the inverse of the (regularised) Q_uu, in cost units per
-    nat, as in `lqr.backward`.
+    nat, as in `lqr.backward`; 0 for none.
 
     The model is deterministic; the controller's noise is for those who sample around it. Raises
     ShapeError, ConfigError, NonFiniteError (x0, limits, a first trajectory or derivatives that
@@ -193,11 +194,11 @@ def minimise(
     cost: a QuadraticCost, or any object with the methods of `TrajectoryCost`; costs of `gps.costs`,
     those in torch too, go through `gps.costs.CostOf`.
     """
-    config = config or ILQRConfig()
+    config = _checks.config(ILQRConfig, config)
     problem = _Problem(model, cost, x0, actions, limits)
     X, U, J = problem.begin(controller)
     T, nx, nu = problem.T, problem.nx, problem.nu
-    temperatures = per_step("temperature", temperature, T)
+    temperatures = per_step("temperature", temperature, T, zero=True)
     k, K, inv = np.zeros((T, nu)), np.zeros((T, nu, nx)), np.zeros((T, nu, nu))
     found: _Gains | None = None
     costs, mus, sizes, gradients = [J], [], [], []
@@ -331,6 +332,16 @@ class _Problem:
         actions: npt.ArrayLike,
         limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     ) -> None:
+        if not isinstance(model, Model):
+            raise ShapeError(
+                "model must be a NumbaModel, NumpyModel, TorchModel, MujocoModel or other Model of "
+                f"gps.control.models, got {model!r}"
+            )
+        if not isinstance(cost, QuadraticCost | TrajectoryCost):
+            raise ShapeError(
+                "cost must be a QuadraticCost, or have the methods of TrajectoryCost; costs of "
+                f"gps.costs go through gps.costs.CostOf(cost, layout, nu, T); got {cost!r}"
+            )
         self.model, self.nx, self.nu = model, model.nx, model.nu
         self.x0 = _checks.start_state(x0, model.nx)
         self.actions = _checks.numbers("actions", actions)

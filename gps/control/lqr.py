@@ -152,10 +152,10 @@ def terminal(C: Array, c: Array, nu: int) -> Array:
 
 def per_step(name: str, value: float | Array, T: int, *, zero: bool = False) -> Array:
     """A scalar or (T,) values as a (T,) array, each above 0 (or not below, with `zero`)."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} must be a number, got {value!r}") from None
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    array = array.astype(np.float64)
     if array.shape not in ((), (T,)):
         raise ShapeError(f"{name} must be a number or have shape {(T,)}, got {array.shape}")
     good = np.isfinite(array) & ((array >= 0) if zero else (array > 0))

@@ -34,6 +34,7 @@ __all__ = [
 _WIDTH = 6e-6  # of a central difference, relative: about the cube root of the rounding error
 
 
+@runtime_checkable
 class Model(Protocol):
     """Deterministic dynamics that are known."""
 

@@ -177,7 +177,7 @@ def minimise_per_step(
     not theirs (cbfinn/gps: 20 halvings, then 200 steps of Adam on log eta), and under
     `kl_under="new"` the values count the KL of later steps, which theirs do not.
     """
-    config = DualConfig() if config is None else config
+    config = _checks.config(DualConfig, config)
     weight = config.entropy_weight if entropy_weight is None else entropy_weight
     _checks.kinds(dynamics=dynamics, cost=cost, previous=previous)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu

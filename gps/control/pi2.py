@@ -83,7 +83,7 @@ def update(
     samples' costs are too much alike. Raises ShapeError, NonFiniteError with sample and step,
     ConfigError, NotPositiveDefiniteError with the step.
     """
-    config = config or PI2Config()
+    config = _checks.config(PI2Config, config)
     _checks.kinds(controller=controller)
     T, nu, nx = controller.T, controller.nu, controller.nx
     _checks.controller("controller", controller, T, nu, nx)

@@ -243,7 +243,7 @@ def update(
     `previous`, as the public implementation does, not with what it says of p_lqr; the difference
     of two controllers is no residual.
     """
-    config = config or PILQRConfig()
+    config = _checks.config(PILQRConfig, config)
     if len(np.shape(X)) and np.shape(X)[0] < 2:
         raise ShapeError(f"PILQR needs at least 2 samples, got {np.shape(X)[0]}")
     known = explain(dynamics, cost, previous, X, U, costs)
@@ -280,7 +280,7 @@ def adjust_steps(
     is not a number halves. Raises ConfigError, ShapeError.
     Source: Chebotar et al. 2017, section 4.3.
     """
-    config = config or PILQRConfig()
+    config = _checks.config(PILQRConfig, config)
     shares = np.asarray(share, dtype=np.float64)
     if shares.ndim != 1:
         raise ShapeError(f"share must have shape (T,), got {shares.shape}")

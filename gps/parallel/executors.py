@@ -220,12 +220,12 @@ class Dask:
         reserve: int = 0,
     ) -> None:
         seconds = Annotated[float, Range(above=0, unit="seconds", finite=False)]
-        task_timeout = checked(task_timeout, seconds, "--task-timeout")
+        task_timeout = checked(task_timeout, seconds, "Dask.task_timeout")
         self._reserve: int = checked(reserve, Whole, "Dask.reserve")
         if client is not None and not (isinstance(client, Client) and client.status == "running"):
             raise ConfigError(f"Dask.client must be a connected distributed.Client, got {client!r}")
         if workers is not None:
-            workers = checked(workers, Count, "--workers")
+            workers = checked(workers, Count, "Dask.workers")
         if scheduler is not None and not isinstance(scheduler, str):
             raise ConfigError(f"--scheduler must be an address, got {scheduler!r}")
         if sum(given is not None for given in (client, workers, scheduler)) > 1:

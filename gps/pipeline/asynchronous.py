@@ -631,7 +631,7 @@ class _Driver:
         self.ages.append(age)
         self.sampling += sampling
         self._spent("rollout", sampling)
-        self._spent("renew", now - chain.sampled_at)
+        self._spent("update_condition", now - chain.sampled_at)
         self.spans += now - chain.since
         self.ended_at[m] = now
         if report.event:

@@ -51,7 +51,7 @@ class InitialControllerConfig(Protocol):
 
 @runtime_checkable
 class AlgorithmConfig(Protocol):
-    """Configuration of an algorithm, which knows the algorithm's two functions."""
+    """Configuration of an algorithm, which has the algorithm's functions."""
 
     trains_policy: ClassVar[bool]
     """Whether the algorithm learns a global policy."""
@@ -204,6 +204,12 @@ class Experiment(Config):
         Raises ConfigError.
         """
         agent = self.agent.build()
+        if not isinstance(agent, Agent):
+            members = [n for n in dir(Agent) if not n.startswith("_") and not hasattr(agent, n)]
+            raise ConfigError(
+                f"Experiment.agent: what {type(self.agent).__name__}.build() makes is no "
+                f"gps.protocols.Agent: it lacks {', '.join(members)}"
+            )
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
