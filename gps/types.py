@@ -164,9 +164,11 @@ class Rollouts(Record):
     """
 
     X: Annotated[Array, Shape("N T nx")]
+    """States, before each action."""
     U: Annotated[Array, Shape("N T nu")]
     """As applied, after clipping to the control range."""
     obs: Annotated[Array, Shape("N T no")]
+    """Observations, what the policy was given."""
     noise: Annotated[Array, Shape("N T nu")]
     """The unit-variance noise that the controller was given."""
     layout: Layout  # of the state
@@ -363,6 +365,7 @@ class CostTerms(Record):
     """Cost and derivatives at every sample and step."""
 
     l: Annotated[Array, Shape("N T")]  # noqa: E741
+    """Cost; the rest are its derivatives by state and action."""
     l_x: Annotated[Array, Shape("N T nx")]
     l_u: Annotated[Array, Shape("N T nu")]
     l_xx: Annotated[Array, Shape("N T nx nx")]
@@ -375,6 +378,7 @@ class Gaussian(Record):
     """A Gaussian distribution."""
 
     mean: Annotated[Array, Shape("n")]
+    """Expectation."""
     cov: Annotated[Array, Shape("n n")]
     """Symmetric positive semi-definite."""
 
@@ -384,7 +388,9 @@ class Marginals(Record):
     """Gaussian marginals of z = [x; u] along a trajectory."""
 
     mean: Annotated[Array, Shape("T nz")]
+    """Expectation at each step."""
     cov: Annotated[Array, Shape("T nz nz")]
+    """Covariance at each step, symmetric positive semi-definite."""
 
 
 @dataclass(frozen=True, eq=False)

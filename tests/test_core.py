@@ -103,6 +103,25 @@ def test_a_command_without_its_packages_is_one_line(command, missing, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        (
+            "from gps.control.models import TorchModel as M; M(lambda x, u, t: x, 1, 1)",
+            "TorchModel",
+        ),
+        ("from gps.control.models import MujocoModel as M; M(None)", "MujocoModel"),
+        ("import gps.parallel", "gps.parallel"),
+        ("import gps; gps.run", "gps.run"),
+    ],
+)
+def test_a_part_without_its_packages_names_the_extra(code, what, tmp_path):
+    done = without_extras(code, tmp_path)
+    assert done.returncode == 1
+    (*_, last) = done.stderr.splitlines()
+    assert f"MissingPackageError: {what} needs the extra 'run' (" in last
+
+
 def test_commands_that_need_no_extra(tmp_path):
     code = "from gps.cli import main; sys.exit(main(['list']) or main(sys.argv[1:]))"
     done = without_extras(code, tmp_path, "new", "mine", "--from", "peg_insertion")

@@ -66,7 +66,9 @@ class CostModel(Record):
     """Sampled costs of one condition and their quadratic expansion."""
 
     l: Annotated[Array, Shape("N T")]  # noqa: E741
+    """At every sample and step."""
     quadratic: QuadraticCost
+    """Averaged over the samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,9 @@ class DynamicsModel(Record):
     """Fitted dynamics of one condition and the prior that now includes its rollouts."""
 
     fit: DynamicsFit
+    """Of this iteration's rollouts."""
     prior: MixturePrior | None
+    """For the next iteration; None where the algorithm uses none."""
 
 
 @dataclass(frozen=True, eq=False)

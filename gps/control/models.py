@@ -15,6 +15,7 @@ import numpy as np
 
 from gps.control import _ilqr_kernels as kernels
 from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError
+from gps.extras import needed_by
 from gps.fields import Count, checked
 from gps.types import Array
 
@@ -291,7 +292,8 @@ class TorchModel:
     """
 
     def __init__(self, step: Callable[[Any, Any, int], Any], nx: int, nu: int) -> None:
-        import torch
+        with needed_by("TorchModel"):
+            import torch
 
         self.nx, self.nu = _sizes(nx, nu)
         self._torch = torch
@@ -364,7 +366,8 @@ class MujocoModel:
     """
 
     def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
-        import mujoco
+        with needed_by("MujocoModel"):
+            import mujoco
 
         if not isinstance(model, mujoco.MjModel):
             raise ConfigError(

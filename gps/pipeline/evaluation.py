@@ -50,6 +50,7 @@ class EvaluationReport(Record):
     """What has been learned, rolled out from all training or all test conditions."""
 
     experiment: Experiment
+    """The run's, or the one that was given."""
     iteration: int
     """Whose policy and controllers these are."""
     test: bool
