@@ -174,7 +174,10 @@ def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
         (["evaluate", "nowhere"], "nowhere does not exist"),
         (["evaluate", "nowhere", "--samples", "0"], "--samples must be a whole number of at "),
         (["evaluate", "nowhere", "--seed", "-1"], "--seed must be a whole number of at least 0"),
-        (["resume", "nowhere", "--task-timeout", "x"], "--task-timeout must be a number, got 'x'"),
+        (
+            ["resume", "nowhere", "--task-timeout", "x"],
+            "--task-timeout must be a number above 0, got 'x'",
+        ),
         (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
         (["new", "x"], "required: --from"),
         (["list", "--frob"], "unrecognized arguments: --frob"),

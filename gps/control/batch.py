@@ -32,7 +32,6 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -366,7 +365,7 @@ def backward(
     """`lqr.backward` for every problem.
 
     temperature: anything that broadcasts to (B, T); a value per problem has the shape (B, 1).
-    threads: at most numba's number (NUMBA_NUM_THREADS). Raises the errors of `lqr.backward` with
+    threads: of Python's; more than there are cores bring nothing. Raises the errors of `lqr.backward` with
     the problem's index, and ShapeError and ConfigError for what concerns all problems.
     """
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
@@ -905,9 +904,7 @@ class _Job:
         exact: str | None = None,
         **inputs: Stack[Any],
     ) -> None:
-        limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        most = Range(at_least=1, at_most=limit, unit="(NUMBA_NUM_THREADS)")
-        threads = checked(threads, Annotated[int, most], "threads")
+        threads = checked(threads, Annotated[int, Range(at_least=1, at_most=1024)], "threads")
         if on_error not in ("raise", "mask"):
             raise ConfigError(f"on_error must be 'raise' or 'mask', got {on_error!r}")
         given = [*lengths, *((name, value.B) for name, value in inputs.items())]
