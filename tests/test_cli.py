@@ -176,7 +176,7 @@ def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
         (["evaluate", "nowhere", "--seed", "-1"], "--seed must be a whole number of at least 0"),
         (
             ["resume", "nowhere", "--task-timeout", "x"],
-            "--task-timeout must be a number above 0, got 'x'",
+            "--task-timeout must be a number above 0, got",
         ),
         (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
         (["new", "x"], "required: --from"),

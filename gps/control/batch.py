@@ -365,8 +365,9 @@ def backward(
     """`lqr.backward` for every problem.
 
     temperature: anything that broadcasts to (B, T); a value per problem has the shape (B, 1).
-    threads: of Python's; more than there are cores bring nothing. Raises the errors of `lqr.backward` with
-    the problem's index, and ShapeError and ConfigError for what concerns all problems.
+    threads: of Python's; more than there are cores bring nothing. Raises the errors of
+    `lqr.backward` with the problem's index, and ShapeError and ConfigError for what concerns all
+    problems.
     """
     d, c = _batched("dynamics", dynamics), _batched("cost", cost)
     job = _Job(threads, on_error, dynamics=d, cost=c)

@@ -316,7 +316,7 @@ def test_make_executor():
             make_executor("serial", **wrong)
     with pytest.raises(ConfigError, match="unknown executor 'dusk'; did you mean 'dask'"):
         make_executor("dusk")
-    with pytest.raises(ConfigError, match="Dask.workers must be a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"Dask\.workers must be a whole number of at least 1"):
         make_executor("dask", workers=0)
 
 
