@@ -70,9 +70,11 @@ def pytest_runtest_call() -> Any:
     """Skip what needs torch or MuJoCo in the files that may need it, and in no other."""
     try:
         return (yield)
-    except ModuleNotFoundError as error:
-        frames = traceback.extract_tb(error.__traceback__)
+    except ImportError as error:  # also that of gps.extras, which names the extra
+        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        assert isinstance(missing, ModuleNotFoundError)
+        frames = traceback.extract_tb(missing.__traceback__)
         places = [frame.filename for frame in frames if frame.filename != __file__]
-        if error.name in ("torch", "mujoco") and places[-1].endswith(MAY_NEED):
-            pytest.skip(f"{error.name} is not installed")
+        if missing.name in ("torch", "mujoco") and any(p.endswith(MAY_NEED) for p in places):
+            pytest.skip(f"{missing.name} is not installed")
         raise
