@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gps.control import _checks, _kernels
 from gps.control.lqr import per_step
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import numbers, readonly
 from gps.types import Array, LinearGaussianController, QuadraticCost
 
 __all__ = ["kl_per_step", "penalised", "raised"]
@@ -37,7 +37,7 @@ def kl_per_step(
     T, nu, nx = new.K.shape
     _checks.controller("new", new, T, nu, nx)
     _checks.controller("old", old, T, nu, nx)
-    mean, cov = _checks.numbers("mean", mean), _checks.numbers("cov", cov)
+    mean, cov = numbers(mean, "mean"), numbers(cov, "cov")
     n = mean.shape[-1] if mean.ndim else 0
     if n not in (nx, nx + nu) or mean.shape != (T, n) or cov.shape != (T, n, n):
         raise ShapeError(
@@ -136,7 +136,7 @@ def floor_of(std_floor: npt.ArrayLike | None, nu: int) -> Array | None:
     """
     if std_floor is None:
         return None
-    floor = _checks.numbers("std_floor", std_floor)
+    floor = numbers(std_floor, "std_floor")
     if floor.shape not in ((), (nu,)):
         raise ShapeError(f"std_floor must be a number or have shape {(nu,)}, got {floor.shape}")
     if not (np.isfinite(floor) & (floor > 0)).all():
