@@ -97,7 +97,7 @@ class Range:
     def holds(self, value: float) -> bool:
         """Whether the value lies within."""
         return (
-            (not self.finite or math.isfinite(value))
+            (not self.finite or isinstance(value, int) or math.isfinite(value))
             and (self.above is None or value > self.above)
             and (self.at_least is None or value >= self.at_least)
             and (self.below is None or value < self.below)

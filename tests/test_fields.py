@@ -226,6 +226,12 @@ def test_what_is_no_array_of_real_numbers_is_named(value):
         numbers(value, "the offset")
 
 
+def test_whole_numbers_beyond_a_float_are_judged_too():
+    assert checked(10**400, Count, "n") == 10**400
+    with pytest.raises(ConfigError, match="n must be a whole number of at most 9, got 10000"):
+        checked(10**400, Annotated[int, Range(at_most=9)], "n")
+
+
 def test_numbers_that_are_objects_are_numbers():
     found = numbers([[fractions.Fraction(1, 2), 3], [2.5, Decimal("0.25")]], "A")
     assert found.dtype == np.float64
