@@ -684,7 +684,7 @@ def filled(x, u, t, out):
             lambda: NumpyModel(lambda: None, 2, 1),
             r"NumpyModel\.step .*<lambda> must take \(x, u, t",
         ),
-        (lambda: NumpyModel(np.add, 2, 1), r"NumpyModel\.step add failed"),  # has no signature
+        (lambda: NumpyModel(max, 2, 1), r"NumpyModel\.step max failed"),  # has no signature
         (lambda: NumpyModel(pushed, 2, 1, 3), r"\.jacobian int must take \(x, u, t\): 3 is not"),
         (lambda: TorchModel(lambda: None, 2, 1), r"TorchModel\.step .* must take \(x, u, t\)"),
         (lambda: TorchModel(lambda x, u, t: None, 2, 1), r"must return a torch tensor, got None"),
@@ -910,3 +910,6 @@ def test_a_terminal_cost_needs_no_action_cost():
         np.testing.assert_allclose(a.U[:-1], b.U[:-1], rtol=1e-5, atol=1e-6)
         assert a.converged
         assert b.converged
+        # not by regularising what has no minimum, which would leave noise of its inverse
+        np.testing.assert_array_equal(a.regularisation, b.regularisation)
+        np.testing.assert_allclose(b.controller.Sigma[-1], a.controller.Sigma[-1])
