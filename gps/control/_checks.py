@@ -57,6 +57,14 @@ def require(name: str, value: object, kind: type, how: str) -> None:
         raise ShapeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {how}")
 
 
+def same_steps(result: Record, controller: LinearGaussianController, kl: Array) -> None:
+    """ShapeError unless what a result holds per step has the steps of its controller."""
+    if len(kl) != controller.T:
+        raise ShapeError(
+            f"{type(result).__name__}.kl has {len(kl)} steps, its controller has {controller.T}"
+        )
+
+
 def config(kind: type[C], given: C | None) -> C:
     """The configuration, by default all defaults; ConfigError where it is one of another kind."""
     found: C = kind() if given is None else checked(given, kind, "config")

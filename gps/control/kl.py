@@ -150,13 +150,13 @@ def raised(
     """The controller with at least the noise of a floor: Sigma_t >= diag(std_floor^2).
 
     std_floor: standard deviations in the units of the actions, scalar or (nu,), above 0; None
-    for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
+    or empty for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
     covariances above the floor the one with the least KL divergence from Sigma_t. Raises
     ConfigError, ShapeError, NonFiniteError (overflow, with the step).
     """
-    floor = floor_of(std_floor, controller.nu)
-    if floor is None:
+    if std_floor is None or np.size(std_floor) == 0:
         return controller
+    floor = floor_of(std_floor, controller.nu)
     chol = controller.chol.copy()
     status, t = _kernels.raise_covariance(chol, floor)
     if status != _kernels.OK:

@@ -61,6 +61,10 @@ class PI2Result(Record):
     kl: Annotated[Array, Shape("T")]
     """Nats, of the weights from equal ones."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.same_steps(self, self.controller, self.kl)
+
 
 def update(
     controller: LinearGaussianController,
