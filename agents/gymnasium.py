@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gps.agents.base import Simulation, Steppable, check_condition
 from gps.errors import ConfigError, GPSError, NonFiniteError, SimulationError, choices
+from gps.fields import NonNegative, Positive, checked
 from gps.protocols import Agent, Renders, control_range_of
 from gps.types import Array, CostTerms, Layout, Rollouts
 
@@ -74,11 +75,7 @@ class AgentEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
             check_condition(condition, self._count(self._test), test=self._test)
         if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32)):
             raise ConfigError(f"as_gymnasium: dtype must be float64 or float32, got {dtype!r}")
-        if not 0 <= failure_cost < math.inf:
-            raise ConfigError(
-                f"as_gymnasium: failure_cost must be 0 or more and finite, got {failure_cost!r}"
-            )
-        self._failure_cost = float(failure_cost)
+        self._failure_cost = float(checked(failure_cost, NonNegative, "as_gymnasium: failure_cost"))
         self._dtype = np.dtype(dtype).type
         low, high = _action_bounds(agent, action_bound)
         self.action_space = gymnasium.spaces.Box(
@@ -265,10 +262,7 @@ def _simulation(agent: object) -> Simulation:
 
 def _action_bounds(agent: Agent, action_bound: float) -> tuple[Array, Array]:
     """The control range, with `action_bound` where it has no end; (nu,) each."""
-    if not 0 < action_bound < math.inf:
-        raise ConfigError(
-            f"as_gymnasium: action_bound must be above 0 and finite, got {action_bound!r}"
-        )
+    action_bound = checked(action_bound, Positive, "as_gymnasium: action_bound")
     everything = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
     low, high = control_range_of(agent) or everything
     low = np.where(np.isfinite(low), low, -action_bound)

@@ -210,7 +210,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         )
         self._conditions = {False: config.conditions, True: config.test_conditions}
         for start in (*config.conditions, *config.test_conditions):
-            first.check_start(start, disturbed=self.n_start > 0)
+            first.check_start(start)
         self._dt = config.dt or first.dt
         self._starts: dict[tuple[bool, int], tuple[Array, Array, Array]] = {}
         self._check_repeatable()
@@ -543,7 +543,7 @@ class _Instance:
         require(config.dt is not None, config, "dt", f"given: {config.env} reports none", None)
         return math.nan
 
-    def check_start(self, start: GymnasiumStart, *, disturbed: bool) -> None:
+    def check_start(self, start: GymnasiumStart) -> None:
         """ConfigError if the environment cannot start there."""
         for field, value, n in (("qpos", start.qpos, self.nq), ("qvel", start.qvel, self.nv)):
             if value is None:

@@ -53,7 +53,7 @@ from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
-from gps.fields import Config, Finite, Items, NonNegative, Range, Whole, checked
+from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
@@ -281,8 +281,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
     """
 
     def __init__(self, config: MujocoConfig, threads: int = 1) -> None:
-        self.config, self.threads = config, threads
-        require(threads >= 1, config, "build(threads)", "1 or more", threads)
+        self.config = config
+        self.threads: int = checked(threads, Count, "MujocoConfig.build(threads)")
         observed = config.state if config.obs is None else config.obs
         conditions = ((False, config.conditions), (True, config.test_conditions))
         models = self._compile(dict.fromkeys((*config.state, *observed)), conditions)

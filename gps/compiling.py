@@ -27,7 +27,6 @@ kernel: Any = partial(njit, cache=True, nogil=True, no_cfunc_wrapper=True)
 inner: Any = partial(kernel, no_cpython_wrapper=True)
 inlined: Any = partial(kernel, inline="always")
 
-_PACKAGES = ("gps.", "agents.", "gps_agents.")
 _SECONDS = {
     "trial": 5,
     "search": 8,
@@ -45,13 +44,13 @@ class _Announcement(event.Listener):
     def __init__(self) -> None:
         self.depth, self.began = 0, 0.0
 
-    def on_start(self, event: event.Event) -> None:
+    def on_start(self, start: event.Event) -> None:
         """numba holds a lock: one compilation at a time."""
         self.depth += 1
         if self.depth == 1:
             self.began = time.perf_counter()
-            function = event.data["dispatcher"].py_func
-            if function.__module__.startswith(_PACKAGES):
+            function = start.data["dispatcher"].py_func
+            if function.__module__.startswith("gps."):
                 log.info(
                     "compiling %s.%s once, about %d s",
                     function.__module__,
@@ -59,12 +58,12 @@ class _Announcement(event.Listener):
                     _SECONDS.get(function.__name__, 1),
                 )
 
-    def on_end(self, event: event.Event) -> None:
+    def on_end(self, end: event.Event) -> None:
         """How long it took, for those who look closely."""
         self.depth -= 1
         if self.depth == 0:
             took = time.perf_counter() - self.began
-            log.debug("compiled %s in %.1f s", event.data["dispatcher"].py_func.__name__, took)
+            log.debug("compiled %s in %.1f s", end.data["dispatcher"].py_func.__name__, took)
 
 
 event.register("numba:compile", _Announcement())

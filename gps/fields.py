@@ -97,7 +97,7 @@ class Range:
     def holds(self, value: float) -> bool:
         """Whether the value lies within."""
         return (
-            (not self.finite or math.isfinite(value))
+            (not self.finite or isinstance(value, int) or math.isfinite(value))
             and (self.above is None or value > self.above)
             and (self.at_least is None or value >= self.at_least)
             and (self.below is None or value < self.below)
@@ -220,7 +220,10 @@ def readonly(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
         frozen: npt.NDArray[np.float64] = value  # type: ignore[assignment]
         return frozen
     given = np.asarray(value)
-    if given.dtype.kind not in "fiub":
+    good = given.dtype.kind in "fiub"
+    if given.dtype.kind == "O":  # fractions, or numbers of sympy; None would become NaN
+        good = all(hasattr(v, "__float__") for v in given.flat)
+    if not good:
         raise TypeError(f"real numbers are needed, got values of type {given.dtype}")
     array = np.array(given, dtype=np.float64, order="C", copy=True)
     array.setflags(write=False)

@@ -6,7 +6,7 @@ protocols of their own; nothing depends on classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -423,10 +423,20 @@ class VisualModel(Protocol):
         ...
 
 
+@runtime_checkable
+class HasVisualModel(Protocol):
+    """An agent that may have visual models."""
+
+    def visual_model(self, condition: int, *, test: bool = False) -> VisualModel:
+        """That of a condition; GPSError where there is none."""
+        ...
+
+
 def visual_model_of(agent: Agent, condition: int, *, test: bool = False) -> VisualModel | None:
-    """The visual model of a condition; None for an agent that has no `visual_model(condition)`.
+    """The visual model of a condition; None for an agent that is no `HasVisualModel`.
 
     Raises GPSError where the agent has one but cannot give it.
     """
-    make: Callable[..., VisualModel] | None = getattr(agent, "visual_model", None)
-    return None if make is None else make(condition, test=test)
+    if not isinstance(agent, HasVisualModel):
+        return None
+    return agent.visual_model(condition, test=test)

@@ -294,8 +294,8 @@ class LinearDynamics(Record):
 class QuadraticCost(Record):
     """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0.
 
-    Every step is charged, the last one with its
-    action. `from_matrices` takes Q, R and their relatives.
+    Every step is charged, the last one with its action. `from_matrices` takes Q, R and their
+    relatives.
     """
 
     C: Annotated[Array, Shape("T nz nz")]

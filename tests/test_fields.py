@@ -1,7 +1,9 @@
 """Shapes and ranges that stand in annotations: what they let through, and what they say."""
 
+import fractions
 import math
 from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,10 +218,24 @@ def test_no_declaration_is_lost(name):
                 assert not any(word in str(f.type) for word in known), (cls, f.name)
 
 
-@pytest.mark.parametrize("value", ["3", ["1", "2"], 1j, None, [[1.0], [2.0, 3.0]], [object()]])
+@pytest.mark.parametrize(
+    "value", ["3", ["1", "2"], 1j, None, [[1.0], [2.0, 3.0]], [object()], [1.0, None]]
+)
 def test_what_is_no_array_of_real_numbers_is_named(value):
     with pytest.raises(ShapeError, match="the offset must be an array of numbers"):
         numbers(value, "the offset")
+
+
+def test_whole_numbers_beyond_a_float_are_judged_too():
+    assert checked(10**400, Count, "n") == 10**400
+    with pytest.raises(ConfigError, match="n must be a whole number of at most 9, got 10000"):
+        checked(10**400, Annotated[int, Range(at_most=9)], "n")
+
+
+def test_numbers_that_are_objects_are_numbers():
+    found = numbers([[fractions.Fraction(1, 2), 3], [2.5, Decimal("0.25")]], "A")
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, [[0.5, 3.0], [2.5, 0.25]])
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gps import fields
 from gps.control import _kernels
-from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import readonly
+from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gps.fields import checked, numbers, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -37,35 +36,39 @@ DEFINITE_TOLERANCE = 1e-8
 _good: dict[int, weakref.ref[Array]] = {}
 
 
+_CONTROLLER = LinearGaussianController, "gains K (T, nu, nx), k (T, nu) and chol (T, nu, nu)"
 _KINDS: dict[str, tuple[type, str]] = {
     "dynamics": (LinearDynamics, "LinearDynamics.from_matrices(A, B, T=T) makes one"),
     "cost": (QuadraticCost, "QuadraticCost.from_matrices(Q, R, T=T) makes one"),
     "marginals": (Marginals, "gps.control.lqr.forward gives them"),
+    **dict.fromkeys(("controller", "previous", "new", "old"), _CONTROLLER),
 }
-_CONTROLLER = LinearGaussianController, "gains K (T, nu, nx), k (T, nu) and chol (T, nu, nu)"
 
 
 def kinds(**given: object) -> None:
-    """ShapeError where an argument is not the record that its name asks for; what is none of
-    `_KINDS` is a controller."""
+    """ShapeError where an argument is not the record that its name asks for."""
     for name, value in given.items():
-        kind, how = _KINDS.get(name, _CONTROLLER)
-        if not isinstance(value, kind):
-            raise ShapeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {how}")
+        require(name, value, *_KINDS[name])
 
 
-def numbers(name: str, value: npt.ArrayLike) -> Array:
-    """A read-only float64 array; ShapeError where the value is no such thing."""
-    return fields.numbers(value, name)
+def require(name: str, value: object, kind: type, how: str) -> None:
+    """ShapeError where an argument is no record of the kind; how: to make one."""
+    if not isinstance(value, kind):
+        raise ShapeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {how}")
+
+
+def same_steps(result: Record, controller: LinearGaussianController, kl: Array) -> None:
+    """ShapeError unless what a result holds per step has the steps of its controller."""
+    if len(kl) != controller.T:
+        raise ShapeError(
+            f"{type(result).__name__}.kl has {len(kl)} steps, its controller has {controller.T}"
+        )
 
 
 def config(kind: type[C], given: C | None) -> C:
     """The configuration, by default all defaults; ConfigError where it is one of another kind."""
-    if given is None:
-        return kind()
-    if not isinstance(given, kind):
-        raise ConfigError(f"config must be a {kind.__name__}, got {given!r}")
-    return given
+    found: C = kind() if given is None else checked(given, kind, "config")
+    return found
 
 
 def finite(name: str, array: Array) -> None:
@@ -223,7 +226,7 @@ def start_state(x0: Gaussian | npt.ArrayLike, nx: int) -> Array:
     kind = f"x0 must be a Gaussian or a state of shape {(nx,)}"
     if x0 is None or (isinstance(x0, Record) and not isinstance(x0, Gaussian)):
         raise ShapeError(f"{kind}, got {type(x0).__name__}")
-    value = numbers("x0", x0.mean if isinstance(x0, Gaussian) else x0)
+    value = numbers(x0.mean if isinstance(x0, Gaussian) else x0, "x0")
     if value.shape != (nx,):
         raise ShapeError(f"{kind}, got shape {value.shape}")
     finite("x0", value[None])

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ from gps.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
-from gps.fields import Axes, Range, Shape, check_shapes, checked, declared, readonly, shapes_of
+from gps.fields import Axes, Range, Shape, check_shapes, checked, declared, numbers, shapes_of
 from gps.types import (
     Array,
     Gaussian,
@@ -89,6 +89,8 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "mask"]
 S = TypeVar("S")
+R = TypeVar("R", bound=DualResult | PerStepResult)
+Found = TypeVar("Found")
 Call = tuple[Any, ...]
 """A kernel and its arguments but for the last three: status, and the range of the problems."""
 
@@ -133,7 +135,8 @@ class Stack(Record, Generic[S]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         (cls.record,) = get_args(vars(cls)["__orig_bases__"][0])
-        _BATCHES[cls.record] = cls
+        if not isinstance(cls.record, TypeVar):
+            _BATCHES[cls.record] = cls
 
     def __post_init__(self) -> None:
         check_shapes(self, self.shapes())
@@ -152,13 +155,25 @@ class Stack(Record, Generic[S]):
 
     @classmethod
     def stack(cls, records: Iterable[S]) -> Self:
-        """Copy records into one; ShapeError when there are none or their sizes differ."""
+        """Copy records into one; ShapeError when there are none, or their kinds or sizes differ."""
+        kind = get_origin(cls.record) or cls.record
+        if not isinstance(records, Iterable):
+            raise ShapeError(
+                f"{cls.__name__}.stack needs a list of {kind.__name__}, got "
+                f"{type(records).__name__}"
+            )
         items = list(records)
         if not items:
             raise ShapeError(f"{cls.__name__}.stack needs at least one record")
+        for b, item in enumerate(items):
+            if not isinstance(item, kind):
+                raise ShapeError(
+                    f"{cls.__name__}.stack: problem {b} must be a {kind.__name__}, got "
+                    f"{type(item).__name__}"
+                )
         stacked: dict[str, Any] = {}
         for name in cls.shapes():
-            parts = [getattr(item, name) for item in items]
+            parts = [cls._part(item, name) for item in items]
             for b, part in enumerate(parts):
                 if np.shape(part) != np.shape(parts[0]):
                     raise ShapeError(
@@ -168,6 +183,11 @@ class Stack(Record, Generic[S]):
             stacked[name] = np.stack(parts)
             stacked[name].setflags(write=False)
         return cls(**stacked)
+
+    @staticmethod
+    def _part(record: S, name: str) -> Any:
+        """One of the arrays or numbers of a record; `_single` is the way back."""
+        return getattr(record, name)
 
     @property
     def B(self) -> int:
@@ -262,14 +282,18 @@ class StepValues(Stack[Array]):
 
     values: Annotated[Array, Shape("B T")]
 
+    @staticmethod
+    def _part(record: Array, name: str) -> Array:
+        return record
+
     def _single(self, b: int) -> Array:
         row: Array = self.values[b]
         return row
 
 
 @dataclass(frozen=True, eq=False)
-class DualBatch(Stack[DualResult]):
-    """B `DualResult`s of `minimise`."""
+class _SearchBatch(Stack[R]):
+    """What the results of both searches hold; `trials` is how much of `trace` belongs to each."""
 
     controller: ControllerBatch
     marginals: MarginalsBatch
@@ -279,30 +303,26 @@ class DualBatch(Stack[DualResult]):
     active: Flags
     converged: Flags
     trials: Counts
-    """Passes that the search took; rows of `trace` from there on are 0."""
     trace: Array
 
-    def _single(self, b: int) -> DualResult:
+    def _single(self, b: int) -> R:
         return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
 
 
 @dataclass(frozen=True, eq=False)
-class PerStepBatch(Stack[PerStepResult]):
-    """B `PerStepResult`s of `minimise_per_step`."""
+class DualBatch(_SearchBatch[DualResult]):
+    """B `DualResult`s of `minimise`.
 
-    controller: ControllerBatch
-    marginals: MarginalsBatch
-    eta: Array
-    kl: Array
-    kl_max: Array
-    active: Flags
-    converged: Flags
-    trials: Counts
-    """Sweeps that the search took; entries of `trace` from there on are 0."""
-    trace: Array
+    trials: passes that the search took; rows of `trace` from there on are 0.
+    """
 
-    def _single(self, b: int) -> PerStepResult:
-        return replace(super()._single(b), trace=self.trace[b, : self.trials[b]])
+
+@dataclass(frozen=True, eq=False)
+class PerStepBatch(_SearchBatch[PerStepResult]):
+    """B `PerStepResult`s of `minimise_per_step`.
+
+    trials: sweeps that the search took; entries of `trace` from there on are 0.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -604,36 +624,16 @@ def minimise(
     )  # fmt: skip
     active, converged = end != kernels.FLOOR, end <= kernels.FLOOR
 
-    def single(b: int) -> tuple[Any, ...]:
-        x = dual.minimise(
+    def single(b: int) -> DualResult:
+        return dual.minimise(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), float(most[b]), config,
             None if first is None else float(first[b]), w[b], std_floor,
         )  # fmt: skip
-        rows = np.zeros((config.max_trials, 2))
-        rows[: len(x.trace)] = x.trace
-        m, u = x.marginals, x.controller
-        return (
-            u.K, u.k, u.chol, m.mean, m.cov, x.kl, x.eta, x.active, x.converged, len(x.trace), rows,
-        )  # fmt: skip
 
-    errors = job.settle(
-        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=found, active=active,
-        converged=converged, trials=trials, trace=trace,
+    return _searched(
+        DualBatch, job, config, single, most, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t,
+        eta=found, active=active, converged=converged, trials=trials, trace=trace,
     )  # fmt: skip
-    _report(converged, errors, config.tol)
-    K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
-    return DualBatch(
-        controller=ControllerBatch(K, k, chol, errors=errors),
-        marginals=MarginalsBatch(mean, cov, errors=errors),
-        eta=found,
-        kl=kl_t,
-        kl_max=most,
-        active=active,
-        converged=converged,
-        trials=trials,
-        trace=trace[:, : max(1, int(trials.max()))],
-        errors=errors,
-    )
 
 
 def minimise_per_step(
@@ -691,36 +691,16 @@ def minimise_per_step(
     )  # fmt: skip
     converged = end == kernels.DONE
 
-    def single(b: int) -> tuple[Any, ...]:
-        x = dual.minimise_per_step(
+    def single(b: int) -> PerStepResult:
+        return dual.minimise_per_step(
             _at(d, b), _at(c, b), _at(s, b), _at(p, b), bound[b], config,
             None if eta is None else first[b], w[b], floor,
         )  # fmt: skip
-        row = np.zeros(config.max_trials)
-        row[: len(x.trace)] = x.trace
-        m, u = x.marginals, x.controller
-        return (
-            u.K, u.k, u.chol, m.mean, m.cov, x.kl, x.eta, x.active, x.converged, len(x.trace), row,
-        )  # fmt: skip
 
-    errors = job.settle(
-        single, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t, eta=found, active=active,
-        converged=converged, trials=trials, trace=trace,
+    return _searched(
+        PerStepBatch, job, config, single, bound, K=K, k=k, chol=chol, mean=mean, cov=cov, kl=kl_t,
+        eta=found, active=active, converged=converged, trials=trials, trace=trace,
     )  # fmt: skip
-    _report(converged, errors, config.tol)
-    K, k, chol, mean, cov, kl_t = _read(K, k, chol, mean, cov, kl_t)
-    return PerStepBatch(
-        controller=ControllerBatch(K, k, chol, errors=errors),
-        marginals=MarginalsBatch(mean, cov, errors=errors),
-        eta=found,
-        kl=kl_t,
-        kl_max=bound,
-        active=active,
-        converged=converged,
-        trials=trials,
-        trace=trace[:, : max(1, int(trials.max()))],
-        errors=errors,
-    )
 
 
 def pi2_update(
@@ -743,7 +723,7 @@ def pi2_update(
     """
     config = _checks.config(PI2Config, config)
     p = _batched("controller", controller)
-    states, actions, values = readonly(X), readonly(U), readonly(costs)
+    states, actions, values = numbers(X, "X"), numbers(U, "U"), numbers(costs, "costs")
     if values.ndim != 3 or values.shape[1] < 2:
         raise ShapeError(f"costs must have shape (B, N, T) with N >= 2, got {values.shape}")
     job = _Job(threads, on_error, ("costs", values.shape[0]), exact="costs", controller=p)
@@ -769,13 +749,7 @@ def pi2_update(
     )  # fmt: skip
 
     def single(b: int) -> tuple[Array, ...]:
-        own = PI2Config(
-            kl_max=float(most[b]),
-            temperature_min=config.temperature_min,
-            covariance=config.covariance,
-            damping=config.damping,
-            floor=config.floor,
-        )
+        own = replace(config, kl_max=float(most[b]))
         x = pi2.update(
             _at(p, b), states[b], actions[b], values[b], own, given[b] if fixed else None
         )
@@ -815,7 +789,7 @@ def kalman_filter(
         _batched("sensor", sensor),
         _start(x0),
     )
-    measured, actions = readonly(Y), readonly(U)
+    measured, actions = numbers(Y, "Y"), numbers(U, "U")
     T, nx, nu = _sizes(d, x0=s)
     no = o.H.shape[2]
     if o.H.shape[1:] != (T, no, nx):
@@ -987,6 +961,41 @@ class _Job:
         return errors
 
 
+def _searched(
+    kind: Callable[..., Found],
+    job: _Job,
+    config: DualConfig,
+    single: Callable[[int], DualResult | PerStepResult],
+    kl_max: Array,
+    **found: Any,
+) -> Found:
+    """The result of either search, from the arrays that its kernel has filled, in the order of
+    `unpacked`; problems that need the single function get its result."""
+
+    def unpacked(b: int) -> tuple[Any, ...]:
+        x = single(b)
+        trace = np.zeros(found["trace"].shape[1:])
+        trace[: len(x.trace)] = x.trace
+        u, m = x.controller, x.marginals
+        return (
+            u.K, u.k, u.chol, m.mean, m.cov, x.kl, x.eta, x.active, x.converged, len(x.trace),
+            trace,
+        )  # fmt: skip
+
+    errors = job.settle(unpacked, **found)
+    _report(found["converged"], errors, config.tol)
+    K, k, chol, mean, cov = _read(*(found.pop(name) for name in ("K", "k", "chol", "mean", "cov")))
+    _read(found["kl"])
+    found["trace"] = found["trace"][:, : max(1, int(found["trials"].max()))]
+    return kind(
+        controller=ControllerBatch(K, k, chol, errors=errors),
+        marginals=MarginalsBatch(mean, cov, errors=errors),
+        kl_max=kl_max,
+        errors=errors,
+        **found,
+    )
+
+
 def _numbered(error: GPSError, b: int) -> GPSError:
     """The error of a single function, with the problem's index in front."""
     if isinstance(error, NotPositiveDefiniteError):
@@ -1014,7 +1023,7 @@ def _batched(name: str, value: Any) -> Any:
 def _start(x0: Start) -> GaussianBatch:
     """Start distributions; arrays (nx,), or (B, nx), are states that are known exactly."""
     if not isinstance(x0, Record):
-        mean = _checks.numbers("x0", x0)
+        mean = numbers(x0, "x0")
         if mean.ndim not in (1, 2):
             raise ShapeError(
                 f"x0 must be Gaussians, or states of shape (nx,) or (B, nx), got {mean.shape}"
@@ -1064,7 +1073,7 @@ def _positive(
     name: str, value: npt.ArrayLike, shape: tuple[int, ...], *, zero: bool = False
 ) -> Array:
     """Values above 0 (or not below, with `zero`), broadcast to a shape whose first axis is B."""
-    array = np.asarray(value, dtype=np.float64)
+    array = numbers(value, name)
     try:
         array = np.broadcast_to(array, shape).copy()
     except ValueError:

@@ -79,6 +79,10 @@ class DualResult(Record):
     reason: str = ""
     """Why it has not converged; `batch.minimise` gives none."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.same_steps(self, self.controller, self.kl)
+
 
 @dataclass(frozen=True)
 class _Failure:

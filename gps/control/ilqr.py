@@ -24,9 +24,9 @@ import numpy.typing as npt
 from gps.control import _checks, _kernels
 from gps.control import _ilqr_kernels as kernels
 from gps.control.lqr import controller_of, per_step, terminal
-from gps.control.models import Limited, Model, UserDefined
+from gps.control.models import Limited, Model, UserDefined, require_model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import Config, Count, NonNegative, Positive, Range, Shape
+from gps.fields import Config, Count, NonNegative, Positive, Range, Shape, numbers
 from gps.types import (
     Array,
     Gaussian,
@@ -332,11 +332,7 @@ class _Problem:
         actions: npt.ArrayLike,
         limits: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     ) -> None:
-        if not isinstance(model, Model):
-            raise ShapeError(
-                "model must be a NumbaModel, NumpyModel, TorchModel, MujocoModel or other Model of "
-                f"gps.control.models, got {model!r}"
-            )
+        require_model(model)
         if not isinstance(cost, QuadraticCost | TrajectoryCost):
             raise ShapeError(
                 "cost must be a QuadraticCost, or have the methods of TrajectoryCost; costs of "
@@ -344,7 +340,7 @@ class _Problem:
             )
         self.model, self.nx, self.nu = model, model.nx, model.nu
         self.x0 = _checks.start_state(x0, model.nx)
-        self.actions = _checks.numbers("actions", actions)
+        self.actions = numbers(actions, "actions")
         if self.actions.ndim != 2 or self.actions.shape[1] != self.nu or not len(self.actions):
             raise ShapeError(
                 f"actions must have shape (T, {self.nu}) with T >= 1, got {self.actions.shape}"
@@ -383,7 +379,7 @@ class _Problem:
         self.unit = 0.0  # of the cost; set by the first expansion
 
     def _limit(self, which: str, value: npt.ArrayLike) -> Array:
-        array = _checks.numbers(f"the {which} limit", value)
+        array = numbers(value, f"the {which} limit")
         try:
             return np.broadcast_to(array, (self.T, self.nu)).copy()
         except ValueError:
@@ -417,6 +413,7 @@ class _Problem:
         K, U, X = np.zeros((T, nu, nx)), self.actions, np.zeros((T, nx))
         X[0] = self.x0
         if controller is not None:
+            _checks.kinds(controller=controller)
             _checks.controller("controller", controller, T, nu, nx)
             # u = k + K x: about a trajectory that is zero from the second step on
             K, U = controller.K, controller.k.copy()

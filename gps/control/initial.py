@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from gps.control import _checks, lqr
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
-from gps.fields import Config, NonNegative, Positive, Range, Whole
+from gps.fields import Config, Finite, NonNegative, Positive, Range, Whole, checked, numbers
 from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
 
 __all__ = ["HoldConfig", "OpenLoopConfig", "PDConfig", "hold_position", "open_loop", "pd"]
 
 Index = npt.NDArray[np.signedinteger]
-Finite = Annotated[float, Range()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +128,9 @@ def hold_position(
     least nu. dt in seconds. Raises ShapeError, ConfigError, NonFiniteError.
     Source: as init_lqr of cbfinn/gps lin_gauss_init.py, which takes the first 2 nu state entries.
     """
-    config = HoldConfig() if config is None else config
+    config = _checks.config(HoldConfig, config)
     x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
-    if not _number("dt", dt) > 0:
-        raise ConfigError(f"dt must be a finite number of seconds above 0, got {dt}")
+    dt = checked(dt, Annotated[float, Range(above=0, unit="s")], "dt")
     driven = _driven(config.joints, nu, len(pos))
     gains = _vector("HoldConfig.gains", config.gains, 1.0, nu)
     acceleration = _vector("HoldConfig.acceleration", config.acceleration, 0.0, nu)
@@ -175,7 +173,7 @@ def pd(
     Source: as init_pd of cbfinn/gps lin_gauss_init.py, whose case of more joints than actions
     fails.
     """
-    config = PDConfig() if config is None else config
+    config = _checks.config(PDConfig, config)
     x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
     driven, action = _driven(config.joints, nu, len(pos)), np.arange(nu)
     K = np.zeros((nu, len(x0)))
@@ -198,7 +196,7 @@ def open_loop(
 
     Raises ShapeError, ConfigError for a mean or variance that is not one value for each action.
     """
-    config = OpenLoopConfig() if config is None else config
+    config = _checks.config(OpenLoopConfig, config)
     sizes = {"nx": nx, "nu": nu, "T": T}
     if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in sizes.values()):
         raise ShapeError(f"nx, nu and T must be at least 1, whole numbers, got {sizes}")
@@ -214,7 +212,7 @@ def _joints(
     x0: Array, layout: Layout, nu: int, T: int, position: str, velocity: str
 ) -> tuple[Array, Index, Index]:
     """x0 and the indices of positions and velocities, checked."""
-    x0 = _checks.numbers("x0", x0)
+    x0 = numbers(x0, "x0")
     if x0.shape != (layout.size,):
         raise ShapeError(f"x0 must have shape {(layout.size,)} as its layout, got {x0.shape}")
     if not np.isfinite(x0).all():
@@ -254,13 +252,3 @@ def _vector(name: str, values: tuple[float, ...], default: float, n: int) -> Arr
     if values and len(values) != n:
         raise ConfigError(f"{name} must have {n} values, one per action, got {len(values)}")
     return np.array(values or (default,) * n, dtype=np.float64)
-
-
-def _number(name: str, value: float) -> float:
-    """The value, or ConfigError unless it is a finite number."""
-    try:
-        if math.isfinite(value):
-            return value
-    except (TypeError, OverflowError):
-        pass
-    raise ConfigError(f"{name} must be finite, got {value!r}")

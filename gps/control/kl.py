@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gps.control import _checks, _kernels
 from gps.control.lqr import per_step
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.fields import readonly
+from gps.fields import numbers, readonly
 from gps.types import Array, LinearGaussianController, QuadraticCost
 
 __all__ = ["kl_per_step", "penalised", "raised"]
@@ -37,7 +37,7 @@ def kl_per_step(
     T, nu, nx = new.K.shape
     _checks.controller("new", new, T, nu, nx)
     _checks.controller("old", old, T, nu, nx)
-    mean, cov = _checks.numbers("mean", mean), _checks.numbers("cov", cov)
+    mean, cov = numbers(mean, "mean"), numbers(cov, "cov")
     n = mean.shape[-1] if mean.ndim else 0
     if n not in (nx, nx + nu) or mean.shape != (T, n) or cov.shape != (T, n, n):
         raise ShapeError(
@@ -136,7 +136,7 @@ def floor_of(std_floor: npt.ArrayLike | None, nu: int) -> Array | None:
     """
     if std_floor is None:
         return None
-    floor = _checks.numbers("std_floor", std_floor)
+    floor = numbers(std_floor, "std_floor")
     if floor.shape not in ((), (nu,)):
         raise ShapeError(f"std_floor must be a number or have shape {(nu,)}, got {floor.shape}")
     if not (np.isfinite(floor) & (floor > 0)).all():
@@ -150,13 +150,13 @@ def raised(
     """The controller with at least the noise of a floor: Sigma_t >= diag(std_floor^2).
 
     std_floor: standard deviations in the units of the actions, scalar or (nu,), above 0; None
-    for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
+    or empty for none. In units of the floor, eigenvalues of Sigma_t below 1 become 1: of all
     covariances above the floor the one with the least KL divergence from Sigma_t. Raises
     ConfigError, ShapeError, NonFiniteError (overflow, with the step).
     """
-    floor = floor_of(std_floor, controller.nu)
-    if floor is None:
+    if std_floor is None or np.size(std_floor) == 0:
         return controller
+    floor = floor_of(std_floor, controller.nu)
     chol = controller.chol.copy()
     status, t = _kernels.raise_covariance(chol, floor)
     if status != _kernels.OK:

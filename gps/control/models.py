@@ -7,6 +7,7 @@ user; `MujocoModel` takes a MuJoCo model. Anything with the methods of `Model` w
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from gps.control import _ilqr_kernels as kernels
-from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError
+from gps.errors import ConfigError, GPSError, NonFiniteError, ShapeError, one_line
 from gps.extras import needed_by
 from gps.fields import Count, checked
 from gps.types import Array
@@ -85,6 +86,15 @@ class Limited(Protocol):
         ...
 
 
+def require_model(model: object) -> None:
+    """ShapeError where an argument is no `Model`."""
+    if not isinstance(model, Model):
+        raise ShapeError(
+            "model must be a NumbaModel, NumpyModel, TorchModel, MujocoModel or other Model of "
+            f"gps.control.models, got {model!r}"
+        )
+
+
 def _sizes(nx: int, nu: int) -> tuple[int, int]:
     return checked(nx, Count, "a model's nx"), checked(nu, Count, "a model's nu")
 
@@ -134,9 +144,19 @@ def _guarded(what: str, function: Callable[..., Any], called: Callable[..., Any]
 
 def _failure(what: str, function: Callable[..., Any], error: Exception) -> ConfigError:
     """The error that says in one line which function of the user's has failed, and how."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     text = text if len(text) <= 200 else text[:197] + "..."
     return ConfigError(f"{what} {_name(function)} failed: {type(error).__name__}: {text}")
+
+
+def _check_arguments(what: str, function: Any, names: str) -> None:
+    """ConfigError unless a function of the user's can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*names.split(", "))
+    except ValueError:  # one that is not written in Python, and has no signature
+        return
+    except TypeError as error:
+        raise ConfigError(f"{what} {_name(function)} must take ({names}): {error}") from None
 
 
 def _name(function: Any) -> str:
@@ -159,6 +179,7 @@ class NumpyModel:
         jacobian: Callable[[Array, Array, int], Array] | None = None,
     ) -> None:
         self.nx, self.nu = _sizes(nx, nu)
+        _check_arguments("NumpyModel.step", step, "x, u, t")
         self._step = _guarded("NumpyModel.step", step, step)
         self.user_function = f"NumpyModel.step {_name(step)}"
         self._jacobian = None
@@ -170,6 +191,7 @@ class NumpyModel:
                 f"{shape}"
             )
         if jacobian is not None:
+            _check_arguments("NumpyModel.jacobian", jacobian, "x, u, t")
             self._jacobian = _guarded("NumpyModel.jacobian", jacobian, jacobian)
             shape = np.shape(self._jacobian(x, u, 0))
             if shape != (3, nx, nx + nu):
@@ -232,15 +254,20 @@ def _probe(name: str, fn: Any, nx: int, nu: int, shape: tuple[int, ...]) -> None
 
 
 @contextmanager
-def _no_division() -> Iterator[None]:
-    """A division by zero in a compiled function, as an error of ours."""
+def _compiled(what: str, function: Any) -> Iterator[None]:
+    """What goes wrong in a compiled function, or in compiling it, as an error of ours.
+
+    what: such as NumbaModel.step.
+    """
     try:
         yield
     except ZeroDivisionError:
         raise NonFiniteError(
-            "the model's compiled function divides by zero; decorate it with "
+            f"{what} {_name(function)} divides by zero; decorate it with "
             "numba.njit(error_model='numpy'), and the line search passes such a trajectory by"
         ) from None
+    except Exception as error:
+        raise _failure(what, function, error) from error
 
 
 class NumbaModel:
@@ -255,6 +282,8 @@ class NumbaModel:
         for name, fn in (("step", step), ("jacobian", jacobian)):
             if fn is not None and not hasattr(fn, "py_func"):
                 raise ConfigError(f"NumbaModel.{name} must be decorated with numba.njit")
+            if fn is not None:
+                _check_arguments(f"NumbaModel.{name}", fn.py_func, "x, u, t, out")
         self._step, self._jacobian = step, jacobian
         self.user_function = f"NumbaModel.step {_name(step.py_func)}"
         _probe("step", step, nx, nu, (nx,))
@@ -267,17 +296,18 @@ class NumbaModel:
         """See `Model`."""
         B, (T, nx) = len(sizes), X.shape
         states, actions = np.empty((B, T, nx)), np.empty((B, T, self.nu))
-        with _no_division():
+        with _compiled("NumbaModel.step", self._step.py_func):
             kernels.rollout(self._step, X, U, k, K, sizes, low, high, states, actions)
         return states, actions
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""
         F = np.empty((X.shape[0] - 1, self.nx, self.nx + self.nu))
-        with _no_division():
-            if self._jacobian is None:
+        if self._jacobian is None:
+            with _compiled("NumbaModel.step", self._step.py_func):
                 kernels.differences(self._step, X, U, F, _WIDTH)
-            else:
+        else:
+            with _compiled("NumbaModel.jacobian", self._jacobian.py_func):
                 kernels.along(self._jacobian, X, U, F)
         return F
 
@@ -298,6 +328,7 @@ class TorchModel:
         self.nx, self.nu = _sizes(nx, nu)
         self._torch = torch
         self.user_function = f"TorchModel.step {_name(step)}"
+        _check_arguments("TorchModel.step", step, "x, u, t")
         x, u = torch.zeros(nx).double(), torch.zeros(nu).double()
 
         def single(x: Any, u: Any, t: int) -> Any:
@@ -308,17 +339,24 @@ class TorchModel:
 
         with torch.no_grad():
             try:
-                taken, shape = double, tuple(step(x, u, 0).shape)
+                taken, out = double, step(x, u, 0)
             except RuntimeError as error:  # of the wrong precision, or the function's own
                 try:
-                    taken, shape = single, tuple(step(x.float(), u.float(), 0).shape)
-                except Exception:
-                    raise _failure("TorchModel.step", step, error) from error
+                    taken, out = single, step(x.float(), u.float(), 0)
+                except Exception as other:
+                    # what is wrong besides shows in the precision that the function is made for
+                    cause = other if _of_precision(error) else error
+                    raise _failure("TorchModel.step", step, cause) from cause
             except Exception as error:
                 raise _failure("TorchModel.step", step, error) from error
-        if shape != (nx,):
+        if not isinstance(out, torch.Tensor):
+            raise ConfigError(
+                f"TorchModel.step {_name(step)} must return a torch tensor, got "
+                f"{type(out).__name__}"
+            )
+        if out.shape != (nx,):
             raise ShapeError(
-                f"TorchModel.step must map ({nx},) and ({nu},) to ({nx},), got {shape}"
+                f"TorchModel.step must map ({nx},) and ({nu},) to ({nx},), got {tuple(out.shape)}"
             )
         both = torch.func.jacfwd(taken, argnums=(0, 1))
         self._batched = _guarded(
@@ -353,6 +391,11 @@ class TorchModel:
             A, B = (torch.cat(parts) for parts in zip(*rows, strict=True))
         F: Array = torch.cat((A, B), dim=2).detach().numpy()
         return F
+
+
+def _of_precision(error: Exception) -> bool:
+    """Whether torch complains of a mixture of float32 and float64."""
+    return any(words in str(error) for words in ("dtype", "scalar type"))
 
 
 class MujocoModel:

@@ -76,6 +76,10 @@ class PerStepResult(Record):
     reason: str = ""
     """Why it has not converged; `batch.minimise_per_step` gives none."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.same_steps(self, self.controller, self.kl)
+
 
 def backward_per_step(
     dynamics: LinearDynamics,

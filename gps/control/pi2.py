@@ -20,7 +20,7 @@ from gps.control import _pi2_kernels as kernels
 from gps.control.kl import factors
 from gps.control.lqr import controller_of, per_step
 from gps.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import Config, Positive, Range, Shape
+from gps.fields import Config, Positive, Range, Shape, numbers
 from gps.types import Array, LinearGaussianController, Record
 
 __all__ = ["PI2Config", "PI2Result", "update"]
@@ -61,6 +61,10 @@ class PI2Result(Record):
     kl: Annotated[Array, Shape("T")]
     """Nats, of the weights from equal ones."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.same_steps(self, self.controller, self.kl)
+
 
 def update(
     controller: LinearGaussianController,
@@ -87,8 +91,8 @@ def update(
     _checks.kinds(controller=controller)
     T, nu, nx = controller.T, controller.nu, controller.nx
     _checks.controller("controller", controller, T, nu, nx)
-    states, actions = _checks.numbers("X", X), _checks.numbers("U", U)
-    values = _checks.numbers("costs", costs)
+    states, actions = numbers(X, "X"), numbers(U, "U")
+    values = numbers(costs, "costs")
     N = len(values) if values.ndim else 0
     for name, array, want in (
         ("X", states, (N, T, nx)), ("U", actions, (N, T, nu)), ("costs", values, (N, T)),

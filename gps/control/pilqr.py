@@ -23,7 +23,7 @@ from gps.control.dual import DualConfig, PerStepResult
 from gps.control.lqr import per_step
 from gps.control.pi2 import PI2Config, PI2Result
 from gps.errors import ConfigError, NonFiniteError, ShapeError
-from gps.fields import Config, Positive, Shape, readonly
+from gps.fields import Config, Positive, Shape, numbers
 from gps.linalg import solve_lower
 from gps.types import (
     Array,
@@ -162,7 +162,7 @@ def replay(
     _checks.dynamics(dynamics)
     C = _checks.cost(cost, T, nx + nu)
     _checks.controller("controller", controller, T, nu, nx)
-    starts, eps = readonly(x0), readonly(noise)
+    starts, eps = numbers(x0, "x0"), numbers(noise, "noise")
     N = len(eps) if eps.ndim else 0
     _samples(x0=(starts, (N, nx)), noise=(eps, (N, T, nu)))
     out = np.empty((N, T))
@@ -197,7 +197,7 @@ def explain(
     _checks.kinds(dynamics=dynamics, cost=cost, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
     _checks.controller("controller", controller, T, nu, nx)
-    states, actions, values = readonly(X), readonly(U), readonly(costs)
+    states, actions, values = numbers(X, "X"), numbers(U, "U"), numbers(costs, "costs")
     N = len(states) if states.ndim else 0
     _samples(costs=(values, (N, T)), X=(states, (N, T, nx)), U=(actions, (N, T, nu)))
     if N < 1:
@@ -250,7 +250,7 @@ def update(
     step = dual.minimise_per_step(
         dynamics, cost, x0, previous, kl_max, config.dual, eta, std_floor=std_floor
     )
-    asked, states, values = step.controller, readonly(X), readonly(costs)
+    asked, states, values = step.controller, numbers(X, "X"), numbers(costs, "costs")
     moved = asked.mean_action(states) + np.einsum("tij,ntj->nti", asked.chol, known.noise)
     full = pi2.update(asked, states, moved, values, config.pi2)
     temperature, rest = full.temperature, known.residual
@@ -281,7 +281,7 @@ def adjust_steps(
     Source: Chebotar et al. 2017, section 4.3.
     """
     config = _checks.config(PILQRConfig, config)
-    shares = np.asarray(share, dtype=np.float64)
+    shares = numbers(share, "share")
     if shares.ndim != 1:
         raise ShapeError(f"share must have shape (T,), got {shares.shape}")
     old, least, most = (

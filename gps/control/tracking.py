@@ -28,9 +28,9 @@ import numpy.typing as npt
 from gps.control import _checks, lqr
 from gps.control import _tracking_kernels as kernels
 from gps.control._kernels import NOT_POSITIVE_DEFINITE, OK
-from gps.control.models import Model
+from gps.control.models import Model, require_model
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gps.fields import Count, Shape, checked, readonly
+from gps.fields import Count, Shape, checked, numbers, readonly
 from gps.linalg import smallest_eigenvalue
 from gps.types import (
     Array,
@@ -88,12 +88,11 @@ class LinearSensor(Record):
     ) -> Self:
         """The same sensor at T steps: H (no, nx), V (no, no), h (no,), by default 0."""
         T = checked(T, Count, "a sensor's T")
-        one = np.asarray(H, dtype=np.float64)
+        one = numbers(H, "H")
         if one.ndim != 2:
             raise ShapeError(f"H must have shape (no, nx), got {one.shape}")
         no = one.shape[0]
-        both = {"h": np.zeros(no) if h is None else np.asarray(h, dtype=np.float64)}
-        both["V"] = np.asarray(V, dtype=np.float64)
+        both = {"h": np.zeros(no) if h is None else numbers(h, "h"), "V": numbers(V, "V")}
         for name, want in (("h", (no,)), ("V", (no, no))):
             if both[name].shape != want:
                 raise ShapeError(f"{name} must have shape {want}, got {both[name].shape}")
@@ -167,7 +166,15 @@ class SimulationNoise(Record):
         *,
         explore: bool = False,
     ) -> Self:
-        """Normal numbers; without `explore`, none for the actions."""
+        """Normal numbers; without `explore`, none for the actions.
+
+        Raises ConfigError for what is no generator of numpy's.
+        """
+        if not isinstance(rng, np.random.Generator | np.random.RandomState):
+            raise ConfigError(
+                f"rng must be a numpy.random.Generator, got {rng!r}: np.random.default_rng(seed) "
+                "makes one"
+            )
         N = checked(N, Count, "N")
         start, process = rng.normal(size=(N, nx)), rng.normal(size=(N, T - 1, nx))
         sensor = rng.normal(size=(N, T, no))
@@ -301,6 +308,7 @@ def track_model(
     Raises what `track` raises, NonFiniteError where the model becomes non-finite, and ConfigError
     when it depends on t and `step` is missing.
     """
+    require_model(model)
     X, U = _reference(X_ref, U_ref)
     T, nx, nu = len(X), model.nx, model.nu
     for name, array, want in (("X_ref", X, (T, nx)), ("U_ref", U, (T, nu))):
@@ -312,7 +320,7 @@ def track_model(
     else:
         ahead = np.empty((T - 1, nx))
         for t in range(T - 1):
-            x = np.asarray(step(X[t], U[t], t), dtype=np.float64)
+            x = numbers(step(X[t], U[t], t), f"step at t={t}")
             if x.shape != (nx,):
                 raise ShapeError(f"step must return shape {(nx,)}, got {x.shape} at t={t}")
             ahead[t] = x
@@ -321,7 +329,7 @@ def track_model(
     if F.shape != (T - 1, nx, nx + nu):
         raise ShapeError(f"the model's Jacobians must be {(T - 1, nx, nx + nu)}, got {F.shape}")
     _checks.finite("the model's Jacobian along the reference", F)
-    noise = np.zeros((nx, nx)) if W is None else np.asarray(W, dtype=np.float64)
+    noise = np.zeros((nx, nx)) if W is None else numbers(W, "W")
     if noise.shape not in ((nx, nx), (T - 1, nx, nx)):
         raise ShapeError(f"W must be {(nx, nx)} or {(T - 1, nx, nx)}, got {noise.shape}")
     z = np.concatenate((X, U), axis=1)[:-1]
@@ -426,6 +434,7 @@ def smooth(dynamics: LinearDynamics, filtered: FilterResult) -> SmootherResult:
     systems, 1965.
     """
     _checks.kinds(dynamics=dynamics)
+    _checks.require("filtered", filtered, FilterResult, "kalman_filter gives it")
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     N, T, nx = filtered.mean.shape
@@ -479,8 +488,9 @@ def simulate(
     process, sensor, actions; or given as unit-variance arrays in `noise`, whose actions' part is
     multiplied by the controller's `chol`. explore: draw that part too, else it is 0.
 
-    Raises ConfigError (neither or both of rng and noise), ShapeError, NonFiniteError (also where
-    the loop overflows, with the step) and NotPositiveDefiniteError as `kalman_filter`.
+    Raises ConfigError (neither or both of rng and noise, or no generator), ShapeError,
+    NonFiniteError (also where the loop overflows, with the step) and NotPositiveDefiniteError as
+    `kalman_filter`.
     """
     _checks.kinds(dynamics=dynamics, controller=controller)
     T, nx, nu = dynamics.T, dynamics.nx, dynamics.nu
@@ -497,6 +507,7 @@ def simulate(
     if noise is None:
         assert rng is not None
         noise = SimulationNoise.draw(rng, N, T, nx, nu, no, explore=explore)
+    _checks.require("noise", noise, SimulationNoise, "SimulationNoise.draw gives it")
     samples = noise.start.shape[0]
     wants = {"start": (nx,), "process": (T - 1, nx), "sensor": (T, no), "action": (T, nu)}
     for name, want in wants.items():
@@ -527,7 +538,7 @@ def simulate(
 
 def _reference(X_ref: npt.ArrayLike, U_ref: npt.ArrayLike) -> tuple[Array, Array]:
     """A finite reference of T states and T actions."""
-    X, U = readonly(X_ref), readonly(U_ref)
+    X, U = numbers(X_ref, "X_ref"), numbers(U_ref, "U_ref")
     if X.ndim != 2 or U.ndim != 2 or len(X) != len(U) or 0 in X.shape or 0 in U.shape:
         raise ShapeError(
             f"X_ref and U_ref must have shapes (T, nx) and (T, nu), got {X.shape} and {U.shape}"
@@ -539,7 +550,7 @@ def _reference(X_ref: npt.ArrayLike, U_ref: npt.ArrayLike) -> tuple[Array, Array
 
 def _weights(name: str, value: npt.ArrayLike, T: int, n: int) -> Array:
     """Weights (T, n, n) from one matrix or one for each step, positive semi-definite."""
-    array = readonly(value)
+    array = numbers(value, name)
     if array.shape not in ((n, n), (T, n, n)):
         raise ShapeError(f"{name} must have shape {(n, n)} or {(T, n, n)}, got {array.shape}")
     array = readonly(np.broadcast_to(array, (T, n, n)))
@@ -565,6 +576,7 @@ def _estimation(
 ) -> tuple[Array, Array, Array, Array]:
     """W, V, and mean and covariance of the start, checked and symmetric."""
     _checks.kinds(dynamics=dynamics)
+    _checks.require("sensor", sensor, LinearSensor, "LinearSensor.constant(T, H, V) makes one")
     _checks.dynamics(dynamics)
     W = _semi_definite("dynamics.W", _checks.noise(dynamics))
     want = (dynamics.T, sensor.no, dynamics.nx)
@@ -609,7 +621,7 @@ def _gains(
 
 def _samples(name: str, value: npt.ArrayLike, shape: tuple[int, int]) -> Array:
     """Finite samples (N, T, n) from those or a single one (T, n)."""
-    array = readonly(value)
+    array = numbers(value, name)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[1:] != shape or len(array) < 1:

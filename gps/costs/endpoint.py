@@ -9,7 +9,7 @@ from gps.costs._kernels import pull_back
 from gps.costs.base import TermBuffers
 from gps.costs.distance import DistanceCost
 from gps.errors import ConfigError
-from gps.types import Rollouts
+from gps.types import Array, Rollouts
 
 Through = Literal["jacobian", "state"]
 
@@ -38,11 +38,17 @@ class EndpointCost(DistanceCost):
             super().add(rollouts, weight, out)
             return
         value, gradient, hessian = self._distance(rollouts, weight)
-        if self.entry not in rollouts.jacobians:
-            known = ", ".join(sorted(rollouts.jacobians)) or "none"
-            raise ConfigError(
-                f"EndpointCost.through is 'jacobian', but the agent reports no Jacobian of "
-                f"{self.entry!r} (it reports: {known}); through='state' needs none"
-            )
+        J = jacobian_of("EndpointCost", rollouts, self.entry)
         out.l[...] += value
-        pull_back(rollouts.jacobians[self.entry], gradient, hessian, out.l_x, out.l_xx)
+        pull_back(J, gradient, hessian, out.l_x, out.l_xx)
+
+
+def jacobian_of(cost: str, rollouts: Rollouts, entry: str) -> Array:
+    """The Jacobian of an entry, (N, T, size, nx); ConfigError with what the agent reports."""
+    if entry not in rollouts.jacobians:
+        known = ", ".join(sorted(rollouts.jacobians)) or "none"
+        raise ConfigError(
+            f"{cost}.through is 'jacobian', but the agent reports no Jacobian of {entry!r} "
+            f"(it reports: {known}); through='state' needs none"
+        )
+    return rollouts.jacobians[entry]

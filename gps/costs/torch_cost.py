@@ -21,7 +21,7 @@ from gps.costs._kernels import pull_back
 from gps.costs.base import SmoothDistance, TermBuffers, check_entry, ramp
 from gps.costs.combine import InPlaceCost
 from gps.costs.endpoint import Through
-from gps.errors import ConfigError, GPSError, NonFiniteError
+from gps.errors import ConfigError, GPSError, NonFiniteError, one_line
 from gps.fields import Items, NonNegative
 from gps.types import Array, Layout, Rollouts
 
@@ -438,7 +438,7 @@ _HINTS = {
 
 def _refuse(cost: TorchCost, error: Exception) -> NoReturn:
     """ConfigError in one line that names the function."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     hint = next((f"; {hint}" for key, hint in _HINTS.items() if key in text), "")
     text = text if len(text) <= 200 else text[:197] + "..."
     raise ConfigError(

@@ -11,8 +11,8 @@ import numpy as np
 from gps.costs._kernels import pull_back
 from gps.costs.base import SmoothDistance, TermBuffers, check_entry, check_length
 from gps.costs.combine import InPlaceCost
-from gps.costs.endpoint import Through
-from gps.errors import ConfigError, choices
+from gps.costs.endpoint import Through, jacobian_of
+from gps.errors import ConfigError
 from gps.fields import Finite, Items, Whole
 from gps.types import Array, Layout, Rollouts
 
@@ -166,13 +166,3 @@ class WaypointCost(SmoothDistance, InPlaceCost):
                 J = jacobian_of("WaypointCost", rollouts, self.entry)
                 pull_back(J, np.ascontiguousarray(gradient), hessian, out.l_x, out.l_xx)
         out.l[...] += value
-
-
-def jacobian_of(cost: str, rollouts: Rollouts, entry: str) -> Array:
-    """The Jacobian of an entry, (N, T, size, nx); ConfigError with what the agent reports."""
-    if entry not in rollouts.jacobians:
-        raise ConfigError(
-            f"{cost}.through is 'jacobian': {choices('Jacobian', entry, rollouts.jacobians)}; "
-            "through='state' needs none"
-        )
-    return rollouts.jacobians[entry]

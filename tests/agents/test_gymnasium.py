@@ -270,8 +270,10 @@ def test_a_failure_in_mujoco_is_told_and_does_not_stay():
 
 def test_wrong_arguments_are_named():
     cases = [
-        ({"action_bound": 0.0}, "action_bound"),
-        ({"failure_cost": -1.0}, "failure_cost"),
+        ({"action_bound": 0.0}, "action_bound must be a number above 0, got 0.0"),
+        ({"action_bound": "1"}, "action_bound must be a number above 0, got '1'"),
+        ({"failure_cost": -1.0}, "failure_cost must be a number of at least 0, got -1.0"),
+        ({"failure_cost": np.inf}, "failure_cost must be a number of at least 0, got inf"),
         ({"dtype": np.int64}, "dtype"),
         ({"test": True}, "no test conditions"),
         ({"cost": StateCost(entry="positon", target=0.0, l2=1.0)}, "did you mean 'position'"),

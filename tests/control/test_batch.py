@@ -547,6 +547,26 @@ def test_stacks_give_their_records_back():
             whole[0].__dict__[next(iter(kind.shapes()))][...] = 0
 
 
+def test_numbers_of_every_problem_are_a_stack_too():
+    rows = [np.arange(3.0), np.ones(3)]
+    for a, b in zip(batch.StepValues.stack(rows), rows, strict=True):
+        assert_array_equal(a, b)
+
+
+def test_records_of_another_kind_are_named():
+    d, c, *_ = problems()[0]
+    for records, words in (
+        ([c, d], r"CostBatch.stack: problem 1 must be a QuadraticCost, got LinearDynamics"),
+        ([None], r"problem 0 must be a QuadraticCost, got NoneType"),
+        (None, r"CostBatch.stack needs a list of QuadraticCost, got NoneType"),
+        (c, r"CostBatch.stack needs a list of QuadraticCost, got QuadraticCost"),
+    ):
+        with pytest.raises(ShapeError, match=words):
+            batch.CostBatch.stack(records)
+    with pytest.raises(ShapeError, match="kl_max must be an array of numbers"):
+        batch.minimise(*stacked(problems()), "1")
+
+
 def test_wrong_sizes_are_named():
     singles = problems()
     d, c, s, p = stacked(singles)

@@ -183,6 +183,7 @@ def test_a_floor_below_all_noise_changes_nothing(problem):
         )
     assert raised(problem[3], 1e-6) is problem[3]
     assert raised(problem[3], None) is problem[3]
+    assert raised(problem[3], ()) is problem[3]
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1e6])

@@ -150,7 +150,7 @@ def test_temperature_zero_is_plain_lqr():
         total += 0.5 * (x @ Q @ x + u @ R @ u)
         x = A @ x + B @ u
     assert lqr.expected_cost(cost, along).sum() == pytest.approx(total)
-    together = batch.backward(d, cost, temperature=[[0.0], [1.0]][0])
+    together = batch.backward(d, cost, temperature=0.0)
     assert not together[0].chol.any()
     with pytest.raises(NotPositiveDefiniteError, match=r"previous\.Sigma"):
         dual.minimise(d, cost, x0, plain, 1.0)

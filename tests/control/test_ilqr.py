@@ -646,8 +646,62 @@ def test_a_compiled_step_is_tried_before_it_can_do_harm(step, error, match):
 
 def test_a_division_by_zero_in_a_compiled_step():
     cost = QuadraticCost(np.tile(np.eye(3), (4, 1, 1)), np.zeros((4, 3)), np.zeros(4))
-    with pytest.raises(NonFiniteError, match="error_model='numpy'"):
+    with pytest.raises(NonFiniteError, match=r"step reciprocal divides .*error_model='numpy'"):
         ilqr.minimise(NumbaModel(reciprocal, 2, 1), cost, np.zeros(2), np.zeros((4, 1)))
+
+
+@njit
+def unknown(x, u, t, out):
+    out[:] = x.no_such_method()
+
+
+@njit
+def too_few(x, u):
+    return x + u
+
+
+@pytest.mark.parametrize("options", [{}, {"jacobian": unknown}])
+def test_a_step_that_numba_cannot_compile_is_named(options):
+    which = "jacobian" if options else "step"
+    model = NumbaModel(filled if options else unknown, 2, 1, **options)
+    cost = QuadraticCost.from_matrices(np.eye(2), np.eye(1), T=4)
+    with pytest.raises(ConfigError, match=f"NumbaModel.{which} unknown failed: Typing") as caught:
+        ilqr.minimise(model, cost, np.zeros(2), np.zeros((4, 1)))
+    assert "\n" not in str(caught.value)
+
+
+@njit
+def filled(x, u, t, out):
+    out[:] = u[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: NumbaModel(too_few, 2, 1), r"NumbaModel\.step too_few must take \(x, u, t, out\)"),
+        (lambda: NumbaModel(filled, 2, 1, too_few), r"\.jacobian too_few must take \(x, u, t, o"),
+        (
+            lambda: NumpyModel(lambda: None, 2, 1),
+            r"NumpyModel\.step .*<lambda> must take \(x, u, t",
+        ),
+        (lambda: NumpyModel(max, 2, 1), r"NumpyModel\.step max failed"),  # has no signature
+        (lambda: NumpyModel(pushed, 2, 1, 3), r"\.jacobian int must take \(x, u, t\): 3 is not"),
+        (lambda: TorchModel(lambda: None, 2, 1), r"TorchModel\.step .* must take \(x, u, t\)"),
+        (lambda: TorchModel(lambda x, u, t: None, 2, 1), r"must return a torch tensor, got None"),
+    ],
+)
+def test_a_function_that_cannot_be_called_so_is_named(make, text):
+    with pytest.raises(ConfigError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_network_of_the_wrong_size_is_told_its_size(dtype):
+    """Not that it is of another precision, which was tried too."""
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(5, 2).to(getattr(torch, dtype))
+    with pytest.raises(ConfigError, match=r"shapes cannot be multiplied \(1x3 and 5x2\)"):
+        TorchModel(lambda x, u, t: net(torch.cat([x, u])), 2, 1)
 
 
 def test_a_numpy_step_in_place_gives_the_same_plan():
@@ -856,3 +910,6 @@ def test_a_terminal_cost_needs_no_action_cost():
         np.testing.assert_allclose(a.U[:-1], b.U[:-1], rtol=1e-5, atol=1e-6)
         assert a.converged
         assert b.converged
+        # not by regularising what has no minimum, which would leave noise of its inverse
+        np.testing.assert_array_equal(a.regularisation, b.regularisation)
+        np.testing.assert_allclose(b.controller.Sigma[-1], a.controller.Sigma[-1])

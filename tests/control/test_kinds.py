@@ -81,6 +81,21 @@ def test_a_known_state_is_a_gaussian_without_variance(name):
         function(*args[:i], np.ones(3), *args[i + 1 :])
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        dual.minimise(DYNAMICS, COST, START, CONTROLLER, 1.0),
+        dual.minimise_per_step(DYNAMICS, COST, START, CONTROLLER, 1.0),
+        pi2.update(CONTROLLER, X, U, L),
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_a_result_has_the_steps_of_its_controller(result):
+    shorter = LinearGaussianController(*(a[:-1] for a in arrays(result.controller)))
+    with pytest.raises(ShapeError, match=r"\.kl has 6 steps, its controller has 5"):
+        dataclasses.replace(result, controller=shorter)
+
+
 def test_ilqr_plans_from_the_mean_of_a_gaussian():
     model = models.NumpyModel(lambda x, u, t: x + 0.1 * u, nx, nu)
     a = ilqr.minimise(model, COST, START, np.zeros((T, nu)))

@@ -493,6 +493,24 @@ def test_measurements_that_are_no_numbers_are_named():
         tracking.kalman_filter(dynamics, sensor, Y, U, start)
 
 
+def test_arguments_of_another_kind_are_named():
+    dynamics, controller, start, sensor, _ = loop(N=1)
+    found = tracking.kalman_filter(dynamics, sensor, np.zeros((8, 2)), np.zeros((8, 2)), start)
+    reference = np.zeros((8, 3)), np.zeros((8, 2)), np.eye(3), np.eye(2)
+    for function, args, words in (
+        (tracking.kalman_filter, (dynamics, 3, found.mean, found.mean, start), "a LinearSensor, "),
+        (tracking.kalman_filter, (dynamics, sensor, "Y", "U", start), "Y must be an array of num"),
+        (tracking.simulate, (dynamics, controller, start, found), "be a LinearSensor, got Filter"),
+        (tracking.smooth, (dynamics, sensor), "filtered must be a FilterResult, got LinearSensor"),
+        (LinearSensor.constant, (8, "H", np.eye(2)), "H must be an array of numbers"),
+        (tracking.track, (dynamics, *reference[:2], "Q", np.eye(2)), "Q must be an array of num"),
+        (tracking.track_model, (dynamics, *reference), "model must be a NumbaModel, .*Dynamics"),
+    ):
+        options = {"rng": np.random.default_rng(0)} if function is tracking.simulate else {}
+        with pytest.raises(ShapeError, match=words):
+            function(*args, **options)
+
+
 def test_simulate_refuses_what_it_cannot_do():
     dynamics, controller, start, sensor, _ = loop(N=1)
     rng = np.random.default_rng(0)
@@ -503,6 +521,8 @@ def test_simulate_refuses_what_it_cannot_do():
         ({"rng": rng, "N": 0}, ConfigError, "N must be"),
         ({"rng": rng, "feedback": "output"}, ConfigError, "'estimate' or 'state'"),
         ({"noise": noise}, ShapeError, "noise.sensor must have shape"),
+        ({"noise": 3}, ShapeError, "noise must be a SimulationNoise, got int"),
+        ({"rng": 3}, ConfigError, r"rng must be a numpy.random.Generator, got 3: .*default_rng"),
     ):
         with pytest.raises(error, match=words):
             tracking.simulate(dynamics, controller, start, sensor, **options)

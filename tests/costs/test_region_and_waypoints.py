@@ -174,7 +174,9 @@ def test_waypoints_of_points_through_the_jacobian(exact, rollouts):
     np.testing.assert_allclose(got.l, own.l)
     np.testing.assert_allclose(got.l_x, np.einsum("ntai,nta->nti", E, g), atol=1e-12)
     np.testing.assert_allclose(got.l_xx, E.swapaxes(2, 3) @ H @ E, atol=1e-11)
-    with pytest.raises(ConfigError, match="unknown Jacobian 'end_points'; known: none; through='s"):
+    with pytest.raises(
+        ConfigError, match=r"no Jacobian of 'end_points' \(it reports: none\); through='s"
+    ):
         replace(cost, through="jacobian").evaluate(replace(rollouts, jacobians={}))
 
 
