@@ -29,8 +29,8 @@ import numpy as np
 
 from gps.errors import ConfigError, GPSError
 from gps.fields import Positive, Range
-from gps.policies.module import UserModule, described
-from gps.policies.neural import NetworkPolicy
+from gps.policies.module import UserModule
+from gps.policies.neural import NetworkPolicy, described
 from gps.policies.optimisation import freeze_tuples, minibatches
 from gps.policies.policy import Sizes
 from gps.policies.training import (
@@ -41,7 +41,6 @@ from gps.policies.training import (
     TrainingResult,
     check_draws,
 )
-from gps.rng import stream
 from gps.types import Array, Images
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ class ImageModuleConfig(UserModule):
     """Adam's step size on the pose, which falls along half a cosine."""
 
     needs_images: ClassVar[bool] = True
-    _given: ClassVar[tuple[str, ...]] = ("observations", "images")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,16 +113,6 @@ class ImageModuleConfig(UserModule):
             kind = out.dtype if isinstance(out, torch.Tensor) else type(out).__name__
             raise ConfigError(f"{self._shown}: features must return a float64 tensor, got {kind}")
         return out
-
-    def _inputs(
-        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        import torch
-
-        assert sizes.image_shape is not None
-        shape = (len(obs), *sizes.image_shape)
-        images = stream(0, "images").integers(0, 256, size=shape, dtype=np.uint8)
-        return obs, torch.tensor(images)
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]

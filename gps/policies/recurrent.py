@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_ch
 
 from gps.errors import ConfigError
 from gps.fields import Range
-from gps.policies.module import UserModule, described
+from gps.policies.module import UserModule
+from gps.policies.neural import described
 from gps.policies.policy import Sizes
 from gps.policies.training import TrainingConfig, TrainingData
 
@@ -57,7 +58,7 @@ class RecurrentConfig(UserModule):
     """Trajectories per update of the training, in place of TrainingConfig.batch_size."""
 
     has_memory: ClassVar[bool] = True
-    _given: ClassVar[tuple[str, ...]] = ("observations", "hidden states")
+    _given = ("observations", "hidden states")
 
     def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
         """The hidden state before the first observation, (nh,)."""
@@ -77,9 +78,7 @@ class RecurrentConfig(UserModule):
             return network.along(obs, self.initial_memory(network).expand(len(obs), -1))
         return super().outputs(network, obs, images)
 
-    def _inputs(
-        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def _memory0(self, network: torch.nn.Module) -> torch.Tensor:
         import torch
 
         hidden0 = _hidden0(network)
@@ -92,22 +91,7 @@ class RecurrentConfig(UserModule):
             )
         if not torch.isfinite(hidden0).all():
             raise ConfigError(f"{self._shown}: hidden0 is not finite")
-        return obs, hidden0.expand(len(obs), -1)
-
-    def _outputs(
-        self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        out = self._called(network, inputs)
-        if not isinstance(out, tuple | list) or len(out) != 2:
-            got = f"{len(out)} values" if isinstance(out, tuple | list) else type(out).__name__
-            raise ConfigError(
-                f"{self._shown}: forward must return two tensors, actions and hidden states, got "
-                f"{got}"
-            )
-        rows = len(inputs[0])
-        action = self._tensor(out[0], "actions", (rows, sizes.nu), inputs)
-        hidden = self._tensor(out[1], "hidden states", (rows, inputs[1].shape[1]), inputs)
-        return action, hidden
+        return hidden0
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
