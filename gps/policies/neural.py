@@ -144,7 +144,7 @@ class TorchNetwork(Network):
                     f"{shown}: initial_weights must return arrays of the shapes of the module's "
                     f"parameters, {wanted}, got {shapes}"
                 )
-            _modules.set_parameters(network.eval(), weights)
+            _modules.set_parameters(network, weights)
             self._outputs(network, sizes, self._inputs(network, sizes, obs))
 
     def _call(self, what: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:

@@ -364,7 +364,7 @@ def test_a_network_of_the_users_is_tried_before_the_first_rollout(network, messa
 
 
 class Dropping(OwnLinear):
-    """Draws in `build`, and in `forward` where it is trained."""
+    """Draws in `build` and in `forward`."""
 
     def build(self, sizes):
         return nn.Sequential(super().build(sizes), nn.Dropout(0.5))
