@@ -30,7 +30,7 @@ import numpy as np
 from gps.errors import ConfigError, GPSError
 from gps.fields import Positive, Range
 from gps.policies.module import UserModule
-from gps.policies.neural import NetworkPolicy, described
+from gps.policies.neural import NetworkPolicy
 from gps.policies.optimisation import freeze_tuples, minibatches
 from gps.policies.policy import Sizes
 from gps.policies.training import (
@@ -103,12 +103,8 @@ class ImageModuleConfig(UserModule):
             raise ConfigError(
                 f"{self._shown} must have a method features(images) to be trained on a pose"
             )
-        try:
-            out = network.features(images)
-        except Exception as error:  # the user's code
-            raise ConfigError(
-                f"{self._shown}: features of images {tuple(images.shape)} {described(error)}"
-            ) from error
+        what = f"features of images {tuple(images.shape)}"
+        out = self._call(what, network.features, images)
         if not isinstance(out, torch.Tensor) or out.dtype != torch.float64:
             kind = out.dtype if isinstance(out, torch.Tensor) else type(out).__name__
             raise ConfigError(f"{self._shown}: features must return a float64 tensor, got {kind}")

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_ch
 from gps.errors import ConfigError
 from gps.fields import Range
 from gps.policies.module import UserModule
-from gps.policies.neural import described
 from gps.policies.policy import Sizes
 from gps.policies.training import TrainingConfig, TrainingData
 
@@ -115,12 +114,8 @@ class RecurrentConfig(UserModule):
             )
         if isinstance(network, Along):
             both = torch.stack([obs, obs.flip(0)], dim=1)
-            try:
-                out: Any = network.along(both, hidden0)
-            except Exception as error:  # the user's code
-                raise ConfigError(
-                    f"{self._shown}: along of observations {tuple(both.shape)} {described(error)}"
-                ) from error
+            what = f"along of observations {tuple(both.shape)}"
+            out: Any = self._call(what, network.along, both, hidden0)
             want = torch.stack([first, second], dim=1)
             same = isinstance(out, torch.Tensor) and out.shape == want.shape
             if not same or not torch.allclose(out, want, rtol=1e-9, atol=1e-9):
