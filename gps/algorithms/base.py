@@ -129,17 +129,20 @@ class PolicyAlgorithm(LocalAlgorithm):
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
     """Linearisation of the policy."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.network, Network):
+            raise ConfigError(
+                f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
+                f"got {self.network!r}"
+            )
+
     def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
         """The sources, marked where the policy needs no images."""
         return tuple(sources) if self.network.needs_images else super().without_images(sources)
 
     def check(self, agent: Agent) -> None:
         """ConfigError where the network depends on more than sizes and this agent lacks it."""
-        if not isinstance(self.network, Network):
-            raise ConfigError(
-                f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
-                f"got {self.network!r}"
-            )
         self.network.check(Sizes.of(agent))
         if self.linearise.method == "jacobian":
             check_derivatives(self.network, agent)

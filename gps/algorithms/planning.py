@@ -91,7 +91,7 @@ class ILQRPlanningConfig(Algorithm):
         """
         agent_config = _agent_of(self.model)
         self._check_alike(agent_config, agent)
-        self._deviations(agent.nu)
+        self._noise_std(agent.nu)
         for m, (cost, controller) in enumerate(zip(costs, controllers, strict=True)):
             _Problem.of(self, cost, m).reduced(controller)
         return GPSState(
@@ -137,7 +137,7 @@ class ILQRPlanningConfig(Algorithm):
                     f"experiment's agent at {there}; a plan has to begin where the rollouts do"
                 )
 
-    def _deviations(self, nu: int) -> Array:
+    def _noise_std(self, nu: int) -> Array:
         """`exploration` of each action, (nu,)."""
         values = np.asarray(self.exploration, dtype=np.float64)
         if values.ndim and values.shape != (nu,):
@@ -299,7 +299,7 @@ class _Problem:
         T, nu, _ = controller.K.shape
         K = np.zeros((T, nu, self.layout.size))
         K[:, :, self.columns] = controller.K
-        noise = np.diag(config._deviations(nu))
+        noise = np.diag(config._noise_std(nu))
         return LinearGaussianController(K=K, k=controller.k, chol=np.tile(noise, (T, 1, 1)))
 
 
@@ -372,12 +372,12 @@ def _columns(agent: Agent, name: str) -> np.ndarray:
 
 
 def _names(layout: Layout, columns: np.ndarray) -> str:
-    """The entries that the columns `own` belong to."""
+    """The entries that the columns belong to."""
     return " and ".join(n for n in layout.names if layout.slice(n).start in columns)
 
 
 class _Agents(threading.local):
-    """Agents of the models; each thread has its own, as agents write into their columns arrays."""
+    """Agents of the models; each thread has its own, as agents write into arrays of theirs."""
 
     def __init__(self) -> None:
         self.of = lru_cache(maxsize=4)(lambda agent_config: agent_config.build())

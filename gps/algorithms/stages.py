@@ -397,8 +397,8 @@ def accept_or_reject(
         return _fall_back(condition, condition.previous, checked, step_mult, event, bound, kept)
     if not checked.trusted:
         event = (
-            f"expected cost leaves the sampled cost {checked.sampled_cost:.4g} by "
-            f"{checked.model_gap:+.3g} of its scale: smaller step"
+            f"model error {checked.model_gap:+.3g} times the cost scale (expected cost "
+            f"{checked.expected_sampled:.4g}, sampled {checked.sampled_cost:.4g}): smaller step"
         )
     expected = checked.expected_cost
     if checked.policy_worse:

@@ -35,7 +35,11 @@ under which the scheduler hands them on."""
 
 
 class Forward(logging.Handler):
-    """Hands the messages of a logger on to the scheduler."""
+    """Hands the messages of a logger on to the scheduler.
+
+    Dask's own `Client.forward_logging` would hand those of workers in the driver's process to the
+    logger that they come from, again and again.
+    """
 
     def __init__(self, worker: Any) -> None:
         super().__init__()
@@ -64,7 +68,7 @@ class SingleThread(WorkerPlugin):
         logger = logging.getLogger(COMPILING)
         if self.driver != (socket.gethostname(), os.getpid()):  # else it would hear itself
             logger.setLevel(logging.INFO)
-            self.teardown(worker)  # two executors of one cluster must not say everything twice
+            self.teardown(worker)  # of several workers in one process only one says it
             logger.addHandler(Forward(worker))
         pin_torch()
         threadpool_limits(limits=1)

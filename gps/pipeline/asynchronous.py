@@ -175,9 +175,8 @@ def resume_asynchronous(
     when an update starts depends on the clock.
     start: the snapshot to resume from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
-    so many synchronous iterations; replay_batches: another size of the
-    replay buffer, from now on. Raises
-    StoreError.
+    so many synchronous iterations; replay_batches: another size of the replay buffer, from now on.
+    Raises StoreError.
     """
     folder = RunFolder.open(Path(path))
     experiment = folder.experiment()
@@ -228,14 +227,13 @@ def changed(
     iterations: int | None = None,
     replay_batches: int | None = None,
 ) -> tuple[AsynchronousConfig, Experiment]:
-    """A stored run's configurations with other limits and memory; raises StoreError."""
+    """A stored run's configurations with other limits and replay buffer; raises StoreError."""
     config = stored_config(folder)
     if config is None:
         raise StoreError(f"{folder.path} is a synchronous run; continue it with gps.resume")
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
-        config = replace(config, rollouts=rollouts, updates=updates)
-    elif rollouts is not None or updates is not None:
+    if (iterations, rollouts, updates) != (None, None, None):
         config = replace(config, rollouts=rollouts, updates=updates)
     if replay_batches is not None:
         config = replace(config, replay_batches=replay_batches)
@@ -475,9 +473,8 @@ class _Driver:
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
         self.moment: _Moment | None = None
-        self.pending: list[
-            Deferred[sampling.Score]
-        ] = []  # scores of `moment` that are not there yet
+        # scores of `moment` that are not there yet
+        self.pending: list[Deferred[sampling.Score]] = []
         self.storing: _Storing | None = None
         self.halting = self.done = False
         self.error: Exception | None = None

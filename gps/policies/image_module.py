@@ -29,7 +29,7 @@ import numpy as np
 
 from gps.errors import ConfigError, GPSError
 from gps.fields import Positive, Range
-from gps.policies.module import UserModule, described
+from gps.policies.module import UserModule
 from gps.policies.neural import NetworkPolicy
 from gps.policies.optimisation import freeze_tuples, minibatches
 from gps.policies.policy import Sizes
@@ -41,7 +41,6 @@ from gps.policies.training import (
     TrainingResult,
     check_draws,
 )
-from gps.rng import stream
 from gps.types import Array, Images
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ class ImageModuleConfig(UserModule):
     """Adam's step size on the pose, which falls along half a cosine."""
 
     needs_images: ClassVar[bool] = True
-    _given: ClassVar[tuple[str, ...]] = ("observations", "images")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,26 +103,12 @@ class ImageModuleConfig(UserModule):
             raise ConfigError(
                 f"{self._shown} must have a method features(images) to be trained on a pose"
             )
-        try:
-            out = network.features(images)
-        except Exception as error:  # the user's code
-            raise ConfigError(
-                f"{self._shown}: features of images {tuple(images.shape)} {described(error)}"
-            ) from error
+        what = f"features of images {tuple(images.shape)}"
+        out = self._call(what, network.features, images)
         if not isinstance(out, torch.Tensor) or out.dtype != torch.float64:
             kind = out.dtype if isinstance(out, torch.Tensor) else type(out).__name__
             raise ConfigError(f"{self._shown}: features must return a float64 tensor, got {kind}")
         return out
-
-    def _inputs(
-        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        import torch
-
-        assert sizes.image_shape is not None
-        shape = (len(obs), *sizes.image_shape)
-        images = stream(0, "images").integers(0, 256, size=shape, dtype=np.uint8)
-        return obs, torch.tensor(images)
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gps.errors import ConfigError
-from gps.policies.neural import TorchNetwork
+from gps.policies.neural import TorchNetwork, described
 from gps.policies.policy import Sizes
 from gps.types import Array
 
@@ -84,6 +84,9 @@ class UserModule(TorchNetwork):
                 )
         return weights
 
+    def _try(self, sizes: Sizes, weights: tuple[Array, ...]) -> None:
+        """`initial_weights` has done so."""
+
     @property
     def _kind(self) -> str:
         return type(self).__name__
@@ -121,18 +124,6 @@ class UserModule(TorchNetwork):
         return network
 
     # what the kinds of networks differ in
-
-    def _inputs(
-        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """What forward is given to try it with observations (B, no)."""
-        return (obs,)
-
-    def _outputs(
-        self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        """What forward returns, checked."""
-        return (self._action(self._called(network, inputs), inputs, sizes.nu),)
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
@@ -193,49 +184,21 @@ class UserModule(TorchNetwork):
             raise ConfigError(f"{shown}: the actions do not depend on {', '.join(unused)}")
         network.train()
 
-    def _called(self, network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-        try:
-            return network(*inputs)
-        except Exception as error:  # the user's code
-            hint = "; its inputs are float64" if "dtype" in str(error) else ""
-            what = " and ".join(
-                f"{name} {tuple(a.shape)}" for name, a in zip(self._given, inputs, strict=True)
-            )
-            raise ConfigError(
-                f"{self._shown}: forward of {what} {described(error)}{hint}"
-            ) from error
-
-    _given: ClassVar[tuple[str, ...]] = ("observations",)
-
-    def _action(self, out: Any, inputs: tuple[torch.Tensor, ...], nu: int) -> torch.Tensor:
-        """Actions that forward returned, checked."""
-        if isinstance(out, tuple | list):
-            raise ConfigError(
-                f"{self._shown}: forward returns a {type(out).__name__} and must return actions "
-                "only; a network that carries a hidden state is named by RecurrentConfig"
-            )
-        return self._tensor(out, "actions", (len(inputs[0]), nu), inputs)
-
     def _tensor(
         self, out: Any, what: str, shape: tuple[int, int], inputs: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """A tensor that forward returned, checked."""
+        """A tensor that forward returned, checked; the whole module was cast to float64."""
         import torch
 
-        shown = self._shown
-        if not isinstance(out, torch.Tensor):
-            kind = type(out).__name__
-            raise ConfigError(f"{shown}: forward must return {what} as a tensor, got a {kind}")
-        if tuple(out.shape) != shape:
+        if (
+            isinstance(out, torch.Tensor)
+            and tuple(out.shape) == shape
+            and out.dtype != torch.float64
+        ):
             raise ConfigError(
-                f"{shown}: forward must return {what} of shape {shape} for observations "
-                f"{tuple(inputs[0].shape)}, got {tuple(out.shape)}"
+                f"{self._shown}: forward must return float64 for float64, got {out.dtype}"
             )
-        if out.dtype != torch.float64:
-            raise ConfigError(f"{shown}: forward must return float64 for float64, got {out.dtype}")
-        if not torch.isfinite(out).all():
-            raise ConfigError(f"{shown}: forward returns NaN or infinity for finite observations")
-        return out
+        return super()._tensor(out, what, shape, inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +218,6 @@ class ModuleConfig(UserModule):
 def _is_module(thing: object) -> bool:
     """Whether it is a torch module, without importing torch."""
     return any(c.__module__ == "torch.nn.modules.module" for c in type(thing).__mro__)
-
-
-def described(error: Exception) -> str:
-    """What an exception of the user's code was, in one line."""
-    text = " ".join(str(error).split())
-    return f"raised {type(error).__name__}: {text}".rstrip(": ")
 
 
 def _weights(network: torch.nn.Module) -> tuple[Array, ...]:

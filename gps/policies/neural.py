@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, TypeVarTuple
 
 import numpy as np
 
-from gps.errors import ConfigError, ShapeError
+from gps.errors import ConfigError, GPSError, ShapeError
 from gps.fields import Shape, readonly
 from gps.policies import _kernels
 from gps.policies.optimisation import (
@@ -42,12 +43,16 @@ from gps.policies.training import (
     policy_variance,
     problem_of,
 )
+from gps.rng import stream
 from gps.types import Array, Images, optional
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _CHUNK = 256  # images at once where no gradient is needed: bounds the memory
 
@@ -56,7 +61,7 @@ class TorchNetwork(Network):
     """Base of the configurations of networks that torch defines, and that are trained as a whole.
 
     A configuration of your own has `build` and `initial_weights`; the rest is for networks of other
-    inputs than a whitened observation.
+    inputs than a whitened observation. It is tried once when a policy is made.
     """
 
     @abstractmethod
@@ -107,6 +112,152 @@ class TorchNetwork(Network):
         self.check(sizes)
         return NetworkPolicy.initial(self, sizes, rng)
 
+    def checked_weights(self, sizes: Sizes, rng: np.random.Generator) -> tuple[Array, ...]:
+        """`initial_weights`; ConfigError that names the configuration where they are not those of
+        the module, or a step of the module does not take or return what `build` says."""
+        given = self._call("initial_weights", self.initial_weights, sizes, rng)
+        if not isinstance(given, tuple | list):
+            raise ConfigError(
+                f"{self._shown}: initial_weights must return a tuple of arrays in the order of the "
+                f"module's parameters, got a {type(given).__name__}"
+            )
+        weights = tuple(self._call("an array of initial_weights", readonly, w) for w in given)
+        if self.mlp_layout(sizes) is None:
+            self._try(sizes, weights)
+        return weights
+
+    def _try(self, sizes: Sizes, weights: tuple[Array, ...]) -> None:
+        """Raise ConfigError unless one step of the module with these weights fits the sizes."""
+        import torch
+
+        from gps.policies import _modules
+
+        shown, shapes = self._shown, [w.shape for w in weights]
+        obs = torch.tensor(np.linspace(-2.0, 2.0, 2 * sizes.no).reshape(2, sizes.no))
+        with _modules.one_thread(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            network = self._call("build", self.build, sizes)
+            if not isinstance(network, torch.nn.Module):
+                kind = type(network).__name__
+                raise ConfigError(f"{shown}: build must return a torch.nn.Module, got a {kind}")
+            if (wanted := [tuple(p.shape) for p in network.parameters()]) != shapes:
+                raise ConfigError(
+                    f"{shown}: initial_weights must return arrays of the shapes of the module's "
+                    f"parameters, {wanted}, got {shapes}"
+                )
+            _modules.set_parameters(network, weights)
+            self._outputs(network, sizes, self._inputs(network, sizes, obs))
+
+    def _call(self, what: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """`fn(*args)`; what the user's code raises is a ConfigError of one line."""
+        try:
+            return fn(*args)
+        except GPSError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{self._shown}: {what} {described(error)}") from error
+
+    @property
+    def _shown(self) -> str:
+        """The network in errors."""
+        return type(self).__name__
+
+    @property
+    def _given(self) -> tuple[str, ...]:
+        """What forward is given, in errors."""
+        return "observations", *("images",) * self.needs_images, *("memory",) * self.has_memory
+
+    def _inputs(
+        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """What forward is given to try it with observations (B, no)."""
+        import torch
+
+        inputs = [obs]
+        if self.needs_images:
+            assert sizes.image_shape is not None
+            shape = (len(obs), *sizes.image_shape)
+            images = stream(0, "images").integers(0, 256, size=shape, dtype=np.uint8)
+            inputs.append(torch.tensor(images))
+        if self.has_memory:
+            inputs.append(self._memory0(network).expand(len(obs), -1))
+        return tuple(inputs)
+
+    def _memory0(self, network: torch.nn.Module) -> torch.Tensor:
+        """`initial_memory`, checked."""
+        import torch
+
+        memory = self._call("initial_memory", self.initial_memory, network)
+        if not isinstance(memory, torch.Tensor) or memory.dim() != 1 or not len(memory):
+            found = isinstance(memory, torch.Tensor)
+            got = f"shape {tuple(memory.shape)}" if found else f"a {type(memory).__name__}"
+            raise ConfigError(
+                f"{self._shown}: initial_memory must return a tensor (size,), the memory before "
+                f"the first observation; got {got}"
+            )
+        return memory
+
+    def _outputs(
+        self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        """What forward returns, checked."""
+        out, rows = self._called(network, inputs), len(inputs[0])
+        several = isinstance(out, tuple | list)
+        if not self.has_memory:
+            if several:
+                raise ConfigError(
+                    f"{self._shown}: forward returns a {type(out).__name__} and must return "
+                    "actions only; a network that carries a hidden state is named by "
+                    "RecurrentConfig"
+                )
+            return (self._tensor(out, "actions", (rows, sizes.nu), inputs),)
+        memory = self._given[-1]
+        if not several or len(out) != 2:
+            got = f"{len(out)} values" if several else type(out).__name__
+            raise ConfigError(
+                f"{self._shown}: forward must return two tensors, actions and {memory}, got {got}"
+            )
+        return (
+            self._tensor(out[0], "actions", (rows, sizes.nu), inputs),
+            self._tensor(out[1], memory, (rows, inputs[-1].shape[1]), inputs),
+        )
+
+    def _called(self, network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        try:
+            return network(*inputs)
+        except Exception as error:
+            hint = "; its inputs are float64" if "dtype" in str(error) else ""
+            what = " and ".join(
+                f"{name} {tuple(a.shape)}" for name, a in zip(self._given, inputs, strict=True)
+            )
+            raise ConfigError(
+                f"{self._shown}: forward of {what} {described(error)}{hint}"
+            ) from error
+
+    def _tensor(
+        self, out: Any, what: str, shape: tuple[int, int], inputs: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """A tensor that forward returned, checked."""
+        import torch
+
+        shown = self._shown
+        if not isinstance(out, torch.Tensor):
+            kind = type(out).__name__
+            raise ConfigError(f"{shown}: forward must return {what} as a tensor, got a {kind}")
+        if tuple(out.shape) != shape:
+            raise ConfigError(
+                f"{shown}: forward must return {what} of shape {shape} for observations "
+                f"{tuple(inputs[0].shape)}, got {tuple(out.shape)}"
+            )
+        if not torch.isfinite(out).all():
+            raise ConfigError(f"{shown}: forward returns NaN or infinity for finite observations")
+        return out
+
+
+def described(error: Exception) -> str:
+    """What an exception of the user's code was, in one line."""
+    text = " ".join(str(error).split())
+    return f"raised {type(error).__name__}: {text}".rstrip(": ")
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkPolicy(GlobalPolicy):
@@ -149,7 +300,7 @@ class NetworkPolicy(GlobalPolicy):
     @classmethod
     def initial(cls, network: TorchNetwork, sizes: Sizes, rng: np.random.Generator) -> Self:
         """An untrained policy: weights drawn from `rng`, no whitening yet, unit covariance."""
-        weights = network.initial_weights(sizes, rng)
+        weights = network.checked_weights(sizes, rng)
         return cls(
             network=network,
             weights=weights,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_ch
 
 from gps.errors import ConfigError
 from gps.fields import Range
-from gps.policies.module import UserModule, described
+from gps.policies.module import UserModule
 from gps.policies.policy import Sizes
 from gps.policies.training import TrainingConfig, TrainingData
 
@@ -57,7 +57,7 @@ class RecurrentConfig(UserModule):
     """Trajectories per update of the training, in place of TrainingConfig.batch_size."""
 
     has_memory: ClassVar[bool] = True
-    _given: ClassVar[tuple[str, ...]] = ("observations", "hidden states")
+    _given = ("observations", "hidden states")
 
     def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
         """The hidden state before the first observation, (nh,)."""
@@ -77,9 +77,7 @@ class RecurrentConfig(UserModule):
             return network.along(obs, self.initial_memory(network).expand(len(obs), -1))
         return super().outputs(network, obs, images)
 
-    def _inputs(
-        self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def _memory0(self, network: torch.nn.Module) -> torch.Tensor:
         import torch
 
         hidden0 = _hidden0(network)
@@ -92,22 +90,7 @@ class RecurrentConfig(UserModule):
             )
         if not torch.isfinite(hidden0).all():
             raise ConfigError(f"{self._shown}: hidden0 is not finite")
-        return obs, hidden0.expand(len(obs), -1)
-
-    def _outputs(
-        self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        out = self._called(network, inputs)
-        if not isinstance(out, tuple | list) or len(out) != 2:
-            got = f"{len(out)} values" if isinstance(out, tuple | list) else type(out).__name__
-            raise ConfigError(
-                f"{self._shown}: forward must return two tensors, actions and hidden states, got "
-                f"{got}"
-            )
-        rows = len(inputs[0])
-        action = self._tensor(out[0], "actions", (rows, sizes.nu), inputs)
-        hidden = self._tensor(out[1], "hidden states", (rows, inputs[1].shape[1]), inputs)
-        return action, hidden
+        return hidden0
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]
@@ -131,12 +114,8 @@ class RecurrentConfig(UserModule):
             )
         if isinstance(network, Along):
             both = torch.stack([obs, obs.flip(0)], dim=1)
-            try:
-                out: Any = network.along(both, hidden0)
-            except Exception as error:  # the user's code
-                raise ConfigError(
-                    f"{self._shown}: along of observations {tuple(both.shape)} {described(error)}"
-                ) from error
+            what = f"along of observations {tuple(both.shape)}"
+            out: Any = self._call(what, network.along, both, hidden0)
             want = torch.stack([first, second], dim=1)
             same = isinstance(out, torch.Tensor) and out.shape == want.shape
             if not same or not torch.allclose(out, want, rtol=1e-9, atol=1e-9):

@@ -1,6 +1,7 @@
 """What happens when a model or a controller is not to be trusted."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,8 +104,16 @@ def test_a_model_that_contradicts_the_samples_shrinks_the_step(config):
     wrong = unstable(before.conditions[0].controller, gain=4.0)
     astray = with_condition(before, 0, controller=wrong)
     after, report = config.iterate(astray, rollouts)
-    assert "expected cost leaves the sampled cost" in report.conditions[0].event
-    assert "smaller step" in report.conditions[0].event
+    event, sampled = report.conditions[0].event, report.conditions[0].cost_mean
+    gap, expected_cost, sampled_cost = re.fullmatch(
+        r"model error (\S+) times the cost scale \(expected cost (\S+), sampled (\S+)\): "
+        "smaller step",
+        event,
+    ).groups()
+    assert gap.startswith("+")
+    assert float(sampled_cost) == pytest.approx(sampled, rel=1e-3)
+    # all costs are positive here, so that the scale is the sampled cost
+    assert float(gap) == pytest.approx(float(expected_cost) / sampled - 1, rel=1e-2)
     assert after.conditions[0].step_mult <= 0.5 * before.conditions[0].step_mult
     assert after.conditions[0].step_mult < expected.conditions[0].step_mult
     assert report.conditions[0].kl <= 1.02 * report.conditions[0].kl_max

@@ -119,6 +119,10 @@ def test_one_rule_for_steps_of_one_condition_and_of_all():
     )
     assert adjust_steps([none, bad], *rules, if_predicted=True) == pytest.approx([1, 0.5])
     assert adjust_steps([untrusted], *rules) == pytest.approx([0.5])  # it does not grow first
+    unjudged = assessment(updated=False, improvement_ratio=-4.0)
+    assert adjust_steps([unjudged], *rules) == [1.0]
+    low = assessment(rejected=True, step_mult=1.5 * step.min_mult)
+    assert adjust_steps([low], *rules) == [step.min_mult]
     # jointly: the mean multiplier, by the mean ratio of those that count
     joint = adjust_steps([good, bad, far, back], *rules, jointly=True)
     mean = (0.5 + 1 + 1 + 1) / 4

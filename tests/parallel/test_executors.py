@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -208,6 +209,25 @@ def test_every_worker_is_prepared_in_the_thread_that_runs_its_tasks(two, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == used
 
 
+def test_one_worker_of_a_host_is_prepared_before_the_others(two, tmp_path):
+    """It may compile what the others then load."""
+
+    def log(what):
+        with (tmp_path / "log").open("a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+    def slow():
+        log("begin")
+        time.sleep(0.3)
+        log("end")
+
+    two.prepare(slow)
+    lines = (tmp_path / "log").read_text().split()
+    first = lines[1]
+    assert lines[:4] == ["begin", first, "end", first]
+    assert len(set(lines[5::2]) - {first}) == 1  # then the other one
+
+
 def test_a_worker_that_cannot_be_prepared_still_works(two):
     two.prepare(lambda: 1 / 0)
     assert two.gather(two.call(double, 4)) == 8
@@ -245,6 +265,36 @@ def test_what_workers_compile_is_said_here_once(two, caplog):
         time.sleep(0.2)  # a second time would come now
     texts = [r.getMessage() for r in caplog.records if r.name == "gps.compiling"]
     assert texts == ["compiling a kernel once, about 9 s"]
+
+
+def test_a_second_executor_of_a_cluster_does_not_say_it_twice(two, caplog):
+    second = Dask(two.client)
+    with caplog.at_level(logging.INFO, logger="gps.compiling"):
+        second.gather(second.call(compiling, "a kernel"))
+        wait_until(lambda: caplog.records)
+        time.sleep(0.2)
+    second.close()
+    texts = [r.getMessage() for r in caplog.records if r.name == "gps.compiling"]
+    assert texts == ["compiling a kernel once, about 9 s"]
+
+
+def test_of_workers_that_share_a_process_one_says_what_is_compiled():
+    plugin, said = SingleThread(), []
+    plugin.driver = "elsewhere", 1
+    logger = logging.getLogger("gps.compiling")
+    level = logger.level
+    try:
+        for name in "ab":
+            worker = SimpleNamespace(log_event=lambda topic, text, n=name: said.append((n, text)))
+            thread = threading.Thread(target=plugin.setup, args=(worker,))  # not the main thread
+            thread.start()
+            thread.join()
+        compiling("a kernel")
+    finally:
+        plugin.teardown(None)
+        logger.setLevel(level)
+    assert said == [("b", "compiling a kernel once, about 9 s")]
+    assert logger.handlers == []
 
 
 def test_workers_of_this_process_do_not_hear_themselves(caplog):

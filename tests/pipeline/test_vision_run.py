@@ -271,10 +271,9 @@ def test_an_environment_without_images_is_refused(file):
 
 @pytest.mark.parametrize("network", ["mlp", MLPConfig])
 def test_a_network_has_to_be_a_configuration(file, network):
-    experiment = gps.load(file)
-    algorithm = replace(experiment.algorithm, network=network)
+    algorithm = gps.load(file).algorithm
     with pytest.raises(ConfigError, match=r"network must be a configuration like MLPConfig\(\)"):
-        replace(experiment, algorithm=algorithm).validate()
+        replace(algorithm, network=network)
 
 
 def test_a_gpu_that_is_not_there_is_named_before_the_rollouts(file, monkeypatch):

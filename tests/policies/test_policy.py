@@ -1,18 +1,21 @@
 """What all policies have in common: everything that follows from one step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gps
 from gps.agents import PointMassConfig
 from gps.errors import ConfigError, ShapeError
+from gps.pipeline.experiment import initial_state
 from gps.policies import (
     BasePolicy,
     MLPConfig,
+    MLPLayout,
     PolicyMetadata,
     Sizes,
     TorchNetwork,
@@ -270,11 +273,123 @@ def test_a_network_of_images_and_memory_is_trained_and_exported(tmp_path):
         policy.fit(TrainingData(data.obs, target, data.precision, data.weight, T=T), config, rng)
 
 
+@dataclass(frozen=True)
+class Own(TorchNetwork):
+    """A network of the user's, of which a part may be wrong."""
+
+    part: str = ""
+
+    def build(self, sizes):
+        if self.part == "build":
+            return {}["layers"]
+        if self.part == "module":
+            return [nn.Linear(sizes.no, sizes.nu)]
+        dtype = torch.float32 if self.part == "float32" else torch.float64
+        return nn.Linear(sizes.no, sizes.nu + (self.part == "size"), dtype=dtype)
+
+    def initial_weights(self, sizes, rng):
+        weights = [rng.normal(size=p.shape) for p in self.build(sizes).parameters()]
+        if self.part == "infinite":
+            weights[0][:] = np.inf
+        if self.part == "dict":
+            return dict(enumerate(weights))
+        if self.part == "text":
+            return "weights", "biases"
+        if self.part == "parameters":
+            return tuple(self.build(sizes).parameters())
+        return tuple(weights[: 1 if self.part == "fewer" else 2])
+
+
+@dataclass(frozen=True)
+class OwnMemory(Own):
+    has_memory: ClassVar[bool] = True
+
+    def initial_memory(self, network):
+        return super().initial_memory(network) if self.part == "none" else torch.zeros(1, 3)
+
+
+class _Wider(nn.Linear):
+    def forward(self, obs, memory):
+        return super().forward(obs), memory.repeat(1, 2)
+
+
+@dataclass(frozen=True)
+class OwnRecurrent(OwnMemory):
+    def build(self, sizes):
+        if self.part == "one value":
+            return nn.Bilinear(sizes.no, 3, sizes.nu, dtype=torch.float64)
+        return _Wider(sizes.no, sizes.nu, dtype=torch.float64)
+
+    def initial_memory(self, network):
+        return torch.zeros(3, dtype=torch.float64)
+
+
+class OwnLinear(Own):
+    def initial_weights(self, sizes, rng):
+        return rng.normal(size=(sizes.nu, sizes.no)), rng.normal(size=sizes.nu)
+
+
+class OwnLayout(Own):
+    def mlp_layout(self, sizes):
+        return MLPLayout((sizes.no, sizes.nu), 0)
+
+
+WRONG = [
+    (Own("size"), r"forward must return actions of shape \(2, 2\) .*, got \(2, 3\)"),
+    (Own("float32"), r"forward of observations \(2, 4\) raised RuntimeError.* inputs are float64"),
+    (Own("dict"), "initial_weights must return a tuple of arrays .*, got a dict"),
+    (Own("text"), "an array of initial_weights raised TypeError"),
+    (Own("parameters"), "an array of initial_weights raised RuntimeError: .*requires grad"),
+    (Own("fewer"), r"parameters, \[\(2, 4\), \(2,\)\], got \[\(2, 4\)\]"),
+    (Own("infinite"), "forward returns NaN or infinity"),
+    (OwnLinear("module"), r"build must return a torch\.nn\.Module, got a list"),
+    (OwnLinear("build"), "build raised KeyError: 'layers'"),
+    (Own("build"), "initial_weights raised KeyError: 'layers'"),
+    (OwnMemory("none"), "initial_memory raised NotImplementedError"),
+    (OwnMemory(), r"initial_memory must return a tensor \(size,\).* got shape \(1, 3\)"),
+    (OwnRecurrent("one value"), "must return two tensors, actions and memory, got Tensor"),
+    (OwnRecurrent(), r"forward must return memory of shape \(2, 3\) .*, got \(2, 6\)"),
+    (OwnLayout("dict"), "initial_weights must return a tuple of arrays .*, got a dict"),
+]
+
+
+@pytest.mark.parametrize(("network", "message"), WRONG, ids=lambda v: getattr(v, "part", None))
+def test_a_network_of_the_users_is_tried_before_the_first_rollout(network, message):
+    algorithm = replace(gps.load("point_mass_policy").algorithm, network=network)
+    experiment = replace(gps.load("point_mass_policy"), algorithm=algorithm)
+    with pytest.raises(ConfigError, match=message) as caught:
+        initial_state(experiment, experiment.agent.build())
+    assert str(caught.value).startswith(f"{type(network).__name__}: ")
+    assert "\n" not in str(caught.value)
+
+
+class Dropping(OwnLinear):
+    """Draws in `build` and in `forward`."""
+
+    def build(self, sizes):
+        return nn.Sequential(super().build(sizes), nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("network", [Dropping(), ImagesAndMemory()], ids=lambda n: type(n).__name__)
+def test_the_trial_of_a_network_leaves_all_generators_alone(network):
+    rng, again = stream(0, "net"), stream(0, "net")
+    torch.manual_seed(3)
+    weights = network.initial_weights(Sizes(2, 1, SHAPE), again)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(3)
+    policy = initial_policy(network, 2, 1, rng, SHAPE)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert rng.normal() == again.normal()
+    assert len(weights) == len(policy.weights)
+    for a, b in zip(policy.weights, weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_network_that_is_not_a_configuration_is_refused():
     algorithm = gps.load("point_mass_policy").algorithm
     for wrong in (MLPConfig, "mlp"):
         with pytest.raises(ConfigError, match="network must be"):
-            type(algorithm)(network=wrong).check(PointMassConfig().build())
+            type(algorithm)(network=wrong)
 
 
 def test_sizes_that_would_fill_the_memory_are_refused():
