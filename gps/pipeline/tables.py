@@ -14,6 +14,9 @@ from gps.pipeline.files import reason, write_whole
 
 log = logging.getLogger(__name__)
 
+EVALUATION = ("condition", "cost", "distance", "success", "iteration")
+"""Columns of the table of an evaluation; means over the samples of a condition."""
+
 
 class Table:
     """A CSV file of numbers with a header; writing raises OSError, reading StoreError."""
@@ -69,6 +72,16 @@ class Table:
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {reason(error)}") from error
         return next(csv.reader([line])) if line.endswith("\n") else None
+
+
+def evaluated(path: Path) -> int | None:
+    """The iteration that the table of an evaluation holds; None for any other file."""
+    try:
+        head, row = path.read_text(encoding="utf-8").splitlines()[:2]
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None
+    number = row.rpartition(",")[2] if tuple(head.split(",")) == EVALUATION else ""
+    return int(number) if number.isdecimal() else None
 
 
 def _cell(column: str, value: float) -> str:
