@@ -447,7 +447,7 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
     if origin is Annotated:
         for mark in args[1:]:
             if isinstance(mark, Kind):
-                return _Check(mark.text, partial(_instance, kind=mark.classes))
+                return _Check(mark.text, partial(_of_kind, mark))
         inner = _check(args[0], ranges + tuple(m for m in args[1:] if isinstance(m, Range)))
         for mark in args[1:]:
             if inner is not None and isinstance(mark, Items):
@@ -599,6 +599,13 @@ def _within(value: float, ranges: Sequence[Range]) -> float:
     if not all(r.holds(value) for r in ranges):
         raise ValueError
     return value
+
+
+def _of_kind(mark: Kind, value: Any) -> Any:
+    """An object of the classes; a class has the methods of a protocol too, and is none."""
+    if isinstance(value, type):
+        raise ValueError
+    return _instance(value, mark.classes)
 
 
 def _instance(value: Any, kind: type | tuple[type, ...]) -> Any:
