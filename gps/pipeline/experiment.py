@@ -99,7 +99,7 @@ class ChoosesImages(Protocol):
 
 @runtime_checkable
 class AsynchronousAlgorithm(Protocol):
-    """What an algorithm's configuration has besides, if its conditions can run asynchronously."""
+    """What an algorithm's configuration adds if its conditions can run asynchronously."""
 
     @property
     def keeps_training(self) -> bool:

@@ -40,8 +40,12 @@ class Table:
         columns = self._header()
         if columns is None:
             return []
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"cannot read {self.path}: {reason(error)}") from error
         found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
+        for line in lines[1:]:
             cells = next(csv.reader([line]))
             try:
                 if line.endswith("\n") and len(cells) == len(columns):
@@ -69,7 +73,7 @@ class Table:
                 line = file.readline()
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"cannot read {self.path}: {reason(error)}") from error
         return next(csv.reader([line])) if line.endswith("\n") else None
 
