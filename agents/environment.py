@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gps.errors import ConfigError
+from gps.extras import needed_by
 from gps.protocols import BuildsAgent, image_shape_of
 
 if TYPE_CHECKING:
@@ -58,15 +59,8 @@ def as_gymnasium(
     `simulation()`), cost or measure do not fit, or an argument is out of range; ShapeError for a
     condition that does not exist.
     """
-    try:
+    with needed_by("as_gymnasium"):
         from gps.agents.gymnasium import AgentEnv, StepCost
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "gymnasium":
-            raise
-        raise ConfigError(
-            "as_gymnasium needs gymnasium, which is not installed; "
-            "install the extra: pip install 'guided-policy-search[gym]'"
-        ) from error
     if isinstance(cost, type) or not isinstance(cost, StepCost):
         raise ConfigError(f"as_gymnasium: cost must be one of gps.costs or alike, got {cost!r}")
     agent = agent.build() if isinstance(agent, BuildsAgent) else agent

@@ -31,6 +31,7 @@ from gps.agents.base import (
 from gps.agents.rendering import Renderer, render_states
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
+from gps.extras import needed_by
 from gps.fields import Config, Count, Items, NonNegative, readonly
 from gps.protocols import Policy
 from gps.rng import stream
@@ -692,15 +693,8 @@ class _Run:
 
 def _made(config: GymnasiumConfig) -> tuple[Any, Any]:
     """A new environment without a time limit, and the module gymnasium."""
-    try:
+    with needed_by("GymnasiumConfig"):
         import gymnasium
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "gymnasium":
-            raise
-        raise ConfigError(
-            "GymnasiumConfig needs gymnasium, which is not installed; "
-            "install the extra: pip install 'guided-policy-search[gym]'"
-        ) from error
     try:
         with warnings_to_log():
             env = gymnasium.make(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from gps.errors import GPSError
+from gps.errors import ConfigError
 
 EXTRAS = {
     "run": (
@@ -22,7 +22,7 @@ EXTRAS = {
 """Names to import, by the extra of setup.cfg that brings them."""
 
 
-class MissingPackageError(GPSError, ImportError):
+class MissingPackageError(ConfigError, ImportError):
     """A part of the toolkit needs packages that are not installed; the message names the extra."""
 
 

@@ -20,6 +20,7 @@ one size in all of its fields.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
@@ -29,9 +30,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial, wraps
 from inspect import get_annotations
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "Items",
+    "Kind",
     "NonNegative",
     "Positive",
     "Range",
@@ -53,6 +55,7 @@ __all__ = [
     "check_fields",
     "check_shapes",
     "checked",
+    "checked_arguments",
     "declared",
     "described",
     "numbers",
@@ -124,6 +127,17 @@ class Items:
         """Whether the items are such."""
         repeated = any(item in items[:i] for i, item in enumerate(items))
         return not (self.some and not items) and not (self.distinct and repeated)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value has to be that is checked by its class only, and the words for it.
+
+    `Annotated[Executor, Kind("an executor such as gps.parallel.Dask()", (Calls,))]`
+    """
+
+    text: str
+    classes: tuple[type, ...]
 
 
 Finite = Annotated[float, Range()]
@@ -245,6 +259,35 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     """
     check = _cached_check(hint)
     return value if check is None else _converted(value, check, name)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: arguments are checked by their annotations, as fields of a `Config` are.
+
+    ConfigError names function and argument, at the call, also where the function is a generator.
+    """
+    signature = inspect.signature(function)
+
+    @cache
+    def checks() -> dict[str, _Check]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        found = {name: _check(hints.get(name, Any)) for name in signature.parameters}
+        return {name: check for name, check in found.items() if check is not None}
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name in checks():
+                where = f"{function.__qualname__}: {name}"
+                bound.arguments[name] = _converted(value, checks()[name], where)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
 
 
 @cache
@@ -405,6 +448,9 @@ def _check(hint: Any, ranges: tuple[Range, ...] = ()) -> _Check | None:
     """The check of a type; None where there is nothing to check, as for protocols and callables."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        for mark in args[1:]:
+            if isinstance(mark, Kind):
+                return _Check(mark.text, partial(_of_kind, mark))
         inner = _check(args[0], ranges + tuple(m for m in args[1:] if isinstance(m, Range)))
         for mark in args[1:]:
             if inner is not None and isinstance(mark, Items):
@@ -558,7 +604,14 @@ def _within(value: float, ranges: Sequence[Range]) -> float:
     return value
 
 
-def _instance(value: Any, kind: type) -> Any:
+def _of_kind(mark: Kind, value: Any) -> Any:
+    """An object of the classes; a class has the methods of a protocol too, and is none."""
+    if isinstance(value, type):
+        raise ValueError
+    return _instance(value, mark.classes)
+
+
+def _instance(value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind):
         raise ValueError
     return value

@@ -20,7 +20,7 @@ import pytest
 from gps import cli
 from gps.cli import terminal
 from gps.errors import ConfigError, GPSError, SimulationError
-from gps.pipeline import evaluation, progress, sampling
+from gps.pipeline import evaluation, progress, runner, sampling
 from gps.pipeline.store import RunFolder
 
 SLOW = '''
@@ -377,6 +377,32 @@ def slow_policy(slow):
         text.replace("@dataclass", "from gps.policies import TrainingConfig\n\n\n@dataclass")
     )
     return slow
+
+
+def test_what_excludes_each_other_is_refused_before_a_word(capsys):
+    argv = ["run", "point_mass", "--workers", "2", "--scheduler", "tcp://x"]
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, "not allowed with argument --workers; see gps run --help" in err) == ("", True)
+
+
+def test_advice_after_a_failure(capsys, finished, tmp_path, monkeypatch):
+    """Resumed, it does not name the command that has failed, unless that has got further."""
+    out, real = tmp_path / "run", runner.metrics_row
+    shutil.copytree(finished, out)
+    argv = ["resume", out, "--executor", "serial", "--iterations", 4]
+    fails = [True]
+
+    def metrics_row(*args):
+        if fails.pop(0):
+            raise GPSError("no")
+        return real(*args)
+
+    monkeypatch.setattr(runner, "metrics_row", metrics_row)
+    copy = f"(the run uses its own copy {out / 'hyperparams.py'})"
+    assert error_of(capsys, *argv) == f"no {copy}"
+    fails[:] = [False, True]
+    assert error_of(capsys, *argv) == f"no (resume with: gps resume {out}) {copy}"
 
 
 def test_an_asynchronous_run(capsys, slow_policy, tmp_path):

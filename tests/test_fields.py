@@ -18,12 +18,14 @@ from gps.fields import (
     Finite,
     Fraction,
     Items,
+    Kind,
     NonNegative,
     Positive,
     Range,
     Shape,
     Whole,
     checked,
+    checked_arguments,
     declared,
     described,
     numbers,
@@ -216,6 +218,27 @@ def test_no_declaration_is_lost(name):
             for f in lost:
                 known = ("Annotated", "Count", "Whole", "Positive", "NonNegative", "Fraction")
                 assert not any(word in str(f.type) for word in known), (cls, f.name)
+
+
+def test_arguments_are_checked_by_their_annotations():
+    @checked_arguments
+    def count(n: Count, *, where: Annotated[str | Path, Kind("a path", (str, Path))] = "x", any=0):
+        """Says so."""
+        yield n, where, any
+
+    assert [*count(np.int64(3), any="y")] == [(3, "x", "y")]
+    assert type(next(count(np.int64(3)))[0]) is int
+    assert (count.__name__, count.__doc__) == ("count", "Says so.")
+    with pytest.raises(ConfigError, match=r"count: n must be a whole number of at least 1, got 0$"):
+        count(0)
+    with pytest.raises(ConfigError, match=r"count: where must be a path, got None$"):
+        count(1, where=None)
+    with pytest.raises(ConfigError, match="count: where must be a path, got <class"):
+        count(1, where=Path)
+    with pytest.raises(TypeError, match="'n'"):
+        count()
+    with pytest.raises(TypeError, match="'other'"):
+        count(1, other=2)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gps.errors import ConfigError, StoreError
+from gps.extras import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ class Drawing:
                     f"{option} must be a file that ends in {', '.join(suffixes)}, got '{path}'"
                 )
             if option == "--video":
-                _imageio()
+                require("video", option)
             require_writable(path)
         if camera is not None and not self.wanted:
             raise ConfigError("--camera needs --images or --video")
@@ -116,19 +116,10 @@ def _write_images(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
 
 def _write_video(path: Path, frames: Sequence[np.ndarray], dt: float) -> None:
     """The conditions one after the other, in real time."""
+    from imageio import v2
+
     rate = max(1, round(1 / dt))
-    with _imageio().get_writer(path, fps=rate, macro_block_size=1) as writer:
+    writer: Any
+    with v2.get_writer(path, fps=rate, macro_block_size=1) as writer:
         for frame in (frame for part in frames for frame in part):
             writer.append_data(frame)
-
-
-def _imageio() -> Any:
-    """What writes films; ConfigError where it is not installed."""
-    try:
-        imageio: Any = import_module("imageio.v2")
-        import_module("imageio_ffmpeg")  # imageio needs it, and says so badly
-    except ImportError:
-        raise ConfigError(
-            "--video needs the extra 'video': pip install 'guided-policy-search[video]'"
-        ) from None
-    return imageio

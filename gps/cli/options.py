@@ -36,7 +36,12 @@ def of(option: str, hint: Any) -> Callable[[str], Any]:
 
 
 def add(
-    parser: argparse.ArgumentParser, option: str, hint: Any, metavar: str, help: str, **more: Any
+    parser: argparse._ActionsContainer,
+    option: str,
+    hint: Any,
+    metavar: str,
+    help: str,
+    **more: Any,
 ) -> None:
     """Add an option with a value of a declared type."""
     parser.add_argument(option, type=of(option, hint), metavar=metavar, help=help, **more)
@@ -126,8 +131,9 @@ def executor(parser: argparse.ArgumentParser) -> None:
         "dask: worker processes; serial: this process (default: dask)",
         default="dask",
     )
-    add(parser, "--workers", Count, "W", "dask: processes to start here")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask: join a running cluster")
+    one = parser.add_mutually_exclusive_group()
+    add(one, "--workers", Count, "W", "dask: processes to start here")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="dask: join a running cluster")
     help = "dask: restart a worker that finishes nothing for so long (default: 600)"
     add(parser, "--task-timeout", Positive, "SECONDS", help)
 

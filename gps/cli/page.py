@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 from gps.cli import options
 from gps.errors import ConfigError
+from gps.extras import require
 from gps.fields import Range, checked
 
 
@@ -33,7 +33,7 @@ class Page:
             if given:
                 raise ConfigError(f"--{next(iter(given))} needs --gui")
             return self
-        check_gui()
+        require("gui", "the page")
         check_access(self._args)
         if self._args.plots:
             from gps.gui.plots import load_plots
@@ -67,16 +67,6 @@ class Page:
                 self._process.wait()
 
 
-def check_gui() -> None:
-    """ConfigError where what the page needs is not installed."""
-    missing = [name for name in ("viser", "mjviser", "plotly") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"the page needs the extra 'gui' ({', '.join(missing)} is not installed): "
-            "pip install 'guided-policy-search[gui]'"
-        )
-
-
 def check_access(args: argparse.Namespace) -> None:
     """ConfigError for a port or token that the page could not take."""
     if args.port is not None:
@@ -102,7 +92,7 @@ def gui_arguments(parser: argparse.ArgumentParser) -> None:
 
 def gui(args: argparse.Namespace) -> int:
     """`gps gui`."""
-    check_gui()
+    require("gui", "the page")
     check_access(args)
     from gps.gui.app import serve
     from gps.pipeline.progress import choice

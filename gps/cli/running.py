@@ -73,6 +73,8 @@ class _Job:
     start: Callable[[Executor, Steering], Iterable[IterationReport]]
     total: int | None
     """Iterations, or snapshots; None where unknown."""
+    resumed: bool = False
+    """Whether the run is continued."""
     limits: str = ""
     """When an asynchronous run stops, in words."""
     trainers: int = 0
@@ -98,6 +100,7 @@ def _asynchronous_job(
     experiment: Experiment,
     config: Any,
     M: int,
+    resumed: bool = False,
 ) -> _Job:
     """The job of an asynchronous run of M conditions."""
     from gps.pipeline import asynchronous
@@ -107,7 +110,7 @@ def _asynchronous_job(
     limits += [f"{config.updates} policy updates"] if config.updates is not None else []
     trainers = asynchronous.check(experiment).trainers
     total = config.snapshots(experiment, M)
-    return _Job(name, out, start, total, " or ".join(limits), trainers)
+    return _Job(name, out, start, total, resumed, " or ".join(limits), trainers)
 
 
 def _given(args: argparse.Namespace) -> dict[str, int]:
@@ -235,7 +238,7 @@ def resume(args: argparse.Namespace) -> int:
 
     held = folder.changes().apply(folder.experiment(), folder.last() + 1)
     total = held.iterations if args.iterations is None else args.iterations
-    return _follow(args, _Job(experiment.name, Path(args.run), start, total))
+    return _follow(args, _Job(experiment.name, Path(args.run), start, total, resumed=True))
 
 
 def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, int]) -> int:
@@ -255,7 +258,8 @@ def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dic
         "as without the break"
     )
     out, M = Path(args.run), agent.n_conditions
-    return _follow(args, _asynchronous_job(experiment.name, out, start, experiment, config, M))
+    job = _asynchronous_job(experiment.name, out, start, experiment, config, M, resumed=True)
+    return _follow(args, job)
 
 
 def _follow(args: argparse.Namespace, job: _Job) -> int:
@@ -319,9 +323,12 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
                     progress.event(event)
         except Exception as error:
             if list((out / "iterations").glob("*.h5")):
+                again = job.resumed and not done  # then that is the command which has failed
                 copy = out / "hyperparams.py"
-                own = f", which uses the run's own copy {copy}" if copy.exists() else ""
-                error.add_note(f"resume with: gps resume {out}{own}")
+                notes = [] if again else [f"resume with: gps resume {out}"]
+                notes += [f"the run uses its own copy {copy}"] if copy.exists() else []
+                for note in notes:
+                    error.add_note(note)
             raise
         except KeyboardInterrupt:
             _show_best(progress, out)

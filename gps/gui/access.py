@@ -57,7 +57,7 @@ class Access:
     token: str | None = field(default=None, repr=False)
     """Required of the first page; None admits everyone who reaches the server."""
     names: tuple[str, ...] = ()
-    """Names or addresses of this machine that a request may name, beside the loopback's."""
+    """Names or addresses of this machine that a request may name, besides the loopback's."""
     any_address: bool = False
     """Whether a request may name any numeric address: DNS cannot rebind a number."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gps.errors import StoreError
 from gps.gui.access import is_loopback, new_token
+from gps.pipeline.provenance import read_facts
 from gps.threads import single_thread_environment
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ def serve(
         if isinstance(iteration, int):
             needed.append(run / "iterations" / f"{iteration:04d}.h5")
         if all(path.is_file() for path in needed):
+            facts = [read_facts(path) for path in (run, *compare)]
+            name = str(facts[0].get("name") or run.name)
             # what reads and shows a run takes a second to import: a browser can load meanwhile
-            server = stack.enter_context(_serving(_name(run), host, port, token, report))
+            server = stack.enter_context(_serving(name, host, port, token, report))
         reader = _reader(run, stop, parent is not None)
         if reader is None:
             return 0
@@ -117,14 +119,6 @@ def _show(
         while not stop():
             page.step()
         session.close()
-
-
-def _name(run: Path) -> str:
-    """The name of the experiment, as far as it can be read."""
-    try:
-        return str(json.loads((run / "experiment.json").read_text())["name"]) or run.name
-    except (OSError, ValueError, KeyError, TypeError):
-        return run.name
 
 
 def _opened(run: Path) -> RunReader:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ConfigError, StoreError
+from gps.extras import needed_by
 from gps.gui.plots import (
     TOPICS,
     HeatMap,
@@ -205,13 +206,9 @@ def _number(value: float) -> str:
 
 
 def _matplotlib() -> Any:
-    try:
+    with needed_by("a plot"):
         import matplotlib
         import matplotlib.figure
-    except ImportError as error:
-        raise ConfigError(
-            "plots need matplotlib, of the extra 'gui': pip install 'guided-policy-search[gui]'"
-        ) from error
     return matplotlib
 
 

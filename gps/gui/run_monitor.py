@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from gps.errors import GPSError, StoreError
 from gps.gui.run_reader import RunReader
 from gps.pipeline import changes as live
 from gps.pipeline import progress
+from gps.pipeline.lock import Owner
 from gps.pipeline.steering import Command, Status
 from gps.pipeline.steering_socket import Connection, connect
 
@@ -112,15 +111,13 @@ class RunMonitor:
         return early and self._last_line()[1].endswith("the run is done")
 
     def writer(self) -> str:
-        """The process that holds the run's lock, in words; empty when it is gone or this one."""
+        """The process that holds the run's lock, in words; empty when it is gone."""
         try:
-            lock = json.loads((self.run.path / "lock").read_text())
-            pid, host = int(lock["pid"]), str(lock["host"])
-        except (OSError, ValueError, KeyError, TypeError):
+            owner = Owner.read((self.run.path / "lock").read_bytes())
+        except OSError:
             return ""
-        if host != socket.gethostname():
-            return f"process {pid} on {host}"
-        return f"process {pid}" if Path(f"/proc/{pid}").exists() else ""
+        gone = owner is None or not (owner.host or Path(f"/proc/{owner.pid}").exists())
+        return "" if gone else str(owner)
 
     def _total(self) -> int:
         """Iterations that the run is to have; 0 if unknown. The experiment is not loaded for it."""

@@ -7,7 +7,6 @@ hold is None.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from gps.gui.search_result import SearchResult
 from gps.pipeline import config_io, progress
 from gps.pipeline.sampling import Evaluation, agent_of, evaluate_condition
 from gps.pipeline.store import RunFolder
+from gps.pipeline.tables import Table
 from gps.protocols import Agent, needs_images
 from gps.types import (
     Array,
@@ -78,8 +79,7 @@ class RunReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.folder = RunFolder.open(Path(path))
-        self.folder.info()  # a schema that this version does not read is an error at once
+        self.folder = RunFolder.open(path)
         self.path = self.folder.path
         self._lock = threading.RLock()
         self._stamps: dict[str, tuple[int, int]] = {}
@@ -124,9 +124,9 @@ class RunReader:
             for name in [name for name in self._problems if name not in stamps]:
                 del self._problems[name]
             if "metrics.csv" in changed:
-                self._rows = tuple(_table(self.path / "metrics.csv"))
+                self._rows = tuple(_rows(self.path / "metrics.csv"))
             if "updates.csv" in changed:
-                self._updates = tuple(_table(self.path / "updates.csv"))
+                self._updates = tuple(_rows(self.path / "updates.csv"))
             return True
 
     def _scan(self) -> dict[str, tuple[int, int]]:
@@ -590,25 +590,11 @@ def _image_shape(file: h5py.File, m: int) -> tuple[int, int, int] | None:
     return int(height), int(width), int(channels)
 
 
-def _table(path: Path) -> list[dict[str, float]]:
-    """The rows of a table of numbers; a last line that is still being written is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError):
-        return []
-    if not lines or not lines[0].endswith("\n"):
-        return []
-    columns = next(csv.reader([lines[0]]))
-    rows = []
-    for line in lines[1:]:
-        cells = next(csv.reader([line]), [])
-        if not line.endswith("\n") or len(cells) != len(columns):
-            continue
-        try:
-            rows.append(dict(zip(columns, map(float, cells), strict=True)))
-        except ValueError:
-            continue
-    return rows
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a table of numbers; none where it cannot be read."""
+    with suppress(StoreError):
+        return Table(path).rows()
+    return []
 
 
 __all__ = ["Actor", "RunReader", "Sample"]

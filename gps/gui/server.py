@@ -43,7 +43,7 @@ class SecureServer(viser.ViserServer):
     """A viser server whose requests are all checked by `Access`.
 
     host: address to listen on; others than the loopback's need a token, and `names` are then the
-    names of this machine that requests may use, beside the host itself. port: 0 takes a free one;
+    names of this machine that requests may use, besides the host itself. port: 0 takes a free one;
     if it is taken, the next free one is used, with a `note`. Raises ConfigError for a host
     without a token, and GPSError where nothing can listen there or this version of viser cannot be
     guarded.

@@ -41,6 +41,8 @@ from gps.types import Array, Images, Record
 Source = Literal["sample", "policy", "local controller"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 """What is played back: a stored sample, or a noise-free rollout that is simulated on demand."""
+DEFAULT_DT = 0.05
+"""Seconds of a time step while the agent, which has its own, is not loaded or cannot be."""
 MAX_CONDITIONS = 6
 """Conditions that are shown side by side at most."""
 
@@ -88,7 +90,7 @@ class CameraImage:
 class Session:
     """A run and what is selected of it. One thread at a time.
 
-    compare: runs that are shown beside it in the plots of training progress. iteration: what is
+    compare: other runs in the plots of training progress, as baselines. iteration: what is
     selected at first; None for the best of a run at rest, and the newest of one that is being made.
     user: plots of the user's. StoreError where the iteration is not stored. clock: seconds; tests
     have their own.
@@ -216,7 +218,7 @@ class Session:
         try:
             return float(self.run.agent.dt)
         except GPSError:
-            return 0.05
+            return DEFAULT_DT
 
     def geometry(self, m: int) -> AgentGeometry:
         """What can be drawn of the agent in a condition."""

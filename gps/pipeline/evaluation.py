@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +14,17 @@ import numpy as np
 
 from gps.algorithms.state import GPSState
 from gps.errors import ConfigError, SimulationError, StoreError
-from gps.fields import Shape, checked
+from gps.fields import Kind, Shape, checked_arguments
 from gps.pipeline import progress, sampling
 from gps.pipeline.experiment import Experiment, Samples, Seed, initial_state
 from gps.pipeline.files import write_whole
 from gps.pipeline.store import RunFolder
+from gps.pipeline.tables import EVALUATION, evaluated
 from gps.protocols import Policy
 from gps.threads import one_thread
 from gps.types import Array, Record, Rollouts
 
 log = logging.getLogger(__name__)
-
-HEADER = "condition,cost,distance,success,iteration"
-"""Of the table of an evaluation; means over the samples of a condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +71,22 @@ class EvaluationReport(Record):
         return found
 
 
+RunOrExperiment = Annotated[
+    str | Path | RunFolder | Experiment,
+    Kind("a run folder or an Experiment", (str, os.PathLike, RunFolder, Experiment)),
+]
+
+
+@checked_arguments
 def evaluate(
-    source: str | Path | RunFolder | Experiment,
+    source: RunOrExperiment,
     *,
-    iteration: int | progress.Choice = "best",
+    iteration: progress.Iteration = "best",
     state: GPSState | None = None,
-    samples: int = 1,
+    samples: Samples = 1,
     noise: bool = False,
     test: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     save: bool = False,
 ) -> EvaluationReport:
     """Roll out what a run has learned from all its conditions; nothing is learned from it.
@@ -96,8 +102,9 @@ def evaluate(
 
     Raises ConfigError, StoreError.
     """
-    samples, seed = checked(samples, Samples, "samples"), checked(seed, Seed, "seed")
     if isinstance(source, Experiment):
+        if iteration != "best":
+            raise ConfigError("iteration is for a run folder; of an Experiment give the state")
         if save:
             raise ConfigError("save needs a run folder, got an Experiment")
         experiment, path = source, None
@@ -177,7 +184,7 @@ def _saved(report: EvaluationReport, path: Path) -> EvaluationReport:
     ]
     try:
         aside = _set_aside(path, report)
-        write_whole(path, f"{HEADER}\n{''.join(lines)}".encode())
+        write_whole(path, f"{','.join(EVALUATION)}\n{''.join(lines)}".encode())
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     return replace(report, table=path, set_aside=aside)
@@ -185,14 +192,10 @@ def _saved(report: EvaluationReport, path: Path) -> EvaluationReport:
 
 def _set_aside(path: Path, report: EvaluationReport) -> Path | None:
     """Rename the table of another iteration, which was the best before the run was resumed."""
-    try:
-        head, *rows = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError, ValueError):
+    before = evaluated(path)
+    if before is None or before == report.iteration:
         return None
-    before = rows[0].rpartition(",")[2] if head == HEADER and rows else ""
-    if not before.isdecimal() or int(before) == report.iteration:
-        return None
-    kept = _table_path(path.parent, report.test, int(before))
+    kept = _table_path(path.parent, report.test, before)
     if kept.exists():
         return None
     path.rename(kept)

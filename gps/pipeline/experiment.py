@@ -23,7 +23,7 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
 from gps.execution import Deferred, Executor
-from gps.fields import Config, Range
+from gps.fields import Config, Kind, Range
 from gps.policies.training import TrainingData
 from gps.protocols import Agent
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
@@ -99,7 +99,7 @@ class ChoosesImages(Protocol):
 
 @runtime_checkable
 class AsynchronousAlgorithm(Protocol):
-    """What an algorithm's configuration has besides, if its conditions can run asynchronously."""
+    """What an algorithm's configuration adds if its conditions can run asynchronously."""
 
     @property
     def keeps_training(self) -> bool:
@@ -149,6 +149,10 @@ Seed = Annotated[int, Range(at_least=0, below=2**63)]
 """Of random streams; the store keeps it in 64 bits."""
 
 
+def _with_methods_of(protocol: type) -> Kind:
+    return Kind(f"a configuration object with the methods of {protocol.__name__}", (protocol,))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Config):
     """Everything that defines a run but the machine that makes it."""
@@ -157,15 +161,15 @@ class Experiment(Config):
     """Name of the experiment; the loader fills in the file's name when it is empty."""
     description: str = ""
     """One line for `gps list`."""
-    agent: AgentConfig
+    agent: Annotated[AgentConfig, _with_methods_of(AgentConfig)]
     """Configuration of the agent."""
-    cost: Cost
+    cost: Annotated[Cost, _with_methods_of(Cost)]
     """The cost that is minimised, the same for every condition."""
-    initial: InitialControllerConfig
+    initial: Annotated[InitialControllerConfig, _with_methods_of(InitialControllerConfig)]
     """Configuration of the initial controllers."""
     measure: EndpointMeasure | None = None
     """The task's own measure of success."""
-    algorithm: AlgorithmConfig
+    algorithm: Annotated[AlgorithmConfig, _with_methods_of(AlgorithmConfig)]
     """Configuration of the algorithm."""
     samples: Samples = 5
     """Rollouts per condition and iteration."""
@@ -178,20 +182,6 @@ class Experiment(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = vars(self)
-        needed: list[tuple[str, type]] = [
-            ("agent", AgentConfig),
-            ("cost", Cost),
-            ("initial", InitialControllerConfig),
-            ("algorithm", AlgorithmConfig),
-        ]
-        for name, protocol in needed:
-            value = values[name]
-            if isinstance(value, type) or not isinstance(value, protocol):
-                raise ConfigError(
-                    f"Experiment.{name} must be a configuration object with the methods of "
-                    f"{protocol.__name__}, got {value!r}"
-                )
         if self.samples < self.algorithm.min_samples:
             raise ConfigError(
                 f"Experiment.samples must be at least {self.algorithm.min_samples} for "

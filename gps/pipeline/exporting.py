@@ -10,9 +10,10 @@ import numpy as np
 
 from gps import policies
 from gps.errors import ConfigError, StoreError
+from gps.fields import checked_arguments
 from gps.pipeline import store
-from gps.pipeline.files import write_whole
-from gps.pipeline.progress import Choice
+from gps.pipeline.files import AnyPath, write_whole
+from gps.pipeline.progress import Iteration
 from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, HasCameras, control_range_of
 
@@ -20,11 +21,12 @@ FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """The exporter of a file, by its suffix."""
 
 
+@checked_arguments
 def export_policy(
-    run: str | Path,
-    path: str | Path,
+    run: AnyPath,
+    path: AnyPath,
     *,
-    iteration: int | Choice = "best",
+    iteration: Iteration = "best",
     force: bool = False,
     clip: bool = False,
     float32: bool = False,
@@ -62,7 +64,8 @@ def export_policy(
     return path
 
 
-def load_policy(path: str | Path, iteration: int | Choice = "best") -> policies.ExportedPolicy:
+@checked_arguments
+def load_policy(path: AnyPath, iteration: Iteration = "best") -> policies.ExportedPolicy:
     """The policy of an exported file, or of a run folder at an iteration.
 
     iteration: `best` (see `gps.pipeline.progress`), `last` or a number. Raises StoreError, and
@@ -77,7 +80,7 @@ def load_policy(path: str | Path, iteration: int | Choice = "best") -> policies.
 
 
 def _stored(
-    run: str | Path, iteration: int | Choice
+    run: str | Path, iteration: Iteration
 ) -> tuple[policies.GlobalPolicy, policies.PolicyMetadata]:
     folder = store.RunFolder.open(run)
     experiment = folder.experiment()

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+
+from gps.fields import Kind
+
+AnyPath = Annotated[str | Path, Kind("a path", (str, os.PathLike))]
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -477,7 +477,12 @@ def _explained(text: str, experiment: Experiment, argv: Sequence[str], prog: str
             given = [value] if chosen and equals else [] if chosen else given
         elif chosen:
             given.append(token)
-    return f"{found[0]} must be {right}, got {' '.join(given)!r}; see {prog} --help"
+    if not given:
+        return f"{found[0]} needs a value, {right}; see {prog} --help"
+    text, hint = " ".join(given), ""
+    if "tuple" in right and (items := re.findall(r"[^\s,()\[\]]+", text)) != given:
+        hint = f"; its items are separated by spaces: {found[0]} {' '.join(items)}"
+    return f"{found[0]} must be {right}, got {text!r}{hint}; see {prog} --help"
 
 
 def _message(text: str) -> str:

@@ -10,6 +10,7 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from gps.errors import StoreError
 from gps.pipeline.files import reason
@@ -66,7 +67,8 @@ class FolderLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreError(
-                f"{self.path.parent} is being written by {_owner(fd)}; wait for it, or stop it"
+                f"{self.path.parent} is being written by "
+                f"{Owner.read(os.pread(fd, 1000, 0)) or 'another process'}; wait for it, or stop it"
             ) from None
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
@@ -85,11 +87,22 @@ class FolderLock:
             self._fd = None
 
 
-def _owner(fd: int) -> str:
-    """The process that holds the lock, in words."""
-    try:
-        lock = json.loads(os.pread(fd, 1000, 0))
-        pid, host = int(lock["pid"]), str(lock["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-    return f"process {pid}" + ("" if host == socket.gethostname() else f" on {host}")
+class Owner(NamedTuple):
+    """The process that has signed a lock file."""
+
+    pid: int
+    host: str
+    """Empty for this one."""
+
+    @classmethod
+    def read(cls, text: bytes) -> Owner | None:
+        """That of a file's content; None where it holds none."""
+        try:
+            lock = json.loads(text)
+            pid, host = int(lock["pid"]), str(lock["host"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return cls(pid, "" if host == socket.gethostname() else host)
+
+    def __str__(self) -> str:
+        return f"process {self.pid}" + (f" on {self.host}" if self.host else "")

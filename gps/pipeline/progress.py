@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Literal
+from typing import Annotated, Literal, SupportsIndex
 
 from gps.errors import ConfigError
+from gps.fields import Kind, Whole, checked
 
 Row = Mapping[str, float]
 Verdict = Literal["improving", "converged", "noise", "stalled"]
@@ -25,7 +26,10 @@ by as much as the whole run has improved; stalled: nothing improves any more, an
 iterations are far worse than the best."""
 Choice = Literal["best", "last"]
 CHOICES: tuple[Choice, ...] = ("best", "last")
-"""How an iteration of a stored run can be named, beside its number."""
+"""The names of iterations of a stored run."""
+_WORDS = "best, last or the number of a stored iteration"
+Iteration = Annotated[int | Choice, Kind(_WORDS, (SupportsIndex, str))]
+"""An iteration of a stored run; see `choice`."""
 
 COLUMNS = (
     *(f"{who}_{what}" for who in ("local", "policy") for what in ("success", "cost_mean")),
@@ -33,7 +37,7 @@ COLUMNS = (
     "cost_mean",
     "policy_updates",
 )
-"""What is looked at of a row, beside the iteration."""
+"""What is looked at of a row, with the iteration."""
 
 PATIENCE = 10
 """Iterations without improvement after which a run has converged."""
@@ -219,7 +223,7 @@ def _succeeds(found: Result) -> str:
 
 
 def summary(rows: Iterable[Row]) -> str:
-    """The best iteration in a line, with the last one beside it; empty where there is none."""
+    """The best iteration in a line, and the last one; empty where there is none."""
     reached = results(rows)
     found = best(reached)
     if found is None:
@@ -247,12 +251,12 @@ def choice(value: object) -> int | Choice:
         if text == name:
             return name
     if isinstance(text, str) and text.isascii() and text.isdecimal():
-        return int(text)
-    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
-        return text
-    raise ConfigError(
-        f"iteration must be best, last or the number of a stored iteration, got {value!r}"
-    )
+        text = int(text)
+    try:
+        number: int = checked(text, Whole, "iteration")
+    except ConfigError:
+        raise ConfigError(f"iteration must be {_WORDS}, got {value!r}") from None
+    return number
 
 
 __all__ = [

@@ -11,18 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from gps import process_memory
 from gps.algorithms.state import GPSState, Report
-from gps.errors import ConfigError, StoreError
+from gps.errors import StoreError
 from gps.execution import Executor, Serial
+from gps.fields import Kind, checked_arguments
 from gps.pipeline import progress, sampling
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.experiment import Experiment, initial_state
+from gps.pipeline.files import AnyPath
 from gps.pipeline.steering import Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
@@ -59,16 +60,33 @@ class IterationReport(Record):
     once."""
 
 
+@runtime_checkable
+class _Calls(Protocol):
+    """The methods by which an executor is known; its properties may wait for a cluster."""
+
+    def call(self, fn: Any, *args: Any) -> Any: ...
+
+    def gather(self, tree: Any) -> Any: ...
+
+
+LoadedExperiment = Annotated[
+    Experiment, Kind("an Experiment as gps.load(name or path) gives it", (Experiment,))
+]
+AnyExecutor = Annotated[Executor, Kind("an executor such as gps.parallel.Dask()", (_Calls,))]
+AnySteering = Annotated[Steering, Kind("a gps.pipeline.steering.Steering", (Steering,))]
+
+
+@checked_arguments
 def run(
-    experiment: Experiment,
+    experiment: LoadedExperiment,
     *,
     seed: int | None = None,
     iterations: int | None = None,
-    out: str | Path | None = None,
-    executor: Executor | None = None,
-    source: Path | None = None,
+    out: AnyPath | None = None,
+    executor: AnyExecutor | None = None,
+    source: AnyPath | None = None,
     ahead: bool = True,
-    steering: Steering | None = None,
+    steering: AnySteering | None = None,
     changes: Changes | None = None,
     until_converged: bool = False,
 ) -> Iterator[IterationReport]:
@@ -83,10 +101,6 @@ def run(
     nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
     Raises ConfigError before the first rollout, SimulationError, StoreError.
     """
-    if not isinstance(experiment, Experiment):
-        raise ConfigError(
-            f"run needs an Experiment, got {experiment!r}; gps.load(name or path) gives one"
-        )
     if seed is not None:
         experiment = replace(experiment, seed=seed)
     if iterations is not None:
@@ -102,21 +116,22 @@ def run(
         folder = None
         if out is not None:
             where = "serial" if executor is None else type(executor).__name__.lower()
-            folder = RunFolder.create(Path(out), experiment, source, extra={"executor": where})
+            folder = RunFolder.create(out, experiment, source, extra={"executor": where})
             if changes.at:
                 folder.write_changes(changes)
     run = _Run(experiment, agent, changes, None, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, steering)
 
 
+@checked_arguments
 def resume(
-    path: str | Path,
+    path: AnyPath,
     *,
     start: int | None = None,
     iterations: int | None = None,
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     ahead: bool = True,
-    steering: Steering | None = None,
+    steering: AnySteering | None = None,
     until_converged: bool = False,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
@@ -126,20 +141,14 @@ def resume(
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
     had been changed during the run change again, in the same iterations. Raises StoreError.
     """
-    folder = RunFolder.open(Path(path))
+    folder = RunFolder.open(path)
     if "asynchronous" in folder.info():
         raise StoreError(
             f"{folder.path} is an asynchronous run; continue it with gps.resume_asynchronous, or "
             "with: gps resume"
         )
     experiment, changes = folder.experiment(), folder.changes()
-    done = folder.iterations()
-    if not done:
-        raise StoreError(f"{folder.path}: no whole iteration file to resume from")
-    if start is None:
-        start = done[-1]
-    if start not in done:
-        raise StoreError(f"{folder.path}: iteration {start} is not stored; stored: {_ranges(done)}")
+    start = folder.last() if start is None else start
     try:
         folder.truncate(start)
         with one_thread():
@@ -153,13 +162,9 @@ def resume(
     yield from _checked_loop(run, state, folder, executor, ahead, steering, stored=True)
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-
-
 @dataclass
 class _Run:
-    """What the loop goes by, beside the state."""
+    """What the loop goes by; the state is apart."""
 
     base: Experiment
     """As the run began."""

@@ -25,6 +25,7 @@ import h5py
 
 from gps import __version__
 from gps.pipeline import config_io
+from gps.pipeline.provenance import SCHEMA_VERSION
 from gps.pipeline.trees import TreeWriter
 from gps.types import Record, Rollouts
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gps.algorithms.state import GPSState, Report
     from gps.pipeline.experiment import Experiment
 
-SCHEMA, SCHEMA_VERSION = "gps iteration", 2
+SCHEMA = "gps iteration"
 PARTS = ("state", "rollouts", "models", "metrics", "report")
 _LIBVER = ("v110", "v110")  # fixed: another library version must not change the bytes
 _MACHINE = ("seconds", "memory")  # columns that depend on the machine, not on the run

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from gps.errors import ConfigError, GPSError, one_line
 from gps.fields import Config, Range
@@ -23,7 +23,8 @@ from gps.pipeline.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-KINDS = ("run", "pause", "step", "repeat", "change", "stop")
+CommandKind = Literal["run", "pause", "step", "repeat", "change", "stop"]
+KINDS: tuple[CommandKind, ...] = get_args(CommandKind)
 _TICK = 0.1  # seconds between looks at what else has happened, such as Ctrl-C
 
 
@@ -31,7 +32,7 @@ _TICK = 0.1  # seconds between looks at what else has happened, such as Ctrl-C
 class Command(Config):
     """A command to a run."""
 
-    kind: Literal["run", "pause", "step", "repeat", "change", "stop"]
+    kind: CommandKind
     """run: continue without a stop; pause: hold; step: one more iteration, then hold; repeat: rerun
     the last iteration, then hold; change: set options from the next iteration on; stop: end after
     the present iteration is stored."""
@@ -271,12 +272,12 @@ class Steering:
             self._began = began
         return not self._stop
 
-    def end(self, error: BaseException | None = None, hint: str = "") -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """The run is over; error: what ended it, None if it was stopped or is done."""
         with self._changed:
             self._over = time.monotonic()
             if error is not None:
-                self._update(state="failed", doing="", note=f"{_cause(error)}{hint}")
+                self._update(state="failed", doing="", note=_cause(error))
             else:
                 status = self._status
                 whole = not status.total or status.iteration >= status.total

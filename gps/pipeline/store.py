@@ -7,6 +7,7 @@
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
     RUN/updates.csv            of an asynchronous run: one row per update of a condition
+    RUN/evaluation_*.csv       tables of `gps evaluate`; see `evaluation`
     RUN/changes.json           options that were changed during the run; see `changes`
     RUN/log.txt                messages: commands to the run, warnings, the error that ended it
     RUN/tensorboard/           the same numbers as events
@@ -35,22 +36,26 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from gps import __version__
 from gps.errors import GPSError, StoreError
 from gps.pipeline import changes, config_io, loader, progress
 from gps.pipeline.events import Events
 from gps.pipeline.files import reason, write_whole
 from gps.pipeline.lock import FolderLock
-from gps.pipeline.provenance import git_commit, versions
+from gps.pipeline.provenance import (
+    SCHEMA_VERSION,
+    git_commit,
+    other_version,
+    read_facts,
+    versions,
+)
 from gps.pipeline.snapshot import (
     PARTS,
     SCHEMA,
-    SCHEMA_VERSION,
     Snapshot,
     encode,
     identity_of,
 )
-from gps.pipeline.tables import Table
+from gps.pipeline.tables import Table, evaluated
 from gps.pipeline.trees import read_attribute, read_tree
 
 if TYPE_CHECKING:
@@ -84,7 +89,7 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
-def _modules_of(source: Path) -> dict[Path, bytes]:
+def _modules_of(source: str | Path) -> dict[Path, bytes]:
     """The modules beside a hyperparams file that it imports, by their place in the run folder.
 
     StoreError where a run has something else of that name.
@@ -115,7 +120,7 @@ class RunFolder:
         cls,
         path: str | Path,
         experiment: Experiment,
-        source: Path | None = None,
+        source: str | Path | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
@@ -168,13 +173,8 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """A run that exists; raises StoreError when the folder holds none that this gps reads."""
-        path = Path(path)
-        if not (path / "experiment.json").is_file():
-            what = "is not a run folder: it has no experiment.json"
-            raise StoreError(f"{path} {what if path.exists() else 'does not exist'}")
-        folder = cls(path)
-        folder.info()
-        return folder
+        read_facts(Path(path))
+        return cls(Path(path))
 
     def __enter__(self) -> RunFolder:
         return self
@@ -191,19 +191,7 @@ class RunFolder:
 
     def info(self) -> dict[str, Any]:
         """The contents of experiment.json; raises StoreError."""
-        path = self.path / "experiment.json"
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path}: {reason(error)}") from error
-        if not isinstance(facts, dict) or facts.get("schema") != "gps experiment":
-            raise StoreError(f"{path} was not written by gps")
-        if facts.get("schema_version") != SCHEMA_VERSION:
-            found = facts.get("versions")
-            raise StoreError(
-                _other_version(self.path, found.get("gps") if isinstance(found, dict) else None)
-            )
-        return facts
+        return read_facts(self.path)
 
     def experiment(self) -> Experiment:
         """The experiment that the run was made from, overrides included; raises StoreError."""
@@ -235,17 +223,18 @@ class RunFolder:
 
     def iterations(self) -> list[int]:
         """The stored iterations whose files are whole; a warning in the log names the others."""
-        return [n for n in self._numbers() if self._is_whole(n)]
+        return [n for n in self._numbers() if not self._fault(n)]
 
     def last(self) -> int:
         """The last whole iteration; StoreError when there is none."""
+        faults = []
         for n in reversed(self._numbers()):
-            if self._is_whole(n):
+            fault = self._fault(n)
+            if not fault:
                 return n
-        raise StoreError(
-            f"{self.path}: no whole iteration file; the run ended before its first state was "
-            "stored, start it again with gps run"
-        )
+            faults.append(fault)
+        ended = "the run ended before its first state was stored, start it again with gps run"
+        raise StoreError(f"{self.path}: no whole iteration file; {[*faults, ended][0]}")
 
     def results(self) -> list[dict[str, float]]:
         """The rows of all whole iterations, from their files: metrics.csv may lack the last one of
@@ -273,14 +262,14 @@ class RunFolder:
         found = [int(name[:-3]) for name in names if re.fullmatch(r"\d{4,}\.h5", name)]
         return sorted(n for n in found if self.iteration_path(n).name in names)
 
-    def _is_whole(self, n: int) -> bool:
+    def _fault(self, n: int) -> str:
+        """Why an iteration file cannot be used, which is logged too; empty if it is whole."""
         try:
             with self._opened(n, advice=""):
-                pass
+                return ""
         except StoreError as error:
             log.warning("%s: skipped", error)
-            return False
-        return True
+            return str(error)
 
     @contextmanager
     def _opened(self, n: int, advice: str | None = None) -> Iterator[h5py.File]:
@@ -300,7 +289,7 @@ class RunFolder:
                 if schema != SCHEMA:
                     raise StoreError(f"{path} was not written by gps{advice}")
                 if version != SCHEMA_VERSION:
-                    raise StoreError(_other_version(path, file.attrs.get("gps_version")))
+                    raise StoreError(other_version(path, file.attrs.get("gps_version")))
                 if file.attrs.get("identity", "") not in ("", self._identity()):
                     raise StoreError(
                         f"{path} belongs to a run with another configuration or seed{advice}"
@@ -355,7 +344,8 @@ class RunFolder:
     def truncate(self, after: int) -> None:
         """Forget everything after iteration `after`, so that the run can be resumed from there.
 
-        metrics.csv is made to agree with the iteration files that stay. Raises StoreError.
+        metrics.csv and the tables of evaluations are made to agree with the iteration files that
+        stay. Raises StoreError.
         """
         self._lock.take()
         self.read_state(after)  # before anything is deleted
@@ -364,6 +354,10 @@ class RunFolder:
             if n > after:
                 with self._writing(self.iteration_path(n)):
                     self.iteration_path(n).unlink()
+        for path in self.path.glob("evaluation_*.csv"):
+            if (evaluated(path) or 0) > after:
+                with self._writing(path):
+                    path.unlink()
         for name in os.listdir(self.path / "iterations"):
             if name.endswith(".tmp"):  # of a process that was killed
                 with suppress(OSError):
@@ -506,16 +500,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([n, n])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "none"
-
-
-def _other_version(path: Path, written: object) -> str:
-    """That another version of gps has written a folder or file, and which one to install."""
-    name = "another version of gps" if written is None else f"gps {written}"
-    hint = "" if written is None else f": pip install guided-policy-search=={written}"
-    return (
-        f"{path} was written by {name}, which gps {__version__} does not read; use that "
-        f"version{hint}"
-    )
 
 
 __all__ = ["RunFolder", "Snapshot", "default_path", "encode", "identity_of", "require_new"]

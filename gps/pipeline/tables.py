@@ -14,6 +14,9 @@ from gps.pipeline.files import reason, write_whole
 
 log = logging.getLogger(__name__)
 
+EVALUATION = ("condition", "cost", "distance", "success", "iteration")
+"""Columns of the table of an evaluation; means over the samples of a condition."""
+
 
 class Table:
     """A CSV file of numbers with a header; writing raises OSError, reading StoreError."""
@@ -37,8 +40,12 @@ class Table:
         columns = self._header()
         if columns is None:
             return []
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"cannot read {self.path}: {reason(error)}") from error
         found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
+        for line in lines[1:]:
             cells = next(csv.reader([line]))
             try:
                 if line.endswith("\n") and len(cells) == len(columns):
@@ -66,9 +73,19 @@ class Table:
                 line = file.readline()
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"cannot read {self.path}: {reason(error)}") from error
         return next(csv.reader([line])) if line.endswith("\n") else None
+
+
+def evaluated(path: Path) -> int | None:
+    """The iteration that the table of an evaluation holds; None for any other file."""
+    try:
+        head, row = path.read_text(encoding="utf-8").splitlines()[:2]
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None
+    number = row.rpartition(",")[2] if tuple(head.split(",")) == EVALUATION else ""
+    return int(number) if number.isdecimal() else None
 
 
 def _cell(column: str, value: float) -> str:

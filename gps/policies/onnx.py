@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gps.errors import ConfigError, ShapeError, StoreError
+from gps.extras import needed_by
 from gps.fields import readonly
 from gps.policies.exported import (
     SINGLE_TOLERANCE,
@@ -58,12 +59,8 @@ _LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # their reports are of no use t
 
 
 def _need(name: str) -> Any:
-    try:
+    with needed_by("ONNX"):
         return import_module(name)
-    except ImportError:
-        raise ConfigError(
-            f"ONNX needs {name}, of the extra 'onnx': pip install 'guided-policy-search[onnx]'"
-        ) from None
 
 
 def _runtime() -> Any | None:
@@ -201,10 +198,8 @@ def _convert(policy: GlobalPolicy, metadata: PolicyMetadata, *, single: bool) ->
         while cause.__cause__ is not None:  # the outermost one is advice of a page
             cause = cause.__cause__
         if isinstance(cause, ModuleNotFoundError):
-            raise ConfigError(
-                f"ONNX needs {cause.name}, of the extra 'onnx': "
-                "pip install 'guided-policy-search[onnx]'"
-            ) from error
+            with needed_by("ONNX"):
+                raise cause from error
         raise ConfigError(
             f"torch.onnx cannot convert the network {type(policy.network).__name__}: "
             f"{first_line(cause)}; it must take any number of rows, not branch on their values, "

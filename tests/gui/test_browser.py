@@ -69,29 +69,39 @@ def until(what, seconds=_SLOW):
 
 
 @contextmanager
-def command(*argv, **options):
-    """A command of gps; at the end it is interrupted and has to end well."""
-    process = subprocess.Popen(
+def started(*argv, stderr=subprocess.PIPE, **options):
+    """A command of gps; it is killed at the end if it still runs."""
+    with subprocess.Popen(
         [sys.executable, "-m", "gps.cli", *map(str, argv)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         start_new_session=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         **options,
-    )
-    try:
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def interrupted(process):
+    """What a process still writes to stdout and stderr after Ctrl-C."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=_SLOW)
+
+
+@contextmanager
+def command(*argv, **options):
+    """A command of gps; at the end it is interrupted and has to end well."""
+    with started(*argv, stderr=subprocess.STDOUT, **options) as process:
         yield process
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=_SLOW)[0]
+        rest, _ = interrupted(process)
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-        process.stdout.close()
 
 
 def url_of(process):
@@ -270,26 +280,14 @@ def test_an_error_stays_on_the_page(driver, tmp_path):
     (tmp_path / "slow.py").write_text(text)
     out = tmp_path / "run"
     argv = ["run", tmp_path / "slow.py", "--executor", "serial", "--out", out, "--gui", "--port", 0]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gps.cli", *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    try:
+    with started(*argv) as process:
         page = Page(driver, url_of(process))
         page.status("failed")
         page.wait("gps-errors", lambda text: "the arm fell off" in text and "gps resume" in text)
         clean(driver)
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=_SLOW)[1]
+        _, error = interrupted(process)
         assert process.returncode == 2
         assert "gps: error: the arm fell off" in error
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
     with command("gui", out, "--port", 0) as process:
         page = Page(driver, url_of(process))
         page.wait("gps-errors", lambda text: "the arm fell off" in text)
@@ -457,16 +455,7 @@ condition_plots = [gain, fails]
 @pytest.mark.slow
 def test_plots_of_a_users_own(driver, run_path, tmp_path):
     (tmp_path / "mine.py").write_text(USER_PLOTS)
-    argv = ["gui", run_path, "--port", 0, "--plots", tmp_path / "mine.py"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gps.cli", *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    try:
+    with started("gui", run_path, "--port", 0, "--plots", tmp_path / "mine.py") as process:
         page = Page(driver, url_of(process))
         page.wait("gps-rollout", lambda text: "iteration 3" in text)
         page.choose("Show", "custom")
@@ -475,14 +464,10 @@ def test_plots_of_a_users_own(driver, run_path, tmp_path):
         page.choose("Show", "cost")  # the page goes on
         until(lambda: "Cost per step" in driver.page_source)
         clean(driver)
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=_SLOW)[1]
+        _, error = interrupted(process)
         assert process.returncode == 0
         assert error.count("Traceback") == 1
         assert "context.nothing" in error
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

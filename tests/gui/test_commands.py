@@ -13,7 +13,6 @@ import urllib.request
 import pytest
 
 from gps import cli
-from gps.cli import page
 from gps.pipeline import changes
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.store import RunFolder
@@ -54,7 +53,7 @@ def test_options_of_the_page_need_the_page(tmp_path, capsys):
 
 
 def test_the_extra_is_named_where_it_is_missing(run_path, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "mjviser", None)
     assert "needs the extra 'gui'" in error_of(capsys, "gui", run_path)
     argv = ["run", "point_mass", "--executor", "serial", "--out", tmp_path / "run", "--gui"]
     assert "needs the extra 'gui'" in error_of(capsys, *argv)

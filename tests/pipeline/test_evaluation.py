@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -93,6 +94,23 @@ def test_a_table_is_written_only_if_asked_for(made):
     report.table.unlink()
 
 
+def test_tables_of_forgotten_iterations_go_with_them(made, tmp_path):
+    _, out, _ = made
+    run = tmp_path / "run"
+    shutil.copytree(out, run)
+    for iteration in (1, 2):
+        gps.evaluate(run, iteration=iteration, save=True)
+        gps.evaluate(run, iteration=iteration, test=True, save=True)
+    best = gps.evaluate(run, save=True)
+    assert best.iteration == 2
+    (run / "evaluation_mine.csv").write_text("iteration\n2\n")
+    assert [*gps.resume(run, start=1, iterations=1)] == []
+    assert sorted(path.name for path in run.glob("*.csv")) == [
+        *("evaluation_mine.csv", "evaluation_test_0001.csv", "evaluation_train_0001.csv"),
+        "metrics.csv",
+    ]
+
+
 def test_a_condition_whose_simulation_fails_has_infinite_cost(made, monkeypatch, caplog):
     _, out, _ = made
     real = sampling.evaluate_condition
@@ -130,6 +148,8 @@ def test_what_does_not_go_together(made, tmp_path):
     experiment, out, last = made
     with pytest.raises(ConfigError, match="save needs a run folder"):
         gps.evaluate(experiment, save=True)
+    with pytest.raises(ConfigError, match="iteration is for a run folder"):
+        gps.evaluate(experiment, iteration=1)
     with pytest.raises(ConfigError, match="state is for an Experiment"):
         gps.evaluate(out, state=last.state)
     with pytest.raises(StoreError, match="iteration 9 is not stored"):

@@ -18,6 +18,7 @@ from gps.agents.point_mass import PointMassAgent, PointMassConfig
 from gps.costs import EndpointMeasure, StateCost
 from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.execution import map_tree, stage_of
+from gps.parallel import Dask
 from gps.pipeline import sampling
 from gps.pipeline.store import RunFolder, Snapshot, encode, identity_of
 
@@ -60,6 +61,45 @@ def image(report, identity=""):
         ),
         identity,
     )
+
+
+# --- what a run takes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda e: gps.run("reacher"),
+            "run: experiment must be an Experiment as gps.load(name ",
+        ),
+        (lambda e: gps.run(e, executor="dask"), "run: executor must be an executor such as "),
+        (lambda e: gps.run(e, executor=Dask), "run: executor must be an executor such as "),
+        (
+            lambda e: gps.run(e, steering=3),
+            "run: steering must be a gps.pipeline.steering.Steering",
+        ),
+        (lambda e: gps.run(e, out=3), "run: out must be a path or None, got 3"),
+        (lambda e: gps.run(e, source=3), "run: source must be a path or None, got 3"),
+        (lambda e: gps.run(e, until_converged="x"), "run: until_converged must be True or False, "),
+        (lambda e: gps.run(e, changes={}), "run: changes must be a Changes or None, got {}"),
+        (lambda e: gps.resume(3), "resume: path must be a path, got 3"),
+        (lambda e: gps.resume("x", executor="dask"), "resume: executor must be an executor such "),
+        (
+            lambda e: gps.evaluate(3),
+            "evaluate: source must be a run folder or an Experiment, got 3",
+        ),
+        (lambda e: gps.evaluate(None), "evaluate: source must be a run folder or an Experiment, "),
+        (lambda e: gps.evaluate(e, state=3), "evaluate: state must be a GPSState or None, got 3"),
+        (lambda e: gps.evaluate(e, noise="x"), "evaluate: noise must be True or False, got 'x'"),
+        (lambda e: gps.load_policy(3), "load_policy: path must be a path, got 3"),
+        (lambda e: gps.export_policy(3, "x.pt2"), "export_policy: run must be a path, got 3"),
+    ],
+)
+def test_a_wrong_kind_of_argument_is_named(call, message, experiment):
+    with pytest.raises(ConfigError) as error:
+        call(experiment)
+    assert str(error.value).startswith(message)
 
 
 # --- what a run gives

@@ -315,8 +315,16 @@ def test_a_missing_iteration_says_what_there_is(filled):
 
 
 def test_no_whole_file_at_all(folder):
-    with pytest.raises(StoreError, match="no whole iteration file"):
+    with pytest.raises(StoreError, match="no whole iteration file; the run ended before its first"):
         folder.last()
+
+
+def test_iteration_files_of_another_version_are_called_so(filled):
+    for n in filled.iterations():
+        with h5py.File(filled.iteration_path(n), "r+") as file:
+            file.attrs.update({"schema_version": 1, "gps_version": "0.1.0"})
+    with pytest.raises(StoreError, match=r"file; .*0003\.h5 was written by gps 0\.1\.0, which gps"):
+        filled.last()
 
 
 # --- a disk that does not cooperate
@@ -557,6 +565,7 @@ def test_a_run_of_another_version_is_refused(old):
             text=True,
         )
         assert (run.returncode, run.stderr) == (2, f"gps: error: {message}\n")
+        assert run.stdout == ""
     assert sorted(os.listdir(old.parent)) == ["old"]
 
 

@@ -13,12 +13,10 @@ from gps.errors import GPSError
 from gps.gui import charts
 from gps.gui.playback import Player
 from gps.gui.scene import SceneView
-from gps.gui.session import Session
+from gps.gui.session import DEFAULT_DT, Session
 
 log = logging.getLogger(__name__)
 
-DEFAULT_DT = 0.05
-"""Seconds of a time step until the experiment is loaded, which has the agent's."""
 NONE = "(none)"
 """The entry of a dropdown that selects nothing."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gps.errors import SimulationError
-from gps.gui.panels.context import DEFAULT_DT, PageContext
+from gps.gui.panels.context import PageContext
+from gps.gui.session import DEFAULT_DT
 from gps.types import Array
 
 _SPEEDS = ("0.1", "0.25", "0.5", "1", "2", "4")

@@ -1,4 +1,4 @@
-"""The folder Scene: what is drawn beside the agents."""
+"""The folder Scene: what is drawn besides the agents."""
 
 from __future__ import annotations
 

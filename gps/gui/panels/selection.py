@@ -21,7 +21,7 @@ class SelectionPanel:
             self._condition = gui.add_dropdown("Condition", ("0",))
             self._sample = gui.add_slider("Sample", 0, 1, 1, 0)
             self._source = gui.add_dropdown("Rollout", SOURCES)
-            self._others = gui.add_text("Others", "", hint="conditions beside it: 1, 3, or all")
+            self._others = gui.add_text("Others", "", hint="other conditions to show: 1, 3, or all")
             self._aim = gui.add_button("Camera to the model")
         for handle, name, kind in (
             (self._newest, "newest", bool),

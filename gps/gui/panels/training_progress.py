@@ -10,7 +10,7 @@ from gps.gui.plots.types import Plot, index_axis
 
 
 class ProgressPanel:
-    """Training progress of the run, beside that of other runs."""
+    """Training progress of the run, and of other runs as baselines."""
 
     def __init__(self, context: PageContext) -> None:
         self._context = context

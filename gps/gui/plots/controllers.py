@@ -152,7 +152,7 @@ def _step_table(
 
 
 def policy_plots(context: PlotContext) -> Iterator[Plot]:
-    """The policy's actions along the samples, beside those of the controller that it imitates."""
+    """The policy's actions along the samples, and those of the controller that it imitates."""
     run, r = context.run, context.rollouts
     policy, controller = run.policy(context.iteration), run.controller(*context.at)
     if r is not None and policy is not None:

@@ -15,7 +15,7 @@ from gps.gui.plots.types import Plot, Table, file_name, number_text
 from gps.protocols import HasEntry, HasTerms
 from gps.types import Array, Rollouts
 
-_ENTRIES = 4  # of one state entry in a plot; each has its mean and range beside it
+_ENTRIES = 4  # of one state entry in a plot; each has its mean and range too
 
 
 def trajectory_plots(context: PlotContext) -> Iterator[Plot]:

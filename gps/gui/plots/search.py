@@ -87,7 +87,7 @@ def _result_plots(
 
 
 def _bounds(kl: Array, bound: float | Array | None) -> dict[str, Array]:
-    """Columns beside the KL of every step: its bound, and what a bound of the mean is of."""
+    """Columns besides the KL of every step: its bound, and what a bound of the mean is of."""
     if bound is None:
         return {}
     if np.ndim(bound) == 1:

@@ -2,7 +2,7 @@
 
 Such a file, which may be a hyperparams file, defines one or both of
 
-    progress_plots = [...]   # functions of a sequence of RunReader: the run, and those beside it
+    progress_plots = [...]   # functions of a sequence of RunReader: the run, and its baselines
     condition_plots = [...]  # functions of a PlotContext: one condition of one iteration
 
 Each function yields or returns plots (`LinePlot`, `HeatMap`, `Table`), as those of the toolkit do.
