@@ -344,8 +344,6 @@ def test_the_page_of_a_stored_run(driver, run_path, downloads):
             (path,) = until(lambda pattern=pattern: list(downloads.glob(pattern)))
             assert path.stat().st_size > 10_000
         clean(driver)
-        if shots := os.environ.get("GPS_SCREENSHOTS"):
-            browser.screenshot(driver, Path(shots) / "stored.png")
 
 
 @pytest.mark.slow
