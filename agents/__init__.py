@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gps.extras import needed_by
 
 if TYPE_CHECKING:
+    from gps.agents._actions import MocapAction
     from gps.agents._protocol import RemoteError
     from gps.agents.base import Simulation, smooth_noise
     from gps.agents.environment import as_gymnasium
@@ -50,6 +51,7 @@ _HOME = {
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
+    "MocapAction": "_actions",
     "MujocoAgent": "mujoco",
     "MujocoConfig": "mujoco",
     "MujocoVisualModel": "visual_model",
@@ -84,6 +86,7 @@ __all__ = [
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
+    "MocapAction",
     "MujocoAgent",
     "MujocoConfig",
     "MujocoVisualModel",
