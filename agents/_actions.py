@@ -352,8 +352,10 @@ def steps_under_way(model: mujoco.MjModel, substeps: int) -> np.ndarray:
         if model.actuator_historyadr[i] < 0 or model.actuator_delay[i] <= 0:
             continue
         kept, interpolation = (int(v) for v in model.actuator_history[i])
-        # a spline through the kept values needs neighbours on both sides
-        values = min(kept, math.ceil(model.actuator_delay[i] / h - 1e-9) + interpolation)
+        # a delay of n time steps is n or n + 1 of them, as MuJoCo's sum of time steps is rounded;
+        # a spline through the kept values needs neighbours too
+        asked = math.floor(model.actuator_delay[i] / h + 1e-6) + 1 + interpolation
+        values = min(kept, asked)
         first, n = model.actuator_ctrladr[i], model.actuator_ctrlnum[i]
         steps[first : first + n] = -(-values // substeps)
     return steps
