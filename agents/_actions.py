@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 import mujoco
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from gps.agents.base import require
 from gps.errors import ConfigError, choices
@@ -84,16 +83,16 @@ class _Weld:
     first: bool  # whether the mocap body is the first of the two
     anchor: Array  # (3,) in the second body
     place: Array  # (3,) of the anchor in the first body
-    turn: Rotation  # of the second body in the first
+    turn: Array  # (4,) of the second body in the first
 
-    def orientation(self, other: Rotation) -> Rotation:
-        """Of the mocap body, where the weld is at rest."""
-        return other * self.turn.inv() if self.first else other * self.turn
+    def orientation(self, other: Array) -> Array:
+        """Of the mocap body where the weld is at rest, for a body turned as `other`, (4,)."""
+        return _product(other, _inverse(self.turn) if self.first else self.turn)
 
-    def position(self, pos: Array, other: Rotation, own: Rotation) -> Array:
-        """Likewise, for the mocap body turned as `own`; (N, 3)."""
+    def position(self, pos: Array, other: Array, own: Array) -> Array:
+        """Likewise, for the mocap body turned as `own`; (3,)."""
         here, there = (self.place, self.anchor) if self.first else (self.anchor, self.place)
-        rest: Array = pos + other.apply(there) - own.apply(here)
+        rest: Array = pos + _rotated(there, other) - _rotated(here, own)
         return rest
 
 
@@ -186,7 +185,8 @@ class Actions:
         column = self._history
         for m in self.mocap:
             if m.size:
-                memory[:, column : column + m.size] = m.remembered(*at.pose(rows, m.number))
+                for entry, pos, quat in zip(memory, *at.pose(rows, m.number), strict=True):
+                    entry[column : column + m.size] = m.remembered(pos, quat)
                 column += m.size
 
     def move(self, u: Array, rows: Array, poses: tuple[Array, Array], at: MocapAt) -> None:
@@ -195,8 +195,8 @@ class Actions:
         poses: the simulator's xpos and xquat, (N, nbody, 3) and (N, nbody, 4).
         """
         for m in self.mocap:
-            pos, quat = at.pose(rows, m.number)
-            m.displace(u, pos, quat, *poses)
+            for sample in zip(u, *at.pose(rows, m.number), *poses, strict=True):
+                m.displace(*sample)
 
     def place(self, data: mujoco.MjData, entry: Array) -> None:
         """Put the mocap bodies of a data where a state has them; its kinematics are computed.
@@ -205,12 +205,12 @@ class Actions:
         """
         column = 0
         for m in self.mocap:
-            pos, quat = data.mocap_pos[m.number][None], data.mocap_quat[m.number][None]
+            pos, quat = data.mocap_pos[m.number], data.mocap_quat[m.number]
             if m.size:
                 m.recall(entry[column : column + m.size], pos, quat)
                 column += m.size
             else:
-                m.at_rest(pos, quat, data.xpos[None], data.xquat[None])
+                m.at_rest(pos, quat, data.xpos, data.xquat)
 
 
 @dataclass(frozen=True)
@@ -261,65 +261,72 @@ class _Moved:
         self._weld = None if config.origin == "mocap" else weld
         everywhere = ((-np.inf,) * 3, (np.inf,) * 3)
         self._low, self._high = map(np.array, config.workspace or everywhere)
-        self._reference = _rotation(references[config.body])
+        self._unturned = _inverse(references[config.body])
         self.size = 0
         if self._weld is None:
             self.size = len(self._axes) + 3 * bool(self._about)
 
     def remembered(self, pos: Array, quat: Array) -> Array:
-        """What the state holds of poses (N, 3) and (N, 4): place, then rotation vector."""
-        parts = [pos[:, self._axes]]
-        if self._about:
-            turned = _rotation(quat) * self._reference.inv()
-            parts.append(turned.as_rotvec())
-        return np.concatenate(parts, axis=1)
+        """What the state holds of a pose (3,) and (4,): place, then rotation vector."""
+        turn = np.zeros(3)
+        mujoco.mju_quat2Vel(turn, _product(quat, self._unturned), 1.0)
+        return np.concatenate((pos[self._axes], turn if self._about else turn[:0]))
 
     def recall(self, entry: Array, pos: Array, quat: Array) -> None:
         """Write the pose that `remembered` gave."""
-        pos[:, self._axes] = entry[: len(self._axes)]
+        pos[self._axes] = entry[: len(self._axes)]
         if self._about:
-            turned = Rotation.from_rotvec(entry[len(self._axes) :]) * self._reference
-            quat[:] = _quaternion(turned)
+            quat[:] = _product(_turn(entry[len(self._axes) :]), _inverse(self._unturned))
 
     def at_rest(self, pos: Array, quat: Array, xpos: Array, xquat: Array) -> None:
-        """Write the pose that the weld asks for, in what actions move of it."""
+        """Write the pose (3,) and (4,) that the weld asks for, in what actions move of it."""
         if self._weld is None:
             return
-        other = _rotation(xquat[:, self._weld.body])
+        other = xquat[self._weld.body]
         if self._about:
-            quat[:] = _quaternion(self._weld.orientation(other))
+            quat[:] = self._weld.orientation(other)
         if self._axes:
-            own = _rotation(quat)
-            rest = self._weld.position(xpos[:, self._weld.body], other, own)
-            pos[:, self._axes] = rest[:, self._axes]
+            pos[self._axes] = self._weld.position(xpos[self._weld.body], other, quat)[self._axes]
 
     def displace(self, u: Array, pos: Array, quat: Array, xpos: Array, xquat: Array) -> None:
-        """Write the next pose, and into u what was left of the displacement."""
+        """Write the next pose of a sample, and into u (nu,) what was left of the displacement."""
         self.at_rest(pos, quat, xpos, xquat)
-        if self._axes:
-            base = pos.copy()
-            asked = np.zeros_like(base)
-            asked[:, self._axes] = u[:, self._moves]
-            # from outside of the workspace it may come back at its own pace
-            new = np.clip(base + asked, np.minimum(self._low, base), np.maximum(self._high, base))
-            pos[:] = new
-            cut = new != base + asked
-            u[:, self._moves] = np.where(cut, new - base, asked)[:, self._axes]
+        asked, turn = np.zeros(3), np.zeros(3)
+        asked[self._axes], turn[self._about] = u[self._moves], u[self._turns]
+        base, new = pos.copy(), pos + asked
+        # from outside of the workspace it may come back at its own pace
+        pos[:] = np.clip(new, np.minimum(self._low, base), np.maximum(self._high, base))
+        u[self._moves] = np.where(pos == new, asked, pos - base)[self._axes]
         if self._about:
-            turn = np.zeros((len(u), 3))
-            turn[:, self._about] = u[:, self._turns]
-            now = _rotation(quat)
-            quat[:] = _quaternion(Rotation.from_rotvec(turn) * now)
+            quat[:] = _product(_turn(turn), quat)
 
 
-def _rotation(quat: Array) -> Rotation:
-    """Of quaternions as MuJoCo has them, the real part first."""
-    return Rotation.from_quat(np.roll(quat, -1, axis=-1))
+# a sample at a time, by MuJoCo's functions: the others must not change a bit of it
 
 
-def _quaternion(rotation: Rotation) -> Array:
-    """The way back."""
-    return np.roll(rotation.as_quat(), 1, axis=-1)
+def _product(a: Array, b: Array) -> Array:
+    out = np.empty(4)
+    mujoco.mju_mulQuat(out, a, b)
+    return out
+
+
+def _inverse(quat: Array) -> Array:
+    out = np.empty(4)
+    mujoco.mju_negQuat(out, quat)
+    return out
+
+
+def _rotated(vector: Array, quat: Array) -> Array:
+    out = np.empty(3)
+    mujoco.mju_rotVecQuat(out, vector, quat)
+    return out
+
+
+def _turn(vector: Array) -> Array:
+    """The quaternion of a rotation vector."""
+    out = np.array([1.0, 0.0, 0.0, 0.0])
+    mujoco.mju_quatIntegrate(out, vector, 1.0)
+    return out
 
 
 def mocap_names(model: mujoco.MjModel) -> list[str]:
@@ -338,9 +345,8 @@ def _weld(model: mujoco.MjModel, mocap: int) -> _Weld | None:
             other = pair[1 - pair.index(mocap)]
             if model.body_weldid[other]:
                 data = model.eq_data[i]
-                turn = _rotation(data[6:10])
-                first = pair[0] == mocap
-                return _Weld(other, first, data[:3].copy(), data[3:6].copy(), turn)
+                parts = (data[:3].copy(), data[3:6].copy(), data[6:10].copy())
+                return _Weld(other, pair[0] == mocap, *parts)
     return None
 
 

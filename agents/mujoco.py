@@ -76,6 +76,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_BATCHES = 4
 _USUAL_DT = 0.05
+_FEW_ITERATIONS = 10
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -450,7 +451,8 @@ class MujocoAgent(SimulatedAgent[Start]):
             model.opt.timestep = self._dt / config.substeps
             return Timing(own, config.substeps, float(model.opt.timestep))
         if source == config.model:  # the first
-            self._dt = max(1, round(_USUAL_DT / own)) * own if config.dt is None else config.dt
+            usual = float(f"{max(1, round(_USUAL_DT / own)) * own:.12g}")  # 0.051, not 0.05100...04
+            self._dt = usual if config.dt is None else config.dt
         n = max(1, round(self._dt / own))
         if not math.isclose(n * own, self._dt, rel_tol=1e-4):
             first = max(1, math.floor(self._dt / own))
@@ -1062,6 +1064,14 @@ def _refuse_hidden(model: mujoco.MjModel, source: ModelSource) -> None:
     if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
         model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
         log.info("%s: sleeping is switched off, as no state shows what sleeps", shown(source))
+    if model.opt.iterations < _FEW_ITERATIONS:
+        # a solver that converges ends at the same forces from every start, to its tolerance
+        log.warning(
+            "%s: the constraint solver has %d iterations at most; if it does not converge, its "
+            "start, which no state shows, has a part in every step",
+            shown(source),
+            model.opt.iterations,
+        )
 
 
 def _check_alike(first: Compiled, other: Compiled, who: str) -> None:

@@ -138,7 +138,7 @@ def test_jacobians_need_the_joints_in_the_state():
 
 def test_a_rollout_is_the_simulators_own(agent_config):
     """One MjData, stepped by mj_step under the recorded controls, gives the same bytes."""
-    agent, r, config = agent_config
+    agent, r, _ = agent_config
     model = agent.model_of(r.condition)
     data = mujoco.MjData(model)
     for i in range(r.N):

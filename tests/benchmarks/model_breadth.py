@@ -30,9 +30,10 @@ from pathlib import Path
 
 os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 
-import gps
 import mujoco
 import numpy as np
+
+import gps
 from gps.agents import MujocoConfig
 from gps.algorithms import TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig
