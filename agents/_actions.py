@@ -334,6 +334,12 @@ def mocap_names(model: mujoco.MjModel) -> list[str]:
     return [model.body(i).name for i in range(model.nbody) if model.body_mocapid[i] >= 0]
 
 
+def welded_mocap(model: mujoco.MjModel) -> tuple[MocapAction, ...]:
+    """Actions for the mocap bodies that are welded to a body that can move."""
+    names = [n for n in mocap_names(model) if n and _weld(model, model.body(n).id) is not None]
+    return tuple(MocapAction(body=name) for name in names)
+
+
 def _weld(model: mujoco.MjModel, mocap: int) -> _Weld | None:
     """The first weld, active at the start, of a mocap body to one that can move."""
     kinds = (mujoco.mjtEq.mjEQ_WELD, mujoco.mjtObj.mjOBJ_BODY)

@@ -22,6 +22,7 @@ from gps.agents._actions import (
     mocap_names,
     servo_shift,
     steps_under_way,
+    welded_mocap,
 )
 from gps.agents._kernels import observe
 from gps.agents._model import (
@@ -241,8 +242,9 @@ class MujocoConfig(Config):
     actuators: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """Actuators of the model that the actions control, by name and in this order; None for all.
     The others keep the keyframe's control, or 0."""
-    mocap_actions: tuple[MocapAction, ...] = ()
-    """Mocap bodies that actions move, after the actuators."""
+    mocap_actions: tuple[MocapAction, ...] | None = None
+    """Mocap bodies that actions move, after the actuators. None: for a model without actuators
+    those that it welds to a body that can move, along the world's axes; else none."""
     relative: bool | Names = False
     """Whether the actions of position servos count from the start of the configuration, the same
     for all conditions: action 0 is the keyframe's control, or the one at which the servo exerts no
@@ -325,7 +327,7 @@ class MujocoConfig(Config):
         for name, _ in self.obs_noise:
             if name not in seen:
                 raise ConfigError(f"MujocoConfig.obs_noise: {choices('entry', name, seen)}")
-        moved_bodies = [m.body for m in self.mocap_actions]
+        moved_bodies = [m.body for m in self.mocap_actions or ()]
         rule = "one for each body"
         once = len(set(moved_bodies)) == len(moved_bodies)
         require(once, self, "mocap_actions", rule, moved_bodies)
@@ -403,6 +405,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         ]
         references: dict[str, Array] = {}
         shift = np.zeros(0)
+        mocap: tuple[MocapAction, ...] = ()
         for source, user in ((config.model, ""), *users):
             if source in found:
                 continue
@@ -414,10 +417,13 @@ class MujocoAgent(SimulatedAgent[Start]):
                     # one of each for all, so that states and actions mean the same everywhere
                     references = {n: model.body(n).quat.copy() for n in mocap_names(model)}
                     shift = self._shift(model)
+                    mocap = config.mocap_actions or ()
+                    if config.mocap_actions is None and not model.nu:
+                        mocap = welded_mocap(model)
                 actions = Actions(
                     model,
                     config.actuators,
-                    config.mocap_actions,
+                    mocap,
                     shift if len(shift) == model.nu else np.zeros(model.nu),
                     steps_under_way(model, timing.substeps),
                     references,

@@ -323,6 +323,20 @@ def test_a_mocap_body_that_moves_by_itself_is_in_the_state():
         replace(agent.config, state=("joint_pos", "joint_vel")).build()
 
 
+def test_a_model_without_actuators_is_moved_by_its_welded_mocap_bodies():
+    model = LED.format("lead", "hand")
+    agent = MujocoConfig(model=model, T=4).build()
+    assert agent.action_names == ("lead:x", "lead:y", "lead:z")
+    with_motor = model.replace("<freejoint/>", '<joint name="x" type="slide"/>').replace(
+        "</mujoco>", '<actuator><motor name="m" joint="x"/></actuator></mujoco>'
+    )
+    assert MujocoConfig(model=with_motor, T=4).build().action_names == ("m",)
+    with pytest.raises(ConfigError, match="has no actuators"):
+        MujocoConfig(
+            model=model.replace("<equality>", "<!--").replace("</equality>", "-->")
+        ).build()
+
+
 def test_mocap_bodies_are_drawn_where_actions_put_them():
     moves = (MocapAction(body="lead", rotation="z"), MocapAction(body="peg"))
     agent = MujocoConfig(model=LED.format("lead", "hand"), T=6, dt=0.1, mocap_actions=moves).build()

@@ -8,7 +8,8 @@ For every MJCF file of dm_control, gymnasium, gymnasium-robotics, robosuite, met
 does plain MuJoCo compile it and step it, 3 samples of 50 control steps from its reference pose with
 random controls, without a warning? Then `MujocoConfig(model=file)` has to do the same, through the
 same positions, and an iteration of trajectory optimisation has to end. Files that MuJoCo does not
-compile (parts that others include), and those without actuators, do not count.
+compile (parts that others include), and those with neither actuators nor a mocap body that is
+welded to another body, do not count.
 
 The table has a line for each file that counts, or with --refused only for those that fail, with the
 one line that says why; the last line is the count. Exit code 1 where one fails that plain MuJoCo
@@ -35,6 +36,7 @@ import numpy as np
 
 import gps
 from gps.agents import MujocoConfig
+from gps.agents._actions import welded_mocap
 from gps.algorithms import TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
@@ -105,7 +107,7 @@ def verdict(path: str, initial: str = "open") -> Verdict:
             model = mujoco.MjModel.from_binary_path(path)
     except Exception as error:
         return Verdict("skipped", f"MuJoCo: {' '.join(str(error).split())}")
-    if not model.nu:
+    if not model.nu and not welded_mocap(model):
         return Verdict("skipped", "no actuators")
     U = controls(model)
     substeps = max(1, round(0.05 / model.opt.timestep))
@@ -116,12 +118,13 @@ def verdict(path: str, initial: str = "open") -> Verdict:
     except gps.GPSError as error:
         return Verdict("plain", str(error))
     try:
-        r = agent.rollout(Recorded(U), 0, np.zeros((N, T, agent.nu)))
+        actions = U if model.nu else np.zeros((N, T, agent.nu))
+        r = agent.rollout(Recorded(actions), 0, np.zeros((N, T, agent.nu)))
     except gps.GPSError as error:
         return Verdict("skipped" if warning else "built", f"{error} (plain: {warning or 'good'})")
     if warning:
         return Verdict("built", f"no word of plain MuJoCo's {warning}")
-    if model.nq == model.nv:
+    if model.nq == model.nv and model.nu:
         off = np.abs(r.entry("joint_pos") - qpos).max()
         if off:
             return Verdict("built", f"positions differ from plain MuJoCo's by {off:.1g}")
