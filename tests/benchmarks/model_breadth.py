@@ -170,24 +170,26 @@ def serve(pipe: Connection, initial: str) -> None:
 def verdicts(paths: list[Path], initial: str, timeout: float):
     """Of all files, one after the other."""
     context = multiprocessing.get_context("spawn")
-    process = None
+    process, pipe = None, None
     for path in paths:
-        if process is None or not process.is_alive():
+        if process is None or pipe is None:
             pipe, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, initial), daemon=True)
             process.start()
             theirs.close()
-        pipe.send(str(path))
         try:
-            yield path, pipe.recv() if pipe.poll(timeout) else Verdict("bug", "takes too long")
-        except EOFError:
-            process.join()
-            yield path, Verdict("bug", f"ended its process ({process.exitcode})")
-        if pipe.closed or not process.is_alive():
-            process = None
-        elif pipe.poll():  # nothing was asked
+            pipe.send(str(path))
+            if pipe.poll(timeout):
+                yield path, pipe.recv()
+                continue
+            found = Verdict("bug", "takes too long")
             process.kill()
-            process = None
+            process.join()
+        except (EOFError, ConnectionError):
+            process.join()
+            found = Verdict("bug", f"ended its process ({process.exitcode})")
+        process = None
+        yield path, found
 
 
 def files(folder: Path | None) -> list[Path]:
