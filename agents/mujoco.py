@@ -65,7 +65,7 @@ from gps.agents.base import (
     require,
 )
 from gps.agents.randomise import Randomise, randomised
-from gps.agents.rendering import Renderer, require_display
+from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
 from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
@@ -1002,16 +1002,15 @@ class MujocoAgent(SimulatedAgent[Start]):
         compiled = self._conditions[test][rollouts.condition].compiled
         X = rollouts.X[sample, ::every]
         qpos = raw_positions(compiled, X[:, rollouts.layout.slice("joint_pos")])
-        pos, quat = self._mocap_poses(compiled, model, X, qpos)
-        with Renderer(model, (camera,), height, width, plain=False) as renderer:
-            return renderer.render(model, qpos, mocap_pos=pos, mocap_quat=quat)
+        poses = self._mocap_poses(compiled, model, X, qpos)
+        return render_states(model, qpos, *poses, width=width, height=height, camera=camera)
 
     def _mocap_poses(
         self, compiled: Compiled, model: mujoco.MjModel, X: Array, qpos: Array
-    ) -> tuple[Array, Array] | tuple[None, None]:
-        """Poses of the mocap bodies at states (S, nx); None where actions move none."""
+    ) -> tuple[Array, ...]:
+        """Poses of the mocap bodies at states (S, nx); nothing where actions move none."""
         if not compiled.actions.mocap:
-            return None, None
+            return ()
         data = mujoco.MjData(model)
         pos, quat = np.empty((len(X), model.nmocap, 3)), np.empty((len(X), model.nmocap, 4))
         for i, q in enumerate(qpos):
