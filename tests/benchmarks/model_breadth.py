@@ -4,7 +4,8 @@
     python tests/benchmarks/model_breadth.py --folder ../models # of the packages in this folder
     python tests/benchmarks/model_breadth.py robot.xml other.xml --initial hold
 
-For every MJCF file of dm_control, gymnasium, gymnasium-robotics, robosuite, metaworld and myosuite:
+For every MJCF file of dm_control, gymnasium, gymnasium-robotics, robosuite, metaworld and
+myosuite (myo_sim has its models):
 does plain MuJoCo compile it and step it, 3 samples of 50 control steps from its reference pose with
 random controls, without a warning? Then `MujocoConfig(model=file)` has to do the same, through the
 same positions, and an iteration of trajectory optimisation has to end. Files that MuJoCo does not
@@ -46,6 +47,7 @@ PACKAGES = (
     "gymnasium",
     "gymnasium_robotics",
     "metaworld",
+    "myo_sim",
     "myosuite",
     "robosuite",
 )
