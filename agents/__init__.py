@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from gps.extras import needed_by
 
 if TYPE_CHECKING:
-    from gps.agents._actions import MocapAction
     from gps.agents._protocol import RemoteError
+    from gps.agents.actions import MocapAction
     from gps.agents.base import Simulation, smooth_noise
     from gps.agents.environment import as_gymnasium
     from gps.agents.gymnasium_agent import (
@@ -51,7 +51,7 @@ _HOME = {
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
-    "MocapAction": "_actions",
+    "MocapAction": "actions",
     "MujocoAgent": "mujoco",
     "MujocoConfig": "mujoco",
     "MujocoVisualModel": "visual_model",

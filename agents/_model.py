@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import mujoco
 import numpy as np
 
-from gps.agents._actions import HISTORY, MOCAP, Actions
+from gps.agents.actions import HISTORY, MOCAP, Actions
 from gps.data import located, model_path
 from gps.errors import ConfigError, choices
 from gps.types import Array
@@ -27,6 +27,7 @@ ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
 ACTIVATION, QPOS, PLUGIN = "activation", "qpos", "plugin_state"
 HIDDEN = (ACTIVATION, HISTORY, PLUGIN, MOCAP)
 """Entries without which the state of some models is incomplete."""
+WARMSTART = "warmstart"
 SENSOR = "sensor:"
 """What the name of an entry that is a sensor of the model begins with."""
 
@@ -262,6 +263,8 @@ def locate(
             sizes[name] = size
             rows.append(_state_offset(model, bit) + np.arange(size))
     sizes |= actions.sizes
+    if WARMSTART in names:
+        sizes[WARMSTART] = nv
     sizes |= {n: int(model.sensor_dim[k]) for n, k in zip(entries, sensors, strict=True)}
     values = [model.sensor_adr[k] + np.arange(model.sensor_dim[k]) for k in sensors]
     pos_at, last, turns = _directions(model)

@@ -14,9 +14,9 @@ import numpy as np
 from mujoco.batch import Batch
 from mujoco.batch import SimulationError as BatchError
 
-from gps.agents._actions import HISTORY, MOCAP, MocapAt
 from gps.agents._kernels import apply, observe
-from gps.agents._model import ENTRIES, Compiled
+from gps.agents._model import ENTRIES, WARMSTART, Compiled
+from gps.agents.actions import HISTORY, MOCAP, MocapAt
 from gps.agents.base import Failures, entry_indices
 from gps.types import Array, Layout
 
@@ -57,8 +57,9 @@ class Setup:
     ) -> None:
         self.layout, self.no = layout, obs_layout.size
         self.stage, self.limit = stage, limit
-        remembered = (everything.length(n) for n in (HISTORY, MOCAP) if n in everything.names)
-        self.n_memory = sum(remembered)
+        held = (HISTORY, MOCAP, WARMSTART)
+        self.n_memory = sum(everything.length(n) for n in held if n in everything.names)
+        self.warm = WARMSTART in everything.names
         self.fields = ("site_xpos", "cdof", "subtree_com", *(("sensordata",) if sensors else ()))
         self._state = entry_indices(everything, layout.names)
         self._view = entry_indices(everything, obs_layout.names)
@@ -187,6 +188,9 @@ class Run:
         """Write the states and observations of step t into a row, and check them."""
         X, obs, bad = self.X, self.obs, self._bad
         noise = self._obs_noise[t % len(self._obs_noise)]
+        if self._setup.warm:
+            warm = self._batch.bind("qacc_warmstart")
+            self._memory[:, -warm.shape[1] :] = warm
         if self.poses is not None:
             nq, at = self._begin.model.nq, self._mocap.pos
             self.poses[row, :, :nq] = self._batch.qpos

@@ -14,16 +14,6 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from gps.agents._actions import (
-    HISTORY,
-    MOCAP,
-    Actions,
-    MocapAction,
-    mocap_names,
-    servo_shift,
-    steps_under_way,
-    welded_mocap,
-)
 from gps.agents._kernels import observe
 from gps.agents._model import (
     ACC,
@@ -34,6 +24,7 @@ from gps.agents._model import (
     QPOS,
     SENSOR,
     VEL,
+    WARMSTART,
     Compiled,
     ModelSource,
     Timing,
@@ -50,6 +41,16 @@ from gps.agents._model import (
     shown,
 )
 from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, Start, locked
+from gps.agents.actions import (
+    HISTORY,
+    MOCAP,
+    Actions,
+    MocapAction,
+    mocap_names,
+    servo_shift,
+    steps_under_way,
+    welded_mocap,
+)
 from gps.agents.base import (
     Limit,
     Names,
@@ -251,17 +252,20 @@ class MujocoConfig(Config):
     force in the start positions. True for all position servos, or the names of some. The control
     range moves along."""
     state: Names | None = None
-    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s),
-    activation (the internal state of actuators with dynamics), history (the controls under way in
-    actuators with a delay, of every control step that may still act, the newest first), mocap
-    (place in m and rotation vector of mocap bodies that actions displace from their own pose),
-    plugin_state, and sensor:NAME, any sensor of the model, in its own units. None: joint_pos,
-    joint_vel, and all of activation, history, plugin_state and mocap that the model has, without
-    which no state is complete. Sensors belong to the positions and
-    velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
-    actuator and constraint forces) are evaluated there too, with the control of the step before,
-    which at step 0 is zero or the keyframe's; an agent that uses one computes the forces of every
-    step once more. A sensor with a delay or an interval belongs to the observation only."""
+    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s), and
+    sensor:NAME, any sensor of the model, in its own units. And what else a model keeps: activation
+    (the internal state of actuators with dynamics), history (the controls under way in actuators
+    with a delay, of every control step that may still act, the newest first), mocap (place in m and
+    rotation vector of mocap bodies that actions displace from their own pose), plugin_state, and
+    warmstart (the accelerations from which the constraint solver starts, which matter only where
+    its iterations are too few for it to converge). None: joint_pos, joint_vel, and activation,
+    history, plugin_state and mocap where the model has them, without which no state is complete.
+
+    Sensors belong to the positions and velocities of their step. Those that need accelerations
+    (accelerometer, force, torque, touch, actuator and constraint forces) are evaluated there too,
+    with the control of the step before, which at step 0 is zero or the keyframe's; an agent that
+    uses one computes the forces of every step once more. A sensor with a delay or an interval
+    belongs to the observation only."""
     obs: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """The global policy's observation, any of the same entries, or qpos, the positions with
     quaternions; None for the whole state."""
@@ -309,7 +313,7 @@ class MujocoConfig(Config):
         _refuse_text(self, "qpos", self.qpos)
         super().__post_init__()
         object.__setattr__(self, "model", checked_source(self.model, "MujocoConfig.model"))
-        known = (*ENTRIES, *HIDDEN)
+        known = (*ENTRIES, *HIDDEN, WARMSTART)
         for field, names, listed in (
             ("state", self.state or (), known),
             ("obs", self.obs or (), (*known, QPOS)),
@@ -412,7 +416,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             try:
                 model = load_model(source)
                 timing = self._timed(model, source)
-                _refuse_hidden(model, source)
+                _refuse_hidden(model, source, warm=WARMSTART in (config.state or ()))
                 if not user:
                     # one of each for all, so that states and actions mean the same everywhere
                     references = {n: model.body(n).quat.copy() for n in mocap_names(model)}
@@ -764,7 +768,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             )
 
     def _refuse_memory(self, what: str) -> None:
-        more = [n for n in (HISTORY, MOCAP, PLUGIN) if n in self._layout.names]
+        more = [n for n in (HISTORY, MOCAP, PLUGIN, WARMSTART) if n in self._layout.names]
         if more:
             raise ConfigError(
                 f"MujocoConfig.state: states of {shown(self.config.model)} cannot be {what}, as "
@@ -1058,7 +1062,7 @@ class _Keyed(NamedTuple):
     keyed: bool  # whether the controls are given
 
 
-def _refuse_hidden(model: mujoco.MjModel, source: ModelSource) -> None:
+def _refuse_hidden(model: mujoco.MjModel, source: ModelSource, *, warm: bool) -> None:
     """Switch off what would be hidden from the state, or ConfigError where that is not possible."""
     flags = int(model.opt.enableflags)
     if flags & int(mujoco.mjtEnableBit.mjENBL_IPC):
@@ -1069,13 +1073,15 @@ def _refuse_hidden(model: mujoco.MjModel, source: ModelSource) -> None:
     if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
         model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
         log.info("%s: sleeping is switched off, as no state shows what sleeps", shown(source))
-    if model.opt.iterations < _FEW_ITERATIONS:
+    if model.opt.iterations < _FEW_ITERATIONS and not warm:
         # a solver that converges ends at the same forces from every start, to its tolerance
         log.warning(
-            "%s: the constraint solver has %d iterations at most; if it does not converge, its "
-            "start, which no state shows, has a part in every step",
+            "%s: the constraint solver has %d iterations at most; where it does not converge, its "
+            "start has a part in every step: more iterations would end that, or the entry %r in "
+            "MujocoConfig.state shows it",
             shown(source),
             model.opt.iterations,
+            WARMSTART,
         )
 
 

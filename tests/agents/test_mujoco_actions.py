@@ -1,6 +1,7 @@
 """What a MuJoCo agent reads from its model: time step, keyframes, actions, files, hidden state."""
 
 import itertools
+import json
 import logging
 import os
 import pickle
@@ -10,11 +11,13 @@ import mujoco
 import numpy as np
 import pytest
 
+import gps
 from gps.agents import Condition, MocapAction, MujocoConfig, arm_reach
-from gps.agents._actions import steps_under_way
+from gps.agents.actions import steps_under_way
 from gps.data import model_path
 from gps.errors import ConfigError, SimulationError
 from gps.pipeline import loader
+from gps.pipeline.config_io import from_json, to_json
 from gps.rng import stream
 from gps.types import LinearGaussianController
 
@@ -479,10 +482,52 @@ def test_the_solvers_warm_start_is_no_hidden_state(text):
 def test_few_iterations_of_the_solver_are_warned_of(caplog):
     few = ARM.replace("<worldbody>", '<option iterations="2"/><worldbody>', 1)
     MujocoConfig(model=few).build()
-    assert "iterations" in caplog.text
+    assert "2 iterations" in caplog.text
     caplog.clear()
     MujocoConfig(model=ARM).build()
+    MujocoConfig(model=few, state=("joint_pos", "joint_vel", "warmstart")).build()
     assert not caplog.text
+
+
+def test_the_solvers_start_as_an_entry_completes_the_state():
+    """With one iteration only a simulation that begins with it goes on alike."""
+    text = model_path("half_cheetah").read_text()
+    text = text.replace("<worldbody>", '<option iterations="1"/><worldbody>')
+    state = ("joint_pos", "joint_vel", "warmstart")
+    agent = MujocoConfig(model=text, T=40, dt=0.01, state=state, obs=("qpos",)).build()
+    r = random_roll(agent, N=1)
+    model, off = agent.model_of(0), {True: 0.0, False: 0.0}
+    data = mujoco.MjData(model)
+    for warm, t in itertools.product(off, range(39)):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = r.obs[0, t], r.entry("joint_vel")[0, t]
+        data.qacc_warmstart[:] = r.entry("warmstart")[0, t] if warm else 0.0
+        data.ctrl[:] = r.U[0, t]
+        mujoco.mj_step(model, data, agent.substeps)
+        off[warm] = max(off[warm], np.abs(data.qpos - r.obs[0, t + 1]).max())
+    assert off[True] < 1e-12
+    assert off[False] > 1e-6
+
+
+def test_new_options_are_stored_and_are_on_the_command_line():
+    config = MujocoConfig(
+        model=LED.format("lead", "hand"),
+        keyframe=1,
+        actuators=("a", "b"),
+        relative=("a",),
+        mocap_actions=(MocapAction(body="lead", workspace=((0, 0, 0), (1, 1, 1))),),
+        conditions=(Condition(keyframe="home"),),
+    )
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert hash(config) == hash(replace(config))
+    experiment = gps.load("pendulum_unknown")
+    argv = "--agent.keyframe home --agent.actuators x y --agent.relative z --agent.substeps 3"
+    agent = loader.override(experiment, argv.split()).agent
+    assert (agent.keyframe, agent.actuators, agent.relative) == ("home", ("x", "y"), ("z",))
+    argv = "--agent.keyframe 2 --agent.relative True --agent.substeps None --agent.dt None"
+    agent = loader.override(experiment, argv.split()).agent
+    assert (agent.keyframe, agent.relative, agent.substeps, agent.dt) == (2, True, None, None)
 
 
 # ---- files

@@ -37,7 +37,7 @@ import numpy as np
 
 import gps
 from gps.agents import MujocoConfig
-from gps.agents._actions import welded_mocap
+from gps.agents.actions import welded_mocap
 from gps.algorithms import TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
