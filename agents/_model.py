@@ -375,6 +375,19 @@ def grouped(models: Sequence[mujoco.MjModel], batch: Callable[..., Batch]) -> li
     return [group_of(model) for model in models]
 
 
+def set_const(model: mujoco.MjModel, data: mujoco.MjData | None = None) -> None:
+    """`mujoco.mj_setConst`, but for the welds of mocap bodies, which stay as the model has them.
+
+    It would take the poses where mocap bodies are put for those in which their welds are at rest.
+    """
+    body, pair = mujoco.mjtObj.mjOBJ_BODY, (model.eq_obj1id, model.eq_obj2id)
+    mocap = [model.body_mocapid[np.where(model.eq_objtype == body, ids, 0)] >= 0 for ids in pair]
+    rows = np.flatnonzero(mocap[0] | mocap[1])
+    kept = model.eq_data[rows].copy()
+    mujoco.mj_setConst(model, mujoco.MjData(model) if data is None else data)
+    model.eq_data[rows] = kept
+
+
 def refuse_free(model: mujoco.MjModel, body: int, what: str) -> None:
     """ConfigError for a body with a free joint, whose place in the model is not where it is."""
     joint = model.body_jntadr[body]

@@ -38,6 +38,7 @@ from gps.agents._model import (
     moved,
     raw_positions,
     refuse_free,
+    set_const,
     shown,
 )
 from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, Start, locked
@@ -540,7 +541,9 @@ class MujocoAgent(SimulatedAgent[Start]):
             )
         return vector
 
-    def _keyed(self, model: mujoco.MjModel, key: int | str | None) -> _Keyed:
+    def _keyed(
+        self, model: mujoco.MjModel, key: int | str | None, field: str = "MujocoConfig.keyframe"
+    ) -> _Keyed:
         """What a keyframe says of the start, or the model without one; ConfigError."""
         if key is None:
             qvel, act, ctrl = (np.zeros(n) for n in (model.nv, model.na, model.nu))
@@ -552,7 +555,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             known = [n for n in names if n]
         if key not in known:
             kind = f"keyframe of {shown(self.config.model)}"
-            raise ConfigError(f"MujocoConfig.keyframe: {choices(kind, key, map(str, known))}")
+            raise ConfigError(f"{field}: {choices(kind, key, map(str, known))}")
         i = key if isinstance(key, int) else names.index(key)
         fields = (model.key_qpos, model.key_qvel, model.key_act, model.key_ctrl)
         qpos, qvel, act, ctrl = (f[i].copy() for f in fields)
@@ -563,8 +566,10 @@ class MujocoAgent(SimulatedAgent[Start]):
     def _prepare(self, condition: Condition, compiled: Compiled) -> Start:
         """The condition's own model, made from the unshifted one, and its start."""
         model, config = copy.copy(compiled.model), self.config
-        key = config.keyframe if condition.keyframe is None else condition.keyframe
-        begin = self._keyed(model, key)
+        if condition.keyframe is None:
+            begin = self._keyed(model, config.keyframe)
+        else:
+            begin = self._keyed(model, condition.keyframe, "Condition.keyframe")
         fields = {"qpos": config.qpos, "qvel": config.qvel, "activation": config.activation}
         if condition.keyframe is not None:
             fields = dict.fromkeys(fields)
@@ -597,8 +602,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         for body, (_, offset) in zip(found, offsets, strict=True):
             refuse_free(model, body, "Condition.body_offsets")
             model.body_pos[body] += offset
-        if offsets or condition.mocap or begin.mocap is not None:
-            mujoco.mj_setConst(model, mujoco.MjData(model))
+        if offsets or condition.mocap:
+            set_const(model)
         for spec in self.config.randomise:
             spec.check(model)
         return Start(compiled, model, qpos, start[1], start[2], begin.ctrl, begin.keyed)

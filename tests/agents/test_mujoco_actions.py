@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gps
-from gps.agents import Condition, MocapAction, MujocoConfig, arm_reach
+from gps.agents import Condition, MocapAction, MujocoConfig, Randomise, arm_reach
 from gps.agents.actions import steps_under_way
 from gps.data import model_path
 from gps.errors import ConfigError, SimulationError
@@ -324,6 +324,32 @@ def test_a_mocap_body_that_moves_by_itself_is_in_the_state():
     assert r.U[0, 0, 3] == 0.01
     with pytest.raises(ConfigError, match="add 'mocap'"):
         replace(agent.config, state=("joint_pos", "joint_vel")).build()
+
+
+@pytest.mark.parametrize("kind", ["weld", "connect"])
+@pytest.mark.parametrize("where", ["keyframe", "condition", "randomised"])
+def test_a_mocap_body_that_starts_elsewhere_pulls_its_hand_there(kind, where):
+    """As in plain MuJoCo, where it is put by its place in the data."""
+    key = '<keyframe><key name="k" mpos="0 .2 1 0 0 0"/></keyframe></mujoco>'
+    text = LED.format("lead", "hand").replace("<freejoint/>", '<joint name="f" type="free"/>')
+    text = text.replace("</mujoco>", key).replace("<weld", f"<{kind}")
+    if kind == "connect":
+        text = text.replace('body1="lead" body2="hand"', 'body1="hand" body2="lead"')
+    options = {"keyframe": "k"}
+    if where != "keyframe":
+        options = {"conditions": (Condition(mocap=(("lead", (0.0, 0.2, 1.0)),)),)}
+    if where == "randomised":
+        spec = Randomise(what="body_mass", names=("hand",), between=(1.0, 1.0))
+        options["randomise"] = (spec,)
+    still = (MocapAction(body="peg", origin="mocap"),)
+    agent = MujocoConfig(model=text, T=10, mocap_actions=still, **options).build()
+    r = roll(agent)
+    model = mujoco.MjModel.from_xml_string(text)
+    data = mujoco.MjData(model)
+    data.mocap_pos[0] = 0, 0.2, 1
+    mujoco.mj_step(model, data, 9 * agent.substeps)
+    np.testing.assert_allclose(r.entry("joint_pos")[0, -1, :3], data.qpos[:3], atol=1e-9)
+    assert data.qpos[1] > 0.1
 
 
 def test_a_model_without_actuators_is_moved_by_its_welded_mocap_bodies():
