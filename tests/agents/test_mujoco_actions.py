@@ -360,6 +360,11 @@ def test_a_model_without_actuators_is_moved_by_its_welded_mocap_bodies():
         "</mujoco>", '<actuator><motor name="m" joint="x"/></actuator></mujoco>'
     )
     assert MujocoConfig(model=with_motor, T=4).build().action_names == ("m",)
+    fixed = model.replace("<freejoint/>", "").replace(
+        "</worldbody>", '<body><freejoint/><geom size=".1"/></body></worldbody>'
+    )
+    with pytest.raises(ConfigError, match="has no actuators"):
+        MujocoConfig(model=fixed).build()  # welded to what cannot move
     with pytest.raises(ConfigError, match="has no actuators"):
         MujocoConfig(
             model=model.replace("<equality>", "<!--").replace("</equality>", "-->")
@@ -381,6 +386,11 @@ def test_mocap_bodies_are_drawn_where_actions_put_them():
     x[:3] += 5.0
     view.set_state(data, x)
     np.testing.assert_allclose(data.body("lead").xpos, [5, 5, 6], atol=1e-6)
+    x[3:6] = 0.0, 0.0, 0.5  # turned in its own frame, and the other with it
+    view.set_state(data, x)
+    angle = np.zeros(3)
+    mujoco.mju_subQuat(angle, data.body("lead").xquat, agent.model.body("lead").quat)
+    np.testing.assert_allclose(np.linalg.norm(angle), 0.5, atol=1e-9)
 
 
 def test_samples_of_mocap_actions_are_independent():
@@ -477,6 +487,7 @@ def test_sleeping_is_switched_off_and_said(caplog):
     with caplog.at_level(logging.INFO):
         agent = MujocoConfig(model=sleepy, T=4).build()
     assert "sleeping is switched off" in caplog.text
+    assert not agent.model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_SLEEP
     np.testing.assert_array_equal(
         random_roll(agent).X, random_roll(MujocoConfig(model=ARM, T=4).build()).X
     )
