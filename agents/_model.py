@@ -6,8 +6,10 @@ import io
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -140,6 +142,7 @@ def load_model(source: ModelSource) -> mujoco.MjModel:
         if spec is None and _is_urdf(str(source) if text else name, text=text):
             read = mujoco.MjSpec.from_string if text else mujoco.MjSpec.from_file
             spec = read(str(source) if text else name)
+            _find_packages(spec, Path.cwd() if text else Path(name).absolute().parent)
             _add_motors(spec, name)
         if spec is not None:
             return spec.compile()
@@ -158,6 +161,19 @@ def _is_urdf(source: str, *, text: bool) -> bool:
         return next(ElementTree.iterparse(file, events=("start",)))[1].tag == "robot"
     except (ElementTree.ParseError, OSError, StopIteration):
         return False  # MuJoCo says what is wrong with it
+
+
+def _find_packages(spec: mujoco.MjSpec, folder: Path) -> None:
+    """Replace `package://NAME/mesh.stl` by the file in a folder NAME that is around, or beside."""
+    for mesh in spec.meshes:
+        found = re.fullmatch(r"package:/+([^/]+)/(.+)", mesh.file)
+        if found is None:
+            continue
+        for parent in (folder, *folder.parents):
+            root = parent if parent.name == found[1] else parent / found[1]
+            if (root / found[2]).is_file():
+                mesh.file = str(root / found[2])
+                break
 
 
 def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
@@ -180,7 +196,7 @@ def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
             motor.ctrlrange, motor.ctrllimited = (low, high), mujoco.mjtLimited.mjLIMITED_TRUE
             unit = "N m" if joint.type == kinds[0] else "N"
             said[-1] = f"{joint.name} ({low:g} to {high:g} {unit})"
-    log.info("%s has no actuators: motors added on %s", name, ", ".join(said) or "no joint")
+    log.warning("%s has no actuators: motors added on %s", name, ", ".join(said) or "no joint")
 
 
 _OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {

@@ -1077,7 +1077,7 @@ def _refuse_hidden(model: mujoco.MjModel, source: ModelSource, *, warm: bool) ->
         )
     if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
         model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-        log.info("%s: sleeping is switched off, as no state shows what sleeps", shown(source))
+        log.warning("%s: sleeping is switched off, as no state shows what sleeps", shown(source))
     if model.opt.iterations < _FEW_ITERATIONS and not warm:
         # a solver that converges ends at the same forces from every start, to its tolerance
         log.warning(

@@ -616,6 +616,24 @@ def test_a_urdf_gets_motors_within_its_effort_limits(kind, tmp_path, caplog):
     assert np.abs(random_roll(agent).entry("joint_vel")).max() > 0
 
 
+@pytest.mark.parametrize("place", ["ros/bot", "ros"])
+def test_meshes_of_ros_packages_are_found(place, tmp_path):
+    """The package is a folder above the URDF, or stands beside one of them."""
+    meshes = tmp_path / "ros" / "bot" / "meshes"
+    meshes.mkdir(parents=True)
+    corners = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+    (meshes / "tip.obj").write_text(corners)
+    mesh = '<collision><geometry><mesh filename="package://bot/meshes/tip.obj"/></geometry>'
+    text = URDF.replace("</inertial></link>", f"</inertial>{mesh}</collision></link>", 1)
+    file = tmp_path / place / "urdf" / "bot.urdf"
+    file.parent.mkdir()
+    file.write_text(text)
+    assert MujocoConfig(model=file, T=3).build().model.nmesh == 1
+    (meshes / "tip.obj").unlink()
+    with pytest.raises(ConfigError, match=r"cannot load this model: .*tip\.obj"):
+        MujocoConfig(model=file).build()
+
+
 @pytest.mark.parametrize(
     ("name", "match"),
     [
