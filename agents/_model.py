@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,13 @@ def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
             motor.ctrlrange, motor.ctrllimited = (low, high), mujoco.mjtLimited.mjLIMITED_TRUE
             unit = "N m" if joint.type == kinds[0] else "N"
             said[-1] = f"{joint.name} ({low:g} to {high:g} {unit})"
-    log.warning("%s has no actuators: motors added on %s", name, ", ".join(said) or "no joint")
+    warn_once(f"{name} has no actuators: motors added on {', '.join(said) or 'no joint'}")
+
+
+@lru_cache(maxsize=64)
+def warn_once(text: str) -> None:
+    """Log a warning, once for all the agents that a process builds of a model."""
+    log.warning(text)
 
 
 _OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -40,6 +39,7 @@ from gps.agents._model import (
     refuse_free,
     set_const,
     shown,
+    warn_once,
 )
 from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, Start, locked
 from gps.agents.actions import (
@@ -74,8 +74,6 @@ from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, 
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
-
-log = logging.getLogger(__name__)
 
 _KEPT_BATCHES = 4
 _USUAL_DT = 0.05
@@ -1077,16 +1075,13 @@ def _refuse_hidden(model: mujoco.MjModel, source: ModelSource, *, warm: bool) ->
         )
     if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
         model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-        log.warning("%s: sleeping is switched off, as no state shows what sleeps", shown(source))
+        warn_once(f"{shown(source)}: sleeping is switched off, as no state shows what sleeps")
     if model.opt.iterations < _FEW_ITERATIONS and not warm:
         # a solver that converges ends at the same forces from every start, to its tolerance
-        log.warning(
-            "%s: the constraint solver has %d iterations at most; where it does not converge, its "
-            "start has a part in every step: more iterations would end that, or the entry %r in "
-            "MujocoConfig.state shows it",
-            shown(source),
-            model.opt.iterations,
-            WARMSTART,
+        warn_once(
+            f"{shown(source)}: the constraint solver has {model.opt.iterations} iterations at "
+            "most; where it does not converge, its start has a part in every step: more iterations "
+            f"would end that, or the entry {WARMSTART!r} in MujocoConfig.state shows it"
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import gps
 from gps.agents import Condition, MocapAction, MujocoConfig, Randomise, arm_reach
+from gps.agents._model import warn_once
 from gps.agents.actions import steps_under_way
 from gps.data import model_path
 from gps.errors import ConfigError, SimulationError
@@ -412,6 +413,13 @@ def test_samples_of_mocap_actions_are_independent():
 
 
 # ---- hidden state
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """Warnings that other tests have seen come again."""
+    warn_once.cache_clear()
+
 
 DELAYED = (
     '<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody><body><joint name="x" '
