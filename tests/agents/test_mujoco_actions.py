@@ -396,6 +396,27 @@ def test_mocap_bodies_are_drawn_where_actions_put_them():
     np.testing.assert_allclose(np.linalg.norm(angle), 0.5, atol=1e-9)
 
 
+def test_images_and_pictures_show_where_actions_put_mocap_bodies():
+    """A red box over a black floor goes from left to right, in rollouts' images and in `render`."""
+    text = (
+        '<mujoco><visual><headlight ambient="1 1 1"/></visual><worldbody><camera name="top" '
+        'pos="0 0 1" fovy="60"/><body name="box" mocap="true" pos="-.2 0 0"><geom type="box" '
+        'size=".1 .1 .1" rgba="1 0 0 1" contype="0"/></body><body pos="0 0 -5"><joint type="slide"'
+        '/><geom size=".1" rgba="0 0 0 1"/></body></worldbody></mujoco>'
+    )
+    moves = (MocapAction(body="box", position="x", origin="mocap"),)
+    config = MujocoConfig(model=text, T=9, mocap_actions=moves, cameras=("top",))
+    agent = replace(config, image_size=(24, 24)).build()
+    r = roll(agent, [0.05])
+    drawn = agent.render(r, width=24, height=24, camera="top")
+    for images in (r.images[0], drawn):
+        red = images[..., 0].astype(float) - images[..., 1]
+        columns = (red.sum(axis=1) * np.arange(24)).sum(axis=1) / red.sum(axis=(1, 2))
+        assert columns[0] < 10
+        assert columns[-1] > 14
+        assert (np.diff(columns) > 0.5).all()
+
+
 def test_samples_of_mocap_actions_are_independent():
     agent = MujocoConfig(
         model=LED.format("lead", "hand"), T=8, mocap_actions=(MocapAction(body="lead"),)
