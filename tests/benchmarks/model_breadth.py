@@ -37,6 +37,7 @@ import numpy as np
 
 import gps
 from gps.agents import MujocoConfig
+from gps.agents._run import warnings_to_log
 from gps.agents.actions import welded_mocap
 from gps.algorithms import TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig
@@ -113,7 +114,8 @@ def verdict(path: str, initial: str = "open") -> Verdict:
         return Verdict("skipped", "no actuators")
     U = controls(model)
     substeps = max(1, round(0.05 / model.opt.timestep))
-    qpos, warning = plain(model, U, substeps)
+    with warnings_to_log():
+        qpos, warning = plain(model, U, substeps)
     config = MujocoConfig(model=path, T=T)
     try:
         agent = config.build()
@@ -161,7 +163,6 @@ def verdict(path: str, initial: str = "open") -> Verdict:
 def serve(pipe: Connection, initial: str) -> None:
     """Verdicts of the paths that come, in a process that a model may end."""
     warnings.simplefilter("ignore")
-    mujoco.set_mju_user_warning(lambda text: None)
     while (path := pipe.recv()) is not None:
         try:
             pipe.send(verdict(path, initial))
