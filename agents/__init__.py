@@ -14,6 +14,7 @@ from gps.extras import needed_by
 
 if TYPE_CHECKING:
     from gps.agents._protocol import RemoteError
+    from gps.agents.actions import MocapAction
     from gps.agents.base import Simulation, smooth_noise
     from gps.agents.environment import as_gymnasium
     from gps.agents.gymnasium_agent import (
@@ -50,6 +51,7 @@ _HOME = {
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
+    "MocapAction": "actions",
     "MujocoAgent": "mujoco",
     "MujocoConfig": "mujoco",
     "MujocoVisualModel": "visual_model",
@@ -84,6 +86,7 @@ __all__ = [
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
+    "MocapAction",
     "MujocoAgent",
     "MujocoConfig",
     "MujocoVisualModel",

@@ -77,6 +77,7 @@ def _observe(
     cdof: Array,  # (N, nv, 6) motion axes: angular, linear at the tree's centre of mass
     com: Array,  # (N, nbody, 3)
     sensordata: Array,  # (N, nsensordata)
+    memory: Array,  # (N, nm) entries that hold what earlier actions left
     warning: Array,  # (N, kinds, 2) int32: last info, count
     sites: Array,  # (ns,) int64
     roots: Array,  # (ns,) int64 root body of the site's tree
@@ -92,7 +93,7 @@ def _observe(
     view: Array,  # (no,) int64 likewise for the observation
     pos_col: int,  # column of joint_pos in the state, -1 for none
     vel_col: int,
-    full: Array,  # (2 nv + 6 ns + ne + nk,) scratch
+    full: Array,  # (2 nv + 6 ns + ne + nm + nk,) scratch
     obs_noise: Array,  # (N, nn) of this step
     X: Array,  # (T, N, nx)
     obs: Array,  # (T, N, no)
@@ -102,6 +103,7 @@ def _observe(
 ) -> int:
     N, nv = cdof.shape[:2]
     ns, nb, ne, nk = sites.shape[0], turns.shape[0], extra.shape[0], sensors.shape[0]
+    nm = memory.shape[1]
     write_J, write_V = J.shape[0] > 0, V.shape[0] > 0
     col = np.empty((nv, 3))  # d site / d q of one site
     Jr = np.empty((nb, 3, 3))
@@ -177,12 +179,15 @@ def _observe(
                     if write_V:
                         _columns_times(V, i, t, 3 * s, pos_col + turns[b, 0], Jr[b])
         good = True
-        k = full.shape[0] - nk - ne
+        k = full.shape[0] - nk - nm - ne
         for j in range(ne):
             full[k + j] = rows[i, extra[j]]
         k += ne
         for j in range(k):
             good = good and abs(full[j]) <= limit  # NaN compares false
+        for j in range(nm):
+            full[k + j] = memory[i, j]
+        k += nm
         for j in range(nk):
             full[k + j] = sensordata[i, sensors[j]]
             good = good and math.isfinite(full[k + j])  # forces may be large
@@ -206,7 +211,8 @@ def _apply(
     high: Array,  # (nu,)
     U: Array,  # (N, nu) what is recorded
     rows: Array,  # (N, nstate) the simulator's states
-    ctrl_at: int,  # where the controls begin in a row
+    columns: Array,  # (nc,) int64 where in a row the controls of the first actions lie
+    shift: Array,  # (nc,) added to them
     bad: Array,  # (N,) bool
 ) -> int:
     N, nu = u.shape
@@ -220,7 +226,8 @@ def _apply(
                 v = 0.0
             v = min(max(v, low[j]), high[j])
             U[i, j] = v
-            rows[i, ctrl_at + j] = v
+            if j < columns.shape[0]:
+                rows[i, columns[j]] = v + shift[j]
         bad[i] = not good
         wrong += not good
     return wrong

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
 
-from gps.data import model_path
+from gps.agents.actions import HISTORY, MOCAP, Actions
+from gps.data import located, model_path
 from gps.errors import ConfigError, choices
 from gps.types import Array
 
@@ -19,12 +27,18 @@ if TYPE_CHECKING:
     from mujoco.batch import Batch
 
 ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
-ACTIVATION, QPOS = "activation", "qpos"
+ACTIVATION, QPOS, PLUGIN = "activation", "qpos", "plugin_state"
+HIDDEN = (ACTIVATION, HISTORY, PLUGIN, MOCAP)
+"""Entries without which the state of some models is incomplete."""
+WARMSTART = "warmstart"
 SENSOR = "sensor:"
 """What the name of an entry that is a sensor of the model begins with."""
 
+log = logging.getLogger(__name__)
+
 ModelSource = str | Callable[[], Any]
-"""Name in `gps.data`, path, MJCF text, or a function without arguments that gives an MjSpec."""
+"""Name in `gps.data`, path, MJCF or URDF text, or a function without arguments that gives an
+MjSpec."""
 
 VEL, ACC = int(mujoco.mjtStage.mjSTAGE_VEL), int(mujoco.mjtStage.mjSTAGE_ACC)
 _TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
@@ -42,15 +56,15 @@ def _is_text(source: str) -> bool:
 
 
 def checked_source(source: Any, where: str) -> ModelSource:
-    """The source, a path as text; ConfigError unless it can be read here and named in a file."""
+    """The source, a path as absolute text; ConfigError for what cannot name a model in a file."""
     if isinstance(source, os.PathLike):
-        source = os.fspath(source)
+        source = os.path.join(os.curdir, os.fspath(source))  # a path, also where a name is like it
     if isinstance(source, str) and source.strip():
-        return source
+        return source if _is_text(source) else located(source)
     if not callable(source):
         raise ConfigError(
-            f"{where} must be a name, a path to an .xml file, MJCF text or a function that gives "
-            f"a mujoco.MjSpec, got {source!r}"
+            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF text or a function "
+            f"that gives a mujoco.MjSpec, got {source!r}"
         )
     # others cannot be found again by name: in another process, or from a stored run
     if "<" in getattr(source, "__qualname__", "<"):
@@ -115,20 +129,81 @@ def _names(code: CodeType) -> set[str]:
 
 def load_model(source: ModelSource) -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it."""
-    name = shown(source)
+    name, spec = shown(source), None
     if not isinstance(source, str):
         spec = source()
         if not isinstance(spec, mujoco.MjSpec):
             raise ConfigError(f"{name}() must give a mujoco.MjSpec, got {type(spec).__name__}")
-    try:
-        if not isinstance(source, str):
-            return spec.compile()
-        if _is_text(source):
-            return mujoco.MjModel.from_xml_string(source)
+    text = isinstance(source, str) and _is_text(source)
+    if isinstance(source, str) and not text:
         name = str(model_path(source))
+    try:
+        if spec is None and name.lower().endswith(".mjb") and not text:
+            return mujoco.MjModel.from_binary_path(name)
+        if spec is None and _is_urdf(str(source) if text else name, text=text):
+            read = mujoco.MjSpec.from_string if text else mujoco.MjSpec.from_file
+            spec = read(str(source) if text else name)
+            _find_packages(spec, Path.cwd() if text else Path(name).absolute().parent)
+            _add_motors(spec, name)
+        if spec is not None:
+            return spec.compile()
+        if text:
+            return mujoco.MjModel.from_xml_string(source)
         return mujoco.MjModel.from_xml_path(name)
-    except (ValueError, mujoco.FatalError) as error:
-        raise ConfigError(f"{name}: MuJoCo cannot load this model: {error}") from error
+    except (ValueError, TypeError, mujoco.FatalError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(f"{name}: MuJoCo cannot load this model: {what}") from error
+
+
+def _is_urdf(source: str, *, text: bool) -> bool:
+    """Whether the first element of a file, or of a text, is a robot's."""
+    try:
+        file: Any = io.BytesIO(source.encode()) if text else source
+        return next(ElementTree.iterparse(file, events=("start",)))[1].tag == "robot"
+    except (ElementTree.ParseError, OSError, StopIteration):
+        return False  # MuJoCo says what is wrong with it
+
+
+def _find_packages(spec: mujoco.MjSpec, folder: Path) -> None:
+    """Replace `package://NAME/mesh.stl` by the file in a folder NAME that is around, or beside."""
+    for mesh in spec.meshes:
+        found = re.fullmatch(r"package:/+([^/]+)/(.+)", mesh.file)
+        if found is None:
+            continue
+        for parent in (folder, *folder.parents):
+            root = parent if parent.name == found[1] else parent / found[1]
+            if (root / found[2]).is_file():
+                mesh.file = str(root / found[2])
+                break
+
+
+def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
+    """A motor for each hinge and slide of a robot without actuators, as strong as its effort."""
+    if spec.actuators:
+        return
+    kinds = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+    follow = {e.name1 for e in spec.equalities if e.type == mujoco.mjtEq.mjEQ_JOINT}  # <mimic>
+    said = []
+    for joint in spec.joints:
+        if joint.type not in kinds or joint.name in follow:
+            continue
+        motor = spec.add_actuator(
+            name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT
+        )
+        motor.set_to_motor()
+        low, high = joint.actfrcrange
+        said.append(f"{joint.name} (no effort limit)")
+        if low < high:
+            motor.ctrlrange, motor.ctrllimited = (low, high), mujoco.mjtLimited.mjLIMITED_TRUE
+            unit = "N m" if joint.type == kinds[0] else "N"
+            said[-1] = f"{joint.name} ({low:g} to {high:g} {unit})"
+    warn_once(f"{name} has no actuators: motors added on {', '.join(said) or 'no joint'}")
+
+
+@lru_cache(maxsize=64)
+def warn_once(text: str) -> None:
+    """Log a warning, once for all the agents that a process builds of a model."""
+    log.warning(text)
 
 
 _OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {
@@ -160,17 +235,40 @@ class Compiled:
     sizes: dict[str, int]  # of every entry that the agent may name
     maps: tuple[np.ndarray, ...]  # what the kernel needs besides the live arrays
     late: tuple[str, ...]  # entries that are sensors of accelerations or forces
+    timing: Timing
+    actions: Actions
     group: int = 0  # models of one group have the same arrays in the simulator
 
+
+@dataclass(frozen=True)
+class Timing:
+    """At which time steps a model is simulated."""
+
+    own: float  # the model's time step in its file, s
+    substeps: int  # simulator steps per control step
+    step: float  # the simulator's time step, s
+
     @property
-    def limits(self) -> tuple[Array, Array]:
-        """Lowest and highest control, (nu,) each; infinite where unlimited."""
-        limited = self.model.actuator_ctrllimited.astype(bool)
-        low, high = self.model.actuator_ctrlrange.T
-        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+    def text(self) -> str:
+        """The time step of a simulation that failed, and the one that the model asks for."""
+        if math.isclose(self.step, self.own, rel_tol=1e-4):
+            return f"simulated at the model's own time step of {self.own:g} s"
+        return f"simulated at a time step of {self.step:g} s; the model asks for {self.own:g} s"
 
 
-def locate(model: mujoco.MjModel, sites: Sequence[str], names: Sequence[str]) -> Compiled:
+def hidden_entries(model: mujoco.MjModel, actions: Actions) -> dict[str, int]:
+    """Entries, and their sizes, without which the state of the model is incomplete."""
+    sizes = {ACTIVATION: model.na, PLUGIN: model.npluginstate, **actions.sizes}
+    return {name: sizes[name] for name in HIDDEN if sizes.get(name)}
+
+
+def locate(
+    model: mujoco.MjModel,
+    sites: Sequence[str],
+    names: Sequence[str],
+    timing: Timing,
+    actions: Actions,
+) -> Compiled:
     """Find the end points and the sensors among the entries `names` in a model."""
     where = ids(model, "site", sites, "MujocoConfig.sites")
     entries = tuple(dict.fromkeys(n for n in names if n.startswith(SENSOR)))
@@ -182,10 +280,14 @@ def locate(model: mujoco.MjModel, sites: Sequence[str], names: Sequence[str]) ->
     for name, size, bit in (
         (ACTIVATION, model.na, mujoco.mjtState.mjSTATE_ACT),
         (QPOS, model.nq, mujoco.mjtState.mjSTATE_QPOS),
+        (PLUGIN, model.npluginstate, mujoco.mjtState.mjSTATE_PLUGIN),
     ):
         if name in names:
             sizes[name] = size
             rows.append(_state_offset(model, bit) + np.arange(size))
+    sizes |= actions.sizes
+    if WARMSTART in names:
+        sizes[WARMSTART] = nv
     sizes |= {n: int(model.sensor_dim[k]) for n, k in zip(entries, sensors, strict=True)}
     values = [model.sensor_adr[k] + np.arange(model.sensor_dim[k]) for k in sensors]
     pos_at, last, turns = _directions(model)
@@ -204,7 +306,7 @@ def locate(model: mujoco.MjModel, sites: Sequence[str], names: Sequence[str]) ->
     late = tuple(
         n for n, k in zip(entries, sensors, strict=True) if model.sensor_needstage[k] == ACC
     )
-    return Compiled(model, sizes, maps, late)
+    return Compiled(model, sizes, maps, late, timing, actions)
 
 
 def _state_offset(model: mujoco.MjModel, bit: Any) -> int:
@@ -294,6 +396,19 @@ def grouped(models: Sequence[mujoco.MjModel], batch: Callable[..., Batch]) -> li
         return len(firsts) - 1
 
     return [group_of(model) for model in models]
+
+
+def set_const(model: mujoco.MjModel, data: mujoco.MjData | None = None) -> None:
+    """`mujoco.mj_setConst`, but for the welds of mocap bodies, which stay as the model has them.
+
+    It would take the poses where mocap bodies are put for those in which their welds are at rest.
+    """
+    body, pair = mujoco.mjtObj.mjOBJ_BODY, (model.eq_obj1id, model.eq_obj2id)
+    mocap = [model.body_mocapid[np.where(model.eq_objtype == body, ids, 0)] >= 0 for ids in pair]
+    rows = np.flatnonzero(mocap[0] | mocap[1])
+    kept = model.eq_data[rows].copy()
+    mujoco.mj_setConst(model, mujoco.MjData(model) if data is None else data)
+    model.eq_data[rows] = kept
 
 
 def refuse_free(model: mujoco.MjModel, body: int, what: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -14,7 +15,8 @@ from mujoco.batch import Batch
 from mujoco.batch import SimulationError as BatchError
 
 from gps.agents._kernels import apply, observe
-from gps.agents._model import ENTRIES, Compiled
+from gps.agents._model import ENTRIES, WARMSTART, Compiled
+from gps.agents.actions import HISTORY, MOCAP, MocapAt
 from gps.agents.base import Failures, entry_indices
 from gps.types import Array, Layout
 
@@ -50,37 +52,39 @@ class Setup:
         *,
         stage: int,
         sensors: bool,
-        limits: tuple[Array, Array],
         limit: float,
-        substeps: int,
         noisy: np.ndarray,
-        activation: Array,
     ) -> None:
         self.layout, self.no = layout, obs_layout.size
-        self.stage, self.limit, self.substeps = stage, limit, substeps
-        self.low, self.high = limits
+        self.stage, self.limit = stage, limit
+        held = (HISTORY, MOCAP, WARMSTART)
+        self.n_memory = sum(everything.length(n) for n in held if n in everything.names)
+        self.warm = WARMSTART in everything.names
         self.fields = ("site_xpos", "cdof", "subtree_com", *(("sensordata",) if sensors else ()))
         self._state = entry_indices(everything, layout.names)
         self._view = entry_indices(everything, obs_layout.names)
-        self._noisy, self._activation = noisy, activation
+        self._noisy = noisy
         self._columns = tuple(
             layout.slice(n).start if n in layout.names else -1 for n in ENTRIES[:2]
         )
         self._full = np.empty(everything.size)
 
-    def inputs(self, batch: Batch, compiled: Compiled) -> tuple[Any, ...]:
+    def inputs(
+        self, batch: Batch, compiled: Compiled, memory: Array | None = None
+    ) -> tuple[Any, ...]:
         """What `observe` reads: the simulator's live arrays, then where things lie in them."""
+        if memory is None:
+            memory = np.zeros((batch.nsim, self.n_memory))
         site_xpos, cdof, com, *sensors = map(batch.bind, self.fields)
         sensordata = sensors[0] if sensors else locked(np.empty((len(cdof), 0)))
         at = (offset(batch, "qpos"), offset(batch, "qvel"))
-        live = (site_xpos, cdof, com, sensordata, batch.warning)
+        live = (site_xpos, cdof, com, sensordata, memory, batch.warning)
         maps = (*compiled.maps, self._noisy, self._state, self._view)
         return (batch.state, *at, *live, *maps, *self._columns, self._full)
 
-    def reset(
-        self, batch: Batch, model: mujoco.MjModel, start: Array, ids: np.ndarray | None
-    ) -> None:
+    def reset(self, batch: Batch, begin: Start, start: Array, ids: np.ndarray | None) -> None:
         """Put simulations at their starts (N, nq + nv), with nothing left of what they did."""
+        model = begin.model
         where = slice(None) if ids is None else ids
         for name in self.fields:
             batch.bind(name)  # filled by the forward() below
@@ -88,7 +92,16 @@ class Setup:
         nq = model.nq
         batch.bind("qpos")[where], batch.bind("qvel")[where] = start[where, :nq], start[where, nq:]
         if model.na:
-            batch.bind("act")[where] = self._activation
+            batch.bind("act")[where] = begin.act
+        if begin.ctrl.any():
+            batch.bind("ctrl")[where] = begin.ctrl
+            history = batch.bind("history")
+            for i in np.flatnonzero(model.actuator_historyadr >= 0):
+                # times are those of a reset; the controls count as applied before
+                n, at = model.actuator_history[i, 0], model.actuator_historyadr[i] + 2
+                first, count = model.actuator_ctrladr[i], model.actuator_ctrlnum[i]
+                values = np.tile(begin.ctrl[first : first + count], n)
+                history[where, at + n : at + n + len(values)] = values
         batch.forward(ids, stage=self.stage)
 
     def empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
@@ -102,20 +115,34 @@ class Setup:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a condition begins with."""
+
+    compiled: Compiled
+    model: mujoco.MjModel  # the condition's own: mocap bodies stand in it where they begin
+    qpos: Array
+    qvel: Array
+    act: Array
+    ctrl: Array  # what actuators that no action controls keep
+    keyed: bool  # whether the controls come from a keyframe
+
+
 class Run:
     """N simulations under way, and the arrays that hold `rows` of their steps.
 
     A rollout keeps every step in a row of its own; one that is stepped from outside has one
     row. Each of the three parts of a step returns whether any sample is left. obs_noise: (T, N, n)
     what the noisy values of the observation get; from step T on it begins again. positions: whether
-    `qpos` (rows, N, nq) is kept too.
+    `poses` (rows, N, nq) are kept too; where actions move mocap bodies, with all of their places
+    and quaternions behind.
     """
 
     def __init__(
         self,
         setup: Setup,
         batch: Batch,
-        compiled: Compiled,
+        begin: Start,
         condition: int,
         start: Array,
         rows: int,
@@ -123,30 +150,52 @@ class Run:
         *,
         positions: bool = False,
     ) -> None:
-        N, model = len(start), compiled.model
-        self._setup, self._batch, self._model = setup, batch, model
+        N, compiled = len(start), begin.compiled
+        model, self._actions = compiled.model, compiled.actions
+        self._setup, self._batch, self._begin = setup, batch, begin
         self._start, self._obs_noise = start, obs_noise
-        setup.reset(batch, model, start, None)
-        self._states, self._ctrl_at = batch.state, offset(batch, "ctrl")
-        self._inputs = setup.inputs(batch, compiled)
-        self._limit, self._substeps, self._stage = setup.limit, setup.substeps, setup.stage
-        self._low, self._high = setup.low, setup.high
-        self.X, self.U = np.empty((rows, N, setup.layout.size)), np.empty((rows, N, model.nu))
+        self._poses = (batch.bind("xpos"), batch.bind("xquat")) if self._actions.mocap else None
+        setup.reset(batch, begin, start, None)
+        self._states, self._ctrl_at, self._mocap = (
+            batch.state,
+            offset(batch, "ctrl"),
+            MocapAt.of(batch),
+        )
+        self._columns = self._ctrl_at + self._actions.controls
+        self._memory = np.zeros((N, setup.n_memory))
+        self._actions.begin(self._memory, self._states, begin.ctrl, self._mocap)
+        self._inputs = setup.inputs(batch, compiled, self._memory)
+        self._limit, self._substeps, self._stage = (
+            setup.limit,
+            compiled.timing.substeps,
+            setup.stage,
+        )
+        self.X, self.U = (
+            np.empty((rows, N, setup.layout.size)),
+            np.empty((rows, N, self._actions.nu)),
+        )
         self.obs = np.empty((rows, N, setup.no))
-        self.qpos = np.empty((rows, N, model.nq)) if positions else None
+        drawn = model.nq + (7 * model.nmocap if self._actions.mocap else 0)
+        self.poses = np.empty((rows, N, drawn)) if positions else None
         self.jacobians = setup.empty_jacobians(N, rows)
         self._J, self._V = (self.jacobians.get(name, NO_ARRAY) for name in ENTRIES[2:])
         self._bad = np.zeros(N, dtype=np.bool_)
         self._alive: np.ndarray | None = None
-        self.failures = Failures(condition)
+        self.failures = Failures(condition, compiled.timing.text)
         self.quiet = warnings_to_log
 
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""
         X, obs, bad = self.X, self.obs, self._bad
         noise = self._obs_noise[t % len(self._obs_noise)]
-        if self.qpos is not None:
-            self.qpos[row] = self._batch.qpos
+        if self._setup.warm:
+            warm = self._batch.bind("qacc_warmstart")
+            self._memory[:, -warm.shape[1] :] = warm
+        if self.poses is not None:
+            nq, at = self._begin.model.nq, self._mocap.pos
+            self.poses[row, :, :nq] = self._batch.qpos
+            moved = self.poses.shape[2] - nq
+            self.poses[row, :, nq:] = self._states[:, at : at + moved]
         if not observe(row, self._limit, *self._inputs, noise, X, obs, self._J, self._V, bad):
             return True
         for i in np.flatnonzero(bad):
@@ -157,8 +206,14 @@ class Run:
 
     def apply(self, t: int, row: int, u: Array) -> bool:
         """Clip the actions (N, nu) of step t into a row and hand them to the simulator."""
-        bad = self._bad
-        if not apply(u, self._low, self._high, self.U[row], self._states, self._ctrl_at, bad):
+        bad, actions, states = self._bad, self._actions, self._states
+        done = self.U[row]
+        wrong = apply(u, actions.low, actions.high, done, states, self._columns, actions.shift, bad)
+        if self._poses is not None:
+            actions.move(done, states, self._poses, self._mocap)
+        if self._memory.size:
+            actions.remember(self._memory, states, self._ctrl_at, self._mocap)
+        if not wrong:
             return True
         for i in np.flatnonzero(bad):
             self.failures.add(i, t, "the policy's action is NaN or infinite")
@@ -177,10 +232,10 @@ class Run:
 
     def _set_aside(self, bad: np.ndarray) -> bool:
         """Stop the samples that failed, at their configured start; whether others are left."""
-        start, model = self._start, self._model
+        start, model = self._start, self._begin.model
         safe = np.concatenate((model.qpos0, np.zeros(model.nv)))
         rest = np.where(np.isfinite(start) & (np.abs(start) <= self._limit), start, safe)
-        self._setup.reset(self._batch, model, rest, np.flatnonzero(bad).astype(np.int32))
+        self._setup.reset(self._batch, self._begin, rest, np.flatnonzero(bad).astype(np.int32))
         left = [i for i in range(len(start)) if i not in self.failures]
         self._alive = np.array(left, dtype=np.int32)
         return bool(left)

@@ -102,10 +102,13 @@ def smooth_noise(noise: Array, sigma: float, *, renormalise: bool = True) -> Arr
 
 
 class Failures:
-    """The first thing that went wrong with each sample of one rollout."""
+    """The first thing that went wrong with each sample of one rollout.
 
-    def __init__(self, condition: int) -> None:
-        self.condition = condition
+    note: what holds for all of them, such as the time step of the simulation.
+    """
+
+    def __init__(self, condition: int, note: str = "") -> None:
+        self.condition, self._note = condition, note
         self._first: dict[int, SampleFailure] = {}
 
     def add(self, sample: SupportsInt, t: int, reason: str) -> None:
@@ -122,7 +125,8 @@ class Failures:
     def raise_if_any(self) -> None:
         """Raise SimulationError with all failed samples, in order; do nothing without any."""
         if self._first:
-            raise SimulationError(self.condition, [self._first[i] for i in sorted(self._first)])
+            failures = [self._first[i] for i in sorted(self._first)]
+            raise SimulationError(self.condition, failures, self._note)
 
 
 class Run(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -18,13 +18,18 @@ from gps.agents._model import (
     ACC,
     ACTIVATION,
     ENTRIES,
+    HIDDEN,
+    PLUGIN,
     QPOS,
     SENSOR,
     VEL,
+    WARMSTART,
     Compiled,
     ModelSource,
+    Timing,
     checked_source,
     grouped,
+    hidden_entries,
     ids,
     interned,
     load_model,
@@ -32,9 +37,21 @@ from gps.agents._model import (
     moved,
     raw_positions,
     refuse_free,
+    set_const,
     shown,
+    warn_once,
 )
-from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
+from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, Start, locked
+from gps.agents.actions import (
+    HISTORY,
+    MOCAP,
+    Actions,
+    MocapAction,
+    mocap_names,
+    servo_shift,
+    steps_under_way,
+    welded_mocap,
+)
 from gps.agents.base import (
     Limit,
     Names,
@@ -59,26 +76,44 @@ from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
 
 _KEPT_BATCHES = 4
+_USUAL_DT = 0.05
+_FEW_ITERATIONS = 10
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
 Box = tuple[str, Vector3, Vector3]
 """A body and the lowest and highest place that a distribution gives it, in m."""
+Key = Annotated[int, Range(at_least=0)] | str
+"""A keyframe of the model, by name, or by number where it has none."""
+
+
+def _refuse_text(config: Config, field: str, value: object) -> None:
+    """ConfigError for a text in place of start positions."""
+    if isinstance(value, str):
+        raise ConfigError(
+            f"{type(config).__name__}.{field} must be a tuple, each a finite number or None, got "
+            f"{value!r}; a keyframe of the model is named by keyframe={value!r}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition(Config):
     """How one start differs from the configuration."""
 
+    keyframe: Key | None = None
+    """Keyframe of the model to start at, in place of the configuration's start: its positions,
+    velocities, activations, controls and mocap poses; see `MujocoConfig.keyframe`."""
     qpos: Values | None = None
-    """Start positions in place of the configuration's, rad or m, quaternions for balls."""
+    """Start positions in place of the configuration's or the keyframe's, rad or m, quaternions for
+    balls."""
     qpos_offset: Values | None = None
     """Added to the start joint positions, rad or m; a rotation vector for each quaternion."""
     body_offsets: tuple[tuple[str, Vector3], ...] = ()
     """Bodies moved from their place in the model: (name, (x, y, z)) in the parent's frame, in m."""
     mocap: tuple[tuple[str, Vector3] | tuple[str, Vector3, Quaternion], ...] = ()
-    """Where mocap bodies stand for the whole rollout: (name, (x, y, z)) in m in the world, or
-    (name, (x, y, z), (w, x, y, z)) with a quaternion. The others stand as in the model."""
+    """Where mocap bodies begin, and stand for the whole rollout unless actions move them:
+    (name, (x, y, z)) in m in the world, or (name, (x, y, z), (w, x, y, z)) with a quaternion. The
+    others stand as in the keyframe or the model."""
     model: ModelSource | None = None
     """A model in place of the configuration's, given like it. It has to have the same kinds of
     joints in the same order, the same numbers of controls and activations with the same limits,
@@ -86,6 +121,7 @@ class Condition(Config):
     are free."""
 
     def __post_init__(self) -> None:
+        _refuse_text(self, "qpos", self.qpos)
         super().__post_init__()
         both = self.qpos is not None and self.qpos_offset is not None
         require(not both, self, "qpos_offset", "None where qpos is given", self.qpos_offset)
@@ -187,32 +223,61 @@ class MujocoConfig(Config):
     """
 
     model: ModelSource
-    """Name of a model in `gps.data`, a path to an MJCF file that ends in .xml (a `pathlib.Path` is
-    kept as text), MJCF text (begins with "<"), or a function without arguments that gives a
-    `mujoco.MjSpec`, the same one each time. The function is called wherever the agent is built, so
-    it has to be defined at the top level of a module, or of the hyperparams file."""
+    """Name of a model in `gps.data`; a path to a file that ends in .xml (MJCF or URDF), .urdf or
+    .mjb, relative to the hyperparams file that names it, or else to the current folder; MJCF or
+    URDF text (begins with "<"); or a function without arguments that gives a `mujoco.MjSpec`, the
+    same one each time. The function is called wherever the agent is built, so it has to be defined
+    at the top level of a module, or of the hyperparams file. A URDF without actuators gets a motor
+    for each hinge and slide, within its effort limit, and the log says so."""
     T: Steps = 100
     """Steps of one rollout."""
-    dt: Seconds = 0.05
-    """Duration of one control step, in seconds; the controls are constant during a step."""
-    substeps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
-    """Simulator steps per control step; the simulator's time step is dt / substeps."""
+    dt: Seconds | None = None
+    """Duration of one control step, in seconds; the controls are constant during a step. None: the
+    multiple of the model's own time step that is nearest to 0.05 s."""
+    substeps: Annotated[int, Range(at_least=1, at_most=10_000)] | None = None
+    """Simulator steps per control step, whose time step then is dt / substeps, with dt = 0.05 s
+    where it is None. None: the model's own time step, of which dt has to be a multiple."""
     sites: tuple[str, ...] = ()
     """Sites of the model that are the end points, in order."""
-    state: Names = ("joint_pos", "joint_vel")
-    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s),
-    activation (the internal state of actuators with dynamics; such a model needs it), and
-    sensor:NAME, any sensor of the model, in its own units. Sensors belong to the positions and
-    velocities of their step. Those that need accelerations (accelerometer, force, torque, touch,
-    actuator and constraint forces) are evaluated there too, with the control of the step before,
-    which is zero at step 0; an agent that uses one computes the forces of every step once more."""
+    actuators: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
+    """Actuators of the model that the actions control, by name and in this order; None for all.
+    The others keep the keyframe's control, or 0."""
+    mocap_actions: tuple[MocapAction, ...] | None = None
+    """Mocap bodies that actions move, after the actuators. None: for a model without actuators
+    those that it welds to a body that can move, along the world's axes; else none."""
+    relative: bool | Names = False
+    """Whether the actions of position servos count from the start of the configuration, the same
+    for all conditions: action 0 is the keyframe's control, or the one at which the servo exerts no
+    force in the start positions. True for all position servos, or the names of some. The control
+    range moves along."""
+    state: Names | None = None
+    """State entries: joint_pos (rad, m), joint_vel, end_points (m), end_point_velocities (m/s), and
+    sensor:NAME, any sensor of the model, in its own units. And what else a model keeps: activation
+    (the internal state of actuators with dynamics), history (the controls under way in actuators
+    with a delay, of every control step that may still act, the newest first), mocap (place in m and
+    rotation vector of mocap bodies that actions displace from their own pose), plugin_state, and
+    warmstart (the accelerations from which the constraint solver starts, which matter only where
+    its iterations are too few for it to converge). None: joint_pos, joint_vel, and activation,
+    history, plugin_state and mocap where the model has them, without which no state is complete.
+
+    Sensors belong to the positions and velocities of their step. Those that need accelerations
+    (accelerometer, force, torque, touch, actuator and constraint forces) are evaluated there too,
+    with the control of the step before, which at step 0 is zero or the keyframe's; an agent that
+    uses one computes the forces of every step once more. A sensor with a delay or an interval
+    belongs to the observation only."""
     obs: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """The global policy's observation, any of the same entries, or qpos, the positions with
     quaternions; None for the whole state."""
+    keyframe: Key | None = None
+    """Keyframe of the model to start at, by name, or by number where it has none: its positions,
+    velocities, activations and mocap poses, and its controls, which actuators without an action
+    keep, which delayed ones have under way, and from which initial controllers may begin; None for
+    the model's reference pose at rest."""
     qpos: Values | None = None
-    """Start positions, rad or m, quaternions for balls (nq values); None for the model's."""
+    """Start positions, rad or m, quaternions for balls (nq values); None for the keyframe's or the
+    model's."""
     qvel: Values | None = None
-    """Start joint velocities, rad/s or m/s; None for rest."""
+    """Start joint velocities, rad/s or m/s; None for the keyframe's, or rest."""
     conditions: Annotated[tuple[Condition, ...], Items(some=True)] = (Condition(),)
     """Training conditions."""
     test_conditions: tuple[Condition, ...] = ()
@@ -222,7 +287,7 @@ class MujocoConfig(Config):
     start_qvel_std: Std = 0.0
     """Standard deviation of the start joint velocities, rad/s or m/s."""
     activation: Values | None = None
-    """Start activations of the actuators that have them; None for zeros."""
+    """Start activations of the actuators that have them; None for the keyframe's, or zeros."""
     obs_noise: tuple[tuple[str, NonNegative], ...] = ()
     """Normal noise on the observation: (entry, standard deviation in its unit), anew at every
     step. The T numbers for each value are the last ones of a rollout's start noise; the state has
@@ -244,12 +309,12 @@ class MujocoConfig(Config):
     """A sample with a position or velocity above this, in SI units, has failed."""
 
     def __post_init__(self) -> None:
+        _refuse_text(self, "qpos", self.qpos)
         super().__post_init__()
         object.__setattr__(self, "model", checked_source(self.model, "MujocoConfig.model"))
-        seen = self.state if self.obs is None else self.obs
-        known = (*ENTRIES, ACTIVATION)
+        known = (*ENTRIES, *HIDDEN, WARMSTART)
         for field, names, listed in (
-            ("state", self.state, known),
+            ("state", self.state or (), known),
             ("obs", self.obs or (), (*known, QPOS)),
         ):
             for name in names:
@@ -261,9 +326,16 @@ class MujocoConfig(Config):
         once = len(dict(self.obs_noise)) == len(self.obs_noise)
         rule = "(entry, standard deviation) pairs, each entry once"
         require(once, self, "obs_noise", rule, self.obs_noise)
+        seen = self.obs if self.obs is not None else self.state or (*ENTRIES[:2], *HIDDEN)
         for name, _ in self.obs_noise:
             if name not in seen:
                 raise ConfigError(f"MujocoConfig.obs_noise: {choices('entry', name, seen)}")
+        moved_bodies = [m.body for m in self.mocap_actions or ()]
+        rule = "one for each body"
+        once = len(set(moved_bodies)) == len(moved_bodies)
+        require(once, self, "mocap_actions", rule, moved_bodies)
+        some = self.actuators != () or bool(self.mocap_actions)
+        require(some, self, "actuators", "a name at least, without mocap_actions", ())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process."""
@@ -274,7 +346,7 @@ class MujocoConfig(Config):
         return MujocoAgent(self, threads)
 
 
-class MujocoAgent(SimulatedAgent["_Start"]):
+class MujocoAgent(SimulatedAgent[Start]):
     """Runs all samples of a rollout together, with one Python call per control step.
 
     Not to be used from several Python threads at once: the simulations are reused.
@@ -283,46 +355,27 @@ class MujocoAgent(SimulatedAgent["_Start"]):
     def __init__(self, config: MujocoConfig, threads: int = 1) -> None:
         self.config = config
         self.threads: int = checked(threads, Count, "MujocoConfig.build(threads)")
-        observed = config.state if config.obs is None else config.obs
         conditions = ((False, config.conditions), (True, config.test_conditions))
-        models = self._compile(dict.fromkeys((*config.state, *observed)), conditions)
+        models = self._compile(conditions)
         base = models[config.model]
         self.model = model = base.model
-        if not model.nu:
-            raise ConfigError(
-                f"MujocoConfig.model: {shown(config.model)} has no actuators, so nothing could be "
-                "controlled"
-            )
-        if model.na and ACTIVATION not in config.state:
-            raise ConfigError(
-                f"MujocoConfig.state: the model {shown(config.model)} has stateful "
-                f"actuators (na={model.na}); add {ACTIVATION!r}, or the state is incomplete"
-            )
-        if not model.na and ACTIVATION in (*config.state, *observed):
-            raise ConfigError(
-                f"MujocoConfig.state, obs: no actuator of {shown(config.model)} has an activation"
-            )
+        self._actions, observed = base.actions, self._state if config.obs is None else config.obs
         everything = Layout(tuple(base.sizes.items()))
-        self._layout = everything.select(config.state)
+        self._layout = everything.select(self._state)
         self._obs_layout = everything.select(observed)
         self._obs_std = np.array(
             [std for n, std in config.obs_noise for _ in range(self._obs_layout.length(n))]
         )
-        self._low, self._high = base.limits
-        self._late = base.late
+        self._late, self._timing = base.late, base.timing
         self._setup = Setup(
             everything,
             self._layout,
             self._obs_layout,
             stage=ACC if base.late else VEL,
             sensors=any(name.startswith(SENSOR) for name in base.sizes),
-            limits=base.limits,
             limit=config.limit,
-            substeps=config.substeps,
             noisy=entry_indices(self._obs_layout, [n for n, _ in config.obs_noise]),
-            activation=self._sized("activation", config.activation, np.zeros(model.na), model.na),
         )
-        self._qvel = self._sized("qvel", config.qvel, np.zeros(model.nv), model.nv)
         nv, parts = model.nv, []
         for field, std in (
             ("start_qpos_std", config.start_qpos_std),
@@ -343,9 +396,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         self._renderers: dict[Compiled, Renderer] = {}
         self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
 
-    def _compile(
-        self, names: Sequence[str] | dict[str, None], conditions: Any
-    ) -> dict[ModelSource, Compiled]:
+    def _compile(self, conditions: Any) -> dict[ModelSource, Compiled]:
         """All models of the agent, by their source; ConfigError where they do not fit together."""
         config = self.config
         found: dict[ModelSource, Compiled] = {}
@@ -355,13 +406,37 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             for m, c in enumerate(some)
             if c.model is not None
         ]
+        references: dict[str, Array] = {}
+        shift = np.zeros(0)
+        mocap: tuple[MocapAction, ...] = ()
         for source, user in ((config.model, ""), *users):
             if source in found:
                 continue
             try:
                 model = load_model(source)
-                model.opt.timestep = config.dt / config.substeps
-                found[source] = locate(model, config.sites, tuple(names))
+                timing = self._timed(model, source)
+                _refuse_hidden(model, source, warm=WARMSTART in (config.state or ()))
+                if not user:
+                    # one of each for all, so that states and actions mean the same everywhere
+                    references = {n: model.body(n).quat.copy() for n in mocap_names(model)}
+                    shift = self._shift(model)
+                    mocap = config.mocap_actions or ()
+                    if config.mocap_actions is None and not model.nu:
+                        mocap = welded_mocap(model)
+                actions = Actions(
+                    model,
+                    config.actuators,
+                    mocap,
+                    shift if len(shift) == model.nu else np.zeros(model.nu),
+                    steps_under_way(model, timing.substeps),
+                    references,
+                )
+                needed = hidden_entries(model, actions)
+                if not user:
+                    self._state = config.state or (*ENTRIES[:2], *needed)
+                names = dict.fromkeys((*self._state, *(config.obs or ())))
+                found[source] = locate(model, config.sites, tuple(names), timing, actions)
+                self._check_entries(model, actions, needed, source)
                 ids(model, "camera", config.cameras, "MujocoConfig.cameras")
             except ConfigError as error:
                 raise ConfigError(f"{user}: {error}" if user else str(error)) from error
@@ -377,6 +452,83 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         refs = found[config.model].maps[6]
         return {s: replace(c, maps=(*c.maps[:6], refs, *c.maps[7:])) for s, c in found.items()}
 
+    def _timed(self, model: mujoco.MjModel, source: ModelSource) -> Timing:
+        """The time step at which a model is simulated, which is set in it; ConfigError."""
+        config, own = self.config, float(model.opt.timestep)
+        if config.substeps is not None:
+            self._dt = _USUAL_DT if config.dt is None else config.dt
+            model.opt.timestep = self._dt / config.substeps
+            return Timing(own, config.substeps, float(model.opt.timestep))
+        if source == config.model:  # the first
+            usual = float(f"{max(1, round(_USUAL_DT / own)) * own:.12g}")  # 0.051, not 0.05100...04
+            self._dt = usual if config.dt is None else config.dt
+        n = max(1, round(self._dt / own))
+        if not math.isclose(n * own, self._dt, rel_tol=1e-4):
+            first = max(1, math.floor(self._dt / own))
+            near = f"{first * own:.10g} or {(first + 1) * own:.10g}"
+            raise ConfigError(
+                f"MujocoConfig.dt must be a multiple of the time step of {own:g} s that "
+                f"{shown(source)} asks for, such as {near}, got {self._dt:g}; or set substeps, for "
+                "a time step of dt / substeps"
+            )
+        return Timing(own, n, own)
+
+    def _shift(self, model: mujoco.MjModel) -> Array:
+        """What is added to the controls that actions name, (nu,)."""
+        if self.config.relative is False:
+            return np.zeros(model.nu)
+        begin, data = self._keyed(model, self.config.keyframe), mujoco.MjData(model)
+        data.qpos[:] = (
+            begin.qpos
+            if self.config.qpos is None
+            else self._sized("qpos", self.config.qpos, None, model.nq)
+        )
+        mujoco.mj_fwdPosition(model, data)
+        return servo_shift(model, data, self.config.relative, begin.ctrl if begin.keyed else None)
+
+    def _check_entries(
+        self,
+        model: mujoco.MjModel,
+        actions: Actions,
+        needed: Collection[str],
+        source: ModelSource,
+    ) -> None:
+        """ConfigError where the state lacks an entry of the model, or an entry has nothing."""
+        config, name = self.config, shown(source)
+        if not actions.nu:
+            raise ConfigError(
+                f"MujocoConfig.model: {name} has no actuators, so nothing could be controlled; add "
+                "some, or name mocap bodies in mocap_actions"
+            )
+        why = {
+            ACTIVATION: f"stateful actuators (na={model.na})",
+            HISTORY: f"actuators with a delay (nhistory={model.nhistory})",
+            MOCAP: "mocap bodies that actions displace from their own pose",
+        }
+        none = {
+            ACTIVATION: f"no actuator of {name} has an activation",
+            HISTORY: f"no actuator of {name} has a delay",
+            MOCAP: "no action displaces a mocap body from its own pose",
+        }
+        for entry in HIDDEN:
+            if entry in needed and entry not in self._state:
+                what = why.get(entry, f"plugins with a state (npluginstate={model.npluginstate})")
+                raise ConfigError(
+                    f"MujocoConfig.state: the model {name} has {what}; add {entry!r}, or the state "
+                    "is incomplete"
+                )
+            if entry not in needed and entry in (*self._state, *(config.obs or ())):
+                what = none.get(entry, f"no plugin of {name} has a state")
+                raise ConfigError(f"MujocoConfig.state, obs: {what}")
+        sensors = [n for n in self._state if n.startswith(SENSOR)]
+        found = ids(model, "sensor", [n[len(SENSOR) :] for n in sensors], "MujocoConfig.state, obs")
+        for entry, k in zip(sensors, found, strict=True):
+            if model.sensor_historyadr[k] >= 0:
+                raise ConfigError(
+                    f"MujocoConfig.state: {entry} shows earlier values (it has a delay, an "
+                    "interval or a history); leave it to the observation"
+                )
+
     def _sized(self, field: str, value: Any, default: Any, n: int) -> Array:
         vector = np.array(default if value is None else value, dtype=np.float64)
         if vector.shape != (n,):
@@ -387,17 +539,55 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             )
         return vector
 
-    def _prepare(self, condition: Condition, compiled: Compiled) -> _Start:
-        """The condition's own model, made from the unshifted one, and its start positions."""
-        model = copy.copy(compiled.model)
-        default = self.config.qpos if self.config.qpos is not None else model.qpos0
-        qpos = self._sized("qpos", default, None, model.nq)
+    def _keyed(
+        self, model: mujoco.MjModel, key: int | str | None, field: str = "MujocoConfig.keyframe"
+    ) -> _Keyed:
+        """What a keyframe says of the start, or the model without one; ConfigError."""
+        if key is None:
+            qvel, act, ctrl = (np.zeros(n) for n in (model.nv, model.na, model.nu))
+            return _Keyed(model.qpos0.copy(), qvel, act, ctrl, None, False)
+        names = [model.key(i).name for i in range(model.nkey)]
+        if isinstance(key, int):
+            known: list[Any] = list(range(model.nkey))
+        else:
+            known = [n for n in names if n]
+        if key not in known:
+            kind = f"keyframe of {shown(self.config.model)}"
+            raise ConfigError(f"{field}: {choices(kind, key, map(str, known))}")
+        i = key if isinstance(key, int) else names.index(key)
+        fields = (model.key_qpos, model.key_qvel, model.key_act, model.key_ctrl)
+        qpos, qvel, act, ctrl = (f[i].copy() for f in fields)
+        poses = (model.key_mpos[i].reshape(-1, 3), model.key_mquat[i].reshape(-1, 4))
+        # a keyframe without controls has zeros
+        return _Keyed(qpos, qvel, act, ctrl, poses, bool(ctrl.any()))
+
+    def _prepare(self, condition: Condition, compiled: Compiled) -> Start:
+        """The condition's own model, made from the unshifted one, and its start."""
+        model, config = copy.copy(compiled.model), self.config
+        if condition.keyframe is None:
+            begin = self._keyed(model, config.keyframe)
+        else:
+            begin = self._keyed(model, condition.keyframe, "Condition.keyframe")
+        fields = {"qpos": config.qpos, "qvel": config.qvel, "activation": config.activation}
+        if condition.keyframe is not None:
+            fields = dict.fromkeys(fields)
+        start = [
+            self._sized(name, value, default, len(default))
+            for (name, value), default in zip(
+                fields.items(), (begin.qpos, begin.qvel, begin.act), strict=True
+            )
+        ]
+        qpos = start[0]
         if condition.qpos is not None:
             qpos = self._sized("conditions: qpos", condition.qpos, None, model.nq)
         if condition.qpos_offset is not None:
             by = self._sized("conditions: qpos_offset", condition.qpos_offset, None, model.nv)
             qpos = moved(model, qpos, by)
-        names = [model.body(i).name for i in range(model.nbody) if model.body_mocapid[i] >= 0]
+        names = mocap_names(model)
+        if begin.mocap is not None:
+            for name in names:
+                body = model.body(name)
+                body.pos, body.quat = (pose[body.mocapid[0]] for pose in begin.mocap)
         for name, place, *turn in condition.mocap:
             if name not in names:
                 raise ConfigError(f"Condition.mocap: {choices('mocap body', name, names)}")
@@ -411,10 +601,10 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             refuse_free(model, body, "Condition.body_offsets")
             model.body_pos[body] += offset
         if offsets or condition.mocap:
-            mujoco.mj_setConst(model, mujoco.MjData(model))
+            set_const(model)
         for spec in self.config.randomise:
             spec.check(model)
-        return _Start(compiled, model, qpos)
+        return Start(compiled, model, qpos, start[1], start[2], begin.ctrl, begin.keyed)
 
     @property
     def noisy_entries(self) -> tuple[str, ...]:
@@ -422,9 +612,36 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         return tuple(name for name, std in self.config.obs_noise if std > 0)
 
     @property
+    def dt(self) -> float:
+        """Duration of one step in seconds."""
+        return self._dt
+
+    @property
     def nu(self) -> int:
-        """Number of motors."""
-        return int(self.model.nu)
+        """Number of actions."""
+        return self._actions.nu
+
+    @property
+    def substeps(self) -> int:
+        """Simulator steps per control step, on the configuration's model."""
+        return self._timing.substeps
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The actuator, or mocap body and axis, of each action."""
+        return self._actions.names
+
+    def start_control(self, condition: int, *, test: bool = False) -> Array | None:
+        """The action (nu,) of the keyframe that a condition starts at: its controls.
+
+        Clipped to the control range; 0 for mocap bodies. None where the start is no keyframe, and
+        where the keyframe has no controls (MuJoCo keeps zeros then).
+        """
+        begin = self._condition(condition, test=test)
+        if not begin.keyed:
+            return None
+        u = begin.compiled.actions.start(begin.ctrl)
+        return np.clip(u, self._actions.low, self._actions.high)
 
     @property
     def n_start(self) -> int:
@@ -439,8 +656,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
 
     @property
     def control_range(self) -> tuple[Array, Array]:
-        """Lowest and highest control of each motor, (nu,) each; infinite where unlimited."""
-        return self._low.copy(), self._high.copy()
+        """Lowest and highest value of each action, (nu,) each; infinite where unlimited."""
+        return self._actions.low.copy(), self._actions.high.copy()
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them, by a rollout without controls."""
@@ -476,7 +693,9 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """
         model = self.model_of(condition, test=test)
         self._refuse_late("planned with")
-        known = models.MujocoModel(model, substeps=self.config.substeps)
+        self._refuse_actions("planned with")
+        timing = self._condition(condition, test=test).compiled.timing
+        known = models.MujocoModel(model, substeps=timing.substeps)
         return Guarded(known, self.config.limit)
 
     def whole_states(
@@ -490,6 +709,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """
         model = self._nominal(condition, test=test)
         self._refuse_late("derived from positions and velocities")
+        self._refuse_memory("derived from positions and velocities")
         if model.na:
             raise ConfigError(
                 f"MujocoConfig.state: states of {shown(self.config.model)} cannot be derived from "
@@ -499,7 +719,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         if states.ndim != 2 or states.shape[1] != 2 * nv:
             raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
         S, nx = len(states), self.layout.size
-        compiled = self._conditions[test][condition].compiled
+        begin = replace(self._conditions[test][condition], model=model)
+        compiled = begin.compiled
         batch = self._batch(1, compiled, model)
         inputs, bad = self._setup.inputs(batch, compiled), np.zeros(1, dtype=np.bool_)
         X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
@@ -510,16 +731,14 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         starts = np.concatenate((raw_positions(compiled, states[:, :nv]), states[:, nv:]), axis=1)
         noise = np.zeros((1, len(self._obs_std)))
         for i in range(S):
-            self._setup.reset(batch, model, starts[i : i + 1], None)
+            self._setup.reset(batch, begin, starts[i : i + 1], None)
             J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
             observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
         jacobians = {name: J[:, 0, 0] for name, J in found.items()}
-        jacobians |= self._sensor_jacobians(compiled, model, states)
+        jacobians |= self._sensor_jacobians(begin, states)
         return locked(X[:, 0]), {name: locked(J) for name, J in jacobians.items()}
 
-    def _sensor_jacobians(
-        self, compiled: Compiled, model: mujoco.MjModel, states: Array
-    ) -> dict[str, Array]:
+    def _sensor_jacobians(self, begin: Start, states: Array) -> dict[str, Array]:
         """d sensor / dx of the state's sensors at positions and velocities, by differences."""
         names = [n for n in self._layout.names if n.startswith(SENSOR)]
         own = [self._layout.slice(n) for n in ENTRIES[:2] if n in self._layout.names]
@@ -527,7 +746,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             return {}
         nv, nx, h = self.model.nv, self._layout.size, 1e-6
         steps = np.concatenate((h * np.eye(2 * nv), -h * np.eye(2 * nv)))
-        batch = self._batch(len(steps), compiled, model)
+        compiled = begin.compiled
+        batch = self._batch(len(steps), compiled, begin.model)
         inputs, bad = self._setup.inputs(batch, compiled), np.zeros(len(steps), dtype=np.bool_)
         X = np.empty((1, len(steps), nx))
         obs = np.empty((1, len(steps), self.obs_layout.size))
@@ -537,7 +757,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         for state, out in zip(states, J, strict=True):
             near = state + steps
             starts = np.concatenate((raw_positions(compiled, near[:, :nv]), near[:, nv:]), axis=1)
-            self._setup.reset(batch, model, starts, None)
+            self._setup.reset(batch, begin, starts, None)
             observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
             out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)
         return {name: J[:, self._layout.slice(name)] for name in names}
@@ -548,6 +768,22 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             raise ConfigError(
                 f"MujocoConfig.state: {', '.join(late)} cannot be {what}, as it depends on the "
                 "action before; leave it to the observation"
+            )
+
+    def _refuse_memory(self, what: str) -> None:
+        more = [n for n in (HISTORY, MOCAP, PLUGIN, WARMSTART) if n in self._layout.names]
+        if more:
+            raise ConfigError(
+                f"MujocoConfig.state: states of {shown(self.config.model)} cannot be {what}, as "
+                f"they hold {', '.join(more)}"
+            )
+
+    def _refuse_actions(self, what: str) -> None:
+        self._refuse_memory(what)
+        if not self._actions.plain:
+            raise ConfigError(
+                "MujocoConfig.actuators, mocap_actions, relative: an agent whose actions are not "
+                f"the model's own controls cannot be {what}"
             )
 
     def start_state(self, condition: int, *, test: bool = False) -> Array:
@@ -596,8 +832,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
                 if not observe(t, t):
                     break
                 if with_images:
-                    assert run.qpos is not None
-                    frame = self._pictures(compiled, models, run.qpos[t : t + 1])[:, 0]
+                    assert run.poses is not None
+                    frame = self._pictures(compiled, models, run.poses[t : t + 1])[:, 0]
                     frame.flags.writeable = False
                     frames.append(frame)
                     act_on: Any = act  # a policy with images has one more argument
@@ -611,8 +847,8 @@ class MujocoAgent(SimulatedAgent["_Start"]):
                     break
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
-        if run.qpos is not None and images is None and records_images(policy):
-            images = self._pictures(compiled, models, run.qpos)
+        if run.poses is not None and images is None and records_images(policy):
+            images = self._pictures(compiled, models, run.poses)
         if images is not None:
             images.flags.writeable = False
         return Rollouts(
@@ -627,23 +863,31 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         )
 
     def _pictures(
-        self, compiled: Compiled, models: mujoco.MjModel | list[mujoco.MjModel], qpos: Array
+        self, compiled: Compiled, models: mujoco.MjModel | list[mujoco.MjModel], poses: Array
     ) -> Images:
-        """What the cameras see at positions (S, N, nq), (N, S, height, width, channels)."""
+        """What the cameras see at `Run.poses` (S, N, n), (N, S, height, width, channels)."""
         renderer = self._renderers.get(compiled)
         if renderer is None:  # textures and meshes go to OpenGL once
             size = self.config.image_size
             renderer = Renderer(compiled.model, self.config.cameras, *size)
             self._renderers[compiled] = renderer
-        qpos = _swapped(qpos)
-        N, S = qpos.shape[:2]
+        poses = _swapped(poses)
+        N, S = poses.shape[:2]
         out = np.empty((N, S, *renderer.shape), dtype=np.uint8)
+        nq, places = self.model.nq, self.model.nq + 3 * self.model.nmocap
+
+        def draw(model: mujoco.MjModel, rows: Array, images: Images) -> None:
+            pos = quat = None
+            if rows.shape[1] > nq:
+                pos = rows[:, nq:places].reshape(len(rows), -1, 3)
+                quat = rows[:, places:].reshape(len(rows), -1, 4)
+            renderer.render(model, rows[:, :nq], pos, quat, out=images)
+
         if isinstance(models, list):
-            for model, q, images in zip(models, qpos, out, strict=True):
-                renderer.render(model, q, out=images)
+            for model, rows, images in zip(models, poses, out, strict=True):
+                draw(model, rows, images)
         else:
-            flat = out.reshape(N * S, *renderer.shape)
-            renderer.render(models, qpos.reshape(N * S, -1), out=flat)
+            draw(models, poses.reshape(N * S, -1), out.reshape(N * S, *renderer.shape))
         return out
 
     def simulation(self) -> Simulation:
@@ -675,7 +919,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """
         ready, nq, nv = self._condition(condition, test=test), self.model.nq, self.model.nv
         model: mujoco.MjModel | list[mujoco.MjModel] = ready.model
-        start = np.tile(np.concatenate((ready.qpos, self._qvel)), (N, 1))
+        start = np.tile(np.concatenate((ready.qpos, ready.qvel)), (N, 1))
         obs_noise = NO_NOISE
         if self.n_start:
             numbers = check_start_noise(start_noise, N, self.n_start)
@@ -693,9 +937,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
                 obs_noise = np.ascontiguousarray((self._obs_std * drawn).transpose(1, 0, 2))
         batch = self._batch(N, ready.compiled, model, batches)
         keep = bool(self.config.cameras) and batches is None
-        run = Run(
-            self._setup, batch, ready.compiled, condition, start, rows, obs_noise, positions=keep
-        )
+        run = Run(self._setup, batch, ready, condition, start, rows, obs_noise, positions=keep)
         return run, model
 
     def _batch(
@@ -765,8 +1007,29 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
         compiled = self._conditions[test][rollouts.condition].compiled
-        qpos = raw_positions(compiled, rollouts.entry("joint_pos")[sample, ::every])
-        return render_states(model, qpos, width=width, height=height, camera=camera)
+        X = rollouts.X[sample, ::every]
+        qpos = raw_positions(compiled, X[:, rollouts.layout.slice("joint_pos")])
+        poses = self._mocap_poses(compiled, model, X, qpos)
+        return render_states(model, qpos, *poses, width=width, height=height, camera=camera)
+
+    def _mocap_poses(
+        self, compiled: Compiled, model: mujoco.MjModel, X: Array, qpos: Array
+    ) -> tuple[Array, ...]:
+        """Poses of the mocap bodies at states (S, nx); nothing where actions move none."""
+        if not compiled.actions.mocap:
+            return ()
+        data = mujoco.MjData(model)
+        pos, quat = np.empty((len(X), model.nmocap, 3)), np.empty((len(X), model.nmocap, 4))
+        for i, q in enumerate(qpos):
+            data.qpos[:] = q
+            mujoco.mj_kinematics(model, data)
+            compiled.actions.place(data, self._entry_of(X[i], MOCAP))
+            pos[i], quat[i] = data.mocap_pos, data.mocap_quat
+        return pos, quat
+
+    def _entry_of(self, x: Array, name: str) -> Array:
+        """An entry of a state, empty where the state does not have it."""
+        return x[self._layout.slice(name)] if name in self._layout.names else x[:0]
 
     def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown; properties under `randomise` have their medians.
@@ -778,18 +1041,48 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         model = self.model_of(condition, test=test)
         compiled = self._conditions[test][condition].compiled
         where = self._layout.slice("joint_pos")
+        actions = compiled.actions
+
+        def place(data: mujoco.MjData, x: Array) -> None:
+            actions.place(data, self._entry_of(x, MOCAP))
+
         return MujocoVisualModel(
-            model, self._layout.size, lambda X: raw_positions(compiled, X[:, where])
+            model,
+            self._layout.size,
+            lambda X: raw_positions(compiled, X[:, where]),
+            place if actions.mocap else None,
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Start:
-    """What a condition begins with."""
+class _Keyed(NamedTuple):
+    """What a keyframe says of a start."""
 
-    compiled: Compiled
-    model: mujoco.MjModel  # the condition's own
     qpos: Array
+    qvel: Array
+    act: Array
+    ctrl: Array
+    mocap: tuple[Array, Array] | None  # places and quaternions
+    keyed: bool  # whether the controls are given
+
+
+def _refuse_hidden(model: mujoco.MjModel, source: ModelSource, *, warm: bool) -> None:
+    """Switch off what would be hidden from the state, or ConfigError where that is not possible."""
+    flags = int(model.opt.enableflags)
+    if flags & int(mujoco.mjtEnableBit.mjENBL_IPC):
+        raise ConfigError(
+            f"MujocoConfig.model: {shown(source)} has the flag ipc, whose contacts keep a state "
+            "that MuJoCo does not give; remove it"
+        )
+    if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
+        model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+        warn_once(f"{shown(source)}: sleeping is switched off, as no state shows what sleeps")
+    if model.opt.iterations < _FEW_ITERATIONS and not warm:
+        # a solver that converges ends at the same forces from every start, to its tolerance
+        warn_once(
+            f"{shown(source)}: the constraint solver has {model.opt.iterations} iterations at "
+            "most; where it does not converge, its start has a part in every step: more iterations "
+            f"would end that, or the entry {WARMSTART!r} in MujocoConfig.state shows it"
+        )
 
 
 def _check_alike(first: Compiled, other: Compiled, who: str) -> None:
@@ -807,7 +1100,8 @@ def _check_alike(first: Compiled, other: Compiled, who: str) -> None:
             )
     if not np.array_equal(first.model.jnt_type, other.model.jnt_type):
         raise ConfigError(f"Condition.model: {who}: the joints must be of the same kinds in order")
-    if not np.array_equal(first.limits, other.limits):
+    here, there = ((c.actions.low, c.actions.high) for c in (first, other))
+    if not np.array_equal(here, there):
         raise ConfigError(f"Condition.model: {who}: the controls must have the same limits")
 
 

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from scipy.special import ndtr
 
-from gps.agents._model import ids, refuse_free
+from gps.agents._model import ids, refuse_free, set_const
 from gps.agents.base import Names, require
 from gps.errors import ConfigError
 from gps.fields import Config, Finite, NonNegative
@@ -176,6 +176,6 @@ def randomised(
         for spec, a, b in zip(specs, bounds[:-1], bounds[1:], strict=True):
             spec.apply(own, row[a:b])
         if data is not None:
-            mujoco.mj_setConst(own, data)
+            set_const(own, data)
         models.append(own)
     return models

@@ -464,7 +464,10 @@ def _error_in(message: Message, N: int) -> GPSError:
             failures.append(SampleFailure(sample, t, clean(part.text("reason"))))
         if not failures:
             return ProtocolError("an error 'simulation' without failures")
-        return SimulationError(message.integer("condition", 0), failures)
+        note = message.fields.get("note")  # of servers that send one
+        return SimulationError(
+            message.integer("condition", 0), failures, clean(note) if type(note) is str else ""
+        )
     if kind == "shape":
         return ShapeError(text)
     return RemoteError(f"{clean(kind, 40)}: {text}")
@@ -836,7 +839,11 @@ class _Session:
                 {"sample": int(f.sample), "t": int(f.t), "reason": clean(f.reason)}
                 for f in error.failures
             ]
-            extra = {"condition": int(error.condition), "failures": failures}
+            extra = {
+                "condition": int(error.condition),
+                "failures": failures,
+                "note": clean(error.note),
+            }
             text = clean(str(error))
             outcome = lambda: self._fail("simulation", text, extra)  # noqa: E731
         except RemoteError as error:

@@ -500,11 +500,18 @@ def _place(model: mujoco.MjModel, data: mujoco.MjData) -> None:
 
 
 def render_states(
-    model: mujoco.MjModel, qpos: Array, *, width: int, height: int, camera: str | int
+    model: mujoco.MjModel,
+    qpos: Array,
+    mocap_pos: Array | None = None,
+    mocap_quat: Array | None = None,
+    *,
+    width: int,
+    height: int,
+    camera: str | int,
 ) -> NDArray[np.uint8]:
     """One image for each row of `qpos`, (frames, height, width, 3) uint8, for humans.
 
-    A Renderer that is used once; its errors.
+    A Renderer that is used once; its arguments and errors.
     """
     with Renderer(model, (camera,), height, width, plain=False) as renderer:
-        return renderer.render(model, qpos)
+        return renderer.render(model, qpos, mocap_pos, mocap_quat)

@@ -22,6 +22,8 @@ class MujocoVisualModel:
     """State size."""
     positions: Callable[[Array], Array]
     """From states (S, nx) to qpos (S, nq)."""
+    place: Callable[[mujoco.MjData, Array], None] | None = None
+    """Puts the mocap bodies that actions move where the state x (nx,) has them."""
 
     def data(self) -> mujoco.MjData:
         """A simulator's data for `set_state`, mocap bodies as in the model."""
@@ -37,4 +39,7 @@ class MujocoVisualModel:
             raise ShapeError(f"a state must have shape ({self.nx},), got {x.shape}")
         data.qpos[:] = self.positions(x[None])[0]
         mujoco.mj_kinematics(self.model, data)
+        if self.place is not None:
+            self.place(data, x)
+            mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)

@@ -78,15 +78,19 @@ class SampleFailure:
 
 
 class SimulationError(GPSError):
-    """Samples of one condition ended in a simulator warning, NaN or infinity."""
+    """Samples of one condition ended in a simulator warning, NaN or infinity.
 
-    def __init__(self, condition: int, failures: Iterable[SampleFailure]) -> None:
-        self.condition, self.failures = condition, tuple(failures)
+    note: what holds for all of them, such as the time step of the simulation.
+    """
+
+    def __init__(self, condition: int, failures: Iterable[SampleFailure], note: str = "") -> None:
+        self.condition, self.failures, self.note = condition, tuple(failures), note
         what = "; ".join(f"sample {f.sample}, t={f.t}: {f.reason}" for f in self.failures)
-        super().__init__(f"condition {condition}: simulation failed ({what})")
+        end = f"; {note}" if note else ""
+        super().__init__(f"condition {condition}: simulation failed ({what}){end}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.condition, self.failures)
+        return type(self), (self.condition, self.failures, self.note)
 
 
 class ClusterError(GPSError):

@@ -26,6 +26,7 @@ from functools import lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+from gps.data import paths_from
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.fields import described
 from gps.pipeline import siblings
@@ -133,7 +134,8 @@ def execute(path: str | Path) -> types.ModuleType:
     if sources:
         vars(module)[siblings.NAME] = siblings.Siblings(module.__name__, sources)
     try:
-        siblings.execute_in(module, code)
+        with paths_from(main.path.parent):
+            siblings.execute_in(module, code)
     except (Exception, SystemExit) as error:
         where = _place(error, [main.path, *(source.path for source in sources.values())])
         if isinstance(error, ConfigError):

@@ -537,7 +537,7 @@ def test_recorded_actions_are_clipped(name):
         (lambda: replace(peg_insertion(), start_qpos_std=-1.0), r"\.start_qpos_std"),
         (lambda: replace(peg_insertion(), qpos=(float("inf"),) * 7), r"\.qpos"),
         (lambda: replace(peg_insertion(), model="peg").build(), "unknown model 'peg'"),
-        (lambda: replace(peg_insertion(), model="none.xml").build(), "does not exist"),
+        (lambda: replace(peg_insertion(), model="none.xml").build(), "no such file"),
         (lambda: replace(peg_insertion(), sites=("tip",)).build(), "unknown site 'tip'"),
         (lambda: replace(peg_insertion(), qpos=(0.0,)).build(), "must have 7 values"),
         (lambda: replace(peg_insertion(), start_qpos_std=(0.1,)).build(), "must have 7 values"),

@@ -138,7 +138,7 @@ def test_jacobians_need_the_joints_in_the_state():
 
 def test_a_rollout_is_the_simulators_own(agent_config):
     """One MjData, stepped by mj_step under the recorded controls, gives the same bytes."""
-    agent, r, config = agent_config
+    agent, r, _ = agent_config
     model = agent.model_of(r.condition)
     data = mujoco.MjData(model)
     for i in range(r.N):
@@ -146,10 +146,10 @@ def test_a_rollout_is_the_simulators_own(agent_config):
         data.qpos[:], data.qvel[:] = r.entry("joint_pos")[i, 0], r.entry("joint_vel")[i, 0]
         for t in range(r.T - 1):
             data.ctrl[:] = r.U[i, t]
-            for _ in range(config.substeps):
+            for _ in range(agent.substeps):
                 mujoco.mj_step(model, data)
             assert data.qpos.tobytes() == r.entry("joint_pos")[i, t + 1].tobytes()
-    assert data.time == pytest.approx(config.dt * (r.T - 1))
+    assert data.time == pytest.approx(agent.dt * (r.T - 1))
 
 
 def test_body_offsets_do_not_drift():

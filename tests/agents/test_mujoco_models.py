@@ -136,10 +136,9 @@ def test_a_model_is_a_name_a_path_a_text_or_a_spec(tmp_path):
     _, swung = run(MujocoConfig(model=spec, T=10))
     assert swung.nx == 2
     model = spec().compile()
-    model.opt.timestep = 0.01
     data = mujoco.MjData(model)
     data.ctrl[:] = swung.U[0, 0]
-    for _ in range(5):
+    for _ in range(25):  # 0.05 s at the 0.002 s that a MjSpec has
         mujoco.mj_step(model, data)
     assert data.qpos.tobytes() == swung.entry("joint_pos")[0, 1].tobytes()
 
@@ -177,7 +176,7 @@ def test_a_function_that_travelled_is_the_one_that_was_seen_before():
     ("model", "match"),
     [
         (lambda: spec(), "defined at the top level"),
-        (3, "a name, a path to an .xml file, MJCF text or a function"),
+        (3, "a name, a path to a file that MuJoCo reads, MJCF text or a function"),
         (no_spec, r"no_spec\(\) must give a mujoco.MjSpec, got str"),
         ("<mujoco><worldbod/></mujoco>", "the MJCF text: MuJoCo cannot load this model"),
         (None, "MujocoConfig.model must be"),
@@ -277,7 +276,7 @@ def test_sensors_are_in_step_with_the_state(late):
                 assert value.tobytes() == r.entry(name)[i, t].tobytes(), (name, t)
             assert r.obs[i, t, 0] == data.sensor("q").data[0]
             data.ctrl[:] = r.U[i, t]
-            for _ in range(config.substeps):
+            for _ in range(agent.substeps):
                 mujoco.mj_step(model, data)
     if late:
         force = r.entry("sensor:force")[:, :, 0]
@@ -442,7 +441,7 @@ def test_a_free_body_moves_as_the_simulator_moves_it():
         data.qpos[:], data.qvel[:] = r.obs[i, 0, :15], r.entry("joint_vel")[i, 0]
         for t in range(r.T - 1):
             data.ctrl[:] = r.U[i, t]
-            for _ in range(FREE_AGENT.substeps):
+            for _ in range(agent.substeps):
                 mujoco.mj_step(model, data)
             assert data.qpos.tobytes() == r.obs[i, t + 1, :15].tobytes()
 
@@ -684,7 +683,7 @@ def test_each_sample_runs_on_a_model_of_its_own(spec):
         data.qpos[:] = r.entry("joint_pos")[i, 0]
         for t in range(11):
             data.ctrl[:] = r.U[i, t]
-            for _ in range(config.substeps):
+            for _ in range(agent.substeps):
                 mujoco.mj_step(model, data)
             np.testing.assert_allclose(data.qpos, r.entry("joint_pos")[i, t + 1], atol=1e-12)
     after = agent.model_of(0)

@@ -22,7 +22,7 @@ from gps.agents import PointMassConfig, arm_reach
 from gps.agents.__main__ import agent_config_of, main
 from gps.agents._protocol import MAGIC, VERSION, Channel, Message, decode, encode, proof
 from gps.agents.remote import RemoteConfig, RemoteError, RobotServer, serve
-from gps.errors import ConfigError, ShapeError, SimulationError
+from gps.errors import ConfigError, SampleFailure, ShapeError, SimulationError
 from gps.policies import MLPConfig, initial_policy
 from gps.protocols import Agent
 from gps.rng import stream
@@ -171,6 +171,19 @@ def test_a_run_stops_with_its_robot_and_is_resumed(tmp_path):
         got += [r.row["cost_mean"] for r in gps.resume(tmp_path / "run")]
     assert got == want
     assert len(got) == 2
+
+
+def test_what_holds_for_all_failed_samples_is_told_too():
+    error = SimulationError(0, [SampleFailure(0, 1, "unstable")], "simulated at 0.01 s")
+
+    class Failing(Slow):
+        def rollout(self, *args, **kwargs):
+            raise error
+
+    with served(Failing()) as server:
+        remote = client(server)
+        with pytest.raises(SimulationError, match=r"unstable\); simulated at 0.01 s$"):
+            remote.rollout(Push(), 0, *draw(remote))
 
 
 def test_failed_samples_and_wrong_inputs_are_told_as_by_the_agent():
