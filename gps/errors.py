@@ -89,6 +89,17 @@ class SimulationError(GPSError):
         return type(self), (self.condition, self.failures)
 
 
+class NotLearningError(GPSError):
+    """A run was ended since no condition had been updated for some iterations; all is stored.
+
+    iterations: how many. diagnosis: why, a line for each cause.
+    """
+
+    def __init__(self, message: str, *, iterations: int = 0, diagnosis: Iterable[str] = ()) -> None:
+        self.iterations, self.diagnosis = iterations, tuple(diagnosis)
+        super().__init__(message)
+
+
 class ClusterError(GPSError):
     """Workers or a scheduler are gone, and waiting or repeating does not help."""
 

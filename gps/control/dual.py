@@ -282,7 +282,7 @@ def minimise(
     if not (reason or accepted or end == "floor"):
         reason = f"the KL stays below its bound of {bound:.3g} nats: {_ENDS[end]}"
     if reason:
-        log.info(reason)
+        log.debug(reason)
     controller, marginals, kl = p.result()
     return DualResult(
         controller=controller,

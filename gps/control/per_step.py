@@ -219,7 +219,7 @@ def minimise_per_step(
         )
     check_overflow(_kernels.OK, 0, K, chol)
     if end != kernels.DONE:
-        log.info("the search with a KL bound per step did not converge: %s", ENDS[end])
+        log.debug("the search with a KL bound per step did not converge: %s", ENDS[end])
     for array in (mean, cov, kl):
         array.setflags(write=False)
     return PerStepResult(

@@ -1,0 +1,143 @@
+"""Whether a run learns at all: what its conditions' reports say, a line for each cause.
+
+`gps.algorithms.diagnosis` finds the cause in a condition's figures; here the conditions of an
+iteration are joined, so that six of them with one cause make one line, and iterations are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from gps.algorithms.diagnosis import conditions_in_words
+from gps.algorithms.state import ConditionReport
+from gps.errors import NotLearningError
+
+_NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
+_LIVE = ("samples", "algorithm.")
+"""What the options begin with that can change when a run is resumed."""
+
+
+class Learning:
+    """What is said of the iterations of one run, one after another.
+
+    limit: of iterations in a row without an update, None for none. path: of the run folder.
+    """
+
+    def __init__(self, limit: int | None, path: object = None) -> None:
+        self.limit, self.path = limit, path
+        self._failed: list[Sequence[ConditionReport]] = []
+        self._said: set[str] = set()
+        self._suspected: set[str] = set()
+        self._advised: set[str] = set()
+
+    def restart(self) -> None:
+        """Count anew, since options have changed or an iteration is repeated."""
+        self._failed = []
+
+    def events(self, reports: Sequence[ConditionReport]) -> tuple[str, ...]:
+        """What happened to the conditions of an iteration; what was said of the last one, again
+        with the first words only."""
+        found = joined((r.condition, r.event) for r in reports if r.event)
+        keys = {_NUMBER.sub("#", r.event) for r in reports if r.event}
+        lines = tuple(
+            f"{conditions_in_words(who)}: " + (_short(text) if key in self._said else text)
+            for who, text, key in found
+        )
+        self._said = keys
+        # an event that is an advice is not said again as one
+        self._advised |= {r.cause for r in reports if r.cause and r.advice and r.advice in r.event}
+        return lines
+
+    def advice(self, reports: Sequence[ConditionReport]) -> str:
+        """What keeps most conditions from learning, where it has done so in the iteration before
+        too; empty otherwise, and where it has been said already."""
+        ill = [r for r in reports if r.cause and r.advice]
+        now = {str(r.cause) for r in ill} if 2 * len(ill) > len(reports) else set()
+        lasting, self._suspected = now & self._suspected, now
+        new = lasting - self._advised
+        self._advised |= lasting
+        return "; ".join(diagnosis([r for r in ill if r.cause in new]))
+
+    def count(self, reports: Sequence[ConditionReport], solved: bool = False) -> None:
+        """Take an iteration in; solved: whether every condition succeeds."""
+        failed = reports and all(r.updated is False for r in reports) and not solved
+        self._failed = [*self._failed, reports] if failed else []
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has to end."""
+        return self.limit is not None and len(self._failed) >= self.limit
+
+    def error(self) -> NotLearningError:
+        """What ends the run, with how to go on."""
+        return not_learning(self._failed[-1], len(self._failed), self.path)
+
+
+def not_learning(
+    reports: Sequence[ConditionReport], iterations: int, path: object = None
+) -> NotLearningError:
+    """The error that ends a run; reports: of the last updates. path: of the run folder, if any."""
+    lines = diagnosis(reports)
+    text = f"no update of any condition in {iterations} iterations in a row"
+    options = dict.fromkeys(o for r in reports for o in r.options or ())
+    live = [o for o in options if o.startswith(_LIVE)]
+    others = [o for o in options if o not in live]
+    how = ""
+    if path is not None:
+        how = f"; go on all the same with: gps resume {path} --max-without-update None"
+        if live:
+            how += f", or with another value: gps resume {path} --{live[0]} VALUE"
+        if others:
+            how += f"; another {' or '.join(others)} needs a new run"
+    return NotLearningError(
+        f"{text}: {'; '.join(lines) or 'for no known reason'}{how}",
+        iterations=iterations,
+        diagnosis=lines,
+    )
+
+
+def diagnosis(reports: Sequence[ConditionReport]) -> list[str]:
+    """The causes of some reports in words, a line for each, the most frequent first."""
+    by_cause: dict[str, list[ConditionReport]] = {}
+    for r in reports:
+        if r.cause and r.advice:
+            by_cause.setdefault(r.cause, []).append(r)
+    lines = []
+    for found in sorted(by_cause.values(), key=len, reverse=True):
+        for who, text, _ in joined((r.condition, r.advice or "") for r in found):
+            lines.append(f"{conditions_in_words(who)}: {text}")
+    return lines
+
+
+def joined(said: Iterable[tuple[int, str]]) -> list[tuple[list[int], str, str]]:
+    """Texts of conditions that differ in their numbers only, as one: `1.5 to 3` in place of each.
+
+    Returns conditions, text, and the text without numbers.
+    """
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for m, text in said:
+        groups.setdefault(_NUMBER.sub("#", text), []).append((m, text))
+    return [
+        ([m for m, _ in group], _merged([text for _, text in group]), key)
+        for key, group in groups.items()
+    ]
+
+
+def _merged(texts: Sequence[str]) -> str:
+    """One text for those that differ in their numbers, with the range of each."""
+    columns = list(zip(*(_NUMBER.findall(text) for text in texts), strict=True))
+    ranges = iter(
+        a if (a := min(c, key=float)) == (b := max(c, key=float)) else f"{a} to {b}"
+        for c in columns
+    )
+    return _NUMBER.sub(lambda _: next(ranges), texts[0])
+
+
+def _short(text: str) -> str:
+    """The first words of a text, up to where its explanation begins."""
+    head = re.split(r"[:;(]", text, maxsplit=1)[0].strip()
+    return f"{head}, as before"
+
+
+__all__ = ["Learning", "diagnosis", "joined", "not_learning"]
