@@ -132,15 +132,16 @@ def figures(
     half = np.where(np.isfinite(half), half, assumed)
     size = np.abs(X).max(axis=(0, 1))
     with np.errstate(all="ignore"):
-        std = X.std(axis=(0, 1))
+        x_mean, x_var = X.mean(axis=0), X.var(axis=0).mean(axis=0)
+        std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
         std[std <= _STILL * size] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
         u_cost = np.einsum("ntu,tu->nt", U, cost.c[:, nx:])
         u_cost = u_cost + 0.5 * np.einsum("ntu,tuv,ntv->nt", U, cost.C[:, nx:, nx:], U)
         whole = float(np.abs(l).sum(axis=1).mean())
         of_states = (l - u_cost).sum(axis=1)
-        mean = np.concatenate([X.mean(axis=0), U.mean(axis=0)], axis=1)
-        slope = cost.c[:, :nx] + np.einsum("txz,tz->tx", cost.C[:, :nx], mean)
+        mean = np.concatenate([x_mean, U.mean(axis=0)], axis=1)
+        slope = cost.c[:, :nx] + (cost.C[:, :nx] @ mean[:, :, None])[:, :, 0]
         growth = open_growth = None
         if dynamics is not None and sampled is not None:
             closed = dynamics.A + dynamics.B @ sampled.K[:-1]
@@ -150,12 +151,12 @@ def figures(
             samples=rollouts.N,
             clipped=clipped,
             action_spread=np.sqrt(U.var(axis=0).mean(axis=0)) / half,
-            spread=np.sqrt(X.var(axis=0).mean(axis=0)) / size + still,
+            spread=np.sqrt(x_var) / size + still,
             cost_spread=float(of_states.std() / whole),
             state_cost=float(abs(of_states.mean()) / whole),
             cost_slope=np.sqrt((slope**2).mean(axis=0)) * size * rollouts.T / whole,
             action_curvature=float(cost.C.diagonal(axis1=1, axis2=2)[:, nx:].min())
-            / max(float(np.abs(cost.C).max()), 1e-300),
+            / max(float(cost.C.max()), -float(cost.C.min()), 1e-300),
             floored=None if start is None else np.sqrt(start.cov.diagonal()) / std,
             prediction=None if prediction is None else prediction + still,
             growth=growth,
@@ -167,20 +168,21 @@ def figures(
 def _growth(steps: Array, std: Array) -> float:
     """Largest singular value of the product of matrices (S, nx, nx), by step, in units of std."""
     moving = np.isfinite(std)
-    scale = std[moving]
-    product = steps[:, moving][:, :, moving] * (scale / scale[:, None])
-    if not product.size:
+    if not moving.any():
         return math.nan
-    log = 0.0
-    while len(product) > 1:  # neighbours first: as many products, in few calls
-        odd = product[-1:] if len(product) % 2 else product[:0]
-        product = np.concatenate([product[1::2] @ product[: len(product) - 1 : 2], odd])
-        sizes = np.maximum(np.abs(product).max(axis=(1, 2)), 1e-300)  # lest anything overflows
-        product = product / sizes[:, None, None]
-        log += float(np.log(sizes).sum())
+    if not moving.all():
+        steps = steps[:, moving][:, :, moving]
+    product, log = np.eye(int(moving.sum())), 0.0
+    for t, step in enumerate(steps):
+        product = step @ product
+        if t % 8 == 7:  # lest anything overflows
+            size = max(float(np.abs(product).max()), 1e-300)
+            product /= size
+            log += math.log(size)
+    product = product * (std[moving] / std[moving][:, None])
     if not np.isfinite(product).all():
         return math.inf
-    largest = float(np.linalg.norm(product[0], 2))
+    largest = float(np.linalg.norm(product, 2))
     return math.exp(min(log + math.log(max(largest, 1e-300)), 700.0))
 
 
@@ -346,13 +348,13 @@ def _factor(growth: float) -> str:
 def conditions_in_words(numbers: Sequence[int]) -> str:
     """`condition 3`, or `conditions 0-2, 5`."""
     runs: list[list[int]] = []
-    for n in sorted(numbers):
+    for n in sorted(set(numbers)):
         if runs and runs[-1][1] == n - 1:
             runs[-1][1] = n
         else:
             runs.append([n, n])
     text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-    return f"condition{'s' if len(numbers) > 1 else ''} {text}"
+    return f"condition{'s' if len(set(numbers)) > 1 else ''} {text}"
 
 
 __all__ = [
