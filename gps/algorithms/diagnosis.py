@@ -73,11 +73,11 @@ class Figures(Record):
     action_curvature: float
     """Smallest second derivative of the cost by an action, as a share of the largest by anything;
     below 0 the cost falls without bound."""
-    floored: Annotated[Array, Shape("nx")] | None = optional()
+    floored: Annotated[Array, Shape("nx")] | None = optional()  # noqa: RUF009
     """Standard deviation that the fit gives the start state, floor included
     (`dynamics.x0_variance_floor`), over that of the entry over all samples and steps; NaN for an
     entry that never changes. Above 1 whole rollouts differ less than starts are taken to differ."""
-    prediction: Annotated[Array, Shape("nx")] | None = optional()
+    prediction: Annotated[Array, Shape("nx")] | None = optional()  # noqa: RUF009
     """Error of the fitted dynamics for the next state, leave-one-out, over that of persistence,
     x[t+1] = x[t]; NaN for an entry that never changes. Above 1 the fit predicts nothing."""
     growth: float | None = optional()
@@ -201,10 +201,10 @@ def blind(f: Figures) -> Finding | None:
     limited = f.clipped[np.isfinite(f.clipped)]
     if limited.size and limited.size == f.clipped.size and limited.min() >= _CLIPPED:
         return _clipped(f)
-    ratios = None if f.prediction is None else f.prediction[~np.isnan(f.prediction)]
-    if ratios is not None and ratios.size and np.median(ratios) >= 1.0:
-        worst = "" if math.isinf(ratios.max()) else f" ({np.median(ratios):.2g} times its error)"
-        text = f"the fitted dynamics predict the next state no better than no change{worst}: "
+    ratio = upper_median(f.prediction)
+    if ratio >= 1.0:
+        times = "" if math.isinf(ratio) else f" ({ratio:.2g} times its error)"
+        text = f"the fitted dynamics predict the next state no better than no change{times}: "
         inputs = f.layout.size + f.clipped.size
         if f.samples <= inputs and not f.with_prior:
             return Finding(
@@ -220,6 +220,12 @@ def blind(f: Figures) -> Finding | None:
             ("agent.dt", "samples"),
         )
     return None
+
+
+def upper_median(values: Array | None) -> float:
+    """The value that at least half of the entries reach; NaN where none is known."""
+    known = np.zeros(0) if values is None else values[~np.isnan(values)]
+    return float(np.quantile(known, 0.5, method="higher")) if known.size else math.nan
 
 
 def _flat(f: Figures) -> Finding:
@@ -366,5 +372,6 @@ __all__ = [
     "conditions_in_words",
     "figures",
     "not_finite",
+    "upper_median",
     "why",
 ]

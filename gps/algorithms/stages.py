@@ -433,7 +433,9 @@ def accept_or_reject(
         shape = step_mult, f"no update: {cause.text}", bound, kept, cause
         return _fall_back(condition, condition.controller, checked, *shape)
     if found.short:
-        event = event or f"the update uses {found.kl:.3g} of {bound:.3g} nats a step"
+        event = event or (
+            f"the update uses {found.kl:.3g} of {bound:.3g} nats a step (algorithm.step.kl_max)"
+        )
     log.debug(
         "condition %d: kl %.3f of %.3f nats at eta %.2e",
         checked.condition,

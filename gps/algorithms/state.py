@@ -63,9 +63,9 @@ class ConditionReport:
     updated: bool | None = optional()
     """Whether the controller was improved; False where the one before stays or comes back, None
     where an algorithm does not say."""
-    figures: Figures | None = optional()
+    figures: Figures | None = optional()  # noqa: RUF009
     """Of the rollouts and the fits that the update was made from."""
-    cause: Cause | None = optional()
+    cause: Cause | None = optional()  # noqa: RUF009
     """Why it was not improved, or cannot be: see `gps.algorithms.diagnosis`."""
     advice: str | None = optional()
     """The same in words, with the options to change."""

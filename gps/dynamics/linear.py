@@ -87,11 +87,13 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
     )
     earlier = None if prior is None else prior.history[:, 0, :nx]
     x0_cov = start_covariance(X[:, 0], earlier, config)
-    counts = 0.0 if prior is None else prior_counts(prior.n_points, 2 * nx + U.shape[2], strength)[1]
+    nu0 = 0.0
+    if prior is not None:
+        nu0 = prior_counts(prior.n_points, 2 * nx + U.shape[2], strength)[1]
     return DynamicsFit(
         LinearDynamics(model.gain, model.offset, model.cov),
         Gaussian(X[:, 0].mean(axis=0), x0_cov),
-        error_ratio(model, inputs, X, counts),
+        error_ratio(model, inputs, X, nu0),
     )
 
 

@@ -36,15 +36,14 @@ class Learning:
         self._failed = []
 
     def events(self, reports: Sequence[ConditionReport]) -> tuple[str, ...]:
-        """What happened to the conditions of an iteration; what was said of the last one, again
-        with the first words only."""
-        found = joined((r.condition, r.event) for r in reports if r.event)
-        keys = {_NUMBER.sub("#", r.event) for r in reports if r.event}
+        """What happened to the conditions of an iteration; advice that was given in the last one
+        already is left out."""
+        advised = {_NUMBER.sub("#", r.event) for r in reports if r.advice and r.advice in r.event}
         lines = tuple(
             f"{conditions_in_words(who)}: " + (_short(text) if key in self._said else text)
-            for who, text, key in found
+            for who, text, key in joined((r.condition, r.event) for r in reports if r.event)
         )
-        self._said = keys
+        self._said = advised
         # an event that is an advice is not said again as one
         self._advised |= {r.cause for r in reports if r.cause and r.advice and r.advice in r.event}
         return lines
@@ -111,7 +110,7 @@ def diagnosis(reports: Sequence[ConditionReport]) -> list[str]:
 
 
 def joined(said: Iterable[tuple[int, str]]) -> list[tuple[list[int], str, str]]:
-    """Texts of conditions that differ in their numbers only, as one: `1.5 to 3` in place of each.
+    """Texts of conditions that differ in their numbers only, as one: `1.5..3` in place of each.
 
     Returns conditions, text, and the text without numbers.
     """
@@ -128,8 +127,7 @@ def _merged(texts: Sequence[str]) -> str:
     """One text for those that differ in their numbers, with the range of each."""
     columns = list(zip(*(_NUMBER.findall(text) for text in texts), strict=True))
     ranges = iter(
-        a if (a := min(c, key=float)) == (b := max(c, key=float)) else f"{a} to {b}"
-        for c in columns
+        a if (a := min(c, key=float)) == (b := max(c, key=float)) else f"{a}..{b}" for c in columns
     )
     return _NUMBER.sub(lambda _: next(ranges), texts[0])
 

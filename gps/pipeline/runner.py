@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import numpy as np
 
 from gps import process_memory
+from gps.algorithms.diagnosis import upper_median
 from gps.algorithms.state import ConditionReport, GPSState, Report
 from gps.errors import NotLearningError, StoreError
 from gps.execution import Executor, Serial
@@ -34,6 +35,7 @@ from gps.threads import one_thread
 from gps.types import Record, Rollouts
 
 log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class IterationReport(Record):
@@ -485,18 +487,14 @@ def figures_row(reports: Sequence[ConditionReport]) -> dict[str, float]:
         finite = [v for v in values if not math.isnan(v)]
         return float(pick(finite)) if finite else math.nan
 
-    def median(values: Any) -> float:
-        found = np.zeros(0) if values is None else values[~np.isnan(values)]
-        return float(np.median(found)) if found.size else math.nan
-
     clipped = [v for f in known for v in f.clipped if not math.isnan(v)]
     return {
         "updated": float(np.mean(updated)),
         "clipped_mean": float(np.mean(clipped)) if clipped else math.nan,
         "clipped_max": worst(clipped),
         "growth": worst(math.nan if f.growth is None else f.growth for f in known),
-        "prediction_ratio": worst(median(f.prediction) for f in known),
-        "floor_ratio": worst(median(f.floored) for f in known),
+        "prediction_ratio": worst(upper_median(f.prediction) for f in known),
+        "floor_ratio": worst(upper_median(f.floored) for f in known),
         "cost_spread": worst((f.cost_spread for f in known), min),
         "constant_entries": worst(float(len(f.constant)) for f in known),
     }
