@@ -80,6 +80,11 @@ def _metrics(runs: Sequence[RunReader]) -> Iterator[_Metric]:
                   "multiplier", {"multiplier": "step_mult_mean"})  # fmt: skip
     yield _Metric("exploration_std", "Exploration: standard deviation of the action noise",
                   "share of half the range", {"noise": "exploration_std"})  # fmt: skip
+    yield _Metric("diagnosis", "Signs of a run that does not learn: above 1 they are bad",
+                  "ratio", {"clipped actions, share": "clipped_mean",
+                            "error of fitted dynamics over persistence": "prediction_ratio",
+                            "growth of the fitted closed loop over a rollout": "growth"},
+                  mean=False)  # fmt: skip
     yield _Metric("eta", "Dual variable of the KL bound (or temperature), mean over conditions",
                   "eta (cost per nat)", {"eta": "eta_mean"})  # fmt: skip
     yield _Metric("policy_loss", "Loss of the policy after its training", "loss (nats)",
