@@ -41,7 +41,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 _STILL = 1e-13  # share of an entry's size by which it may differ by rounding
 _FLAT = 1e-6  # share of the cost by which samples have to differ to be compared
 _CLIPPED = 0.95  # share of clipped actions of every actuator with which no noise comes through
-_DIVERGES = 1e3  # growth over a rollout beyond which a fitted model's expectations are no use
+DIVERGES = 1e3
+"""Growth over a rollout beyond which the expectations of a fitted model are of no use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ class Figures(Record):
     states, grows from the first step to the last in the closed loop of fitted dynamics and sampled
     controller: the largest singular value of the product of A + B K."""
     open_growth: float | None = optional()
-    """The same of the fitted dynamics without feedback: of the product of A."""
+    """The same of the fitted dynamics without feedback, of the product of A; None where `growth` is
+    below DIVERGES."""
     with_prior: bool = False
     """Whether the dynamics were fitted with a prior."""
 
@@ -145,7 +147,9 @@ def figures(
         growth = open_growth = None
         if dynamics is not None and sampled is not None:
             closed = dynamics.A + dynamics.B @ sampled.K[:-1]
-            growth, open_growth = _growth(closed, std), _growth(dynamics.A, std)
+            growth = _growth(closed, std)
+            if not growth <= DIVERGES:  # else nobody asks
+                open_growth = _growth(dynamics.A, std)
         return Figures(
             layout=rollouts.layout,
             samples=rollouts.N,
@@ -293,7 +297,7 @@ def why(f: Figures | None, reason: str = "") -> Finding:
     found = blind(f)
     if found is not None:
         return found
-    if f.growth is not None and f.open_growth is not None and not f.growth <= _DIVERGES:
+    if f.growth is not None and f.open_growth is not None and not f.growth <= DIVERGES:
         grows = f"deviations grow {_factor(f.growth)} over a rollout in the fitted closed loop"
         some = f.clipped[np.isfinite(f.clipped)]
         share = f"; {100 * some.mean():.0f} % of the actions are clipped" if some.any() else ""
@@ -365,6 +369,7 @@ def conditions_in_words(numbers: Sequence[int]) -> str:
 
 __all__ = [
     "CAUSES",
+    "DIVERGES",
     "Cause",
     "Figures",
     "Finding",

@@ -103,12 +103,12 @@ def error_ratio(model: LinearGaussianFit, inputs: Array, X: Array, nu0: float) -
     A sample's residual under the fit without it is its residual under the whole fit over 1 - h,
     with the leverage h = 1/N + d' ((N + nu0) P_ii)^-1 d, d its input less the mean and P_ii the
     input block of the posterior covariance. That is exact for regression with a fixed prior whose
-    mean is the samples'. Taken at 16 steps at most, spread over the rollout. NaN for an entry that
+    mean is the samples'. Taken at 8 steps at most, spread over the rollout. NaN for an entry that
     never changes, infinite where the samples determine the fit (h = 1).
     inputs (N, T-1, nx+nu) and states X (N, T, nx) of the fit; nu0: the prior's count.
     """
     N, S, n = inputs.shape
-    steps = np.unique(np.linspace(0, S - 1, min(S, 16)).round().astype(int))
+    steps = np.unique(np.linspace(0, S - 1, min(S, 8)).round().astype(int))
     Z, x, after = inputs[:, steps], X[:, steps], X[:, steps + 1]
     P = (N + nu0) * model.joint_cov[steps, :n, :n]
     d = (Z - model.mean[steps, :n]).transpose(1, 2, 0)  # (steps, n, N)
