@@ -122,6 +122,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) + "".join(f" ({note})" for note in notes)
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3, 5`; `none` without any."""
+    parts: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "none"
+
+
 def choices(kind: str, given: object, known: Iterable[str]) -> str:
     """`unknown agent 'pg'; did you mean 'peg'? known: peg, reacher`."""
     known = sorted(known)

@@ -6,7 +6,6 @@ The figures are ratios, so that no unit of states, actions or cost matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -355,18 +354,6 @@ def _factor(growth: float) -> str:
     return f"by a factor of {growth:.2g}" if growth < 1e200 else "without bound"
 
 
-def conditions_in_words(numbers: Sequence[int]) -> str:
-    """`condition 3`, or `conditions 0-2, 5`."""
-    runs: list[list[int]] = []
-    for n in sorted(set(numbers)):
-        if runs and runs[-1][1] == n - 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-    return f"condition{'s' if len(set(numbers)) > 1 else ''} {text}"
-
-
 __all__ = [
     "CAUSES",
     "DIVERGES",
@@ -374,7 +361,6 @@ __all__ = [
     "Figures",
     "Finding",
     "blind",
-    "conditions_in_words",
     "figures",
     "not_finite",
     "upper_median",

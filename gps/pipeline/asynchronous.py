@@ -806,6 +806,9 @@ class _Driver:
         local, policy = scores[: self.M], scores[self.M :]
         row = metrics_row(report, local, policy, moment.state)
         self.solved = succeeds(row)
+        events = moment.events
+        for who, found in (("the controller", local), ("the policy", policy)):
+            events += self.learning.failures(who, [s.failed for s in found])
         row |= moment.numbers
         row |= memory_row(self.ex)
         row["seconds"] = moment.seconds
@@ -820,7 +823,7 @@ class _Driver:
                 rollouts=tuple(n.rollouts for n in moment.newest),
                 seconds=moment.seconds,
                 stage_seconds=moment.stage_seconds,
-                events=moment.events,
+                events=events,
             ),
         )
         self.storing.start()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from gps.algorithms.diagnosis import conditions_in_words
 from gps.algorithms.state import ConditionReport
-from gps.errors import NotLearningError
+from gps.errors import NotLearningError, ranges
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
 _LIVE = ("samples", "algorithm.")
@@ -40,13 +39,21 @@ class Learning:
         already is left out."""
         advised = {_NUMBER.sub("#", r.event) for r in reports if r.advice and r.advice in r.event}
         lines = tuple(
-            f"{conditions_in_words(who)}: " + (_short(text) if key in self._said else text)
+            f"{_conditions(who)}: " + (_short(text) if key in self._said else text)
             for who, text, key in joined((r.condition, r.event) for r in reports if r.event)
         )
         self._said = advised
         # an event that is an advice is not said again as one
         self._advised |= {r.cause for r in reports if r.cause and r.advice and r.advice in r.event}
         return lines
+
+    def failures(self, who: str, failed: Sequence[str]) -> tuple[str, ...]:
+        """Which of the noise-free rollouts of all conditions have failed, by an empty text or the
+        reason; who: acted in them."""
+        return tuple(
+            f"{_conditions(m)}: the rollout of {who} without noise fails ({text})"
+            for m, text, _ in joined((m, text) for m, text in enumerate(failed) if text)
+        )
 
     def advice(self, reports: Sequence[ConditionReport]) -> str:
         """What keeps most conditions from learning, where it has done so in the iteration before
@@ -105,7 +112,7 @@ def diagnosis(reports: Sequence[ConditionReport]) -> list[str]:
     lines = []
     for found in sorted(by_cause.values(), key=len, reverse=True):
         for who, text, _ in joined((r.condition, r.advice or "") for r in found):
-            lines.append(f"{conditions_in_words(who)}: {text}")
+            lines.append(f"{_conditions(who)}: {text}")
     return lines
 
 
@@ -130,6 +137,11 @@ def _merged(texts: Sequence[str]) -> str:
         a if (a := min(c, key=float)) == (b := max(c, key=float)) else f"{a}..{b}" for c in columns
     )
     return _NUMBER.sub(lambda _: next(ranges), texts[0])
+
+
+def _conditions(numbers: Sequence[int]) -> str:
+    """`condition 3`, or `conditions 0-2, 5`."""
+    return f"condition{'s' if len(set(numbers)) > 1 else ''} {ranges(numbers)}"
 
 
 def _short(text: str) -> str:

@@ -370,6 +370,8 @@ def _loop(
         repeated = False
         experiment = following
         events = learning.events(report.conditions)
+        for who, scores in (("the controller", local), ("the policy", policy)):
+            events += learning.failures(who, [s.failed for s in scores])
         if folder is not None:
             folder.note(f"iteration {done.iteration} is stored, after {row['seconds']:.1f} s")
             for event in events:

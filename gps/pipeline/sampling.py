@@ -221,6 +221,8 @@ class Score:
     cost: float
     distance: float
     success: float
+    failed: str = ""
+    """Where and why it could not finish."""
 
 
 def score(
@@ -230,6 +232,7 @@ def score(
     try:
         e = evaluate_condition(config, cost, measure, source.actor, condition, 1, 0)
     except SimulationError as error:
-        log.warning("evaluation: %s", error)
-        return Score(float("inf"), float("inf"), 0.0)
+        log.debug("evaluation: %s", error)
+        failure = error.failures[0]
+        return Score(float("inf"), float("inf"), 0.0, f"t={failure.t}: {failure.reason}")
     return Score(float(e.cost[0]), float(e.distance[0]), float(e.success[0]))

@@ -1,6 +1,6 @@
 """A run that does not learn says so, and ends; whatever an agent's rollouts are is checked."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,13 @@ from gps.agents.point_mass import PointMassAgent
 from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
 from gps.algorithms.state import ConditionReport
 from gps.control import DualConfig
-from gps.errors import ConfigError, NotLearningError, ShapeError, SimulationError
+from gps.errors import (
+    ConfigError,
+    NotLearningError,
+    SampleFailure,
+    ShapeError,
+    SimulationError,
+)
 from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
@@ -185,6 +191,28 @@ def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
     assert learning.advice([well, well, well]) == ""
     said = [learning.advice([ill, replace(ill, condition=1), well]) for _ in range(4)]
     assert said == ["", "conditions 0-1: too little noise", "", ""]
+
+
+def test_rollouts_without_noise_that_fail_are_said_once_an_iteration(stuck):
+    """Of all conditions together; their cost is infinite."""
+
+    class Later(type(stuck.agent)):
+        def build(self, threads=1):
+            return LaterAgent(self)
+
+    class LaterAgent(PointMassAgent):
+        def rollout(self, policy, condition, noise, start_noise=None, *, test=False):
+            if not noise.any():
+                raise SimulationError(condition, [SampleFailure(0, 7 + condition, "it fell")])
+            return super().rollout(policy, condition, noise, start_noise, test=test)
+
+    values = {f.name: getattr(stuck.agent, f.name) for f in fields(stuck.agent)}
+    first = next(gps.run(replace(stuck, agent=Later(**values))))
+    assert first.row["local_cost_mean"] == np.inf
+    said = [e for e in first.events if "without noise" in e]
+    assert said == [
+        "conditions 0-1: the rollout of the controller without noise fails (t=7..8: it fell)"
+    ]
 
 
 # --- rollouts -----------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gps.errors import StoreError
+from gps.errors import StoreError, ranges
 from gps.gui.plots.types import Line, LinePlot, Plot, Table
+from gps.pipeline.learning import joined
 from gps.types import Array, iter_fields
 
 if TYPE_CHECKING:
@@ -241,12 +242,11 @@ def _update_plots(run: RunReader) -> Iterator[Plot]:
 
 
 def _event_table(run: RunReader) -> Iterator[Plot]:
-    """Interventions of the guard."""
+    """Interventions of the guard; conditions with the same one in one row."""
     rows = tuple(
-        (str(n), str(report.condition), report.event)
+        (str(n), ranges(who), text)
         for n, reports in run.all_reports().items()
-        for report in reports
-        if report.event
+        for who, text, _ in joined((r.condition, r.event) for r in reports if r.event)
     )
     if rows:
         columns = ("iteration", "condition", "event")
