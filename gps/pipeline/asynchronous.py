@@ -53,7 +53,7 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning, not_learning
+from gps.pipeline.learning import Learning
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
@@ -475,9 +475,8 @@ class _Driver:
         self.trainer: Deferred[PolicyState] | None = None
         self.ages: list[int] = []
         self.told: list[ConditionReport] = []  # of the updates since the last snapshot
-        self.learning = Learning(None, None if folder is None else folder.path)
-        self.without_update = [0] * M  # updates in a row that failed
-        self.reports: list[ConditionReport | None] = [None] * M
+        path = None if folder is None else folder.path
+        self.learning = Learning(experiment.max_without_update, M, path)
         self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
@@ -641,17 +640,9 @@ class _Driver:
         self.spans += now - chain.since
         self.ended_at[m] = now
         self.told.append(report)
-        self._count(m, report)
-
-    def _count(self, m: int, report: ConditionReport) -> None:
-        """End the run where no condition has been updated for so many of its iterations."""
-        failed = report.updated is False and not self.solved
-        self.without_update[m] = self.without_update[m] + 1 if failed else 0
-        self.reports[m] = report
-        limit = self.experiment.max_without_update
-        if limit is not None and min(self.without_update) >= limit and self.error is None:
-            reports = [r for r in self.reports if r is not None]
-            self.error = not_learning(reports, limit, self.learning.path)
+        self.learning.count([report], self.solved)
+        if self.learning.over and self.error is None:
+            self.error = self.learning.error()
 
     def _fetch(self, chain: _Chain) -> None:
         """Gather a finished update: for snapshots, and to recompute what a worker loses."""

@@ -20,19 +20,20 @@ _LIVE = ("samples", "algorithm.")
 class Learning:
     """What is said of the iterations of one run, one after another.
 
-    limit: of iterations in a row without an update, None for none. path: of the run folder.
+    limit: of iterations in a row without an update, None for none. conditions: how many there are.
+    path: of the run folder.
     """
 
-    def __init__(self, limit: int | None, path: object = None) -> None:
-        self.limit, self.path = limit, path
-        self._failed: list[Sequence[ConditionReport]] = []
+    def __init__(self, limit: int | None, conditions: int, path: object = None) -> None:
+        self.limit, self.conditions, self.path = limit, conditions, path
+        self._failed: dict[int, tuple[int, ConditionReport]] = {}  # updates in a row, and the last
         self._said: set[str] = set()
         self._suspected: set[str] = set()
         self._advised: set[str] = set()
 
     def restart(self) -> None:
         """Count anew, since options have changed or an iteration is repeated."""
-        self._failed = []
+        self._failed = {}
 
     def events(self, reports: Sequence[ConditionReport]) -> tuple[str, ...]:
         """What happened to the conditions of an iteration; advice that was given in the last one
@@ -66,41 +67,40 @@ class Learning:
         return "; ".join(diagnosis([r for r in ill if r.cause in new]))
 
     def count(self, reports: Sequence[ConditionReport], solved: bool = False) -> None:
-        """Take an iteration in; solved: whether every condition succeeds."""
-        failed = reports and all(r.updated is False for r in reports) and not solved
-        self._failed = [*self._failed, reports] if failed else []
+        """Take in an iteration, or the update of one condition; solved: whether all succeed."""
+        for r in reports:
+            before = self._failed.get(r.condition, (0, r))[0]
+            failed = r.updated is False and not solved
+            self._failed[r.condition] = (before + 1 if failed else 0), r
 
     @property
     def over(self) -> bool:
         """Whether the run has to end."""
-        return self.limit is not None and len(self._failed) >= self.limit
+        return self.limit is not None and self._least >= self.limit
+
+    @property
+    def _least(self) -> int:
+        """Iterations in a row in which no condition was updated."""
+        known = [n for n, _ in self._failed.values()]
+        return min(known) if len(known) == self.conditions else 0
 
     def error(self) -> NotLearningError:
         """What ends the run, with how to go on."""
-        return not_learning(self._failed[-1], len(self._failed), self.path)
-
-
-def not_learning(
-    reports: Sequence[ConditionReport], iterations: int, path: object = None
-) -> NotLearningError:
-    """The error that ends a run; reports: of the last updates. path: of the run folder, if any."""
-    lines = diagnosis(reports)
-    text = f"no update of any condition in {iterations} iterations in a row"
-    options = dict.fromkeys(o for r in reports for o in r.options or ())
-    live = [o for o in options if o.startswith(_LIVE)]
-    others = [o for o in options if o not in live]
-    how = ""
-    if path is not None:
-        how = f"; go on all the same with: gps resume {path} --max-without-update None"
-        if live:
-            how += f", or with another value: gps resume {path} --{live[0]} VALUE"
-        if others:
-            how += f"; another {' or '.join(others)} needs a new run"
-    return NotLearningError(
-        f"{text}: {'; '.join(lines) or 'for no known reason'}{how}",
-        iterations=iterations,
-        diagnosis=lines,
-    )
+        reports = [r for _, r in self._failed.values()]
+        lines, n = diagnosis(reports), self._least
+        options = dict.fromkeys(o for r in reports for o in r.options or ())
+        live = [o for o in options if o.startswith(_LIVE)]
+        others = [o for o in options if o not in live]
+        how = ""
+        if self.path is not None:
+            how = f"; go on all the same with: gps resume {self.path} --max-without-update None"
+            if live:
+                how += f", or with another value: gps resume {self.path} --{live[0]} VALUE"
+            if others:
+                how += f"; another {' or '.join(others)} needs a new run"
+        why = "; ".join(lines) or "for no known reason"
+        text = f"no update of any condition in {n} iterations in a row: {why}{how}"
+        return NotLearningError(text, iterations=n, diagnosis=lines)
 
 
 def diagnosis(reports: Sequence[ConditionReport]) -> list[str]:
@@ -150,4 +150,4 @@ def _short(text: str) -> str:
     return f"{head}, as before"
 
 
-__all__ = ["Learning", "diagnosis", "joined", "not_learning"]
+__all__ = ["Learning", "diagnosis", "joined"]

@@ -284,7 +284,7 @@ def _loop(
         None  # where the last iteration began; of a stored run read when asked
     )
     repeated = False
-    learning = Learning(experiment.max_without_update, None if folder is None else folder.path)
+    learning = Learning(None, len(M), None if folder is None else folder.path)
     while True:
         command = steering.take(experiment, state.iteration)
         if command is not None and command.kind == "stop":

@@ -91,17 +91,29 @@ def test_an_option_that_mends_it_in_time_keeps_the_run_going(stuck):
     assert [r.row["updated"] for r in reports] == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
-def test_one_condition_that_is_updated_keeps_the_run_going(stuck):
-    reports = [report(0, updated=False), report(1, updated=True)]
-    learning = Learning(3)
-    for _ in range(5):
+def test_one_condition_that_is_updated_keeps_the_run_going():
+    failed, updated = ([report(m, updated=u) for m in range(2)] for u in (False, True))
+    one = [failed[0], updated[1]]
+    learning = Learning(3, 2)
+    for reports in (one, one, one, failed, failed, updated, failed, failed, one, failed, failed):
         learning.count(reports)
-    assert not learning.over
-    for _ in range(3):
-        learning.count([report(0, updated=False), report(1, updated=False)])
+        assert not learning.over
+    learning.count(failed)
     assert learning.over
     learning.restart()
     assert not learning.over
+
+
+def test_updates_that_come_one_by_one_count_by_condition():
+    learning = Learning(3, 2)
+    for _ in range(5):
+        learning.count([report(0, updated=False)])
+    assert not learning.over  # nothing is known of the other
+    for m, updated in ((1, False), (1, False), (0, False), (1, True), (1, False), (1, False)):
+        learning.count([report(m, updated=updated)])
+        assert not learning.over
+    learning.count([report(1, updated=False)])
+    assert learning.over
 
 
 def test_a_solved_task_has_nothing_left_to_learn(stuck):
@@ -110,7 +122,7 @@ def test_a_solved_task_has_nothing_left_to_learn(stuck):
 
 
 def test_an_algorithm_that_does_not_say_is_not_ended():
-    learning = Learning(1)
+    learning = Learning(1, 1)
     learning.count([replace(report(0), updated=None)])
     assert not learning.over
 
@@ -172,7 +184,7 @@ def test_texts_that_differ_in_their_numbers_become_one():
 
 
 def test_advice_is_given_once_and_news_of_every_iteration():
-    learning = Learning(None)
+    learning = Learning(None, 3)
     advice = [f"grows {m} times: change it" for m in range(3)]
     ill = [report(m, f"no update: {text}", "stiff", text) for m, text in enumerate(advice)]
     assert learning.events(ill) == ("conditions 0-2: no update: grows 0..2 times: change it",)
@@ -185,7 +197,7 @@ def test_advice_is_given_once_and_news_of_every_iteration():
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
     ill, well = report(0, "", "noise", "too little noise"), report(1)
-    learning = Learning(None)
+    learning = Learning(None, 3)
     assert [learning.advice([ill, well, well]) for _ in range(3)] == [""] * 3
     assert learning.advice([ill, replace(ill, condition=1), well]) == ""
     assert learning.advice([well, well, well]) == ""
