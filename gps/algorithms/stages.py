@@ -545,7 +545,7 @@ def _report(
         figures=checked.figures,
         cause=None if cause is None else cause.cause,
         advice=None if cause is None else cause.text,
-        options=(cause.options or None) if cause is not None else None,
+        options=None if cause is None else " ".join(cause.options),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -63,14 +63,14 @@ class ConditionReport:
     updated: bool | None = optional()
     """Whether the controller was improved; False where the one before stays or comes back, None
     where an algorithm does not say."""
-    figures: Figures | None = optional()  # noqa: RUF009
+    figures: Figures | None = field(default=None, compare=False, metadata={"stored": "unless None"})
     """Of the rollouts and the fits that the update was made from."""
     cause: Cause | None = optional()  # noqa: RUF009
     """Why it was not improved, or cannot be: see `gps.algorithms.diagnosis`."""
     advice: str | None = optional()
     """The same in words, with the options to change."""
-    options: tuple[str, ...] | None = optional()
-    """Those, as on the command line, the likeliest first."""
+    options: str | None = optional()
+    """Those, as on the command line, the likeliest first, with blanks between."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,7 @@ class Learning:
         """What ends the run, with how to go on."""
         reports = [r for _, r in self._failed.values()]
         lines, n = diagnosis(reports), self._least
-        options = dict.fromkeys(o for r in reports for o in r.options or ())
+        options = dict.fromkeys(o for r in reports for o in (r.options or "").split())
         live = [o for o in options if o.startswith(_LIVE)]
         others = [o for o in options if o not in live]
         how = ""

@@ -153,7 +153,11 @@ def test_the_command_line_ends_with_code_3_and_the_page_says_why(tmp_path, capsy
     assert "algorithm.step.kl_max" in line
     assert "conditions 0-1: no update: " in said.out
     assert said.out.count("better controller is within the KL bound") == 1  # once in a run
-    monitor = RunMonitor(RunReader(out))
+    monitor, stored = RunMonitor(RunReader(out)), RunFolder.open(out).read(3).report
+    assert monitor.run.condition_reports(3) == stored.conditions
+    assert stored.conditions[0].cause == "unknown"
+    assert stored.conditions[0].options == "samples algorithm.step.kl-max"
+    assert stored.conditions[0].figures.samples == 5
     assert monitor.status.state == "not learning"
     assert "no better controller" in monitor.status.note
     assert monitor.can_resume
