@@ -335,7 +335,7 @@ def why(f: Figures | None, reason: str = "") -> Finding:
         )
     return Finding(
         "unknown",
-        f"{reason}; raise samples, or lower algorithm.step.kl_max",
+        f"{reason}; raise samples, or change algorithm.step.kl_max",
         ("samples", "algorithm.step.kl-max"),
     )
 
