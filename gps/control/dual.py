@@ -220,7 +220,7 @@ def minimise(
     factor, and eta and weights with it, gives the same controller up to rounding.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
-    at the bound, the best controller within it comes back with `converged=False` and a log line; in
+    at the bound, the best controller within it comes back with `converged=False` and a `reason`; in
     an ill-conditioned problem it may be worse than `previous` (compare `lqr.expected_cost`). Where
     no trial is within it, `previous` does, which is. Raises DualError only when its own trajectory
     overflows (with eta and, if Q_uu was the reason, t and its smallest eigenvalue, in the message
