@@ -310,7 +310,7 @@ def why(f: Figures | None, reason: str = "") -> Finding:
             )
         return Finding(
             "unstable",
-            f"{grows}, as it does without feedback{share}: the robot falls or drifts, and the "
+            f"{grows}, as they do without feedback{share}: the robot falls or drifts, and the "
             "controller does not hold it; give an initial that does (HoldConfig, or higher gains), "
             "or a shorter agent.T",
             ("initial", "agent.T"),

@@ -18,6 +18,7 @@ from gps.errors import (
     ShapeError,
     SimulationError,
 )
+from gps.gui.plots import progress
 from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
@@ -163,6 +164,9 @@ def test_the_command_line_ends_with_code_3_and_the_page_says_why(tmp_path, capsy
     assert monitor.status.state == "not learning"
     assert "no better controller" in monitor.status.note
     assert monitor.can_resume
+    plots = {plot.name: plot for plot in progress([monitor.run])}
+    assert "clipped actions, share" in {one.label for one in plots["diagnosis"].lines}
+    assert [row[:2] for row in plots["events"].rows] == [(n, "0-1") for n in "123"]
     # whoever wants to go on all the same
     on = ["--iterations", "4", "--max-without-update", "None", "--out", str(tmp_path / "on")]
     assert cli.main(["run", "point_mass", "--executor", "serial", *stuck, *on]) == 0
