@@ -253,8 +253,9 @@ def _flat(f: Figures) -> Finding:
     if not depends.any():
         return Finding(
             "flat cost",
-            f"{same}: the cost does not depend on the states; check cost and its weights",
-            ("cost",),
+            f"{same}: the cost is the same at all states that they reach; check cost and its "
+            "weights, or raise the variance of initial",
+            ("cost", "initial.variance"),
         )
     if not moving.any():
         names = [n for n in f.layout.names if depends[f.layout.slice(n)].any()]

@@ -298,7 +298,8 @@ def _reports(
                     reports = driver.advance()
             for k, report in enumerate(reports):
                 rows.append(dict(report.row))
-                advice = driver.learning.advice(report.report.conditions)
+                solved = succeeds(report.row)
+                advice = driver.learning.advice(report.report.conditions, solved)
                 news = "; ".join(filter(None, (progress.news(rows), advice)))
                 reports[k] = report = replace(report, news=news)
                 if folder is not None:

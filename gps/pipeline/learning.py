@@ -56,10 +56,10 @@ class Learning:
             for m, text, _ in joined((m, text) for m, text in enumerate(failed) if text)
         )
 
-    def advice(self, reports: Sequence[ConditionReport]) -> str:
+    def advice(self, reports: Sequence[ConditionReport], solved: bool = False) -> str:
         """What keeps most conditions from learning, where it has done so in the iteration before
-        too; empty otherwise, and where it has been said already."""
-        ill = [r for r in reports if r.cause and r.advice]
+        too; empty otherwise, where all succeed, and where it has been said already."""
+        ill = [r for r in reports if r.cause and r.advice and not solved]
         now = {str(r.cause) for r in ill} if 2 * len(ill) > len(reports) else set()
         lasting, self._suspected = now & self._suspected, now
         new = lasting - self._advised

@@ -376,7 +376,7 @@ def _loop(
             folder.note(f"iteration {done.iteration} is stored, after {row['seconds']:.1f} s")
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
-        advice = learning.advice(report.conditions)
+        advice = learning.advice(report.conditions, solved=succeeds(row))
         news = "; ".join(filter(None, (progress.news(rows), advice)))
         if folder is not None and news:
             folder.note(news, logging.WARNING if advice else logging.INFO)

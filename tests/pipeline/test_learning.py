@@ -213,6 +213,9 @@ def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
     assert learning.advice([well, well, well]) == ""
     said = [learning.advice([ill, replace(ill, condition=1), well]) for _ in range(4)]
     assert said == ["", "conditions 0-1: too little noise", "", ""]
+    # a task that is solved needs none, whatever its cost looks like there
+    learning = Learning(None, 1)
+    assert [learning.advice([ill], solved=True) for _ in range(3)] == [""] * 3
 
 
 def test_rollouts_without_noise_that_fail_are_said_once_an_iteration(stuck):
