@@ -22,7 +22,7 @@ from gps.gui.plots import progress
 from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
-from gps.pipeline.changes import Change, Changes
+from gps.pipeline.changes import Change, Changes, live_options
 from gps.pipeline.learning import Learning, joined
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
@@ -90,6 +90,12 @@ def test_an_option_that_mends_it_in_time_keeps_the_run_going(stuck):
     mended = Changes(((3, Change({"algorithm.dual.eta-max": "1e16"})),))
     reports = list(gps.run(stuck, iterations=5, changes=mended))
     assert [r.row["updated"] for r in reports] == [0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_the_number_can_change_between_iterations(stuck):
+    assert {"max-without-update", "max-resamples"} <= set(live_options(stuck))
+    later = Changes(((2, Change({"max-without-update": "None"})),))
+    assert len(list(gps.run(stuck, iterations=5, changes=later))) == 5
 
 
 def test_one_condition_that_is_updated_keeps_the_run_going():
