@@ -106,7 +106,10 @@ class Message:
         if got is None or len(got) != len(shape):
             raise ProtocolError(f"message {self.type!r}: no array {name!r} of {len(shape)} axes")
         if any(want is not None and n != want for n, want in zip(got, shape, strict=True)):
-            raise ProtocolError(f"message {self.type!r}: array {name!r} has shape {got}")
+            promised = ", ".join("any" if want is None else str(want) for want in shape)
+            raise ProtocolError(
+                f"message {self.type!r}: array {name!r} has shape {got}, not ({promised})"
+            )
         assert value is not None
         return value
 

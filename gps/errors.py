@@ -93,6 +93,17 @@ class SimulationError(GPSError):
         return type(self), (self.condition, self.failures, self.note)
 
 
+class NotLearningError(GPSError):
+    """A run was ended since no condition had been updated for some iterations; all is stored.
+
+    iterations: how many. diagnosis: why, a line for each cause.
+    """
+
+    def __init__(self, message: str, *, iterations: int = 0, diagnosis: Iterable[str] = ()) -> None:
+        self.iterations, self.diagnosis = iterations, tuple(diagnosis)
+        super().__init__(message)
+
+
 class ClusterError(GPSError):
     """Workers or a scheduler are gone, and waiting or repeating does not help."""
 
@@ -113,6 +124,17 @@ def one_line(error: BaseException) -> str:
     """The error's text on one line, with its notes in brackets."""
     notes: list[str] = vars(error).get("__notes__", [])
     return " ".join(str(error).split()) + "".join(f" ({note})" for note in notes)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3, 5`; `none` without any."""
+    parts: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "none"
 
 
 def choices(kind: str, given: object, known: Iterable[str]) -> str:

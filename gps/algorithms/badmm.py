@@ -223,6 +223,7 @@ def _improve(
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,
+            short=not result.converged,
         )
 
     return stages.accept_or_reject(

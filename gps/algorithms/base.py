@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
+
 from gps.algorithms import stages
 from gps.algorithms.exploration import ExplorationConfig, action_scale
 from gps.algorithms.state import (
@@ -28,7 +30,7 @@ from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.policy import Network, Sizes
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
-from gps.protocols import Agent, ChecksImages
+from gps.protocols import Agent, ChecksImages, control_range_of
 from gps.rng import stream
 from gps.types import LinearGaussianController, Record, Rollouts
 
@@ -70,7 +72,7 @@ class LocalAlgorithm(Algorithm):
         seed: int,
     ) -> GPSState:
         """The state before the first iteration; initial controllers have the minimum noise too."""
-        conditions = []
+        conditions, limits = [], control_range_of(agent)
         for c in controllers:
             scale = action_scale(agent, c)
             start = raised(c, self.exploration.std_floor(scale))
@@ -80,6 +82,7 @@ class LocalAlgorithm(Algorithm):
                     previous=start,
                     step_mult=1.0 if self.step is None else self.step.initial_mult,
                     action_scale=scale,
+                    control_range=None if limits is None else np.stack(limits),
                 )
             )
         return GPSState(iteration=0, seed=seed, costs=costs, conditions=tuple(conditions))

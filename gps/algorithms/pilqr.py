@@ -6,6 +6,7 @@ Reinforcement Learning, ICML 2017 (arXiv 1703.03078), algorithm 1.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -33,6 +34,8 @@ from gps.execution import Deferred, Executor, Serial, each, over
 from gps.fields import Shape
 from gps.policies.linearise import PolicyPrior
 from gps.types import Array, LinearGaussianController, Record, Rollouts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +145,7 @@ def improve(
             bound, config, eta, std_floor=exploration.std_floor(condition.action_scale),
         )  # fmt: skip
         if not result.lqr.converged:
-            stages.warn_short(
-                checked.condition, result.lqr.kl, result.lqr.kl_max, result.lqr.reason
-            )
+            log.debug("condition %d: %s", checked.condition, result.lqr.reason)
         return Proposal(
             controller=result.controller,
             predicted=stages.total_expected_cost(
@@ -154,6 +155,7 @@ def improve(
             eta=float(result.lqr.eta.mean()),
             search=result,
             algorithm_state=PILQRState(mults, result.lqr.eta),
+            short=not result.lqr.converged,
         )
 
     return stages.accept_or_reject(

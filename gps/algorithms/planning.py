@@ -187,8 +187,7 @@ def _plan(
         )
     except (NonFiniteError, NotPositiveDefiniteError) as error:
         event = f"no plan, the last controller stays: {error}"
-        log.info("condition %d: %s", m, event)
-        report = _report(m, totals, _NAN, _NAN, event)
+        report = _report(m, totals, _NAN, _NAN, event, updated=False)
         return replace(seen, expected_cost=_NAN, predicted_cost=_NAN, report=report)
     before, after = float(plan.costs[0]), plan.cost
     event = _event(plan, condition, planner)
@@ -217,7 +216,9 @@ def _event(plan: ILQRResult, condition: ConditionState, planner: ILQRConfig) -> 
     return f"the plan has converged ({plan.reason})" if plan.converged and news else ""
 
 
-def _report(m: int, totals: Array, before: float, after: float, event: str) -> ConditionReport:
+def _report(
+    m: int, totals: Array, before: float, after: float, event: str, updated: bool = True
+) -> ConditionReport:
     """The iteration in numbers; there is no KL bound, hence no step size and no dual variable."""
     return ConditionReport(
         condition=m,
@@ -231,6 +232,9 @@ def _report(m: int, totals: Array, before: float, after: float, event: str) -> C
         step_mult=_NAN,
         eta=_NAN,
         event=event,
+        updated=updated,
+        cause=None if updated else "unknown",
+        advice=None if updated else event,
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from gps.algorithms import diagnosis
+from gps.algorithms.diagnosis import Finding, figures
 from gps.algorithms.exploration import ExplorationConfig, exploration_std
 from gps.algorithms.state import (
     Assessment,
@@ -27,7 +29,7 @@ from gps.costs.base import Cost, expand
 from gps.distributions.regression import MixturePrior, update_prior
 from gps.dynamics import linear
 from gps.dynamics.linear import DynamicsConfig
-from gps.errors import DualError, FitError, GPSError, NonFiniteError
+from gps.errors import DualError, FitError, GPSError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Deferred, Executor, stage
 from gps.policies.linearise import LineariseConfig, Linearised, PolicyPrior, linearise
 from gps.policies.policy import GlobalPolicy
@@ -148,6 +150,11 @@ def assess(
     expected_sampled = expected if sampled is reference else _finite_or_nan(sampled, *args)
     bonus = entropy_bonus(sampled, entropy_weight)
     check = assess_samples(condition, rollouts, cost, guard, bonus, on_policy)
+    fit, known = dynamics.fit, (condition.control_range, condition.action_scale)
+    found = figures(
+        *(rollouts, cost.l, cost.quadratic, *known, sampled, fit.dynamics, fit.start),
+        *(fit.error_ratio, dynamics.prior is not None),
+    )
     gap = (expected_sampled - check.sampled_cost) / check.cost_scale
     worse = not expected - expected_sampled <= guard.policy_gap * check.cost_scale  # True for NaN
     predicted = condition.expected_cost - condition.predicted_cost  # NaN: no update to judge
@@ -172,6 +179,7 @@ def assess(
         model_gap=gap,
         trusted=abs(gap) <= guard.disagreement,  # False for NaN
         policy_worse=sampled is not reference and worse,
+        figures=found,
     )
 
 
@@ -240,6 +248,9 @@ def assess_samples(
         sampled_best=guard.against == "last" or not updated or not jump > 0,
         trusted=True,
         policy_worse=False,
+        figures=figures(
+            rollouts, cost.l, cost.quadratic, condition.control_range, condition.action_scale
+        ),
     )
 
 
@@ -306,6 +317,7 @@ def improve(
             kl=float(result.kl.mean()),
             eta=result.eta,
             search=result,
+            short=not result.converged,
         )
 
     return accept_or_reject(
@@ -338,7 +350,7 @@ def bounded_update(
 
     bound: nats per step. number: of the condition, for the log. eta: where the search begins, NaN
     before the first one. entropy_weight: by default that of `config`. Raises DualError where
-    nothing but `reference` is within the bound; a bound that holds and is not met is a warning.
+    nothing but `reference` is within the bound.
     """
     fit = dynamics.fit
     result = dual.minimise(
@@ -348,21 +360,10 @@ def bounded_update(
         std_floor=exploration.std_floor(condition.action_scale),
     )
     if not result.converged:
+        log.debug("condition %d: %s", number, result.reason)
         if not result.kl.any():
             raise DualError(result.reason, eta=result.eta)
-        warn_short(number, result.kl, result.kl_max, result.reason)
     return result
-
-
-def warn_short(number: int, kl: Array, kl_max: float | Array, reason: str) -> None:
-    """Log that the update of a condition uses less of its bound than it could.
-
-    kl (T,), kl_max (T,) or one for all: nats a step.
-    """
-    log.warning(
-        "condition %d: the update uses %.3g of %.3g nats a step: %s",
-        *(number, np.mean(kl), np.mean(kl_max), reason),
-    )
 
 
 def accept_or_reject(
@@ -389,13 +390,21 @@ def accept_or_reject(
     controller that has worked, and shrinks its step.
     """
     event = "the policy was sampled: update from it" if condition.tries_policy else ""
+    found_cause: Finding | None = None
     kept = condition.algorithm_state if algorithm_state is None else algorithm_state
     if checked.rejected:
         rose = f"rose from {checked.best_sampled:.4g} to {checked.sampled_cost:.4g}"
         what = rose if math.isfinite(checked.sampled_cost) else f"is {checked.sampled_cost}"
         event = f"sampled cost {what}: back to an earlier controller"
-        return _fall_back(condition, condition.previous, checked, step_mult, event, bound, kept)
+        if not math.isfinite(checked.sampled_cost):
+            found_cause = diagnosis.not_finite(checked.sampled_cost)
+        shape = step_mult, event, bound, kept, found_cause
+        return _fall_back(condition, condition.previous, checked, *shape)
+    if checked.figures is not None:
+        found_cause = diagnosis.blind(checked.figures)
     if not checked.trusted:
+        cause = diagnosis.why(checked.figures)
+        found_cause = cause if cause.cause != "unknown" else found_cause
         event = (
             f"model error {checked.model_gap:+.3g} times the cost scale (expected cost "
             f"{checked.expected_sampled:.4g}, sampled {checked.sampled_cost:.4g}): smaller step"
@@ -410,18 +419,23 @@ def accept_or_reject(
     try:
         found = propose(reference)
     except GPSError as error:
-        event = f"no update: {error}"
-        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, kept)
+        log.debug("condition %d: no update: %s", checked.condition, error)
+        # what a search says of itself is for whoever writes one, anything else for the user
+        searched = isinstance(error, DualError | NotPositiveDefiniteError | NonFiniteError)
+        cause = diagnosis.why(checked.figures, "" if searched else str(error))
+        shape = step_mult, f"no update: {cause.text}", bound, kept, cause
+        return _fall_back(condition, condition.controller, checked, *shape)
     slack = 1e-6 * checked.cost_scale
     worse = not may_rise and math.isfinite(expected) and found.predicted > expected + slack
     if worse or not math.isfinite(found.predicted):
-        event = (
-            f"no update: its expected cost {found.predicted:.4g} is above the present "
-            f"{expected:.4g}"
+        rises = f"its expected cost {found.predicted:.4g} is above the present {expected:.4g}"
+        cause = diagnosis.why(checked.figures, rises)
+        shape = step_mult, f"no update: {cause.text}", bound, kept, cause
+        return _fall_back(condition, condition.controller, checked, *shape)
+    if found.short:
+        event = event or (
+            f"the update uses {found.kl:.3g} of {bound:.3g} nats a step (algorithm.step.kl_max)"
         )
-        return _fall_back(condition, condition.controller, checked, step_mult, event, bound, kept)
-    if event:
-        log.info("condition %d: %s", checked.condition, event)
     log.debug(
         "condition %d: kl %.3f of %.3f nats at eta %.2e",
         checked.condition,
@@ -442,7 +456,7 @@ def accept_or_reject(
         predicted_cost=found.predicted if checked.trusted else float("nan"),
         report=_report(
             *(checked, found.predicted, found.kl, bound, step_mult, found.eta, event),
-            exploration_std(found.controller, condition.action_scale),
+            *(exploration_std(found.controller, condition.action_scale), True, found_cause),
         ),
         search=found.search,
         algorithm_state=found.algorithm_state,
@@ -482,9 +496,9 @@ def _fall_back(
     event: str,
     bound: float,
     algorithm_state: Record | None,
+    cause: Finding | None,
 ) -> ConditionState:
     """Keep a controller that has worked; this iteration's rollouts do not enter the priors."""
-    log.info("condition %d: %s", checked.condition, event)
     if not (checked.rejected or condition.tries_policy):
         condition = _with_sampled(condition, checked)
     return replace(
@@ -495,7 +509,7 @@ def _fall_back(
         predicted_cost=float("nan"),
         report=_report(
             *(checked, float("nan"), 0.0, bound, step_mult, condition.eta, event),
-            exploration_std(controller, condition.action_scale),
+            *(exploration_std(controller, condition.action_scale), False, cause),
         ),
         search=None,
         algorithm_state=algorithm_state,
@@ -511,6 +525,8 @@ def _report(
     eta: float,
     event: str,
     std: float,
+    updated: bool,
+    cause: Finding | None,
 ) -> ConditionReport:
     return ConditionReport(
         condition=checked.condition,
@@ -525,6 +541,11 @@ def _report(
         eta=eta,
         event=event,
         exploration_std=None if math.isnan(std) else std,
+        updated=updated,
+        figures=checked.figures,
+        cause=None if cause is None else cause.cause,
+        advice=None if cause is None else cause.text,
+        options=None if cause is None else " ".join(cause.options),
     )
 
 

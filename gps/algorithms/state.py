@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 import numpy as np
 
+from gps.algorithms.diagnosis import Cause, Figures
 from gps.control.dual import DualResult, PerStepResult
 from gps.control.pi2 import PI2Result
 from gps.control.pilqr import PILQRResult
@@ -59,6 +60,17 @@ class ConditionReport:
     exploration_std: float | None = optional()
     """Standard deviation of the improved controller's action noise, root mean square over steps and
     actions, as a share of half of the actuators' range; see `gps.algorithms.exploration`."""
+    updated: bool | None = optional()
+    """Whether the controller was improved; False where the one before stays or comes back, None
+    where an algorithm does not say."""
+    figures: Figures | None = field(default=None, compare=False, metadata={"stored": "unless None"})
+    """Of the rollouts and the fits that the update was made from."""
+    cause: Cause | None = optional()  # noqa: RUF009
+    """Why it was not improved, or cannot be: see `gps.algorithms.diagnosis`."""
+    advice: str | None = optional()
+    """The same in words, with the options to change."""
+    options: str | None = optional()
+    """Those, as on the command line, the likeliest first, with blanks between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +151,8 @@ class ConditionState(Record):
     """State that only this algorithm has."""
     action_scale: Annotated[Array, Shape("nu")] | None = optional()  # noqa: RUF009
     """Half of each actuator's range, by which `ExplorationConfig.floor` is measured."""
+    control_range: Annotated[Array, Shape("2 nu")] | None = optional()  # noqa: RUF009
+    """Lowest and highest action of each actuator; None where the agent says none."""
     obs_layout: Layout | None = optional()  # noqa: RUF009
     """Names of the observation's entries, where there is a policy."""
     policy_trial_in: int | None = optional()
@@ -170,6 +184,8 @@ class Proposal(Record):
     """Dual variable or temperature, the mean where there is one per step."""
     search: SearchResult | None = None
     """What the optimiser found; without it the guard does not undo mere setbacks."""
+    short: bool = False
+    """Whether less of the KL bound was used than could have been."""
     algorithm_state: Record | None = None
     """State that only this algorithm has, after the update."""
 
@@ -214,6 +230,8 @@ class Assessment:
     """The model's expectation for the sampled controller agrees with the samples."""
     policy_worse: bool
     """The linearised policy is far worse than what was sampled: the update starts elsewhere."""
+    figures: Figures | None = None
+    """What else is known of the rollouts and fits."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 from gps.errors import GPSError, one_line
 
-EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_ERROR, EXIT_NOT_LEARNING, EXIT_INTERRUPTED = 2, 3, 130
 COMPILING = "gps.compiling"
 """The logger that says when a kernel is compiled, at level INFO."""
 
 
-def complain(error: GPSError) -> None:
+def complain(error: GPSError, kind: str = "error") -> None:
     """The error as one line on stderr, with its notes."""
-    print(f"gps: error: {one_line(error)}", file=sys.stderr)
+    print(f"gps: {kind}: {one_line(error)}", file=sys.stderr)
 
 
 @contextmanager

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from gps.cli import options
 from gps.cli.interrupts import Interrupt, deferred_interrupts
-from gps.cli.messages import EXIT_ERROR, EXIT_INTERRUPTED, complain, logging_to
+from gps.cli.messages import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_LEARNING,
+    complain,
+    logging_to,
+)
 from gps.cli.page import Page
-from gps.errors import ConfigError, ExperimentError, GPSError, StoreError
+from gps.errors import ConfigError, ExperimentError, GPSError, NotLearningError, StoreError
 
 if TYPE_CHECKING:
     from gps.cli.terminal import Progress
@@ -321,6 +327,10 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
                     progress.asynchronous(report.row)
                 for event in filter(None, (*report.events, report.news)):
                     progress.event(event)
+        except NotLearningError as error:
+            _show_best(progress, out)
+            complain(error, "not learning")
+            return EXIT_NOT_LEARNING, False
         except Exception as error:
             if list((out / "iterations").glob("*.h5")):
                 again = job.resumed and not done  # then that is the command which has failed

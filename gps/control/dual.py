@@ -220,7 +220,7 @@ def minimise(
     factor, and eta and weights with it, gives the same controller up to rounding.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
-    at the bound, the best controller within it comes back with `converged=False` and a log line; in
+    at the bound, the best controller within it comes back with `converged=False` and a `reason`; in
     an ill-conditioned problem it may be worse than `previous` (compare `lqr.expected_cost`). Where
     no trial is within it, `previous` does, which is. Raises DualError only when its own trajectory
     overflows (with eta and, if Q_uu was the reason, t and its smallest eigenvalue, in the message
@@ -282,7 +282,7 @@ def minimise(
     if not (reason or accepted or end == "floor"):
         reason = f"the KL stays below its bound of {bound:.3g} nats: {_ENDS[end]}"
     if reason:
-        log.info(reason)
+        log.debug(reason)
     controller, marginals, kl = p.result()
     return DualResult(
         controller=controller,

@@ -174,7 +174,7 @@ def minimise_per_step(
 
     Always returns a controller with KL_t <= (1 + tol) kl_max_t for every t. Where numbers do not
     suffice (states that grow by twenty orders) or sweeps run out it is the best that was found, or
-    `previous` itself, with `converged=False` and a log line; where a step kept the action of
+    `previous` itself, with `converged=False` and a `reason`; where a step kept the action of
     `previous`, its eta is 1e16 times the largest coefficient of the cost. Raises DualError only
     if no trajectory, not even that of `previous`, stays finite, and the errors of `minimise` for
     bad inputs. Source: Chebotar et al. 2017 (arXiv 1703.03078), KL bounds per step; the search is
@@ -219,7 +219,7 @@ def minimise_per_step(
         )
     check_overflow(_kernels.OK, 0, K, chol)
     if end != kernels.DONE:
-        log.info("the search with a KL bound per step did not converge: %s", ENDS[end])
+        log.debug("the search with a KL bound per step did not converge: %s", ENDS[end])
     for array in (mean, cov, kl):
         array.setflags(write=False)
     return PerStepResult(

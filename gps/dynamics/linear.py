@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
+from gps.distributions.niw import prior_counts
 from gps.distributions.regression import (
+    LinearGaussianFit,
     MixturePrior,
     MixturePriorConfig,
     fit_linear_gaussian,
 )
 from gps.errors import FitError, NonFiniteError, ShapeError
-from gps.fields import Config, NonNegative, Positive
-from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts
+from gps.fields import Config, NonNegative, Positive, Shape, readonly
+from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts, optional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,9 @@ class DynamicsFit(Record):
 
     dynamics: LinearDynamics
     start: Gaussian
+    error_ratio: Annotated[Array, Shape("nx")] | None = optional()  # noqa: RUF009
+    """Error of the prediction of each state entry, leave-one-out, over that of persistence,
+    x[t+1] = x[t]: see `error_ratio`."""
 
 
 def points(X: Array, U: Array) -> Array:
@@ -81,9 +87,37 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
     )
     earlier = None if prior is None else prior.history[:, 0, :nx]
     x0_cov = start_covariance(X[:, 0], earlier, config)
+    nu0 = 0.0
+    if prior is not None:
+        nu0 = prior_counts(prior.n_points, 2 * nx + U.shape[2], strength)[1]
     return DynamicsFit(
-        LinearDynamics(model.gain, model.offset, model.cov), Gaussian(X[:, 0].mean(axis=0), x0_cov)
+        LinearDynamics(model.gain, model.offset, model.cov),
+        Gaussian(X[:, 0].mean(axis=0), x0_cov),
+        error_ratio(model, inputs, X, nu0),
     )
+
+
+def error_ratio(model: LinearGaussianFit, inputs: Array, X: Array, nu0: float) -> Array:
+    """Root mean square error of the predicted x[t+1], leave-one-out, over that of x[t], (nx,).
+
+    A sample's residual under the fit without it is its residual under the whole fit over 1 - h,
+    with the leverage h = 1/N + d' ((N + nu0) P_ii)^-1 d, d its input less the mean and P_ii the
+    input block of the posterior covariance. That is exact for regression with a fixed prior whose
+    mean is the samples'. Taken at 8 steps at most, spread over the rollout. NaN for an entry that
+    never changes, infinite where the samples determine the fit (h = 1).
+    inputs (N, T-1, nx+nu) and states X (N, T, nx) of the fit; nu0: the prior's count.
+    """
+    N, S, n = inputs.shape
+    steps = np.unique(np.linspace(0, S - 1, min(S, 8)).round().astype(int))
+    Z, x, after = inputs[:, steps], X[:, steps], X[:, steps + 1]
+    P = (N + nu0) * model.joint_cov[steps, :n, :n]
+    d = (Z - model.mean[steps, :n]).transpose(1, 2, 0)  # (steps, n, N)
+    h = 1.0 / N + np.einsum("tin,tin->nt", d, np.linalg.solve(P, d))
+    residual = after - (np.einsum("txz,ntz->ntx", model.gain[steps], Z) + model.offset[steps])
+    with np.errstate(all="ignore"):
+        error = residual / np.maximum(1.0 - h, 1e-12)[:, :, None]
+        ratio = np.sqrt((error**2).mean(axis=(0, 1)) / ((after - x) ** 2).mean(axis=(0, 1)))
+    return readonly(ratio)
 
 
 def start_covariance(x0: Array, earlier: Array | None, config: DynamicsConfig) -> Array:

@@ -18,7 +18,7 @@ from gps.gui.run_reader import RunReader
 from gps.pipeline import changes as live
 from gps.pipeline import progress
 from gps.pipeline.lock import Owner
-from gps.pipeline.steering import Command, Status
+from gps.pipeline.steering import NOT_LEARNING, Command, Status
 from gps.pipeline.steering_socket import Connection, connect
 
 _RETRY = 1.0  # seconds between attempts to connect
@@ -98,6 +98,9 @@ class RunMonitor:
             return replace(at_rest, state="running", note=note)
         if self._failure():
             return replace(at_rest, state="failed")
+        text = self._last_line()[1]
+        if text.startswith(f"{NOT_LEARNING}: "):
+            return replace(at_rest, state="not learning", note=text.partition(": ")[2])
         if self._ended_early():
             at_rest = replace(at_rest, total=last)
         took = f"its iterations took {duration(sum(r.get('seconds', 0.0) for r in self.run.rows))}"

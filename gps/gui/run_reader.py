@@ -555,9 +555,13 @@ def _row(file: h5py.File, path: str, i: int) -> Any:
     return _frozen(data[i])
 
 
+_TEXTS = ("event", "cause", "advice", "options")
+"""The fields of a ConditionReport that hold text."""
+
+
 def _read_reports(file: h5py.File) -> tuple[ConditionReport, ...]:
-    """The reports of all conditions: through h5py's low-level interface, which takes a tenth of the
-    time, as a run has thousands of them."""
+    """The reports of all conditions, without figures: through h5py's low-level interface, which
+    takes a tenth of the time, as a run has thousands of them."""
     node = file["report/conditions"]
     reports = []
     number = np.empty(())
@@ -566,12 +570,16 @@ def _read_reports(file: h5py.File) -> tuple[ConditionReport, ...]:
         values: dict[str, Any] = {}
         for f in fields(ConditionReport):
             name = f.name.encode()
-            if f.name == "event" or not h5py.h5a.exists(group, name):  # one that was None
+            if f.name in _TEXTS or not h5py.h5a.exists(group, name):  # one that was None
                 continue
             h5py.h5a.open(group, name).read(number, h5py.h5t.NATIVE_DOUBLE)
             values[f.name] = number.item()
         values["condition"] = int(values["condition"])
-        values["event"] = str(h5py.Group(group).attrs["event"])
+        if "updated" in values:
+            values["updated"] = bool(values["updated"])
+        for text in _TEXTS:
+            if h5py.h5a.exists(group, text.encode()):
+                values[text] = str(h5py.Group(group).attrs[text])
         reports.append(ConditionReport(**values))
     return tuple(reports)
 

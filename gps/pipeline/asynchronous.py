@@ -53,11 +53,13 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
+from gps.pipeline.learning import Learning
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
     metrics_row,
     steered,
+    succeeds,
 )
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
@@ -128,8 +130,9 @@ def run_asynchronous(
     out, executor, source: as for `gps.run`. stop: called often; when it returns True, what has
     finished is stored and the run ends. clock: seconds, for executors that keep a time of their
     own. steering: as for `gps.run`; an asynchronous run accepts a stop. Raises ConfigError
-    before the first rollout, SimulationError, StoreError; what was finished before an error is
-    stored and reported first.
+    before the first rollout, SimulationError, StoreError, and NotLearningError where the last
+    `experiment.max_without_update` updates of every condition have failed; what was finished before
+    an error is stored and reported first.
     """
     if not isinstance(experiment, Experiment):
         raise ConfigError(
@@ -295,13 +298,16 @@ def _reports(
                     reports = driver.advance()
             for k, report in enumerate(reports):
                 rows.append(dict(report.row))
-                reports[k] = report = replace(report, news=progress.news(rows))
+                solved = succeeds(report.row)
+                advice = driver.learning.advice(report.report.conditions, solved)
+                news = "; ".join(filter(None, (progress.news(rows), advice)))
+                reports[k] = report = replace(report, news=news)
                 if folder is not None:
                     folder.note(f"snapshot {report.iteration} is stored")
                     for event in report.events:
                         folder.note(f"snapshot {report.iteration}, {event}", logging.WARNING)
                     if report.news:
-                        folder.note(report.news)
+                        folder.note(report.news, logging.WARNING if advice else logging.INFO)
                 steering.finished(report.row["seconds"])
                 if not (driver.done and report is reports[-1]):
                     steering.begin(experiment, report.iteration + 1, ex.doing, total=total)
@@ -469,7 +475,10 @@ class _Driver:
         self.chains: list[_Chain | None] = [None] * M
         self.trainer: Deferred[PolicyState] | None = None
         self.ages: list[int] = []
-        self.events: list[str] = []
+        self.told: list[ConditionReport] = []  # of the updates since the last snapshot
+        path = None if folder is None else folder.path
+        self.learning = Learning(experiment.max_without_update, M, path)
+        self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
         self.moment: _Moment | None = None
@@ -631,8 +640,10 @@ class _Driver:
         self._spent("update_condition", now - chain.sampled_at)
         self.spans += now - chain.since
         self.ended_at[m] = now
-        if report.event:
-            self.events.append(f"condition {m}, update {self.counts[m]}: {report.event}")
+        self.told.append(report)
+        self.learning.count([report], self.solved)
+        if self.learning.over and self.error is None:
+            self.error = self.learning.error()
 
     def _fetch(self, chain: _Chain) -> None:
         """Gather a finished update: for snapshots, and to recompute what a worker loses."""
@@ -754,7 +765,7 @@ class _Driver:
             newest=newest,
             scores=scores,
             numbers=numbers,
-            events=tuple(self.events),
+            events=self.learning.events(self.told),
             seconds=now - self.last_moment,
             # the executor's own count would wait for rollouts that are under way
             stage_seconds=self.spent,
@@ -762,7 +773,7 @@ class _Driver:
         self.pending = list(scores)
         self.last_moment = now
         self.stored_at = (self.local_updates, self.version)
-        self.ages, self.events, self.spent = [], [], {}
+        self.ages, self.told, self.spent = [], [], {}
 
     def _without_scores(self, error: Exception) -> tuple[sampling.Score, ...]:
         """No scores: the updates are good and will be stored, then the run ends with the error."""
@@ -786,6 +797,10 @@ class _Driver:
         )
         local, policy = scores[: self.M], scores[self.M :]
         row = metrics_row(report, local, policy, moment.state)
+        self.solved = succeeds(row)
+        events = moment.events
+        for who, found in (("the controller", local), ("the policy", policy)):
+            events += self.learning.failures(who, [s.failed for s in found])
         row |= moment.numbers
         row |= memory_row(self.ex)
         row["seconds"] = moment.seconds
@@ -800,7 +815,7 @@ class _Driver:
                 rollouts=tuple(n.rollouts for n in moment.newest),
                 seconds=moment.seconds,
                 stage_seconds=moment.stage_seconds,
-                events=moment.events,
+                events=events,
             ),
         )
         self.storing.start()

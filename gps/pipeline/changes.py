@@ -25,7 +25,7 @@ from gps.pipeline import loader
 from gps.pipeline.experiment import Experiment
 
 SCHEMA, SCHEMA_VERSION = "gps changes", 1
-_ALWAYS = ("samples", "iterations", "max_resamples")
+_ALWAYS = ("samples", "iterations", "max-resamples", "max-without-update")
 _FIXED = ("algorithm.network.",)  # what has been made with them is in the state already
 
 

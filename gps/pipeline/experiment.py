@@ -23,7 +23,7 @@ from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import ConfigError, GPSError
 from gps.execution import Deferred, Executor
-from gps.fields import Config, Kind, Range
+from gps.fields import Config, Count, Kind, Range
 from gps.policies.training import TrainingData
 from gps.protocols import Agent
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
@@ -179,6 +179,10 @@ class Experiment(Config):
     """Seed of every random stream of a run."""
     max_resamples: Annotated[int, Range(at_least=0, below=2**63)] = 3
     """How often a sample whose simulation fails is drawn again before the run stops."""
+    max_without_update: Count | None = 3
+    """Iterations in a row without an update of any condition after which the run ends as not
+    learning, with what is wrong (`NotLearningError`, exit code 3); it can be resumed. None to go
+    on. Iterations in which every condition succeeds do not count."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,15 +16,17 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import numpy as np
 
 from gps import process_memory
-from gps.algorithms.state import GPSState, Report
-from gps.errors import StoreError
+from gps.algorithms.diagnosis import upper_median
+from gps.algorithms.state import ConditionReport, GPSState, Report
+from gps.errors import NotLearningError, StoreError
 from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
 from gps.pipeline import progress, sampling
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
-from gps.pipeline.steering import Steering
+from gps.pipeline.learning import Learning
+from gps.pipeline.steering import NOT_LEARNING, Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
 from gps.pipeline.warmup import prepare
@@ -56,8 +58,8 @@ class IterationReport(Record):
     events: tuple[str, ...] = ()
     """What the guard had to do, one line per event."""
     news: str = ""
-    """That the run has converged, or has not improved for long: see `gps.pipeline.progress`. Said
-    once."""
+    """That the run has converged, or has not improved for long (see `gps.pipeline.progress`), or
+    what keeps it from learning (see `gps.algorithms.diagnosis`). Said once."""
 
 
 @runtime_checkable
@@ -99,7 +101,9 @@ def run(
     changes and stops the run from another thread or process. changes: options that change during
     the run, as in a run's changes.json, in the iterations that they name. until_converged: end when
     nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
-    Raises ConfigError before the first rollout, SimulationError, StoreError.
+    Raises ConfigError before the first rollout, SimulationError, StoreError, and NotLearningError
+    after `experiment.max_without_update` iterations in a row without an update, the last of which
+    is stored and reported first.
     """
     if seed is not None:
         experiment = replace(experiment, seed=seed)
@@ -229,6 +233,12 @@ def steered(folder: RunFolder | None, steering: Steering) -> Iterator[None]:
             folder.note(f"process {os.getpid()} on {socket.gethostname()} executes the run")
         try:
             yield
+        except NotLearningError as error:
+            steering.end(error)
+            if folder is not None:
+                _note_best(folder)
+                folder.note(f"{NOT_LEARNING}: {error}", logging.WARNING)
+            raise
         except GeneratorExit:  # nobody asks for the next iteration
             steering.end()
             if folder is not None:
@@ -274,6 +284,7 @@ def _loop(
         None  # where the last iteration began; of a stored run read when asked
     )
     repeated = False
+    learning = Learning(None, len(M), None if folder is None else folder.path)
     while True:
         command = steering.take(experiment, state.iteration)
         if command is not None and command.kind == "stop":
@@ -288,6 +299,7 @@ def _loop(
             if folder is not None:
                 folder.write_changes(run.changes)
             experiment = run.experiment(state.iteration + 1)
+            learning.restart()
             continue
         if run.over(state.iteration, experiment.iterations, rows):
             return
@@ -332,7 +344,9 @@ def _loop(
             state, live = live_state, None
             del live_report
             following = run.experiment(state.iteration + 1)
-            over = run.over(state.iteration, following.iterations, rows)
+            learning.limit = experiment.max_without_update
+            learning.count(report.conditions, solved=succeeds(row))
+            over = learning.over or run.over(state.iteration, following.iterations, rows)
             goes_on = not over and not steering.stopping
             if ahead and ex.concurrent and goes_on:
                 with ex.together():
@@ -355,14 +369,17 @@ def _loop(
                 folder.append_metrics(row)
         repeated = False
         experiment = following
-        events = tuple(f"condition {c.condition}: {c.event}" for c in report.conditions if c.event)
+        events = learning.events(report.conditions)
+        for who, scores in (("the controller", local), ("the policy", policy)):
+            events += learning.failures(who, [s.failed for s in scores])
         if folder is not None:
             folder.note(f"iteration {done.iteration} is stored, after {row['seconds']:.1f} s")
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
-        news = progress.news(rows)
+        advice = learning.advice(report.conditions, solved=succeeds(row))
+        news = "; ".join(filter(None, (progress.news(rows), advice)))
         if folder is not None and news:
-            folder.note(news)
+            folder.note(news, logging.WARNING if advice else logging.INFO)
         steering.finished(row["seconds"])
         yield IterationReport(
             iteration=done.iteration,
@@ -375,6 +392,8 @@ def _loop(
             events=events,
             news=news,
         )
+        if learning.over:
+            raise learning.error()
 
 
 def _wait_for_all(ex: Executor, handles: Sequence[Any]) -> None:
@@ -453,4 +472,37 @@ def metrics_row(
     row["eta_mean"] = float(np.mean([x.eta for x in c]))
     std = [math.nan if x.exploration_std is None else x.exploration_std for x in c]
     row["exploration_std"] = float(np.mean(std))
-    return row
+    return row | figures_row(c)
+
+
+def figures_row(reports: Sequence[ConditionReport]) -> dict[str, float]:
+    """The columns that say why a run does not learn: see `gps.algorithms.diagnosis.Figures`.
+
+    Means over conditions and actuators of clipped actions, over conditions of whether they were
+    updated; of everything else the worst condition, and in it the median over the state's entries.
+    NaN where nothing is known.
+    """
+    known = [r.figures for r in reports if r.figures is not None]
+    updated = [math.nan if r.updated is None else float(r.updated) for r in reports]
+
+    def worst(values: Iterable[float], pick: Any = max) -> float:
+        finite = [v for v in values if not math.isnan(v)]
+        return float(pick(finite)) if finite else math.nan
+
+    clipped = [v for f in known for v in f.clipped if not math.isnan(v)]
+    return {
+        "updated": float(np.mean(updated)),
+        "clipped_mean": float(np.mean(clipped)) if clipped else math.nan,
+        "clipped_max": worst(clipped),
+        "growth": worst(math.nan if f.growth is None else f.growth for f in known),
+        "prediction_ratio": worst(upper_median(f.prediction) for f in known),
+        "floor_ratio": worst(upper_median(f.floored) for f in known),
+        "cost_spread": worst((f.cost_spread for f in known), min),
+        "constant_entries": worst(float(len(f.constant)) for f in known),
+    }
+
+
+def succeeds(row: Mapping[str, float]) -> bool:
+    """Whether all conditions succeed: the policy where there is one, else the controllers."""
+    policy = row.get("policy_success", math.nan)
+    return (row.get("local_success", math.nan) if math.isnan(policy) else policy) == 1.0

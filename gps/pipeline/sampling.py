@@ -13,12 +13,19 @@ import numpy as np
 from gps.algorithms.state import Source, WithoutRecordedImages
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
-from gps.errors import SimulationError
+from gps.errors import ConfigError, SampleFailure, ShapeError, SimulationError
 from gps.fields import Shape
 from gps.pipeline.experiment import AgentConfig
-from gps.protocols import Agent, Policy, acting, image_shape_of
+from gps.protocols import (
+    Agent,
+    Policy,
+    acting,
+    control_range_of,
+    image_shape_of,
+    records_images,
+)
 from gps.rng import stream
-from gps.types import Array, Record, Rollouts
+from gps.types import Array, Layout, Record, Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +55,68 @@ def _actor(agent: Agent, policy: Policy, records_images: bool) -> Policy:
     return acting(policy, records_images=records_images or image_shape_of(agent) is None)
 
 
+def checked_rollouts(
+    agent: Agent, rollouts: object, samples: int, condition: int, images: bool = False
+) -> Rollouts:
+    """What an agent's `rollout` gave, as promised by its members; for all agents alike.
+
+    images: whether they have to be there. Raises ShapeError for other shapes, another order of the
+    state's entries or another condition, ConfigError for actions that were not clipped to the
+    agent's control range, SimulationError for what is not finite.
+    """
+    who = f"{type(agent).__name__}.rollout"
+    if not isinstance(rollouts, Rollouts):
+        raise ShapeError(f"{who} must return gps.types.Rollouts, got {type(rollouts).__name__}")
+    r, N, T = rollouts, samples, agent.T
+    nx, no, nu = agent.layout.size, agent.obs_layout.size, agent.nu
+    arrays = {"X": r.X, "U": r.U, "obs": r.obs, "noise": r.noise}
+    for (name, array), size in zip(arrays.items(), (nx, nu, no, nu), strict=True):
+        if array.shape != (N, T, size):
+            raise ShapeError(
+                f"{who} gave {name} of shape {array.shape} in condition {condition}; the agent "
+                f"promises {(N, T, size)}: samples, steps (T) and values of a step"
+            )
+    if r.layout != agent.layout:
+        raise ShapeError(
+            f"{who} gave the state entries {_entries(r.layout)}; the agent's layout promises "
+            f"{_entries(agent.layout)}"
+        )
+    if r.condition != condition:
+        raise ShapeError(f"{who} gave condition {r.condition} where {condition} was asked for")
+    camera = image_shape_of(agent)
+    given = None if r.images is None else r.images.shape
+    if camera is not None and given != (N, T, *camera) and (images or given is not None):
+        raise ShapeError(
+            f"{who} gave images of shape {given}; the agent promises {(N, T, *camera)}"
+        )
+    arrays |= {f"jacobians[{name!r}]": J for name, J in r.jacobians.items()}
+    failures: dict[int, SampleFailure] = {}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            for i, t in np.argwhere(~np.isfinite(array.reshape(N, T, -1)).all(axis=2)):
+                reason = f"{who} gave {name} that is NaN or infinite"
+                failures.setdefault(int(i), SampleFailure(int(i), int(t), reason))
+    if failures:
+        raise SimulationError(condition, [failures[i] for i in sorted(failures)])
+    limits = control_range_of(agent)
+    if limits is not None:
+        low, high = limits
+        slack = 1e-6 * np.maximum(np.abs(low), np.abs(high))  # of agents that compute in float32
+        with np.errstate(invalid="ignore"):
+            wrong = np.argwhere((low - slack > r.U) | (high + slack < r.U))
+        if len(wrong):
+            n, t, j = wrong[0]
+            raise ConfigError(
+                f"{who} gave {r.U[n, t, j]:g} for action {j} at t={t}; U must hold the actions as "
+                f"applied, within the agent's control range, {low[j]:g} to {high[j]:g}"
+            )
+    return r
+
+
+def _entries(layout: Layout) -> str:
+    return ", ".join(f"{name} ({size})" for name, size in layout.entries)
+
+
 def rollout(
     config: AgentConfig,
     source: Source,
@@ -74,9 +143,16 @@ def rollout(
             noise[n] = stream(seed, "noise", *address).standard_normal(noise[n].shape)
             start[n] = stream(seed, "start", *address).standard_normal(agent.n_start)
         try:
-            return agent.rollout(actor, condition, noise, start)
+            found = agent.rollout(actor, condition, noise, start)
+            return checked_rollouts(agent, found, samples, condition, records_images(actor))
         except SimulationError as error:
             if attempt == max_resamples:
+                if iteration == 0 and len(error.failures) == samples:
+                    error.add_note(
+                        "none of the samples gets to the end under the initial controller: give "
+                        "initial smaller gains or less variance, or make agent.dt or agent.T "
+                        "smaller"
+                    )
                 raise
             log.warning("%s; drawing these samples again", error)
             for failure in error.failures:
@@ -129,7 +205,8 @@ def evaluate_condition(
                 agent.n_start
             )
     actor = _actor(agent, policy, False)
-    rollouts = agent.rollout(actor, condition, zeta, start, test=test)
+    found = agent.rollout(actor, condition, zeta, start, test=test)
+    rollouts = checked_rollouts(agent, found, samples, condition, records_images(actor))
     total = cost.evaluate(rollouts).l.sum(axis=1)
     distance = success = np.full(samples, np.nan)
     if measure is not None:
@@ -144,6 +221,8 @@ class Score:
     cost: float
     distance: float
     success: float
+    failed: str = ""
+    """Where and why it could not finish."""
 
 
 def score(
@@ -153,6 +232,7 @@ def score(
     try:
         e = evaluate_condition(config, cost, measure, source.actor, condition, 1, 0)
     except SimulationError as error:
-        log.warning("evaluation: %s", error)
-        return Score(float("inf"), float("inf"), 0.0)
+        log.debug("evaluation: %s", error)
+        failure = error.failures[0]
+        return Score(float("inf"), float("inf"), 0.0, f"t={failure.t}: {failure.reason}")
     return Score(float(e.cost[0]), float(e.distance[0]), float(e.success[0]))

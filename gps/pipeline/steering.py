@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
-from gps.errors import ConfigError, GPSError, one_line
+from gps.errors import ConfigError, GPSError, NotLearningError, one_line
 from gps.fields import Config, Range
 from gps.pipeline import changes as live
 from gps.pipeline.experiment import Experiment
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CommandKind = Literal["run", "pause", "step", "repeat", "change", "stop"]
 KINDS: tuple[CommandKind, ...] = get_args(CommandKind)
+NOT_LEARNING = "not learning"
+"""The state of a run that was ended for that, and the beginning of the last line of its log."""
 _TICK = 0.1  # seconds between looks at what else has happened, such as Ctrl-C
 
 
@@ -64,8 +66,9 @@ class Status:
     """What a run is doing."""
 
     state: Literal[
-        "starting", "running", "pausing", "paused", "stopping", "stopped", "done", "failed"
-    ]
+        "starting", "running", "pausing", "paused", "stopping", "stopped", "done", "failed",
+        "not learning",
+    ]  # fmt: skip
     iteration: int = 0
     """The iteration being made, or the last one made when nothing is."""
     total: int = 0
@@ -81,7 +84,7 @@ class Status:
     remaining: float = math.nan
     """Seconds until the last iteration ends, if all take so long; NaN where that is unknown."""
     note: str = ""
-    """The error that ended the run, or what a pause waits for."""
+    """The error that ended the run, why it does not learn, or what a pause waits for."""
     commands: tuple[str, ...] = KINDS
     """The kinds of commands that this run takes."""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +93,7 @@ class Status:
     @property
     def alive(self) -> bool:
         """Whether the run still takes commands."""
-        return self.state not in ("stopped", "done", "failed")
+        return self.state not in ("stopped", "done", "failed", "not learning")
 
 
 class Steering:
@@ -276,7 +279,9 @@ class Steering:
         """The run is over; error: what ended it, None if it was stopped or is done."""
         with self._changed:
             self._over = time.monotonic()
-            if error is not None:
+            if isinstance(error, NotLearningError):
+                self._update(state="not learning", doing="", note=one_line(error))
+            elif error is not None:
                 self._update(state="failed", doing="", note=_cause(error))
             else:
                 status = self._status
@@ -305,4 +310,4 @@ def _cause(error: BaseException) -> str:
     return f"{kind}{one_line(error)}"
 
 
-__all__ = ["Command", "Status", "Steering"]
+__all__ = ["NOT_LEARNING", "Command", "Status", "Steering"]

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from gps.errors import GPSError, StoreError
+from gps.errors import GPSError, StoreError, ranges
 from gps.pipeline import changes, config_io, loader, progress
 from gps.pipeline.events import Events
 from gps.pipeline.files import reason, write_whole
@@ -281,7 +281,7 @@ class RunFolder:
         if advice is None:
             advice = f"; delete it and resume from an earlier one with: gps resume {self.path}"
         if not path.exists():
-            stored = _ranges(self._numbers())
+            stored = ranges(self._numbers())
             raise StoreError(f"{self.path}: iteration {n} is not stored; stored: {stored}")
         try:
             with h5py.File(path, "r") as file:
@@ -489,17 +489,6 @@ class _LogFile(logging.Handler):
             text = " ".join(record.getMessage().split())
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(f"{stamp} {record.levelname.lower()} {text}\n")
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-3, 5`."""
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and parts[-1][1] == n - 1:
-            parts[-1][1] = n
-        else:
-            parts.append([n, n])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "none"
 
 
 __all__ = ["RunFolder", "Snapshot", "default_path", "encode", "identity_of", "require_new"]

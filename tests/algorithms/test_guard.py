@@ -159,7 +159,8 @@ def test_a_cost_that_is_no_number_is_never_progress(config, value):
     assert not same(final.conditions[0].controller, new.controller)
 
 
-def test_an_indefinite_cost_keeps_the_controller_and_the_run_goes_on():
+def test_an_indefinite_cost_keeps_the_controller_and_the_run_goes_on(caplog):
+    caplog.set_level("DEBUG", "gps.algorithms")
     # no eta that the search may use makes Q_uu positive definite
     config = TrajOptConfig(step=StepConfig(kl_max=1.0), dual=DualConfig(eta_max=1e-3))
     agent, start = begin(config)
@@ -168,7 +169,9 @@ def test_an_indefinite_cost_keeps_the_controller_and_the_run_goes_on():
     for _ in range(3):
         state, report = config.iterate(state, sample(agent, state.conditions, state.iteration))
         assert report.conditions[0].event.startswith("no update: ")
-        assert "Q_uu is not positive definite at t=" in report.conditions[0].event
+        assert report.conditions[0].cause == "curvature"
+        assert "Q_uu is not positive definite at t=" in caplog.text  # for whoever writes searches
+        assert "Q_uu" not in report.conditions[0].event
         assert report.conditions[0].kl == 0.0
         assert same(state.conditions[0].controller, first)
     assert state.iteration == 3
@@ -180,7 +183,8 @@ def test_a_search_without_result_keeps_the_controller_until_it_works_again():
     before, _, _ = advance(TRAJOPT, agent, start, 1)
     before = with_condition(before, 0, eta=1e-6)  # far below the bound's
     after, reports, _ = advance(bad, agent, before, 1)
-    assert "no update: the previous controller stays" in reports[0].conditions[0].event
+    assert "no update: no better controller is within" in reports[0].conditions[0].event
+    assert reports[0].conditions[0].cause == "unknown"
     old, new = before.conditions[0], after.conditions[0]
     assert same(new.controller, old.controller)
     assert same(new.previous, old.controller)  # what was sampled is sound
@@ -494,7 +498,7 @@ def test_a_run_over_a_cliff_recovers(seed):
             if last is not None and c.cost_mean - last[m].sampled_cost > limit * last[m].cost_scale:
                 explosions += 1
                 assert "back to an earlier controller" in c.event
-                assert f"condition {m}: {c.event}" in report.events
+                assert any("back to an earlier controller" in e for e in report.events)
                 assert same(state.controller, last[m].previous)
                 assert (
                     state.step_mult < last[m].step_mult or state.step_mult == StepConfig().min_mult

@@ -182,7 +182,7 @@ def test_at_the_ceiling_the_previous_controller_stays_and_the_log_names_the_step
     C[t, 4:, 4:] -= 1e5 * np.eye(2)
     bad = dataclasses.replace(cost, C=C)
     config = DualConfig(eta_min=1e-12, eta_max=1e-9)
-    with caplog.at_level(logging.INFO, "gps.control.dual"):
+    with caplog.at_level(logging.DEBUG, "gps.control.dual"):
         found = minimise(dynamics, bad, start, previous, 0.1, config)
     assert re.search(rf"at t={t} \(smallest eigenvalue -.*raise eta_max", caplog.text)
     assert not found.converged
@@ -223,7 +223,7 @@ def test_explosion_at_a_low_eta_raises_it(rng, search):
 @pytest.mark.parametrize("trials", [1, 2, 3])
 def test_too_few_trials_give_the_best_feasible_or_the_previous_one(problem, trials, caplog):
     config = DualConfig(max_trials=trials, tol=1e-9)
-    with caplog.at_level(logging.INFO, "gps.control.dual"):
+    with caplog.at_level(logging.DEBUG, "gps.control.dual"):
         found = minimise(*problem, 0.05, config, eta=1e4)
     assert not found.converged
     assert found.kl.sum() <= 0.05 * 12
@@ -231,14 +231,14 @@ def test_too_few_trials_give_the_best_feasible_or_the_previous_one(problem, tria
     assert len(found.trace) == trials
     assert found.eta == found.trace[found.trace[:, 1] <= 0.05 * 12, 0].min()
     caplog.clear()
-    with caplog.at_level(logging.INFO, "gps.control.dual"):
+    with caplog.at_level(logging.DEBUG, "gps.control.dual"):
         stays = minimise(*problem, 1e-9, DualConfig(max_trials=1), eta=1e-3)
     assert "the previous controller stays" in caplog.text
     assert "max_trials" in caplog.text
     np.testing.assert_array_equal(stays.controller.K, problem[3].K)
     assert not stays.converged
     caplog.clear()
-    with caplog.at_level(logging.INFO, "gps.control.per_step"):
+    with caplog.at_level(logging.DEBUG, "gps.control.per_step"):
         each = minimise_per_step(*problem, 0.05, config, eta=1e4)
     assert not each.converged
     assert (each.kl <= 0.05 * (1 + 1e-9)).all()

@@ -235,7 +235,7 @@ def test_where_numbers_do_not_suffice_the_bounds_still_hold(seed, kl_under, capl
     problem, bound, weight = hard_problem(seed)
     for w in (0.0, weight):
         caplog.clear()
-        with caplog.at_level(logging.INFO, "gps.control.per_step"):
+        with caplog.at_level(logging.DEBUG, "gps.control.per_step"):
             found = minimise_per_step(
                 *problem, bound, DualConfig(kl_under=kl_under), entropy_weight=w
             )
@@ -259,7 +259,7 @@ def test_the_previous_controller_comes_back_where_nothing_else_is_finite(problem
     wild = LinearDynamics(F, 0 * dynamics.f, 0 * dynamics.W)
     still = Gaussian(np.zeros(4), np.zeros((4, 4)))
     thin = LinearGaussianController(0 * previous.K, 0 * previous.k, 1e-140 * previous.chol)
-    with caplog.at_level(logging.INFO, "gps.control.per_step"):
+    with caplog.at_level(logging.DEBUG, "gps.control.per_step"):
         for bound in (1e-9, 0.3, 50.0):
             found = minimise_per_step(wild, cost, still, thin, bound)
             m = lqr.forward(wild, found.controller, still)

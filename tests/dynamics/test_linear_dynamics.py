@@ -157,3 +157,34 @@ def test_errors_say_what_is_wrong(rng):
     for wrong in ({"ridge": -1.0}, {"x0_variance_floor": 0.0}, {"x0_strength": -1.0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             dynamics.DynamicsConfig(**wrong)
+
+
+def test_the_error_over_persistence_is_that_of_fits_without_the_sample(rng):
+    """Exactly so for least squares, whose fit without one sample follows from leverages."""
+    N = 9
+    r = simulate(truth(), rng, N)
+    error, persistence = np.zeros((N, T - 1, NX)), r.X[:, 1:] - r.X[:, :-1]
+    for i in range(N):
+        rest = [j for j in range(N) if j != i]
+        model = dynamics.fit(rollouts(r.X[rest], r.U[rest]), None, NO_PRIOR).dynamics
+        z = np.concatenate([r.X[i, :-1], r.U[i, :-1]], axis=1)
+        error[i] = r.X[i, 1:] - (np.einsum("txz,tz->tx", model.F, z) + model.f)
+    expected = np.sqrt((error**2).mean(axis=(0, 1)) / (persistence**2).mean(axis=(0, 1)))
+    found = dynamics.fit(r, None, NO_PRIOR).error_ratio
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_the_error_over_persistence_shows_what_cannot_be_predicted(rng):
+    """With a prior too; an entry without change has none, and too few samples no bound."""
+    X, U = rng.normal(size=(8, 30, 3)), rng.normal(size=(8, 30, 1))
+    for t in range(29):
+        X[:, t + 1, 0] = X[:, t, 0] + 0.3 * U[:, t, 0]
+    X[:, :, 2] = 4.0
+    r = rollouts(X, U)
+    config = dynamics.DynamicsConfig()
+    prior = update_prior(None, dynamics.points(X, U), config.prior, rng)
+    known, noise, _ = dynamics.fit(r, prior, config).error_ratio
+    assert known < 0.1
+    assert noise > 0.7  # of white noise, whose best prediction is its mean
+    two = dynamics.fit(rollouts(X[:2], U[:2]), None, dynamics.DynamicsConfig(prior=None))
+    assert two.error_ratio[0] > 3

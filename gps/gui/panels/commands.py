@@ -22,6 +22,7 @@ _COLOURS = {
     "stopped": "#9a6700",
     "done": "#0550ae",
     "failed": "#cf222e",
+    "not learning": "#9a6700",
 }
 
 

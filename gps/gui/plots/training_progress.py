@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gps.errors import StoreError
+from gps.errors import StoreError, ranges
 from gps.gui.plots.types import Line, LinePlot, Plot, Table
+from gps.pipeline.learning import joined
 from gps.types import Array, iter_fields
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def _metrics(runs: Sequence[RunReader]) -> Iterator[_Metric]:
                   "multiplier", {"multiplier": "step_mult_mean"})  # fmt: skip
     yield _Metric("exploration_std", "Exploration: standard deviation of the action noise",
                   "share of half the range", {"noise": "exploration_std"})  # fmt: skip
+    yield _Metric("diagnosis", "Signs of a run that does not learn: above 1 they are bad",
+                  "ratio", {"clipped actions, share": "clipped_mean",
+                            "error of fitted dynamics over persistence": "prediction_ratio",
+                            "growth of the fitted closed loop over a rollout": "growth"},
+                  mean=False)  # fmt: skip
     yield _Metric("eta", "Dual variable of the KL bound (or temperature), mean over conditions",
                   "eta (cost per nat)", {"eta": "eta_mean"})  # fmt: skip
     yield _Metric("policy_loss", "Loss of the policy after its training", "loss (nats)",
@@ -236,12 +242,11 @@ def _update_plots(run: RunReader) -> Iterator[Plot]:
 
 
 def _event_table(run: RunReader) -> Iterator[Plot]:
-    """Interventions of the guard."""
+    """Interventions of the guard; conditions with the same one in one row."""
     rows = tuple(
-        (str(n), str(report.condition), report.event)
+        (str(n), ranges(who), text)
         for n, reports in run.all_reports().items()
-        for report in reports
-        if report.event
+        for who, text, _ in joined((r.condition, r.event) for r in reports if r.event)
     )
     if rows:
         columns = ("iteration", "condition", "event")
