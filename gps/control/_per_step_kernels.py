@@ -25,6 +25,7 @@ from gps.control._kernels import (
     advance,
     blocks,
     constrained_gains,
+    cost_unit,
     divergence_at,
     expected_cost,
     forward,
@@ -358,13 +359,7 @@ def search(  # type: ignore[no-untyped-def]
     K_f, k_f, chol_f, asked = np.empty(K.shape), np.empty(k.shape), np.empty(chol.shape), eta.copy()
     mean_f, cov_f, kl_f, low = np.zeros((T, nz)), np.zeros((T, nz, nz)), np.zeros(T), np.zeros(T)
     damp, last = np.ones(T), np.zeros(T)
-    scale = 0.0
-    for t in range(T):
-        for i in range(nz):
-            scale = max(scale, abs(c[t, i]))
-            for j in range(nz):
-                scale = max(scale, abs(C[t, i, j]))
-    scale = min(max(scale, 1e-250), 1e250) if scale > 0.0 else 1.0
+    scale = cost_unit(C, c, K_old, k_old, chol_old, F, f, W, x0_mean, x0_cov, mean_f, cov_f)
     cold = not np.isfinite(eta[0])
     if cold:
         for t in range(T):
