@@ -159,8 +159,9 @@ def fit_linear_gaussian(
     no = D - n_in
     added = np.full(n_in, ridge)
     if standardise:
-        known = isinstance(prior, MixturePrior)
-        past = prior.history[..., :n_in].reshape(-1, n_in) if known else None
+        past = None
+        if isinstance(prior, MixturePrior):
+            past = prior.history[..., :n_in].reshape(-1, n_in)
         added = ridge * spread(X.reshape(-1, n_in), past) ** 2
     mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
     gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
