@@ -255,16 +255,16 @@ def search(  # type: ignore[no-untyped-def]
             continue
         i, j, s = _row(p, C), _row(p, F), _row(p, x0_mean)
         o, a = _row(p, K_old), _row(p, mean_at)
-        unit = _kernels.cost_unit(
+        little, much = _kernels.cost_unit(
             C[i], c[i], K_old[o], k_old[o], chol_old[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s, 0],
             mean[p], cov[p],
         )  # fmt: skip
-        most = min(eta_max * unit, 1e250)
-        least = min(max(eta_min * unit, 1e-250), most)
+        most = min(eta_max * much, 1e250)
+        least = min(max(eta_min * little, 1e-250), most)
         end[p], trials[p], found[p] = _search(
             C[i], c[i], R[o], r[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s, 0],
             K_old[o], k_old[o], inv_old[o], half_old[o],
-            w[p], bound[p], unit if np.isnan(eta[p]) else eta[p], least, most,
+            w[p], bound[p], little if np.isnan(eta[p]) else eta[p], least, most,
             std_floor, tol, under, mean_at[a], cov_at[a],
             K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p],
         )  # fmt: skip

@@ -569,18 +569,18 @@ def expected_cost(C, c, c0, mean, cov, out):  # type: ignore[no-untyped-def]
 
 @kernel
 def cost_unit(C, c, K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no-untyped-def]
-    """By how much a step's cost varies under a controller, in cost units; above 0 and finite.
+    """By how much a step's cost varies under a controller: (least, most) over the steps.
 
-    The median over steps of the largest |C_ij| s_i s_j and |C mean + c|_i s_i, with s the standard
-    deviations of z: whatever the units of states and actions, the same. Steps of no variation, and
-    those from which the marginals overflow, do not count; where none does, the largest coefficient.
-    mean and cov are overwritten.
+    In cost units, above 0 and finite. Of a step the largest |C_ij| s_i s_j and |C mean + c|_i s_i,
+    with s the standard deviations of z: whatever the units of states and actions, the same. Steps
+    of no variation, and those from which the marginals overflow, do not count; where none does, the
+    largest coefficient is both. mean and cov are overwritten.
     """
     T, nz = c.shape
     status, stop = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
     if status == OK:
         stop = T
-    sizes, s, n, largest = np.empty(T), np.empty(nz), 0, 0.0
+    s, least, most, largest = np.empty(nz), np.inf, 0.0, 0.0
     for t in range(T):
         size = 0.0
         if t < stop:
@@ -597,10 +597,10 @@ def cost_unit(C, c, K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: i
             if t < stop:
                 size = max(size, abs(slope) * s[i])
         if 0.0 < size < np.inf:
-            sizes[n] = size
-            n += 1
-    unit = np.sort(sizes[:n])[n // 2] if n > 0 else largest
-    return min(max(unit, 1e-250), 1e250) if unit > 0.0 else 1.0
+            least, most = min(least, size), max(most, size)
+    if most == 0.0:
+        least = most = largest if largest > 0.0 else 1.0
+    return min(max(least, 1e-250), 1e250), min(max(most, 1e-250), 1e250)
 
 
 @kernel

@@ -127,7 +127,8 @@ class _Problem:
         self.spare = self.buffers()
         self.kept = self.buffers()
         acting = previous.K, previous.k, previous.chol
-        self.unit = _kernels.cost_unit(self.C, self.c, *acting, *self.model, *self.spare[3:5])
+        args = (self.C, self.c, *acting, *self.model, *self.spare[3:5])
+        self.least, self.most = _kernels.cost_unit(*args)
 
     def buffers(self) -> tuple[Array, ...]:
         """K, k, chol, mean, cov, kl."""
@@ -141,8 +142,8 @@ class _Problem:
 
     def limits(self, config: DualConfig) -> tuple[float, float]:
         """Floor and ceiling of eta, in cost units per nat."""
-        high = min(config.eta_max * self.unit, 1e250)
-        return min(max(config.eta_min * self.unit, 1e-250), high), high
+        high = min(config.eta_max * self.most, 1e250)
+        return min(max(config.eta_min * self.least, 1e-250), high), high
 
     def failure(self, status: int, t: int, eta: float) -> _Failure:
         """Why the last trial gave no controller."""
@@ -237,7 +238,7 @@ def minimise(
     previous = p.previous
     kl_max = float(per_step("kl_max", kl_max, 1)[0])
     bound = min(kl_max * p.T, 1e300)
-    eta = float(per_step("eta", p.unit if eta is None else eta, 1)[0])
+    eta = float(per_step("eta", p.least if eta is None else eta, 1)[0])
     w = per_step("entropy_weight", weight, p.T, zero=True)
     low, high = p.limits(config)
     R, r = penalty(previous, p.inv)
