@@ -275,7 +275,12 @@ def rollout(step, X, U, k, K, sizes, low, high, X_new, U_new):  # type: ignore[n
 
 @njit(nogil=True)
 def differences(step, X, U, F, width):  # type: ignore[no-untyped-def]
-    """Central differences of a compiled `step` along a trajectory."""
+    """Central differences of a compiled `step` along a trajectory.
+
+    Over `width` times the size of an entry, or times 1 in its own unit below that: an angle of 0
+    says nothing of how far the step is smooth, so that a model in units other than those in which
+    its numbers are of order one should bring its Jacobian.
+    """
     S, nx, nz = F.shape
     x, u = np.empty(nx), np.empty(nz - nx)
     above, below = np.empty(nx), np.empty(nx)

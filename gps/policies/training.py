@@ -55,7 +55,9 @@ class TrainingConfig(Config):
     weight_cap: Annotated[float, Range(at_least=1, finite=False)] = 2.0
     """Largest sample weight, as a multiple of the median; infinite for no cap."""
     entropy_weight: NonNegative = 0.0
-    """Entropy bonus of the policy; 2 entropy_weight is added to the mean precision."""
+    """Entropy bonus of the policy; 2 entropy_weight is added to the mean precision of every action,
+    in the inverse of that action's unit squared: a choice of the user's about the policy's noise,
+    and no number would do for all robots but 0."""
     std_floor: Positive = 1e-3
     """Minimum standard deviation that an entry of the observation is divided by, as a share of its
     largest absolute value in the training data, so that no unit matters."""
