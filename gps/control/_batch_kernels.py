@@ -242,20 +242,30 @@ def _search(  # type: ignore[no-untyped-def]
 
 @kernel
 def search(  # type: ignore[no-untyped-def]
-    C, c, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, inv_old, half_old,
-    w, bound, eta, least, most, std_floor, tol, under, mean_at, cov_at,
+    C, c, R, r, F, f, W, x0_mean, x0_cov, K_old, k_old, chol_old, inv_old, half_old,
+    w, bound, eta, eta_min, eta_max, std_floor, tol, under, mean_at, cov_at,
     K, k, chol, mean, cov, kl, trace, found, trials, end, status, first, stop,
 ):  # fmt: skip
-    """The dual search for every problem; x0_cov (n, 1, nx, nx)."""
+    """The dual search for every problem; x0_cov (n, 1, nx, nx). eta: NaN for none.
+
+    eta_min, eta_max: as in `DualConfig`.
+    """
     for p in range(first, stop):
         if status[p] != OK:
             continue
         i, j, s = _row(p, C), _row(p, F), _row(p, x0_mean)
         o, a = _row(p, K_old), _row(p, mean_at)
+        little, much = _kernels.cost_unit(
+            C[i], c[i], K_old[o], k_old[o], chol_old[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s, 0],
+            mean[p], cov[p],
+        )  # fmt: skip
+        most = min(eta_max * much, 1e250)
+        least = min(max(eta_min * little, 1e-250), most)
         end[p], trials[p], found[p] = _search(
             C[i], c[i], R[o], r[o], F[j], f[j], W[j], x0_mean[s], x0_cov[s, 0],
             K_old[o], k_old[o], inv_old[o], half_old[o],
-            w[p], bound[p], eta[p], least[p], most[p], std_floor, tol, under, mean_at[a], cov_at[a],
+            w[p], bound[p], little if np.isnan(eta[p]) else eta[p], least, most,
+            std_floor, tol, under, mean_at[a], cov_at[a],
             K[p], k[p], chol[p], mean[p], cov[p], kl[p], trace[p],
         )  # fmt: skip
         if end[p] > FLOOR:

@@ -106,7 +106,8 @@ def box_minimum(H, q, low, high, x, free, L, trials):  # type: ignore[no-untyped
             if free[i]:
                 d[i] = b[k]
                 k += 1
-                longest = max(longest, abs(d[i]) / (1.0 + abs(x[i])))
+                if d[i] != 0.0:
+                    longest = max(longest, abs(d[i]) / max(abs(x[i]), 1e-290))
             slope += d[i] * g[i]
         if longest <= FEWEST or slope >= 0.0:
             return OK
@@ -134,10 +135,13 @@ def box_minimum(H, q, low, high, x, free, L, trials):  # type: ignore[no-untyped
 
 
 @kernel
-def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_uu):  # type: ignore[no-untyped-def]
+def backward(  # type: ignore[no-untyped-def]
+    l_z, l_zz, F, low, high, mu, weights, on_state, boxed, K, k, inv, change, Q_uu
+):
     """Deviations' gains K and steps k about a trajectory, under low <= k <= high.
 
-    mu (a number) times B'B (`on_state`) or the identity is added to Q_uu. inv: lower factor of the
+    mu (a number) times B'D B (`on_state`) or times D is added to Q_uu, D the diagonal matrix of
+    the weights (nz,) of states or of actions. inv: lower factor of the
     inverse of the regularised Q_uu. change: first and second derivative of the expected cost with
     respect to the step size. When it stops early, Q_uu holds the block that has no factor.
     """
@@ -172,7 +176,7 @@ def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_
             if on_state and not last:
                 for i in range(nx):
                     for j in range(nz):
-                        R[i, j] = mu * F[t, i, j]
+                        R[i, j] = mu * weights[i] * F[t, i, j]
                 for p in range(nx):
                     for i in range(nu):
                         a = F[t, p, nx + i]
@@ -182,7 +186,7 @@ def backward(l_z, l_zz, F, low, high, mu, on_state, boxed, K, k, inv, change, Q_
                             Q_ux[i, j] += a * R[p, j]
             else:
                 for i in range(nu):
-                    Q_uu[i, i] += mu
+                    Q_uu[i, i] += mu * weights[nx + i]
         status = _factor(Q_uu, N)
         if status != OK:
             return status, t
@@ -271,7 +275,12 @@ def rollout(step, X, U, k, K, sizes, low, high, X_new, U_new):  # type: ignore[n
 
 @njit(nogil=True)
 def differences(step, X, U, F, width):  # type: ignore[no-untyped-def]
-    """Central differences of a compiled `step` along a trajectory."""
+    """Central differences of a compiled `step` along a trajectory.
+
+    Over `width` times the size of an entry, or times 1 in its own unit below that: an angle of 0
+    says nothing of how far the step is smooth, so that a model in units other than those in which
+    its numbers are of order one should bring its Jacobian.
+    """
     S, nx, nz = F.shape
     x, u = np.empty(nx), np.empty(nz - nx)
     above, below = np.empty(nx), np.empty(nx)

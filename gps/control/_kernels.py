@@ -568,6 +568,42 @@ def expected_cost(C, c, c0, mean, cov, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def cost_unit(C, c, K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov):  # type: ignore[no-untyped-def]
+    """By how much a step's cost varies under a controller: (least, most) over the steps.
+
+    In cost units, above 0 and finite. Of a step the largest |C_ij| s_i s_j and |C mean + c|_i s_i,
+    with s the standard deviations of z: whatever the units of states and actions, the same. Steps
+    of no variation, and those from which the marginals overflow, do not count; where none does, the
+    largest coefficient is both. mean and cov are overwritten.
+    """
+    T, nz = c.shape
+    status, stop = forward(K, k, chol, F, f, W, x0_mean, x0_cov, mean, cov)
+    if status == OK:
+        stop = T
+    s, least, most, largest = np.empty(nz), np.inf, 0.0, 0.0
+    for t in range(T):
+        size = 0.0
+        if t < stop:
+            for i in range(nz):
+                s[i] = np.sqrt(max(cov[t, i, i], 0.0))
+        for i in range(nz):
+            largest = max(largest, abs(c[t, i]))
+            slope = c[t, i]
+            for j in range(nz):
+                largest = max(largest, abs(C[t, i, j]))
+                if t < stop:
+                    slope += C[t, i, j] * mean[t, j]
+                    size = max(size, abs(C[t, i, j]) * s[i] * s[j])
+            if t < stop:
+                size = max(size, abs(slope) * s[i])
+        if 0.0 < size < np.inf:
+            least, most = min(least, size), max(most, size)
+    if most == 0.0:
+        least = most = largest if largest > 0.0 else 1.0
+    return min(max(least, 1e-250), 1e250), min(max(most, 1e-250), 1e250)
+
+
+@kernel
 def relative_penalty(K, k, inv_chol, R, r):  # type: ignore[no-untyped-def]
     """Hessian R and gradient r about z = 0 of -log N(u; K x + k, Sigma)."""
     T, nu, nx = K.shape

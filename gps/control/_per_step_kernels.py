@@ -25,6 +25,7 @@ from gps.control._kernels import (
     advance,
     blocks,
     constrained_gains,
+    cost_unit,
     divergence_at,
     expected_cost,
     forward,
@@ -358,17 +359,11 @@ def search(  # type: ignore[no-untyped-def]
     K_f, k_f, chol_f, asked = np.empty(K.shape), np.empty(k.shape), np.empty(chol.shape), eta.copy()
     mean_f, cov_f, kl_f, low = np.zeros((T, nz)), np.zeros((T, nz, nz)), np.zeros(T), np.zeros(T)
     damp, last = np.ones(T), np.zeros(T)
-    scale = 0.0
-    for t in range(T):
-        for i in range(nz):
-            scale = max(scale, abs(c[t, i]))
-            for j in range(nz):
-                scale = max(scale, abs(C[t, i, j]))
-    scale = min(max(scale, 1e-250), 1e250) if scale > 0.0 else 1.0
+    least, most = cost_unit(C, c, K_old, k_old, chol_old, F, f, W, x0_mean, x0_cov, mean_f, cov_f)
     cold = not np.isfinite(eta[0])
     if cold:
         for t in range(T):
-            used[t] = asked[t] = _FLOOR * scale
+            used[t] = asked[t] = _FLOOR * least
     if cold or under:
         status, t = forward(
             K_old, k_old, chol_old, F, f, W, x0_mean, x0_cov, mean_f, cov_f
@@ -446,7 +441,7 @@ def search(  # type: ignore[no-untyped-def]
             for t in range(T):
                 at = abs(kl[t] - bound[t]) <= tol * bound[t] or low[t] == 1.0
                 done = done and at and np.isfinite(used[t])
-                found[t] = used[t] if np.isfinite(used[t]) else _FAR * scale
+                found[t] = used[t] if np.isfinite(used[t]) else _FAR * most
                 active[t] = low[t] == 0.0
                 trace[n - 1] = max(trace[n - 1], kl[t] / bound[t])
             return DONE if done else SHORT, n
@@ -506,7 +501,7 @@ def search(  # type: ignore[no-untyped-def]
             _copy(cov_f, cov)
             _copy(kl_f, kl)
             for t in range(T):
-                found[t] = asked[t] if np.isfinite(asked[t]) else _FAR * scale
+                found[t] = asked[t] if np.isfinite(asked[t]) else _FAR * most
                 active[t] = low[t] == 0.0
         if consistent:
             return DONE, n
@@ -523,5 +518,5 @@ def search(  # type: ignore[no-untyped-def]
     _copy(mean_f, mean)
     _copy(cov_f, cov)
     for t in range(T):
-        kl[t], found[t], active[t] = 0.0, _FAR * scale, True
+        kl[t], found[t], active[t] = 0.0, _FAR * most, True
     return HELD, n

@@ -576,7 +576,7 @@ def minimise(
     """`dual.minimise` for every problem, each with its own search in compiled code.
 
     kl_max, in nats per time step, and eta, in cost units per nat: broadcast to (B,); eta=None
-    begins at each cost's largest coefficient. entropy_weight: broadcasts to (B, T), by default that
+    begins where `dual.minimise` does. entropy_weight: broadcasts to (B, T), by default that
     of `config`. std_floor: a number or (nu,), for all problems. B is the longest of the arguments,
     so that one problem can be solved for many bounds at once. The searches are those of
     `dual.minimise`, trial for trial; one that does not converge is done again by that function.
@@ -600,7 +600,6 @@ def minimise(
     w = _positive("entropy_weight", weight, (B, T), zero=True)
     C, W = job.symmetric("cost", c.C), job.symmetric("dynamics", d.W)
     S0 = job.symmetric("x0", s.cov[:, None])
-    unit, low, high = _eta_limits(C, c.c, config, B)
     q, inv, half, good = _references(p, floor)
     job.fall_back(good)
     R, r = _square(p.B, T, nx + nu), np.empty((p.B, T, nx + nu))
@@ -616,8 +615,9 @@ def minimise(
         *_finite(C, c.c, c.c0), *_model(d, W, s, S0), *(penalties if p.B == B else ()),
         (
             kernels.search, C, c.c, _seen(R), _seen(r), d.F, d.f, W, s.mean, S0,
-            q.K, q.k, inv, half, w, np.minimum(most * T, 1e300), unit if first is None else first,
-            low, high, floor, config.tol, under, *at,
+            q.K, q.k, _seen(q.chol), inv, half, w, np.minimum(most * T, 1e300),
+            np.full(B, np.nan) if first is None else first,
+            config.eta_min, config.eta_max, floor, config.tol, under, *at,
             K, k, chol, mean, cov, kl_t, trace, found, trials, end,
         ),
         *_finite(K, chol, cov),
@@ -1167,17 +1167,6 @@ def _precision_terms(controller: ControllerBatch, inv: Array) -> tuple[Array, ..
     with np.errstate(all="ignore"):
         P = inv.swapaxes(-1, -2) @ inv
         return _read(P, P @ controller.K, np.einsum("btij,btj->bti", P, controller.k))
-
-
-def _eta_limits(C: Array, c: Array, config: DualConfig, B: int) -> tuple[Array, Array, Array]:
-    """Every cost's largest coefficient, and floor and ceiling of its eta, each (B,)."""
-    with np.errstate(all="ignore"):
-        unit = np.maximum(abs(C).max(axis=(1, 2, 3)), abs(c).max(axis=(1, 2)))
-        unit[unit == 0.0] = 1.0
-        high = np.minimum(config.eta_max * unit, 1e250)
-        low = np.minimum(np.maximum(config.eta_min * unit, 1e-250), high)
-    unit, low, high = (np.broadcast_to(a, (B,)).copy() for a in (unit, low, high))
-    return unit, low, high
 
 
 def _averaged_over(

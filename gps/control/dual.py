@@ -123,11 +123,12 @@ class _Problem:
         self.model = (dynamics.F, dynamics.f, W, x0_mean, x0_cov)
         self.reference = (previous.K, previous.k, self.inv, half_logdet)
         self.T, self.nx, self.nu = T, nx, nu
-        scale = float(max(self.C.max(), -self.C.min(), self.c.max(), -self.c.min()))
-        self.unit = scale if scale > 0 else 1.0  # largest coefficient of the cost
         self.Q_uu = np.zeros((nu, nu))
         self.spare = self.buffers()
         self.kept = self.buffers()
+        acting = previous.K, previous.k, previous.chol
+        args = (self.C, self.c, *acting, *self.model, *self.spare[3:5])
+        self.least, self.most = _kernels.cost_unit(*args)
 
     def buffers(self) -> tuple[Array, ...]:
         """K, k, chol, mean, cov, kl."""
@@ -141,8 +142,8 @@ class _Problem:
 
     def limits(self, config: DualConfig) -> tuple[float, float]:
         """Floor and ceiling of eta, in cost units per nat."""
-        high = min(config.eta_max * self.unit, 1e250)
-        return min(max(config.eta_min * self.unit, 1e-250), high), high
+        high = min(config.eta_max * self.most, 1e250)
+        return min(max(config.eta_min * self.least, 1e-250), high), high
 
     def failure(self, status: int, t: int, eta: float) -> _Failure:
         """Why the last trial gave no controller."""
@@ -210,14 +211,16 @@ def minimise(
 
     x0: distribution of x[0], or the state (nx,) itself. kl_max: nats per time step, above 0; the
     mean over the steps is bounded, where `minimise_per_step` bounds each. eta: start of the search,
-    in cost units per nat; the last result's eta saves trials, None begins at the cost's largest
-    coefficient. entropy_weight: cost units per nat, scalar or (T,); by default that of `config`. A
-    KL penalty w_t KL_t(p || q) is the cost term w_t (-log q) together with the entropy weight w_t.
+    in cost units per nat; the last result's eta saves trials, None begins at what a step's cost
+    varies by (see `DualConfig.eta_min`). entropy_weight: cost units per nat, scalar or (T,); by
+    default that of `config`. A KL penalty w_t KL_t(p || q) is the cost term w_t (-log q) together
+    with the entropy weight w_t.
     std_floor: minimum standard deviation of each action, in its unit, scalar or (nu,), above 0;
     None for none. Where `previous` has less noise, it counts as raised to the floor.
     `config.kl_under` says over whose states the KL_t are averaged; under the previous controller's,
     the search is the same but its answer is no longer the optimum. The cost times a positive
-    factor, and eta and weights with it, gives the same controller up to rounding.
+    factor, and eta and weights with it, gives the same controller up to rounding, and so do other
+    units of states and actions.
 
     Never returns a controller beyond (1 + tol) times the bound. When the search ends elsewhere than
     at the bound, the best controller within it comes back with `converged=False` and a `reason`; in
@@ -235,7 +238,7 @@ def minimise(
     previous = p.previous
     kl_max = float(per_step("kl_max", kl_max, 1)[0])
     bound = min(kl_max * p.T, 1e300)
-    eta = float(per_step("eta", p.unit if eta is None else eta, 1)[0])
+    eta = float(per_step("eta", p.least if eta is None else eta, 1)[0])
     w = per_step("entropy_weight", weight, p.T, zero=True)
     low, high = p.limits(config)
     R, r = penalty(previous, p.inv)

@@ -19,11 +19,14 @@ class DualConfig(Config):
     """Accepted distance of the KL from its bound, as a fraction of the bound."""
 
     eta_min: Positive = 1e-16
-    """Floor of eta per nat, as a multiple of the cost's largest coefficient (entries of C and c);
-    where the KL is below its bound there, and has stopped to grow, the constraint is inactive."""
+    """Floor of eta per nat, as a multiple of what a step's cost varies by under the previous
+    controller (to first or second order, whichever is larger; the least of all steps), so that no
+    unit matters. Where the KL is below its bound there, and has stopped to grow, the constraint is
+    inactive. A search without a start begins at this variation itself: what unstable dynamics make
+    of it in later steps would be far off."""
 
     eta_max: Positive = 1e16
-    """Ceiling of eta per nat, as a multiple of the cost's largest coefficient; where it is reached
+    """Ceiling of eta per nat, as a multiple of the same, the most of all steps; where it is reached
     the previous controller stays."""
 
     max_trials: Annotated[int, Range(at_least=1, at_most=100_000)] = 100

@@ -50,13 +50,18 @@ class ILQRConfig(Config):
     """Maximum number of iterations."""
 
     tol_gradient: NonNegative = 1e-6
-    """Stop when no action would change by more than this fraction of 1 + |u|."""
+    """Stop when no action would change by more than this fraction of its unit + |u|. The unit of an
+    action, here and below, is the smaller of half the range between its limits and of the action
+    that costs as much as a step of the first trajectory does; without either its largest size in
+    the first trajectory, or 1."""
 
     tol_cost: NonNegative = 1e-9
     """Stop when an accepted step lowers the cost by less than this fraction of unit + |cost|. The
-    unit, here and below, is the largest entry of a step's Hessian (of its gradient, where that is
-    zero), averaged over the first trajectory, so that the cost times a positive factor is minimised
-    by the same steps."""
+    unit of the cost, here and below, is the largest entry of a step's Hessian (of its gradient,
+    where that is zero), averaged over the first trajectory, with actions in their units and states
+    in theirs: the standard deviation that independent actions of one unit would give them (median
+    over the steps, on the model's linearisation). So the cost times a positive factor is minimised
+    by the same steps, and so it is whatever states and actions count in."""
 
     step_sizes: tuple[Annotated[float, Range(above=0, at_most=1)], ...] = tuple(
         1.1 ** -(k * k) for k in range(10)
@@ -70,7 +75,7 @@ class ILQRConfig(Config):
 
     regularise: Literal["state", "action"] = "state"
     """What the regularisation is a multiple of: B'B ("state": deviations of the next state are
-    penalised) or the identity on Q_uu ("action")."""
+    penalised) or the identity on Q_uu ("action"), with states and actions in their units."""
 
     initial: NonNegative = 1e-6
     """Regularisation of the first iteration, in the cost's unit."""
@@ -148,7 +153,7 @@ class ILQRResult(Record):
     step_sizes: Annotated[Array, Shape("n")]
     """Step sizes that the line search accepted; 0 where no step was."""
     gradients: Annotated[Array, Shape("n")]
-    """Largest change of an action that was asked for, over 1 + |u|."""
+    """Largest change of an action that was asked for, over its unit + |u|."""
     unit: float
     """Of the cost, by which tolerances and regularisation go; see ILQRConfig.tol_cost."""
 
@@ -215,7 +220,7 @@ def minimise(
                 raise problem.failure(status, t)
             reason = "regularisation"
             break
-        gradient = float((np.abs(k) / (1.0 + np.abs(U))).max())
+        gradient = float((np.abs(k) / (problem.scale[nx:] + np.abs(U))).max())
         found = _Gains(K.copy(), inv.copy())
         gradients.append(gradient)
         mus.append(schedule.mu)
@@ -316,6 +321,25 @@ class _Schedule:
             self.mu = 0.0
 
 
+def reached(F: Array, u: Array) -> Array:
+    """Standard deviation (nx,) that independent actions with those of u (nu,) give the states.
+
+    The median over the steps that they reach, on the linearisation F (T-1, nx, nx+nu); 0 for what
+    they do not reach.
+    """
+    nx = F.shape[1]
+    S, found = np.zeros((nx, nx)), np.zeros((len(F), nx))
+    for t, f in enumerate(F):
+        A, B = f[:, :nx], f[:, nx:] * u
+        S = A @ S @ A.T + B @ B.T
+        found[t] = S.diagonal()
+    found[~((found > 0) & (found < np.inf))] = np.nan
+    out = np.zeros(nx)
+    known = ~np.isnan(found).all(axis=0)
+    out[known] = np.sqrt(np.nanmedian(found[:, known], axis=0))
+    return out
+
+
 def _made_of(source: object) -> str:
     """The user's function that a model or a cost consists of, in brackets."""
     return f" ({source.user_function})" if isinstance(source, UserDefined) else ""
@@ -376,7 +400,9 @@ class _Problem:
         self.l_z = np.zeros((T, self.nx + self.nu))
         self.l_zz = np.zeros((T, self.nx + self.nu, self.nx + self.nu))
         self.Q_uu, self.change = np.zeros((self.nu, self.nu)), np.zeros(2)
-        self.unit = 0.0  # of the cost; set by the first expansion
+        # units of the cost and of [x; u]; set by the first expansion
+        self.unit = 0.0
+        self.scale, self.weights = np.ones(self.nx + self.nu), np.ones(self.nx + self.nu)
 
     def _limit(self, which: str, value: npt.ArrayLike) -> Array:
         array = numbers(value, f"the {which} limit")
@@ -468,8 +494,24 @@ class _Problem:
         l_zz = _checks.symmetric("the cost's Hessian", np.ascontiguousarray(l_zz))
         self.l_zz[:] = terminal(l_zz, self.l_z, self.nu)
         if not self.unit:
-            curvature = float(np.abs(self.l_zz).max(axis=(1, 2)).mean())
-            self.unit = curvature or float(np.abs(self.l_z).max(axis=1).mean()) or 1.0
+            self._set_units(X, U)
+
+    def _set_units(self, X: Array, U: Array) -> None:
+        """Units of the states, of the actions and of the cost; see ILQRConfig."""
+        nx, step = self.nx, float(np.abs(self.cost.values(X[None], U[None])).mean())
+        with np.errstate(all="ignore"):
+            own = np.abs(self.l_zz.diagonal(axis1=1, axis2=2)[:, nx:]).mean(axis=0)
+            sizes = np.sqrt(step / own), 0.5 * (self.high - self.low).min(axis=0)
+            fit = [np.where((s > 0) & np.isfinite(s), s, np.inf) for s in sizes]
+            u = np.minimum(*fit)
+            largest = np.abs(U).max(axis=0)
+            u = np.where(np.isfinite(u), u, np.where(largest > 0, largest, 1.0))
+            x = reached(self.F, u)
+            self.scale = s = np.concatenate((x, u))
+            self.weights = np.where(s > 0, 1.0 / (s * s), 0.0)
+            curvature = (np.abs(self.l_zz) * s[:, None] * s).max(axis=(1, 2)).mean()
+            unit = curvature or (np.abs(self.l_z) * s).max(axis=1).mean()
+        self.unit = float(unit) if 0 < unit < np.inf else 1.0
 
     def backward(
         self, U: Array, schedule: _Schedule, config: ILQRConfig, k: Array, K: Array, inv: Array
@@ -479,7 +521,7 @@ class _Problem:
             with np.errstate(over="ignore"):  # a limit so far away is none
                 low, high = self.low - U, self.high - U
             status, t = kernels.backward(
-                self.l_z, self.l_zz, self.F, low, high, schedule.mu * self.unit,
+                self.l_z, self.l_zz, self.F, low, high, schedule.mu * self.unit, self.weights,
                 config.regularise == "state", self.boxed, K, k, inv, self.change, self.Q_uu,
             )  # fmt: skip
             if status == _kernels.OK and not (np.isfinite(k).all() and np.isfinite(K).all()):

@@ -225,9 +225,10 @@ def reference_cost(
             raise ShapeError(f"Q_final must have shape {(nx, nx)}, got {np.shape(Q_final)}")
         Qs[-1] = _weights("Q_final", Q_final, 1, nx)[0]
     for t in range(T):
-        # relative to its own size: singular but for rounding counts as singular
+        # singular but for rounding counts as singular, on a unit diagonal, so that no unit matters
+        size = np.sqrt(np.maximum(Rs[t].diagonal(), 0.0))
         low = smallest_eigenvalue(Rs[t])
-        if not low > 1e-14 * np.abs(Rs[t]).max():
+        if not (size.all() and smallest_eigenvalue(Rs[t] / size / size[:, None]) > 1e-14):
             raise NotPositiveDefiniteError(
                 "R", t=t, smallest=low, hint="every action needs a cost above 0"
             )
@@ -363,7 +364,8 @@ def _autonomous(model: Model, X: Array, U: Array) -> None:
         return
     alone, along = _one_step(model, states[:n], U[:n]), states[1:n]
     with np.errstate(all="ignore"):
-        off = np.abs(alone - along) > 1e-9 * np.maximum(1.0, np.abs(along))
+        size = np.abs(along).max(axis=0)  # of each entry; what is 0 but for rounding has none
+        off = np.abs(alone - along) > 1e-9 * size + 1e-14 * size.max(initial=0.0)
     if off.any():
         t = int(off.any(axis=1).argmax())
         raise ConfigError(
@@ -608,7 +610,7 @@ def _gains(
             smallest=smallest_eigenvalue(S),
             hint="the covariance of the state has grown out of all proportion: the dynamics may be "
             "unstable or badly scaled"
-            if np.abs(S).max() > 1e12 * (1.0 + np.abs(V).max())
+            if np.abs(S).max() > 1e12 * max(np.abs(a).max(initial=0.0) for a in (V, W, S0))
             else "a measurement without noise says again what is known exactly; add noise to V or "
             "W, or leave that measurement out",
         )

@@ -142,7 +142,9 @@ class SmoothDistance(Config):
     """Weight of log(alpha + s)/2, which asks for precision near the target; 0 leaves it out."""
 
     alpha: Positive = 1e-5
-    """Rounds off the l1 and log terms at s = 0; unit of s."""
+    """Rounds off the l1 and log terms at s = 0; unit of s, so in the entry's unit squared with
+    weights that are plain numbers: the precision that is asked for, squared, and a part of what the
+    task is, as the weights are. For a stage that moves a millimetre it is far below the default."""
 
     ramp: RampKind = "constant"
     """Factor of the whole step cost over time: 1, (t+1)/T, its square, or the last step only."""

@@ -19,6 +19,7 @@ RIDGES = tuple(10.0**k for k in range(-4, 3))
 _QUADRATIC = 10.0  # penalty of a squared feature's coefficient relative to a linear one's
 _SMALL = 1e-13  # eigenvalues below this, relative to the largest, are rounding
 _SAME = 1e-9  # a feature that varies less, relative to its size, is constant
+_ROUNDING = 1e-15  # or relative to the largest of all features, of which it may be a rounding error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,8 @@ class FittedRewardCost(Config, InPlaceCost):
     """
 
     entry: str = "reward"
-    """State entry of length 1 with the reward received on arriving. The derivatives scale with it,
-    but dynamics are fitted to it as to all of the state, with `DynamicsConfig.ridge` in squared
-    units of the state: a reward of the order of 1 is best, scaled in the agent if need be."""
+    """State entry of length 1 with the reward received on arriving. The derivatives scale
+    with it, and no unit of it matters."""
 
     features: Annotated[tuple[str, ...], Items(distinct=True)] | None = None
     """State entries that the reward may depend on; None for all but `entry`."""
@@ -178,7 +178,8 @@ def _regression(Z: Array, y: Array, t: int, window: int, degree: int) -> _Regres
     N, S, n = Z[:, steps].shape
     rows, target = Z[:, steps].reshape(N * S, n), y[:, steps].reshape(N * S)
     mean, std = rows.mean(axis=0), rows.std(axis=0)
-    varies = std > _SAME * np.maximum(np.abs(rows).max(axis=0), 1.0)
+    size = np.abs(rows).max(axis=0)
+    varies = std > np.maximum(_SAME * size, _ROUNDING * size.max(initial=0.0))
     v = (rows - mean)[:, varies] / std[varies]
     basis = v
     if degree == 2:

@@ -28,6 +28,9 @@ from gps.types import Array, Record
 
 log = logging.getLogger(__name__)
 
+NEVER = 1e-20
+"""Spread of a coordinate that has always been 0: beside any other it adds nothing to a variance."""
+
 
 @dataclass(frozen=True, eq=False)
 class Mixture(Record):
@@ -113,10 +116,15 @@ class _EM:
         self.lead_diff, self.lead_white = np.empty((n, b)), np.empty((n, b))
 
     def load(self, mixture: Mixture) -> None:
-        """Take a mixture's parameters; its components fill the first columns."""
+        """Take a mixture's parameters; its components fill the first columns.
+
+        Variances below the floor, of what varies now and did not before, are raised to it.
+        """
         J = mixture.J
         self.mean[:J] = (mixture.mean - self.centre) / self.scale
         self.cov[:J] = mixture.cov / np.outer(self.scale, self.scale)
+        diagonal = np.einsum("jdd->jd", self.cov[:J])  # a view
+        np.maximum(diagonal, self.floor, out=diagonal)
         self.log_weight[:J] = mixture.log_weight
         self.log_weight[J:] = -np.inf
 
@@ -244,10 +252,23 @@ def fit(
     return GMMFit(em.mixture(), np.array(trace) - np.log(scale).sum(), int(reseeded))
 
 
-def spread(points: Array) -> Array:
-    """Standard deviation (D,) of points (n, D); 1 for a coordinate that is constant to rounding."""
+def spread(points: Array, earlier: Array | None = None) -> Array:
+    """What a coordinate's numbers are measured by, (D,), above 0, whatever its unit.
+
+    The standard deviation of points (n, D). Of a coordinate that is constant to rounding that of
+    `earlier` points (m, D); where these say no more, its largest absolute value; of one that has
+    always been 0, NEVER: nothing is known of its unit, and any variance could be too much.
+    """
     std: Array = points.std(axis=0)
-    std[std <= 1e-13 * np.abs(points).max(axis=0)] = 1.0
+    size = np.abs(points).max(axis=0)
+    flat = std <= 1e-13 * size
+    if flat.any():
+        std[flat] = size[flat]
+        if earlier is not None:
+            past, most = earlier.std(axis=0), np.abs(earlier).max(axis=0)
+            known = flat & (past > 1e-13 * most)
+            std[known] = past[known]
+        std[std == 0.0] = NEVER
     return std
 
 

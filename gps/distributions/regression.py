@@ -131,7 +131,8 @@ def fit_linear_gaussian(
     With y = [input; output], posterior covariance of a step
     P = (N S + Psi + N kappa0/(N + kappa0) (ybar - mu0)(ybar - mu0)') / (N + nu0), plus a ridge on
     the diagonal of the input block: a share `ridge` of each input's variance over all samples and
-    steps, so that no unit matters, or, without `standardise`, `ridge` in each input's unit squared.
+    steps (of an input that is constant, over a mixture prior's history), so that no unit matters,
+    or, without `standardise`, `ridge` in each input's unit squared.
     gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample mean, not the posterior's, so
     that the model passes through the data), cov = P_oo - gain P_io. A mixture prior is worth
     `strength` samples: moments under the step's averaged responsibilities; an NIW prior is used as
@@ -156,7 +157,12 @@ def fit_linear_gaussian(
     D = Y.shape[2]
     means, scales, weights, psi, kappa0, nu0 = _prior_arrays(prior, Y, strength)
     no = D - n_in
-    added = ridge * (spread(X.reshape(-1, n_in)) ** 2 if standardise else np.ones(n_in))
+    added = np.full(n_in, ridge)
+    if standardise:
+        past = None
+        if isinstance(prior, MixturePrior):
+            past = prior.history[..., :n_in].reshape(-1, n_in)
+        added = ridge * spread(X.reshape(-1, n_in), past) ** 2
     mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
     gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
     status = _kernels.regress(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
+from gps.distributions.gmm import spread
 from gps.distributions.niw import prior_counts
 from gps.distributions.regression import (
     LinearGaussianFit,
@@ -28,10 +29,13 @@ class DynamicsConfig(Config):
     over the rollouts. Less is closer to the samples, more is steadier with few, and
     where contacts come and go."""
     standardise: bool = True
-    """Count `ridge` in these shares. False: in the squared units of states and actions, for entries
-    whose spread so far says little of what is to come; see also `prior.gmm.standardise`."""
+    """Count `ridge` and `x0_variance_floor` in these shares; of an entry that is constant now, of
+    its variance in the prior's earlier rollouts. False: in the squared units of states and actions,
+    for entries whose spread so far says little of what is to come; see also
+    `prior.gmm.standardise`."""
     x0_variance_floor: Positive = 1e-6
-    """Minimum variance of each entry of the start state."""
+    """Minimum variance of each entry of the start state, as a share of its variance over the
+    rollouts, all their steps included."""
     x0_strength: NonNegative = 1.0
     """Samples that the start states of the prior's history are worth; 0 leaves them out, which is
     right for a prior that pools conditions with different starts."""
@@ -85,8 +89,11 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
         ridge=config.ridge,
         standardise=config.standardise,
     )
-    earlier = None if prior is None else prior.history[:, 0, :nx]
-    x0_cov = start_covariance(X[:, 0], earlier, config)
+    past = None if prior is None else prior.history[:, :, :nx]
+    scale = None
+    if config.standardise:
+        scale = spread(X.reshape(-1, nx), None if past is None else past.reshape(-1, nx))
+    x0_cov = start_covariance(X[:, 0], None if past is None else past[:, 0], config, scale)
     nu0 = 0.0
     if prior is not None:
         nu0 = prior_counts(prior.n_points, 2 * nx + U.shape[2], strength)[1]
@@ -120,11 +127,15 @@ def error_ratio(model: LinearGaussianFit, inputs: Array, X: Array, nu0: float) -
     return readonly(ratio)
 
 
-def start_covariance(x0: Array, earlier: Array | None, config: DynamicsConfig) -> Array:
+def start_covariance(
+    x0: Array, earlier: Array | None, config: DynamicsConfig, scale: Array | None = None
+) -> Array:
     """(N V + s V_e + N s/(N + s) d d') / (N + s), variances floored on the diagonal.
 
     V and V_e are the diagonal variances of the start states x0 (N, nx) and of the earlier ones
     (S, nx), d the difference of their means, s = x0_strength: the normal-inverse-Wishart posterior.
+    The floor is `x0_variance_floor` times the square of `scale` (nx,), each entry's spread; None
+    for 1 in the units of the state.
     The public reference adds the prior's scatter without dividing it by a count.
     """
     N, s = len(x0), config.x0_strength if earlier is not None else 0.0
@@ -133,7 +144,8 @@ def start_covariance(x0: Array, earlier: Array | None, config: DynamicsConfig) -
         d = x0.mean(axis=0) - earlier.mean(axis=0)
         cov = cov + s * np.diag(earlier.var(axis=0)) + N * s / (N + s) * np.outer(d, d)
     cov = cov / (N + s)
-    lack = np.maximum(config.x0_variance_floor - cov.diagonal(), 0.0)
+    floor = config.x0_variance_floor * (1.0 if scale is None else scale**2)
+    lack = np.maximum(floor - cov.diagonal(), 0.0)
     result: Array = cov + np.diag(lack)
     return result
 

@@ -34,12 +34,14 @@ from gps.policies.neural import NetworkPolicy
 from gps.policies.optimisation import freeze_tuples, minibatches
 from gps.policies.policy import Sizes
 from gps.policies.training import (
+    POSE_FLOOR,
     BatchSize,
     Steps,
     TrainingConfig,
     TrainingData,
     TrainingResult,
     check_draws,
+    whitening_std,
 )
 from gps.types import Array, Images
 
@@ -202,7 +204,7 @@ class ImageModulePolicy(NetworkPolicy):
             rng.normal(size=(truth.shape[1], n)) / np.sqrt(n),
             np.zeros(truth.shape[1]),
             truth.mean(axis=0),
-            np.maximum(truth.std(axis=0), 1e-6),
+            whitening_std(truth, POSE_FLOOR),
         )
         _modules.set_parameters(layer, (W, b))
         batches = minibatches(data.n, steps, c.pose_batch_size, rng)

@@ -42,6 +42,7 @@ from gps.policies.training import (
     TrainingResult,
     policy_variance,
     problem_of,
+    whitening_std,
 )
 from gps.rng import stream
 from gps.types import Array, Images, optional
@@ -535,7 +536,7 @@ def prepare(policy: P, data: TrainingData, config: TrainingConfig) -> tuple[P, P
     variance = policy_variance(data, config)
     normaliser = Normaliser(
         obs_mean=data.obs.mean(axis=0),
-        obs_std=np.maximum(data.obs.std(axis=0), config.std_floor),
+        obs_std=whitening_std(data.obs, config.std_floor),
         action_mean=data.target.mean(axis=0),
         action_std=np.sqrt(data.target.var(axis=0) + variance),
     )

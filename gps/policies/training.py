@@ -24,6 +24,10 @@ BatchSize = Annotated[int, Range(at_least=1, at_most=1_000_000)]
 Steps = Annotated[int, Range(at_least=0, at_most=100_000_000)]
 MAX_DRAWS = 10**9
 """Limit of steps times batch size: their rows are drawn before a training."""
+POSE_FLOOR = 1e-6
+"""Minimum standard deviation of what a pose is divided by; see `whitening_std`."""
+ROUNDING = 1e-15
+"""Values below this share of the largest beside them are what is left of sums of those."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,12 @@ class TrainingConfig(Config):
     weight_cap: Annotated[float, Range(at_least=1, finite=False)] = 2.0
     """Largest sample weight, as a multiple of the median; infinite for no cap."""
     entropy_weight: NonNegative = 0.0
-    """Entropy bonus of the policy; 2 entropy_weight is added to the mean precision."""
+    """Entropy bonus of the policy; 2 entropy_weight is added to the mean precision of every action,
+    in the inverse of that action's unit squared: a choice of the user's about the policy's noise,
+    and no number would do for all robots but 0."""
     std_floor: Positive = 1e-3
-    """Minimum standard deviation that an observation is divided by, in its own unit."""
+    """Minimum standard deviation that an entry of the observation is divided by, as a share of its
+    largest absolute value in the training data, so that no unit matters."""
     trace_points: Annotated[int, Range(at_least=1, at_most=1_000_000)] = 40
     """Points of the loss trace in the result."""
 
@@ -234,6 +241,18 @@ def capped_weights(weight: Array, cap: float) -> Array:
     share = weight / weight.mean()
     median = np.median(share[share > 1e-2])
     return np.minimum(share, cap * median) / median
+
+
+def whitening_std(values: Array, floor: float) -> Array:
+    """What each entry of values (n, k) is divided by to be of unit variance, (k,), above 0.
+
+    Its standard deviation, but at least the share `floor` of its largest absolute value; 1 where
+    all is 0, or rounding of the other entries.
+    """
+    size = np.abs(values).max(axis=0)
+    std: Array = np.maximum(values.std(axis=0), floor * size)
+    std[size <= ROUNDING * size.max(initial=0.0)] = 1.0
+    return std
 
 
 def policy_variance(data: TrainingData, config: TrainingConfig) -> Array:

@@ -26,12 +26,14 @@ from gps.policies.neural import NetworkPolicy, prepare, trace_of
 from gps.policies.optimisation import freeze_tuples, minibatches
 from gps.policies.policy import Network, Sizes
 from gps.policies.training import (
+    POSE_FLOOR,
     BatchSize,
     Steps,
     TrainingConfig,
     TrainingData,
     TrainingResult,
     check_draws,
+    whitening_std,
 )
 from gps.types import Array, Images, Record, optional
 
@@ -292,7 +294,7 @@ class Encoder(Record):
         steps = c.first_steps if first else c.steps
         encoder = replace(self, trainings=self.trainings + 1)
         if first:
-            std = np.maximum(pose.std(axis=0), 1e-6)
+            std = whitening_std(pose, POSE_FLOOR)
             encoder = replace(encoder, pose_mean=pose.mean(axis=0), pose_std=std)
         if not steps:
             return encoder

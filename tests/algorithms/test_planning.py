@@ -567,7 +567,7 @@ def test_the_cart_pole_is_swung_up_in_a_few_iterations():
         assert abs(rolled.entry("joint_vel")[0, -1, 1]) < 0.3
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_the_pendulum_learns_its_back_swing(seed):
     e = gps.load("pendulum_unknown")
     report = last(e, seed=seed)

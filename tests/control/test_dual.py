@@ -115,7 +115,7 @@ def test_the_unit_of_the_actions_does_not_end_the_search(problem, unit):
 
 
 def test_a_floor_that_stops_the_search_is_no_inactive_constraint(problem):
-    found = minimise(*problem, 0.5, DualConfig(eta_min=10.0))
+    found = minimise(*problem, 0.5, DualConfig(eta_min=100.0))
     assert found.kl.sum() < 0.98 * 0.5 * problem[0].T
     assert found.active
     assert not found.converged
