@@ -13,6 +13,7 @@ import numpy as np
 
 from gps.data import model_path
 from gps.errors import ConfigError, choices
+from gps.kept_files import KeptFiles
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ ACTIVATION, QPOS = "activation", "qpos"
 SENSOR = "sensor:"
 """What the name of an entry that is a sensor of the model begins with."""
 
-ModelSource = str | Callable[[], Any]
-"""Name in `gps.data`, path, MJCF text, or a function without arguments that gives an MjSpec."""
+ModelSource = str | KeptFiles | Callable[[], Any]
+"""Name in `gps.data`, path, MJCF text, or a function without arguments that gives an MjSpec; in a
+run the files that these were when it began."""
 
 VEL, ACC = int(mujoco.mjtStage.mjSTAGE_VEL), int(mujoco.mjtStage.mjSTAGE_ACC)
 _TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
@@ -32,6 +34,8 @@ _TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
 
 def shown(source: ModelSource) -> str:
     """How a message names a model."""
+    if isinstance(source, KeptFiles):
+        return source.source
     if isinstance(source, str):
         return "the MJCF text" if _is_text(source) else source
     return f"{source.__module__}.{source.__qualname__}"
@@ -45,7 +49,7 @@ def checked_source(source: Any, where: str) -> ModelSource:
     """The source, a path as text; ConfigError unless it can be read here and named in a file."""
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
-    if isinstance(source, str) and source.strip():
+    if isinstance(source, KeptFiles) or (isinstance(source, str) and source.strip()):
         return source
     if not callable(source):
         raise ConfigError(
@@ -72,7 +76,7 @@ def interned(source: Any) -> Any:
     A function of a hyperparams file comes to another process as a copy, a new one each time. As
     functions are equal only to themselves, an agent would be built again for every rollout.
     """
-    if source is None or isinstance(source, str):
+    if source is None or isinstance(source, str | KeptFiles):
         return source
     seen = _functions.setdefault((source.__module__, source.__qualname__), [])
     for other in seen:
@@ -116,6 +120,8 @@ def _names(code: CodeType) -> set[str]:
 def load_model(source: ModelSource) -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it."""
     name = shown(source)
+    if isinstance(source, KeptFiles):
+        return _load_kept(source)
     if not isinstance(source, str):
         spec = source()
         if not isinstance(spec, mujoco.MjSpec):
@@ -129,6 +135,22 @@ def load_model(source: ModelSource) -> mujoco.MjModel:
         return mujoco.MjModel.from_xml_path(name)
     except (ValueError, mujoco.FatalError) as error:
         raise ConfigError(f"{name}: MuJoCo cannot load this model: {error}") from error
+
+
+def _load_kept(source: KeptFiles) -> mujoco.MjModel:
+    """The model of files that a run keeps; ConfigError, for a compiled one with the reason."""
+    with source.opened() as path:
+        try:
+            if path.suffix != ".mjb" or path.name not in source.made:
+                return load_model(str(path))
+            return mujoco.MjModel.from_binary_path(str(path))
+        except (ConfigError, ValueError, mujoco.FatalError) as error:
+            hint = ""
+            if path.suffix == ".mjb":
+                hint = f"; a compiled model is for one version of MuJoCo, and this is {mujoco.__version__}"
+            raise ConfigError(
+                f"{source.source}: MuJoCo cannot load the copy that the run has kept: {error}{hint}"
+            ) from error
 
 
 _OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {

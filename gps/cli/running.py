@@ -155,7 +155,7 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     experiment = replace(experiment, **{k: v for k, v in values.items() if v is not None})
 
     from gps.pipeline import changes as live
-    from gps.pipeline import config_io, store
+    from gps.pipeline import config_io, keeping, store
     from gps.pipeline.runner import run
 
     given = _given(args)
@@ -170,6 +170,7 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
     store.require_new(out)
+    experiment = keeping.kept(experiment)
     config_io.to_json(experiment)
     agent = experiment.validate()
     changes = live.Changes()

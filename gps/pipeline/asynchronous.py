@@ -45,7 +45,7 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Deferred, Executor, Serial, stage
 from gps.fields import Config, Count
-from gps.pipeline import config_io, progress, sampling
+from gps.pipeline import config_io, keeping, progress, sampling
 from gps.pipeline.experiment import (
     AgentConfig,
     AsynchronousAlgorithm,
@@ -140,6 +140,7 @@ def run_asynchronous(
     if seed is not None:
         experiment = replace(experiment, seed=seed)
     check(experiment)
+    experiment = keeping.kept(experiment)
     with one_thread():
         agent = experiment.validate()
         state = initial_state(experiment, agent)

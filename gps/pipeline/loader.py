@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.fields import described
+from gps.kept_files import KeptFiles
 from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
 from gps.pipeline.siblings import importable
@@ -336,7 +337,7 @@ def _names(value: Any, prefix: str, skip: Sequence[str] = ()) -> list[str]:
 
 
 def _is_group(value: Any) -> bool:
-    return is_dataclass(value) and not isinstance(value, type)
+    return is_dataclass(value) and not isinstance(value, type | KeptFiles)
 
 
 def _options(value: Any) -> list[_Option]:

@@ -20,7 +20,7 @@ from gps.algorithms.state import GPSState, Report
 from gps.errors import StoreError
 from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
-from gps.pipeline import progress, sampling
+from gps.pipeline import keeping, progress, sampling
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
@@ -105,6 +105,7 @@ def run(
         experiment = replace(experiment, seed=seed)
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
+    experiment = keeping.kept(experiment)
     changes = changes or Changes()
     for n, _ in changes.at:
         changes.apply(

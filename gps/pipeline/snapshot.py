@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from gps import __version__
-from gps.pipeline import config_io
+from gps.pipeline import config_io, keeping
 from gps.pipeline.provenance import SCHEMA_VERSION
 from gps.pipeline.trees import TreeWriter
 from gps.types import Record, Rollouts
@@ -86,6 +86,9 @@ def encode(snapshot: Snapshot, identity: str = "") -> bytes:
 
 
 def identity_of(experiment: Experiment) -> str:
-    """The same for all runs whose iterations are the same: a hash of the configuration and seed."""
-    plain = config_io.to_json(replace(experiment, iterations=1))
+    """The same for all runs whose iterations are the same: a hash of the configuration and seed.
+
+    Of files that the run keeps their content counts, not where they lay.
+    """
+    plain = config_io.to_json(keeping.nameless(replace(experiment, iterations=1)))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

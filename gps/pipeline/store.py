@@ -3,6 +3,8 @@
     RUN/experiment.json        configuration, seed, versions, git commit; see `config_io`
     RUN/hyperparams.py         copy of the hyperparams file, where there was one, with the modules
                                beside it that it imports
+    RUN/model/NAME-DIGEST/     files that the experiment is made of, such as a robot's model with
+                               its meshes; see `keeping`
     RUN/iterations/0000.h5     the state before the first iteration
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
@@ -37,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from gps.errors import GPSError, StoreError
-from gps.pipeline import changes, config_io, loader, progress
+from gps.pipeline import changes, config_io, keeping, loader, progress
 from gps.pipeline.events import Events
 from gps.pipeline.files import reason, write_whole
 from gps.pipeline.lock import FolderLock
@@ -97,7 +99,7 @@ def _modules_of(source: str | Path) -> dict[Path, bytes]:
     modules = loader.modules_beside(source)
     for place in modules:
         taken = place.parts[0].removesuffix(".py")
-        if taken in ("hyperparams", "iterations", "tensorboard"):
+        if taken in ("hyperparams", "iterations", "tensorboard", keeping.MODELS):
             raise StoreError(
                 f"{source}: its module {place} cannot be copied to where a run has its own "
                 f"{taken}; give the module another name"
@@ -132,6 +134,8 @@ class RunFolder:
         folder = cls(path)
         require_new(path)
         modules = {} if source is None else _modules_of(source)
+        copied = {} if source is None else {"hyperparams.py": Path(source).read_bytes()}
+        copied |= {place.as_posix(): data for place, data in modules.items()}
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,13 +144,12 @@ class RunFolder:
         try:
             with folder._writing(path / "iterations"):
                 (path / "iterations").mkdir()
-            if source is not None:
-                with folder._writing(path / "hyperparams.py"):
-                    write_whole(path / "hyperparams.py", Path(source).read_bytes())
-            for place, data in modules.items():
+            for place, data in copied.items():
                 with folder._writing(path / place):
                     (path / place).parent.mkdir(parents=True, exist_ok=True)
                     write_whole(path / place, data)
+            with folder._writing(path / keeping.MODELS):
+                keeping.write(path, experiment)
             facts: dict[str, Any] = {
                 "schema": "gps experiment",
                 "schema_version": SCHEMA_VERSION,
@@ -155,6 +158,7 @@ class RunFolder:
                 "seed": experiment.seed,
                 "identity": identity_of(experiment),
                 "source": None if source is None else str(Path(source).resolve()),
+                "sources": keeping.digests(copied),
                 "command": list(sys.argv),
                 "versions": versions(),
                 "git": git_commit(Path(__file__).parent),
@@ -204,7 +208,14 @@ class RunFolder:
             raise StoreError(f"{self.path / 'experiment.json'}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise StoreError(f"{self.path / 'experiment.json'} holds no experiment")
+        keeping.find(self.path, experiment)
         return experiment
+
+    def notices(self) -> list[str]:
+        """What is different now from when the run was made, each in a line: a file outside that the
+        run keeps, values in its copy of the hyperparams file. Raises StoreError."""
+        experiment = self.changes().apply(self.experiment(), self.last() + 1)
+        return keeping.notices(self.path, self.info(), experiment)
 
     def _identity(self) -> str:
         if self._known_identity is None:
