@@ -147,7 +147,8 @@ def _load_kept(source: KeptFiles) -> mujoco.MjModel:
         except (ConfigError, ValueError, mujoco.FatalError) as error:
             hint = ""
             if path.suffix == ".mjb":
-                hint = f"; a compiled model is for one version of MuJoCo, and this is {mujoco.__version__}"
+                version = mujoco.__version__
+                hint = f"; a compiled model is for one version of MuJoCo, and this is {version}"
             raise ConfigError(
                 f"{source.source}: MuJoCo cannot load the copy that the run has kept: {error}{hint}"
             ) from error

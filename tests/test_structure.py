@@ -35,7 +35,12 @@ LEVEL = {
     "gui": 10,
     "cli": 11,
 }
-ONLY = {"agents": {"agents", "errors", "extras", "fields", "types", "protocols", "rng", "data"} | {"kept_files"}}
+ONLY = {
+    "agents": {
+        *("agents", "errors", "extras", "fields", "types", "protocols", "rng", "data"),
+        "kept_files",
+    }
+}
 
 
 def imports_of(path: Path) -> set[str]:

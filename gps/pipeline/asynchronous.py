@@ -45,7 +45,7 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Deferred, Executor, Serial, stage
 from gps.fields import Config, Count
-from gps.pipeline import config_io, keeping, progress, sampling
+from gps.pipeline import config_io, keeping, progress, sampling, sending
 from gps.pipeline.experiment import (
     AgentConfig,
     AsynchronousAlgorithm,
@@ -58,6 +58,7 @@ from gps.pipeline.runner import (
     memory_row,
     metrics_row,
     steered,
+    warn,
 )
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
@@ -141,6 +142,8 @@ def run_asynchronous(
         experiment = replace(experiment, seed=seed)
     check(experiment)
     experiment = keeping.kept(experiment)
+    if executor is not None and executor.concurrent:
+        sending.check(experiment)
     with one_thread():
         agent = experiment.validate()
         state = initial_state(experiment, agent)
@@ -196,6 +199,7 @@ def resume_asynchronous(
         folder.cut_lines(UPDATES, _progress(snapshot.state).local_updates)
         with one_thread():
             agent = experiment.validate()
+        warn(folder)
     except BaseException:
         folder.close()
         raise

@@ -1,7 +1,7 @@
 """What a run keeps of the files it was made with, and how they differ from those outside.
 
-    RUN/model/robot-1a2b3c4d5e/...   the files of a model, in folders that lie to each other as before
-    RUN/hyperparams.py               the hyperparams file, with the modules beside it
+    RUN/model/robot-1a2b3c4d5e/    the files of a model, in folders that lie to each other as before
+    RUN/hyperparams.py             the hyperparams file, with the modules beside it
 
 The run is continued and evaluated with its own copies. What differs is said in a line each.
 """
@@ -90,10 +90,13 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def notices(run: Path, facts: Mapping[str, Any], experiment: Experiment) -> list[str]:
+def notices(
+    run: Path, facts: Mapping[str, Any], base: Experiment, experiment: Experiment
+) -> list[str]:
     """What is different now from when a run was made, each in a line.
 
-    facts: the contents of its experiment.json. experiment: the run's, with its changes.
+    facts: the contents of its experiment.json. base: the run's experiment as it began, experiment:
+    with its changes.
     """
     lines = []
     for files in found_in(experiment):
@@ -106,26 +109,28 @@ def notices(run: Path, facts: Mapping[str, Any], experiment: Experiment) -> list
         for name in _TOLD
         if name in then and name in now and then[name] != now[name]
     ]
-    return lines + _edited(run, facts, experiment)
+    return lines + _edited(run, facts, base, experiment)
 
 
-def _edited(run: Path, facts: Mapping[str, Any], experiment: Experiment) -> list[str]:
+def _edited(
+    run: Path, facts: Mapping[str, Any], base: Experiment, experiment: Experiment
+) -> list[str]:
     """What became of values and code that were edited in the run's own hyperparams.py."""
     recorded = facts.get("sources") or {}
     changed = [name for name, digest in recorded.items() if _digest(run / name) != digest]
     if not changed:
         return []
     lines = []
-    used = _used_modules(facts.get("experiment"))
-    if code := [name for name in changed if _module(name) in used]:
-        what = ", ".join(sorted({n for name in code for n in used[_module(name)]}))
+    used = config_io.users_of(facts.get("experiment"))
+    # helpers run whenever anything of the user's does, the file itself counts where it is named
+    if used and (code := [n for n in changed if n != "hyperparams.py" or config_io.USER in used]):
+        what = ", ".join(sorted({name for names in used.values() for name in names}))
         lines.append(
-            f"{', '.join(code)} of {run} changed since the run was made: {what} of it "
-            "are used as they are now"
+            f"{', '.join(str(run / name) for name in code)} changed since the run was made, which "
+            f"goes on with what they define now: {what}"
         )
-    with suppress(OSError):
-        if "hyperparams.py" in changed and (run / "hyperparams.py").is_file():
-            lines += _values(run, experiment)
+    if "hyperparams.py" in changed and facts.get("source") and (run / "hyperparams.py").is_file():
+        lines += _values(run, base, experiment)
     return lines
 
 
@@ -136,44 +141,18 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _module(name: str) -> str:
-    """What names in experiment.json call the module of a file in the run folder."""
-    parts = Path(name).with_suffix("").parts
-    parts = parts[:-1] if parts[-1] == "__init__" else parts
-    return ".".join(parts if parts == (config_io.USER,) else (config_io.USER, *parts))
-
-
-def _used_modules(tree: Any) -> dict[str, list[str]]:
-    """The user's modules that a stored experiment names, with what it uses of each."""
-    found: dict[str, list[str]] = {}
-
-    def look(node: Any) -> None:
-        if isinstance(node, list):
-            for item in node:
-                look(item)
-        elif isinstance(node, dict):
-            for key, item in node.items():
-                if key in ("class", "name", "enum") and isinstance(item, str):
-                    module, _, qualname = item.partition(":")
-                    if module.partition(".")[0] == config_io.USER:
-                        names = found.setdefault(module, [])
-                        names += [] if qualname in names else [qualname]
-                else:
-                    look(item)
-
-    look(tree)
-    return found
-
-
-def _values(run: Path, experiment: Experiment) -> list[str]:
+def _values(run: Path, base: Experiment, experiment: Experiment) -> list[str]:
     """The values in hyperparams.py that are not those of the run, in one line."""
     path = run / "hyperparams.py"
     try:
         there = loader.load(path).experiment
         given = config_io.to_json(replace(there, name=experiment.name))
     except GPSError as error:
-        return [f"{path} has changed since the run was made, and cannot be read: {error}"]
-    differ = list(_differences(given, config_io.to_json(experiment), ""))
+        return [f"{path} changed since the run was made, and cannot be loaded: {error}"]
+    # what was changed in the run, by its page or an option of gps resume, was not edited in the file
+    edited = {name for name, _, _ in _differences(given, config_io.to_json(base), "")}
+    found = list(_differences(given, config_io.to_json(experiment), ""))
+    differ = [(name, mine, its) for name, mine, its in found if name in edited]
     if not differ:
         return []
     shown = [f"{name} is {a} in hyperparams.py and {b} in the run" for name, a, b in differ]
@@ -183,8 +162,8 @@ def _values(run: Path, experiment: Experiment) -> list[str]:
     options = "".join(f" --{name} {mine}" for name, mine in live if name in known)
     hint = f"; what can change in a run: gps resume {run}{options}" if options else ""
     return [
-        f"{', '.join(shown[:_LISTED])}{more}, which goes on with its own: values in its copy of the "
-        f"hyperparams file are not used{hint}"
+        f"{', '.join(shown[:_LISTED])}{more}, which goes on with its own: values in its copy of "
+        f"the hyperparams file are not used{hint}"
     ]
 
 

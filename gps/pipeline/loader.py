@@ -16,6 +16,7 @@ import io
 import itertools
 import operator
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -153,6 +154,27 @@ def modules_beside(path: str | Path) -> dict[Path, bytes]:
     main = siblings.read(Path(path))
     found = siblings.beside(main).values()
     return {source.path.relative_to(main.path.parent): source.text for source in found}
+
+
+def modules_of(names: Sequence[str]) -> dict[Path, bytes]:
+    """The files of imported modules and of those beside them that they import, as above.
+
+    Raises ExperimentError.
+    """
+    found: dict[Path, bytes] = {}
+    for name in names:
+        file = Path(str(sys.modules[name].__file__))
+        up = len(name.split(".")) + (file.name == "__init__.py")
+        main = siblings.Source(file.parents[up - 1] / "script.py", f"import {name}".encode(), "")
+        sources = siblings.beside(main)
+        if name not in sources:
+            raise ExperimentError(
+                f"{file} cannot be stored with the run as the module {name}: its folders need an "
+                "__init__.py each"
+            )
+        for source in sources.values():
+            found[source.path.relative_to(main.path.parent)] = source.text
+    return found
 
 
 def _place(error: BaseException, paths: Sequence[Path]) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +20,8 @@ from gps.algorithms.state import GPSState, Report
 from gps.errors import StoreError
 from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
-from gps.pipeline import keeping, progress, sampling
-from gps.pipeline.changes import Change, Changes
+from gps.pipeline import keeping, progress, sampling, sending
+from gps.pipeline.changes import Change, Changes, change_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
 from gps.pipeline.steering import Steering
@@ -73,6 +73,9 @@ LoadedExperiment = Annotated[
     Experiment, Kind("an Experiment as gps.load(name or path) gives it", (Experiment,))
 ]
 AnyExecutor = Annotated[Executor, Kind("an executor such as gps.parallel.Dask()", (_Calls,))]
+GivenChanges = Annotated[
+    Mapping[str, Any], Kind("a mapping of options to their values", (Mapping,))
+]
 AnySteering = Annotated[Steering, Kind("a gps.pipeline.steering.Steering", (Steering,))]
 
 
@@ -106,6 +109,8 @@ def run(
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
     experiment = keeping.kept(experiment)
+    if executor is not None and executor.concurrent:
+        sending.check(experiment)
     changes = changes or Changes()
     for n, _ in changes.at:
         changes.apply(
@@ -134,13 +139,19 @@ def resume(
     ahead: bool = True,
     steering: AnySteering | None = None,
     until_converged: bool = False,
+    changes: GivenChanges | None = None,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
     start: the iteration to resume from (later ones are deleted); None takes the last whole one.
     iterations: the total to reach; None takes the experiment's. executor, ahead, steering,
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
-    had been changed during the run change again, in the same iterations. Raises StoreError.
+    had been changed during the run change again, in the same iterations. changes: options that are
+    different from now on, `{"samples": 9, "algorithm.step.kl_max": 0.5, "seed": 3}`, by their names
+    on the command line; they are recorded in RUN/changes.json, and what cannot change in a run is
+    refused before anything is deleted. Raises StoreError, ConfigError, ExperimentError.
+
+    The run goes on with the files that it has kept; what differs outside is a warning in the log.
     """
     folder = RunFolder.open(path)
     if "asynchronous" in folder.info():
@@ -148,19 +159,33 @@ def resume(
             f"{folder.path} is an asynchronous run; continue it with gps.resume_asynchronous, or "
             "with: gps resume"
         )
-    experiment, changes = folder.experiment(), folder.changes()
+    experiment, made = folder.experiment(), folder.changes()
     start = folder.last() if start is None else start
+    if changes:
+        folder.check(start)
+        change = change_of(made.apply(experiment, start + 1), changes)
+        made = made.from_now(start + 1, change)
     try:
-        folder.truncate(start)
         with one_thread():
-            agent = experiment.validate()
+            agent = made.apply(experiment, start + 1).validate()
+            folder.truncate(start)
+            if changes:
+                folder.write_changes(made)
             stored = folder.read_state(start)
             state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
+        warn(folder)
     except BaseException:
         folder.close()
         raise
-    run = _Run(experiment, agent, changes, iterations, until_converged)
+    run = _Run(experiment, agent, made, iterations, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, steering, stored=True)
+
+
+def warn(folder: RunFolder) -> None:
+    """Say in the log, and in that of the run, what is different now from when it was made."""
+    for text in folder.notices():
+        log.warning("%s", text)
+        folder.note(text, logging.WARNING)
 
 
 @dataclass

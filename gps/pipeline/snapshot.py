@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,11 @@ class Snapshot(Record):
         return cls(state=state)
 
 
-def encode(snapshot: Snapshot, identity: str = "") -> bytes:
-    """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`."""
+def encode(
+    snapshot: Snapshot, identity: str = "", has: Callable[[str], bool] | None = None
+) -> bytes:
+    """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`; has:
+    whether the run has a copy of a module, see `config_io.name_of`."""
     metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith(_MACHINE)}
     report = snapshot.report
     values = {
@@ -77,7 +80,7 @@ def encode(snapshot: Snapshot, identity: str = "") -> bytes:
         file.attrs["iteration"] = snapshot.state.iteration
         file.attrs["identity"] = identity
         file.attrs["gps_version"] = __version__
-        writer = TreeWriter()
+        writer = TreeWriter(has)
         for part in PARTS:
             writer.tree(file.id, part, values[part], part)
         file.flush()

@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -91,20 +92,40 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
-def _modules_of(source: str | Path) -> dict[Path, bytes]:
-    """The modules beside a hyperparams file that it imports, by their place in the run folder.
+def _copied(source: str | Path) -> dict[str, bytes]:
+    """A hyperparams file and the modules beside it that it imports, by their place in the run
+    folder; StoreError where a run has something else of that name."""
+    copied = {"hyperparams.py": Path(source).read_bytes()}
+    for place, data in loader.modules_beside(source).items():
+        _require_free(place, str(source))
+        copied[place.as_posix()] = data
+    return copied
 
-    StoreError where a run has something else of that name.
-    """
-    modules = loader.modules_beside(source)
-    for place in modules:
-        taken = place.parts[0].removesuffix(".py")
-        if taken in ("hyperparams", "iterations", "tensorboard", keeping.MODELS):
-            raise StoreError(
-                f"{source}: its module {place} cannot be copied to where a run has its own "
-                f"{taken}; give the module another name"
-            )
-    return modules
+
+def _scripted(tree: Any, known: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes]:
+    """The modules, not installed as packages, that a script took the parts of its experiment from,
+    and a hyperparams.py that imports them; none where there are none, or all are known."""
+    modules = sorted(filter(None, (n.partition(".")[2] for n in config_io.users_of(tree))))
+    places = {m: m.replace(".", "/") for m in modules}
+    modules = [m for m, p in places.items() if not {f"{p}.py", f"{p}/__init__.py"} & known.keys()]
+    if not modules:
+        return {}
+    head = "# Made by gps: what the experiment of this run, which a script has built, is made of.\n"
+    text = head + "".join(f"import {module}\n" for module in modules)
+    copied = {"hyperparams.py": text.encode()}
+    for place, data in loader.modules_of(modules).items():
+        _require_free(place, "the experiment")
+        copied[place.as_posix()] = data
+    return copied
+
+
+def _require_free(place: Path, whose: str) -> None:
+    taken = place.parts[0].removesuffix(".py")
+    if taken in ("hyperparams", "iterations", "tensorboard", keeping.MODELS):
+        raise StoreError(
+            f"{whose}: its module {place} cannot be copied to where a run has its own "
+            f"{taken}; give the module another name"
+        )
 
 
 class RunFolder:
@@ -133,9 +154,10 @@ class RunFolder:
         path = Path(path)
         folder = cls(path)
         require_new(path)
-        modules = {} if source is None else _modules_of(source)
-        copied = {} if source is None else {"hyperparams.py": Path(source).read_bytes()}
-        copied |= {place.as_posix(): data for place, data in modules.items()}
+        tree = config_io.to_json(experiment)
+        copied = _scripted(tree) if source is None else _copied(source)
+        others = {} if source is None else _scripted(tree, copied)
+        copied = others | copied
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -164,11 +186,13 @@ class RunFolder:
                 "git": git_commit(Path(__file__).parent),
                 "machine": {"host": socket.gethostname(), "platform": platform.platform()},
                 **(extra or {}),
-                "experiment": config_io.to_json(experiment),
+                "experiment": tree,
             }
             with folder._writing(path / "experiment.json"):
                 text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
                 write_whole(path / "experiment.json", text.encode())
+            if others:  # does the hyperparams file lead to them?
+                folder.experiment()
         except BaseException:
             folder.close()
             raise
@@ -214,13 +238,19 @@ class RunFolder:
     def notices(self) -> list[str]:
         """What is different now from when the run was made, each in a line: a file outside that the
         run keeps, values in its copy of the hyperparams file. Raises StoreError."""
-        experiment = self.changes().apply(self.experiment(), self.last() + 1)
-        return keeping.notices(self.path, self.info(), experiment)
+        base = self.experiment()
+        experiment = self.changes().apply(base, self.last() + 1)
+        return keeping.notices(self.path, self.info(), base, experiment)
 
     def _identity(self) -> str:
         if self._known_identity is None:
             self._known_identity = str(self.info().get("identity", ""))
         return self._known_identity
+
+    def _has_module(self, name: str) -> bool:
+        """Whether a module of the user's was copied into the run."""
+        path = self.path.joinpath(*name.split("."))
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
     def _user_names(self) -> Mapping[str, Any]:
         """What the copied hyperparams file defines."""
@@ -348,7 +378,7 @@ class RunFolder:
         """Store an iteration, whole or not at all; raises StoreError."""
         self._lock.take()
         path = self.iteration_path(snapshot.state.iteration)
-        data = encode(snapshot, self._identity())
+        data = encode(snapshot, self._identity(), self._has_module)
         with self._writing(path):
             write_whole(path, data)
 

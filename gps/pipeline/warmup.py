@@ -53,7 +53,7 @@ def warm_up(
 ) -> None:
     """Build the agent, which every worker needs, and compile the kernels, or load them.
 
-    files: contents of the files that the experiment is made of, as `gps.kept_files.bring` takes them.
+    files: contents of those that the experiment is made of, as `gps.kept_files.bring` takes them.
     What is left out, since an algorithm of the user's does not work on the tiny agent, is compiled
     by the first task that needs it.
     """
