@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 import mujoco
@@ -18,6 +18,9 @@ from gps.kept_files import KeptFiles
 
 _TEXT = "text.xml"
 """What a model that is given as text is called as a file."""
+
+_FILE = r"""\bfile\w*\s*=\s*["']([^"']*)"""
+_FOLDER = r"""\b\w+dir\s*=\s*["']([^"']*)"""
 
 
 def kept(source: ModelSource) -> ModelSource:
@@ -56,7 +59,7 @@ def _gathered(
     places = dict.fromkeys(Path(os.path.normpath(path.parent / file)) for file in files)
     needed = [file for file in places if file.is_file() and file != path]
     read = [file for file in (path, *needed) if file.name not in made and _is_xml(file.name)]
-    texts = [*made.values(), *map(_bytes, read)]
+    texts = [d.decode(errors="replace") for d in (*made.values(), *map(_bytes, read))]
     above = [path.parent, *path.parent.parents][: 1 + _ups(texts)][-1]
     root = Path(os.path.commonpath([above, *(file.parent for file in needed)]))
     here = path.parent.relative_to(root)
@@ -70,13 +73,18 @@ def _gathered(
     return KeptFiles.of(data, main, source=source, root=root, made=written)
 
 
-def _ups(texts: Sequence[bytes]) -> int:
+def _ups(texts: Sequence[str]) -> int:
     """How many folders up the names in MJCF files may lead, be it only to come down again."""
-    folders, files = (
-        max((name.count(b"..") for text in texts for name in re.findall(kind, text)), default=0)
-        for kind in (rb"""\b\w+dir\s*=\s*["']([^"']*)""", rb"""\bfile\w*\s*=\s*["']([^"']*)""")
-    )
-    return folders + files
+    folders = {name for text in texts for name in re.findall(_FOLDER, text)}
+    files = {os.path.dirname(name) for text in texts for name in re.findall(_FILE, text)}
+    most = 0
+    for folder in {"", *folders}:
+        for file in {"", *files}:
+            ups = 0
+            for part in PurePosixPath(folder, file).parts:
+                ups += 1 if part == ".." else -1
+                most = max(most, ups)
+    return most
 
 
 def _named(path: Path) -> list[str]:
@@ -99,8 +107,9 @@ def _is_xml(name: str) -> bool:
 
 def _elsewhere(data: Mapping[str, bytes]) -> bool:
     """Whether an MJCF or URDF file names others by absolute paths."""
-    name = rb"""\b(?:file\w*|\w+dir)\s*=\s*["'](?:/|~|[A-Za-z]:[\\/]|file:)"""
-    return any(re.search(name, content) for path, content in data.items() if _is_xml(path))
+    texts = [d.decode(errors="replace") for path, d in data.items() if _is_xml(path)]
+    names = [n for text in texts for kind in (_FOLDER, _FILE) for n in re.findall(kind, text)]
+    return any(re.match(r"/|~|[A-Za-z]:[\\/]|file:", name) for name in names)
 
 
 def _compiled(
@@ -122,15 +131,11 @@ def _compiled(
 
 def _of_text(source: str) -> ModelSource:
     """A text whose files lie below the current folder, with them."""
-    if not re.search(r"\bfile\w*\s*=", source):
+    if not re.search(_FILE, source):
         return source
     model, here = load_model(source), Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="gps-") as folder:
-        path = Path(folder) / _TEXT
-        path.write_text(source, encoding="utf-8")
-        named = [os.path.relpath(name, folder) for name in _named(path) if name != str(path)]
-    files = [here / name for name in named]
-    files += [Path(name) for file in files if _is_xml(file.name) for name in _named(file)]
+    files = [here / name for name in re.findall(_FILE, source)]
+    files += [Path(n) for f in files if _is_xml(f.name) and f.is_file() for n in _named(f)]
     files += _used(here, model)
     return _gathered(here / _TEXT, files, shown(source), model, {_TEXT: source.encode()})
 

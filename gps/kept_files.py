@@ -1,10 +1,10 @@
 """Files by their content: what a configuration was made of when its run began.
 
 A configuration that is made of files, such as a robot's model, names a place; what is there may
-change or go. In a run `KeptFiles` stand in the place of that name: which files, and the
-SHA-256 of each. So two configurations are equal only if their files are, a run folder can hold them
-(RUN/model), and another process gets them, once, by `contents` and `bring`; the configuration, which
-goes with every task, stays small.
+change or go. In a run `KeptFiles` stand in the place of that name: which files, and the SHA-256 of
+each. So two configurations are equal only if their files are, a run folder can hold them
+(RUN/model), and another process gets them, once, by `contents` and `bring`; the configuration,
+which goes with every task, stays small.
 """
 
 from __future__ import annotations

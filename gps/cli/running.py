@@ -217,7 +217,7 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
         print(args.parser.format_help())
         if args.help:
             return 0
-        raise ExperimentError("gps resume needs the folder of a run")
+        raise ExperimentError("the following arguments are required: RUN; see gps resume --help")
     from gps.pipeline import changes as live
     from gps.pipeline import store
     from gps.pipeline.runner import resume

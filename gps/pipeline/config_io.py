@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import importlib
 import math
-import site
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
@@ -101,12 +99,9 @@ def _top(module: str) -> str:
 
 def _is_own(module: str) -> bool:
     """Whether an imported module is the user's own file, not an installed package's."""
-    file = getattr(sys.modules[module], "__file__", None) or ""
-    installed = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
-    installed += [site.getusersitepackages(), *site.getsitepackages()]
-    return file.endswith(".py") and not any(
-        Path(file).is_relative_to(folder) for folder in installed
-    )
+    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return file.suffix == ".py" and not installed
 
 
 def users_of(tree: Any) -> dict[str, list[str]]:
