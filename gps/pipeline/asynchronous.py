@@ -199,7 +199,7 @@ def resume_asynchronous(
         folder.cut_lines(UPDATES, _progress(snapshot.state).local_updates)
         with one_thread():
             agent = experiment.validate()
-        warn(folder)
+        warn(folder, experiment)
     except BaseException:
         folder.close()
         raise

@@ -116,8 +116,9 @@ def evaluate(
         chosen = progress.choice(iteration)
         folder = source if isinstance(source, RunFolder) else RunFolder.open(source)
         state = folder.read_state(folder.choose(chosen))
-        experiment = folder.changes().apply(folder.experiment(), state.iteration)
-        for text in folder.notices():
+        base = folder.experiment()
+        experiment = folder.changes().apply(base, state.iteration)
+        for text in folder.notices(base):
             log.warning("%s", text)
         agent = experiment.validate()
         number = None if chosen == "best" else state.iteration

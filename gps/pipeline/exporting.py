@@ -93,7 +93,7 @@ def _stored(
         raise ConfigError(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
-    for text in folder.notices():
+    for text in folder.notices(experiment):
         log.warning("%s", text)
     agent = experiment.validate()
     policy, config = state.policy.policy, experiment.agent

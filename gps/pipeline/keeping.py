@@ -149,7 +149,7 @@ def _values(run: Path, base: Experiment, experiment: Experiment) -> list[str]:
         given = config_io.to_json(replace(there, name=experiment.name))
     except GPSError as error:
         return [f"{path} changed since the run was made, and does not load: {error}"]
-    # what was changed in the run, by its page or an option of gps resume, was not edited in the file
+    # what the page or an option of gps resume has changed was not edited in the file
     edited = {name for name, _, _ in _differences(given, config_io.to_json(base), "")}
     found = list(_differences(given, config_io.to_json(experiment), ""))
     differ = [(name, mine, its) for name, mine, its in found if name in edited]

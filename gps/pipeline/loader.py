@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.fields import described
-from gps.kept_files import KeptFiles
+from gps.kept_files import KeptFiles, mapped
 from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
 from gps.pipeline.siblings import importable
@@ -154,6 +154,21 @@ def modules_beside(path: str | Path) -> dict[Path, bytes]:
     main = siblings.read(Path(path))
     found = siblings.beside(main).values()
     return {source.path.relative_to(main.path.parent): source.text for source in found}
+
+
+def source_of(tree: Any) -> Path | None:
+    """The hyperparams file that classes and functions in an experiment come from; None if none, or
+    several, do."""
+    found: set[Path] = set()
+
+    def look(value: Any) -> None:
+        kind = value if isinstance(value, type | types.FunctionType) else type(value)
+        module = str(kind.__module__).partition(".")[0]
+        if module.startswith(USER_MODULES) and (file := siblings.file_of(module)):
+            found.add(file)
+
+    mapped(tree, look)
+    return found.pop() if len(found) == 1 else None
 
 
 def modules_of(names: Sequence[str]) -> dict[Path, bytes]:

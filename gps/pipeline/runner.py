@@ -97,9 +97,10 @@ def run(
 
     out: the run folder, which must be new or empty; None keeps everything in memory. executor:
     where the stages run; None runs them in this process. source: the hyperparams file, copied into
-    the run folder. ahead: let the workers of a cluster begin the next rollouts while an iteration
-    is stored and reported; they are dropped if it is not asked for. steering: pauses, steps,
-    changes and stops the run from another thread or process. changes: options that change during
+    the run folder; None for that which the experiment's own classes come from. ahead: let the
+    workers of a cluster begin the next rollouts while an iteration is stored and reported; they are
+    dropped if it is not asked for. steering: pauses, steps, changes and stops the run from another
+    thread or process. changes: options that change during
     the run, as in a run's changes.json, in the iterations that they name. until_converged: end when
     nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
     Raises ConfigError before the first rollout, SimulationError, StoreError.
@@ -173,7 +174,7 @@ def resume(
                 folder.write_changes(made)
             stored = folder.read_state(start)
             state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
-        warn(folder)
+        warn(folder, experiment)
     except BaseException:
         folder.close()
         raise
@@ -181,9 +182,9 @@ def resume(
     yield from _checked_loop(run, state, folder, executor, ahead, steering, stored=True)
 
 
-def warn(folder: RunFolder) -> None:
+def warn(folder: RunFolder, experiment: Experiment) -> None:
     """Say in the log, and in that of the run, what is different now from when it was made."""
-    for text in folder.notices():
+    for text in folder.notices(experiment):
         log.warning("%s", text)
         folder.note(text, logging.WARNING)
 

@@ -148,13 +148,15 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
 
-        source: the hyperparams file, to be copied with the modules beside it that it imports.
+        source: the hyperparams file, to be copied with the modules beside it that it imports; None
+        for that which classes and functions of the experiment come from, if there is one.
         extra: more entries for experiment.json.
         """
         path = Path(path)
         folder = cls(path)
         require_new(path)
         tree = config_io.to_json(experiment)
+        source = loader.source_of(experiment) if source is None else source
         copied = _scripted(tree) if source is None else _copied(source)
         others = {} if source is None else _scripted(tree, copied)
         copied = others | copied
@@ -191,12 +193,26 @@ class RunFolder:
             with folder._writing(path / "experiment.json"):
                 text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
                 write_whole(path / "experiment.json", text.encode())
-            if others:  # does the hyperparams file lead to them?
-                folder.experiment()
+            folder._try_reading(tree, bool(others))
         except BaseException:
             folder.close()
             raise
         return folder
+
+    def _try_reading(self, tree: Any, must: bool) -> None:
+        """Say now, and not after days, that the copies cannot be read; must: raise StoreError."""
+        if not config_io.users_of(tree):
+            return
+        try:
+            self.experiment()
+        except StoreError as error:
+            if must:
+                raise
+            log.warning(
+                "the run will not be readable again: %s; what a hyperparams file reads is not "
+                "copied, only what it imports from its folder, and models",
+                error,
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -235,10 +251,13 @@ class RunFolder:
         keeping.find(self.path, experiment)
         return experiment
 
-    def notices(self) -> list[str]:
+    def notices(self, base: Experiment | None = None) -> list[str]:
         """What is different now from when the run was made, each in a line: a file outside that the
-        run keeps, values in its copy of the hyperparams file. Raises StoreError."""
-        base = self.experiment()
+        run keeps, values in its copy of the hyperparams file. Raises StoreError.
+
+        base: what `experiment` gives, where that is known.
+        """
+        base = self.experiment() if base is None else base
         experiment = self.changes().apply(base, self.last() + 1)
         return keeping.notices(self.path, self.info(), base, experiment)
 

@@ -30,7 +30,8 @@ def prepare(executor: Executor, experiment: Experiment) -> None:
             [executor.call(compile_part, experiment, part, condition=part) for part in range(2)]
         )
     # once for each worker: configurations, which go with every task, have the files' digests only
-    executor.prepare(partial(warm_up, experiment, contents(experiment)))
+    files = contents(experiment) if executor.concurrent else {}
+    executor.prepare(partial(warm_up, experiment, files))
 
 
 @stage("prepare")

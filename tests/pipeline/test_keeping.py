@@ -592,3 +592,45 @@ def test_names_that_a_run_has_itself_are_refused(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="where a run has its own model"):
         RunFolder.create(tmp_path / "run", experiment)
     sys.modules.pop("model")
+
+
+def test_a_loaded_file_s_own_classes_are_found_without_naming_it(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "from gps.costs import ActionCost\nclass Mine(ActionCost): pass\n"
+    )
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import replace\nimport gps\nfrom helper import Mine\n"
+        "experiment = replace(gps.load('point_mass'), cost=Mine(weights=1.0))\n"
+    )
+    RunFolder.create(tmp_path / "run", gps.load(path)).close()
+    path.unlink()
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.experiment().cost.weights == 1.0
+    assert folder.info()["source"] == str(path)
+
+
+def test_a_file_that_cannot_be_read_again_is_named_at_once(tmp_path, caplog):
+    (tmp_path / "weight.txt").write_text("2.0")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import replace\nfrom pathlib import Path\nimport gps\n"
+        "from gps.costs import ActionCost\n"
+        "W = float(Path(__file__).with_name('weight.txt').read_text())\n"
+        "class Mine(ActionCost): pass\n"
+        "experiment = replace(gps.load('point_mass'), cost=Mine(weights=W))\n"
+    )
+    RunFolder.create(tmp_path / "run", gps.load(path), path).close()
+    assert "the run will not be readable again" in caplog.text
+    assert "weight.txt" in caplog.text
+
+
+def test_versions_of_simulators_are_told(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    facts = json.loads((run / "experiment.json").read_text())
+    assert facts["versions"]["mujoco"] == mujoco.__version__
+    facts["versions"]["mujoco"] = "3.0.0"
+    (run / "experiment.json").write_text(json.dumps(facts))
+    line = f"the run was made with mujoco 3.0.0, this is mujoco {mujoco.__version__}"
+    assert line in RunFolder.open(run).notices()
