@@ -152,9 +152,26 @@ def test_the_kept_files_are_the_same_model_and_need_nothing_else(robot):
     assert len({files, kept_files.KeptFiles("other", files.main, files.files)}) == 1
 
 
+def test_names_that_lead_up_and_down_again_are_followed(robot):
+    shutil.move(robot.parents[1] / "parts" / "meshes", robot.parent / "meshes")
+    robot.write_text(
+        "<mujoco><compiler meshdir='../robots/meshes'/><asset><mesh file='tip.stl'/></asset>"
+        "<worldbody><geom type='mesh' mesh='tip'/></worldbody></mujoco>"
+    )
+    before = fields_of(load_model(str(robot)))
+    files = kept(str(robot))
+    shutil.rmtree(robot.parents[1])
+    assert fields_of(load_model(files)) == before
+
+
+def test_kept_files_are_no_options(robot):
+    experiment = loader.load(experiment_of(robot)).experiment
+    assert loader.options(keeping.kept(experiment)) == loader.options(experiment)
+
+
 def test_files_at_absolute_paths_are_kept_as_a_compiled_model(robot):
     meshes = robot.parents[1] / "parts" / "meshes"
-    robot.write_text(ROBOT.replace("../parts/meshes", str(meshes)).replace("../floor", "../floor"))
+    robot.write_text(ROBOT.replace("../parts/meshes", str(meshes)))
     before = fields_of(load_model(str(robot)))
     files = kept(str(robot))
     assert files.main.endswith(".mjb")
@@ -359,6 +376,8 @@ def test_edited_values_are_named_as_not_used(robot, tmp_path):
     assert "measure.target.0 is 2.0 in hyperparams.py and 1.0 in the run" in line
     assert line.endswith(f"gps resume {out} --samples 9")
     edited(out, "samples=9", "samples=4")
+    (line,) = RunFolder.open(out).notices()
+    assert "samples" not in line  # it was changed in the run, not in the file
     edited(out, "target=(2.0,)", "target=(1.0,)")
     assert RunFolder.open(out).notices() == []
     edited(out, "samples=4", "samples=")
