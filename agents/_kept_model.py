@@ -20,6 +20,7 @@ _TEXT = "text.xml"
 """What a model that is given as text is called as a file."""
 
 _FILE = r"""\bfile\w*\s*=\s*["']([^"']*)"""
+_PACKAGE = r"""\bpackage:/+([^/"']+)/"""
 _FOLDER = r"""\b\w+dir\s*=\s*["']([^"']*)"""
 
 
@@ -61,7 +62,11 @@ def _gathered(
     read = [file for file in (path, *needed) if file.name not in made and _is_xml(file.name)]
     texts = [d.decode(errors="replace") for d in (*made.values(), *map(_bytes, read))]
     above = [path.parent, *path.parent.parents][: 1 + _ups(texts)][-1]
-    root = Path(os.path.commonpath([above, *(file.parent for file in needed)]))
+    folders = [above, path.parent, *(file.parent for file in needed)]
+    # `package://NAME/mesh.stl` is looked for in a folder of that name around the model's
+    packages = {name for text in texts for name in re.findall(_PACKAGE, text)}
+    folders += [f.parent for one in folders for f in (one, *one.parents) if f.name in packages]
+    root = Path(os.path.commonpath(folders))
     here = path.parent.relative_to(root)
     data = {(here / name).as_posix(): content for name, content in made.items()}
     written = tuple(data)

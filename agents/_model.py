@@ -47,9 +47,11 @@ def _is_text(source: str) -> bool:
 
 def checked_source(source: Any, where: str) -> ModelSource:
     """The source, a path as text; ConfigError unless it can be read here and named in a file."""
+    if isinstance(source, KeptFiles):
+        return source
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
-    if isinstance(source, KeptFiles) or (isinstance(source, str) and source.strip()):
+    if isinstance(source, str) and source.strip():
         return source
     if not callable(source):
         raise ConfigError(
@@ -119,9 +121,9 @@ def _names(code: CodeType) -> set[str]:
 
 def load_model(source: ModelSource) -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it."""
-    name = shown(source)
     if isinstance(source, KeptFiles):
         return _load_kept(source)
+    name = shown(source)
     if not isinstance(source, str):
         spec = source()
         if not isinstance(spec, mujoco.MjSpec):

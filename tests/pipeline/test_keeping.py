@@ -164,6 +164,27 @@ def test_names_that_lead_up_and_down_again_are_followed(robot):
     assert fields_of(load_model(files)) == before
 
 
+URDF = """<robot name="bot"><link name="base"><inertial><mass value="1"/>
+<inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
+<collision><geometry><mesh filename="package://bot/urdf/tip.stl"/></geometry></collision></link>
+<joint name="x" type="prismatic"><parent link="base"/><child link="hand"/><axis xyz="1 0 0"/>
+<limit lower="-1" upper="1" effort="5" velocity="1"/></joint><link name="hand"><inertial>
+<mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+</robot>"""
+
+
+def test_the_folder_of_a_ros_package_keeps_its_name(tmp_path):
+    (tmp_path / "bot" / "urdf").mkdir(parents=True)
+    path = tmp_path / "bot" / "urdf" / "bot.xml"
+    path.write_text(URDF)
+    (path.parent / "tip.stl").write_bytes(stl())
+    before = fields_of(load_model(str(path)))
+    files = kept(str(path))
+    assert [name for name, _ in files.files] == ["bot/urdf/bot.xml", "bot/urdf/tip.stl"]
+    shutil.rmtree(tmp_path / "bot")
+    assert fields_of(load_model(files)) == before
+
+
 def test_kept_files_are_no_options(robot):
     experiment = loader.load(experiment_of(robot)).experiment
     assert loader.options(keeping.kept(experiment)) == loader.options(experiment)
