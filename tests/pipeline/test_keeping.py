@@ -164,9 +164,9 @@ def test_names_that_lead_up_and_down_again_are_followed(robot):
     assert fields_of(load_model(files)) == before
 
 
-URDF = """<robot name="bot"><link name="base"><inertial><mass value="1"/>
+URDF = """<robot name="bot"><!-- <mesh filename="package://bot/urdf/tip.stl"/> --><link name="base"><inertial><mass value="1"/>
 <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
-<collision><geometry><mesh filename="package://bot/urdf/tip.stl"/></geometry></collision></link>
+<collision><geometry><mesh filename="tip.stl"/></geometry></collision></link>
 <joint name="x" type="prismatic"><parent link="base"/><child link="hand"/><axis xyz="1 0 0"/>
 <limit lower="-1" upper="1" effort="5" velocity="1"/></joint><link name="hand"><inertial>
 <mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
@@ -218,7 +218,8 @@ def of_function():
     return mujoco.MjSpec.from_string(OWN)
 
 
-def test_what_a_function_gives_is_kept_to_the_bit(monkeypatch):
+def test_what_a_function_gives_is_kept_to_the_bit(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log of what is wrong
     files = kept(of_function)
     assert [path for path, _ in files.files] == ["of_function.mjb", "of_function.xml"]
     before = fields_of(load_model(of_function))
