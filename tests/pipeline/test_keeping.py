@@ -164,7 +164,8 @@ def test_names_that_lead_up_and_down_again_are_followed(robot):
     assert fields_of(load_model(files)) == before
 
 
-URDF = """<robot name="bot"><!-- <mesh filename="package://bot/urdf/tip.stl"/> --><link name="base"><inertial><mass value="1"/>
+URDF = """<robot name="bot"><!-- <mesh filename="package://bot/urdf/tip.stl"/> -->
+<link name="base"><inertial><mass value="1"/>
 <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
 <collision><geometry><mesh filename="tip.stl"/></geometry></collision></link>
 <joint name="x" type="prismatic"><parent link="base"/><child link="hand"/><axis xyz="1 0 0"/>
