@@ -21,6 +21,7 @@ import numpy as np
 from gps.agents.actions import HISTORY, MOCAP, Actions
 from gps.data import located, model_path
 from gps.errors import ConfigError, choices
+from gps.kept_files import KeptFiles
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ SENSOR = "sensor:"
 
 log = logging.getLogger(__name__)
 
-ModelSource = str | Callable[[], Any]
+ModelSource = str | KeptFiles | Callable[[], Any]
 """Name in `gps.data`, path, MJCF or URDF text, or a function without arguments that gives an
-MjSpec."""
+MjSpec; in a run the files that these were when it began."""
 
 VEL, ACC = int(mujoco.mjtStage.mjSTAGE_VEL), int(mujoco.mjtStage.mjSTAGE_ACC)
 _TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
@@ -46,6 +47,8 @@ _TURNS = (int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL))
 
 def shown(source: ModelSource) -> str:
     """How a message names a model."""
+    if isinstance(source, KeptFiles):
+        return source.source
     if isinstance(source, str):
         return "the MJCF text" if _is_text(source) else source
     return f"{source.__module__}.{source.__qualname__}"
@@ -57,6 +60,8 @@ def _is_text(source: str) -> bool:
 
 def checked_source(source: Any, where: str) -> ModelSource:
     """The source, a path as absolute text; ConfigError for what cannot name a model in a file."""
+    if isinstance(source, KeptFiles):
+        return source
     if isinstance(source, os.PathLike):
         source = os.path.join(os.curdir, os.fspath(source))  # a path, also where a name is like it
     if isinstance(source, str) and source.strip():
@@ -86,7 +91,7 @@ def interned(source: Any) -> Any:
     A function of a hyperparams file comes to another process as a copy, a new one each time. As
     functions are equal only to themselves, an agent would be built again for every rollout.
     """
-    if source is None or isinstance(source, str):
+    if source is None or isinstance(source, str | KeptFiles):
         return source
     seen = _functions.setdefault((source.__module__, source.__qualname__), [])
     for other in seen:
@@ -127,29 +132,35 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def load_model(source: ModelSource) -> mujoco.MjModel:
-    """The compiled model; ConfigError where it does not exist or MuJoCo refuses it."""
-    name, spec = shown(source), None
+def load_model(source: ModelSource, called: str = "") -> mujoco.MjModel:
+    """The compiled model; ConfigError where it does not exist or MuJoCo refuses it.
+
+    called: how messages name it, where that is not the source.
+    """
+    if isinstance(source, KeptFiles):
+        return _load_kept(source)
+    name, path, spec = called or shown(source), "", None
     if not isinstance(source, str):
         spec = source()
         if not isinstance(spec, mujoco.MjSpec):
             raise ConfigError(f"{name}() must give a mujoco.MjSpec, got {type(spec).__name__}")
     text = isinstance(source, str) and _is_text(source)
     if isinstance(source, str) and not text:
-        name = str(model_path(source))
+        path = str(model_path(source))
+        name = called or path
     try:
-        if spec is None and name.lower().endswith(".mjb") and not text:
-            return mujoco.MjModel.from_binary_path(name)
-        if spec is None and _is_urdf(str(source) if text else name, text=text):
+        if spec is None and path.lower().endswith(".mjb") and not text:
+            return mujoco.MjModel.from_binary_path(path)
+        if spec is None and _is_urdf(str(source) if text else path, text=text):
             read = mujoco.MjSpec.from_string if text else mujoco.MjSpec.from_file
-            spec = read(str(source) if text else name)
-            _find_packages(spec, Path.cwd() if text else Path(name).absolute().parent)
+            spec = read(str(source) if text else path)
+            _find_packages(spec, Path.cwd() if text else Path(path).absolute().parent)
             _add_motors(spec, name)
         if spec is not None:
             return spec.compile()
         if text:
             return mujoco.MjModel.from_xml_string(source)
-        return mujoco.MjModel.from_xml_path(name)
+        return mujoco.MjModel.from_xml_path(path)
     except (ValueError, TypeError, mujoco.FatalError) as error:
         what = " ".join(str(error).split())
         raise ConfigError(f"{name}: MuJoCo cannot load this model: {what}") from error
@@ -204,6 +215,23 @@ def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
 def warn_once(text: str) -> None:
     """Log a warning, once for all the agents that a process builds of a model."""
     log.warning(text)
+
+
+def _load_kept(source: KeptFiles) -> mujoco.MjModel:
+    """The model of files that a run keeps; ConfigError, for a compiled one with the reason."""
+    with source.opened() as path:
+        try:
+            if path.suffix != ".mjb" or path.name not in source.made:
+                return load_model(str(path), source.source)
+            return mujoco.MjModel.from_binary_path(str(path))
+        except (ConfigError, ValueError, mujoco.FatalError) as error:
+            hint = ""
+            if path.suffix == ".mjb":
+                version = mujoco.__version__
+                hint = f"; a compiled model is for one version of MuJoCo, and this is {version}"
+            raise ConfigError(
+                f"{source.source}: MuJoCo cannot load the copy that the run has kept: {error}{hint}"
+            ) from error
 
 
 _OBJECTS: dict[str, tuple[mujoco.mjtObj, Callable[[mujoco.MjModel], int]]] = {

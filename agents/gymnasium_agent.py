@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
 
+from gps.agents._kept_model import kept
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
@@ -33,6 +35,7 @@ from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.extras import needed_by
 from gps.fields import Config, Count, Items, NonNegative, readonly
+from gps.kept_files import KeptFiles
 from gps.protocols import Policy
 from gps.rng import stream
 from gps.types import Array, Layout, Rollouts
@@ -166,6 +169,15 @@ class GymnasiumConfig(Config):
             for name in chosen or ():
                 if name not in known:
                     raise ConfigError(f"GymnasiumConfig.{field}: {choices('entry', name, known)}")
+
+    def with_kept_files(self) -> GymnasiumConfig:
+        """The same, with the content of model files among the arguments in `make`; ConfigError.
+
+        See `gps.protocols.KeepsFiles`. What an environment reads of its own package is the same as
+        long as the package is; a run records its version.
+        """
+        make = tuple((name, kept(v) if _is_model(v) else v) for name, v in self.make)
+        return replace(self, make=make)
 
     def build(self, threads: int = 1) -> GymnasiumAgent:
         """Make the environment and check that it can be an agent.
@@ -691,15 +703,22 @@ class _Run:
         self._all[self._failed] = 0.0
 
 
+def _is_model(value: Any) -> bool:
+    """Whether an argument is the path of a model that is no file of Gymnasium's own."""
+    return isinstance(value, str) and value.endswith(".xml") and value.startswith(("/", ".", "~"))
+
+
 def _made(config: GymnasiumConfig) -> tuple[Any, Any]:
     """A new environment without a time limit, and the module gymnasium."""
     with needed_by("GymnasiumConfig"):
         import gymnasium
     try:
-        with warnings_to_log():
-            env = gymnasium.make(
-                config.env, max_episode_steps=-1, disable_env_checker=True, **dict(config.make)
-            )
+        with warnings_to_log(), ExitStack() as files:
+            make = {
+                name: str(files.enter_context(v.opened())) if isinstance(v, KeptFiles) else v
+                for name, v in config.make
+            }
+            env = gymnasium.make(config.env, max_episode_steps=-1, disable_env_checker=True, **make)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(f"GymnasiumConfig.env: {config.env} cannot be made: {error}") from error
     except ModuleNotFoundError as error:

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
 from gps.agents._model import (
     ACC,
@@ -340,6 +341,18 @@ class MujocoConfig(Config):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process."""
         self.__dict__.update(state | {"model": interned(state["model"])})
+
+    def with_kept_files(self) -> MujocoConfig:
+        """The same, its models replaced by their files as they are now; raises ConfigError.
+
+        See `gps.protocols.KeepsFiles`.
+        """
+        conditions, test = (
+            tuple(c if c.model is None else replace(c, model=kept(c.model)) for c in some)
+            for some in (self.conditions, self.test_conditions)
+        )
+        model = kept(self.model)
+        return replace(self, model=model, conditions=conditions, test_conditions=test)
 
     def build(self, threads: int = 1) -> MujocoAgent:
         """Load the model and check the names and sizes; `threads` step the samples in parallel."""

@@ -396,6 +396,22 @@ class CostTerm(Protocol):
 
 
 @runtime_checkable
+class KeepsFiles(Protocol):
+    """A configuration that is made of files, or of what a function makes: a run keeps them.
+
+    So the run can be resumed where they have changed or are gone, and workers have them that cannot
+    read them. `gps.kept_files.KeptFiles.of` makes what stands in the places of the files' names.
+    """
+
+    def with_kept_files(self) -> Any:
+        """The same configuration with `KeptFiles` in the place of every name of a file.
+
+        Raises ConfigError where one cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
 class HasCameras(Protocol):
     """The configuration of an agent with cameras."""
 

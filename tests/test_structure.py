@@ -16,6 +16,7 @@ LEVEL = {
     "types": 2,
     "rng": 2,
     "data": 2,
+    "kept_files": 3,
     "compiling": 2,
     "protocols": 3,
     "linalg": 4,
@@ -34,7 +35,12 @@ LEVEL = {
     "gui": 10,
     "cli": 11,
 }
-ONLY = {"agents": {"agents", "errors", "extras", "fields", "types", "protocols", "rng", "data"}}
+ONLY = {
+    "agents": {
+        *("agents", "errors", "extras", "fields", "types", "protocols", "rng", "data"),
+        "kept_files",
+    }
+}
 
 
 def imports_of(path: Path) -> set[str]:

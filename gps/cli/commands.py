@@ -53,13 +53,14 @@ class Command:
 
     summary: str
     fill: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int] | None
-    """None for the one command whose unknown options are the experiment's."""
+    run: Callable[..., int]
+    own: bool = False
+    """Whether unknown options are the experiment's; `run` then gets them as its second argument."""
 
 
 COMMANDS = {
-    "run": Command("run an experiment", running.run_arguments, None),
-    "resume": Command("continue a run", running.resume_arguments, running.resume),
+    "run": Command("run an experiment", running.run_arguments, running.run, own=True),
+    "resume": Command("continue a run", running.resume_arguments, running.resume, own=True),
     "gui": Command("show a run in the browser, live or stored", page.gui_arguments, page.gui),
     "plot": Command("write a run's plots as PNG", page.plot_arguments, page.plot),
     "evaluate": Command(
@@ -88,14 +89,14 @@ def _dispatch(argv: list[str]) -> int:
         prog=f"gps {name}",
         description=command.summary,
         allow_abbrev=False,
-        add_help=command.run is not None,
+        add_help=not command.own,
     )
-    if command.run is None:
+    if command.own:
         parser.add_argument("-h", "--help", action="store_true", help="show this and leave")
     parser.add_argument("-v", "--verbose", action="store_true", help="show more messages")
     command.fill(parser)
     own: list[str] = []
-    if command.run is None:
+    if command.own:
         rest, own = options.split(rest, parser)
     try:
         args = parser.parse_args(rest)
@@ -105,7 +106,7 @@ def _dispatch(argv: list[str]) -> int:
     if name not in ("list", "new"):
         require("run", f"gps {name}")
     with logging_to(verbose=args.verbose), needed_by(f"gps {name}"):
-        return running.run(args, own) if command.run is None else command.run(args)
+        return command.run(args, own) if command.own else command.run(args)
 
 
 def _overview() -> str:

@@ -73,6 +73,26 @@ def split(argv: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], 
     return ours, others
 
 
+def by_name(own: list[str]) -> dict[str, str]:
+    """Options of an experiment with their values as text, `--samples 9` as {"samples": "9"}.
+
+    ExperimentError for what is no option, or has no value.
+    """
+    found: dict[str, list[str]] = {}
+    name = ""
+    for token in own:
+        if token.startswith("--"):
+            name, equals, value = token.removeprefix("--").partition("=")
+            found[name] = [value] if equals else []
+        elif not name:
+            raise ExperimentError(f"unexpected {token!r}; options look like --samples 5")
+        else:
+            found[name].append(token)
+    if empty := [name for name, values in found.items() if not values]:
+        raise ExperimentError(f"--{empty[0]} needs a value")
+    return {name: " ".join(values) for name, values in found.items()}
+
+
 def run_folder(parser: argparse.ArgumentParser, help: str = "run folder") -> None:
     """Add the argument RUN."""
     parser.add_argument("run", metavar="RUN", help=help)

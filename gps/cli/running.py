@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, suppress
@@ -60,10 +61,12 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gps resume`."""
-    options.run_folder(parser)
+    parser.usage = "gps resume RUN [options] [--an.option.of.the.algorithm VALUE ...]"
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder")
     help = "resume from iteration N and forget the later ones (default: the last)"
     options.add(parser, "--from", int, "N", help, dest="start")
     options.add(parser, "--iterations", int, "I", "total to reach")
+    options.add(parser, "--seed", int, "K", "another seed, from the next iteration on")
     options.until_converged(parser)
     options.limits(parser, "as before")
     options.executor(parser)
@@ -161,7 +164,7 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     experiment = replace(experiment, **{k: v for k, v in values.items() if v is not None})
 
     from gps.pipeline import changes as live
-    from gps.pipeline import config_io, store
+    from gps.pipeline import config_io, keeping, sending, store
     from gps.pipeline.runner import run
 
     given = _given(args)
@@ -176,7 +179,10 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     out = Path(args.out) if args.out is not None else store.default_path(experiment)
     # before workers are started, which takes seconds
     store.require_new(out)
+    experiment = keeping.kept(experiment)
     config_io.to_json(experiment)
+    if args.executor == "dask":
+        sending.check(experiment)
     agent = experiment.validate()
     changes = live.Changes()
     if args.changes is not None:
@@ -211,19 +217,37 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     return _follow(args, _Job(experiment.name, out, start, experiment.iterations))
 
 
-def resume(args: argparse.Namespace) -> int:
-    """`gps resume`."""
+def resume(args: argparse.Namespace, own: list[str]) -> int:
+    """`gps resume`; own: options of the experiment that change."""
+    if args.run is None:
+        print(args.parser.format_help())
+        if args.help:
+            return 0
+        raise ExperimentError("the following arguments are required: RUN; see gps resume --help")
+    from gps.pipeline import changes as live
     from gps.pipeline import store
     from gps.pipeline.runner import resume
 
     folder = store.RunFolder.open(args.run)
     experiment = folder.experiment()
-    folder.check(folder.last() if args.start is None else args.start)
+    if args.help:
+        print(args.parser.format_help())
+        _show_live(folder, experiment)
+        return 0
+    start = folder.last() if args.start is None else args.start
+    folder.check(start)
     if args.iterations is not None:
         experiment = replace(experiment, iterations=args.iterations)  # checks it
     given = _given(args)
+    values: dict[str, Any] = options.by_name(own)
+    values |= {} if args.seed is None else {"seed": args.seed}
     if "asynchronous" in folder.info():
         _refuse_until_converged(args)
+        if values:
+            raise ConfigError(
+                f"{_option(next(iter(values)))} cannot change: an asynchronous run keeps its "
+                "options, apart from --iterations, --rollouts, --updates and --replay-batches"
+            )
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
         return _resume_asynchronous(args, folder, given)
@@ -231,8 +255,13 @@ def resume(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"{_option(next(iter(given)))} is for asynchronous runs; use --iterations"
         )
+    # before workers are started, which takes seconds
+    held = folder.changes().apply(folder.experiment(), start + 1)
+    if values:
+        held = live.changed(held, live.change_of(held, values).options)
+        held.validate()
 
-    def start(executor: Executor, steering: Steering) -> Iterable[IterationReport]:
+    def start_again(executor: Executor, steering: Steering) -> Iterable[IterationReport]:
         return resume(
             args.run,
             start=args.start,
@@ -240,11 +269,25 @@ def resume(args: argparse.Namespace) -> int:
             executor=executor,
             steering=steering,
             until_converged=args.until_converged,
+            changes=values,
         )
 
-    held = folder.changes().apply(folder.experiment(), folder.last() + 1)
     total = held.iterations if args.iterations is None else args.iterations
-    return _follow(args, _Job(experiment.name, Path(args.run), start, total, resumed=True))
+    return _follow(args, _Job(experiment.name, Path(args.run), start_again, total, resumed=True))
+
+
+def _show_live(folder: RunFolder, experiment: Experiment) -> None:
+    """The options that can change in a run, with their present values."""
+    from gps.pipeline import changes as live
+
+    held = folder.changes().apply(experiment, folder.last() + 1)
+    print("options that can change in this run, from the next iteration on:\n")
+    for name, option in live.live_options(held).items():
+        if name != "iterations":
+            print(f"  --{name} (now: {live.text(option.value)})")
+            print(
+                textwrap.fill(option.help, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+            )
 
 
 def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, int]) -> int:

@@ -45,7 +45,7 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Deferred, Executor, Serial, stage
 from gps.fields import Config, Count
-from gps.pipeline import config_io, progress, sampling
+from gps.pipeline import config_io, keeping, progress, sampling, sending
 from gps.pipeline.experiment import (
     AgentConfig,
     AsynchronousAlgorithm,
@@ -60,6 +60,7 @@ from gps.pipeline.runner import (
     metrics_row,
     steered,
     succeeds,
+    warn,
 )
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder, Snapshot
@@ -143,6 +144,9 @@ def run_asynchronous(
     if seed is not None:
         experiment = replace(experiment, seed=seed)
     check(experiment)
+    experiment = keeping.kept(experiment)
+    if executor is not None and executor.concurrent:
+        sending.check(experiment)
     with one_thread():
         agent = experiment.validate()
         state = initial_state(experiment, agent)
@@ -198,6 +202,7 @@ def resume_asynchronous(
         folder.cut_lines(UPDATES, _progress(snapshot.state).local_updates)
         with one_thread():
             agent = experiment.validate()
+        warn(folder, experiment)
     except BaseException:
         folder.close()
         raise

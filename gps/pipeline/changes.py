@@ -21,12 +21,23 @@ from types import MappingProxyType
 from typing import Any
 
 from gps.errors import ConfigError, StoreError
+from gps.fields import checked
 from gps.pipeline import loader
-from gps.pipeline.experiment import Experiment
+from gps.pipeline.experiment import Experiment, Seed
 
 SCHEMA, SCHEMA_VERSION = "gps changes", 1
 _ALWAYS = ("samples", "iterations", "max-resamples", "max-without-update")
 _FIXED = ("algorithm.network.",)  # what has been made with them is in the state already
+_WHY = {
+    "algorithm.network": "the weights that have been learned are those of this network",
+    "agent": "states, controllers and policy are those of this agent",
+    "cost": "the iterations of a run are compared by it",
+    "measure": "the iterations of a run are compared by it",
+    "initial": "only the first iteration begins with it",
+    "name": "it names the run's folder",
+    "description": "it says what the run is",
+    "seed": "gps resume --seed and the page's Repeat give the following iterations another one",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,17 @@ class Changes:
         seed = old.seed if change.seed is None else change.seed
         found[iteration] = Change({**old.options, **change.options}, seed)
         return Changes(tuple(sorted(found.items())))
+
+    def from_now(self, iteration: int, change: Change) -> Changes:
+        """These and one more, which holds for good: later changes of the same options are gone."""
+        kept = []
+        for n, old in self.at:
+            if n > iteration:
+                options = {k: v for k, v in old.options.items() if k not in change.options}
+                old = Change(options, old.seed if change.seed is None else None)
+            if n <= iteration or old != Change():
+                kept.append((n, old))
+        return Changes(tuple(kept)).with_change(iteration, change)
 
     def apply(self, experiment: Experiment, iteration: int) -> Experiment:
         """The experiment of an iteration; raises ConfigError, ExperimentError."""
@@ -101,16 +123,39 @@ def changed(experiment: Experiment, options: Mapping[str, str]) -> Experiment:
     for name, value in options.items():
         plain = name.replace("_", "-")
         if plain not in known:
-            close = get_close_matches(plain, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(
-                f"{name!r} cannot change between iterations{hint}; what can: "
-                f"{', '.join(_ALWAYS)} and what begins with algorithm. in gps run NAME --help, "
-                "the network left out"
-            )
+            raise ConfigError(_refusal(experiment, name, plain, known))
         # with "=", so that a negative number is not taken for another option
         argv += [f"--{plain}={value}"] if " " not in value else [f"--{plain}", *value.split()]
     return loader.override(experiment, argv, prog="gps run NAME")
+
+
+def _refusal(experiment: Experiment, name: str, plain: str, known: Mapping[str, Any]) -> str:
+    """Why an option cannot be set."""
+    parts = plain.split(".")
+    begins = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    why = next((_WHY[part] for part in begins if part in _WHY), "")
+    names = [option.name for option in loader.settings(experiment)]
+    if why and (plain in names or plain in _WHY):
+        return f"{name!r} cannot change between iterations: {why}"
+    close = get_close_matches(plain, known, n=1)
+    close = [k for k in known if k.rpartition(".")[2] == plain][:3] or close
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return (
+        f"{name!r} cannot change between iterations{hint}; what can: {', '.join(_ALWAYS)} and what "
+        "begins with algorithm. in gps run NAME --help, the network left out"
+    )
+
+
+def change_of(experiment: Experiment, values: Mapping[str, Any]) -> Change:
+    """A change from values by option, `{"algorithm.step.kl_max": 0.5}`; `seed` is that of the
+    random streams. Raises ConfigError, ExperimentError for what cannot be set."""
+    options = {name.replace("_", "-"): text(value) for name, value in values.items()}
+    seed = options.pop("seed", None)
+    changed(experiment, options)
+    if seed is None:
+        return Change(options)
+    found = checked(values["seed"] if not seed.isdecimal() else int(seed), Seed, "seed")
+    return Change(options, found)
 
 
 def text(value: Any) -> str:
@@ -159,4 +204,4 @@ def _decoded(whole: Any) -> Changes:
     return changes
 
 
-__all__ = ["Change", "Changes", "changed", "encode", "live_options", "read"]
+__all__ = ["Change", "Changes", "change_of", "changed", "encode", "live_options", "read"]

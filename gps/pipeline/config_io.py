@@ -11,15 +11,17 @@
     function, class     {"name": "gps.costs.base:ramp"}
     the rest            None, true, 1, 1.5, "text" as JSON has them
 
-Names are `module:qualname`. Only names below `gps.` are imported, and nothing but a dataclass is
-called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`, what a
-module beside it defines `hyperparams.helper:MyCost`; the reader passes that file's names in.
+Names are `module:qualname`, of gps or of another installed package; none of Python's own modules is
+imported, and nothing but a dataclass is called on reading. What the user's hyperparams file defines
+is named `hyperparams:MyCost`, what a module beside it defines, or one that a script has imported,
+`hyperparams.helper:MyCost`; the reader passes the names of the copy in the run folder in.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
@@ -38,37 +40,99 @@ USER_MODULES = "gps_experiment_"
 USER = "hyperparams"
 """What stands for such a module in a stored name."""
 
+_NAMED = {"class", "name", "enum"}
+
 Names = Callable[[], Mapping[str, Any]]
 """Gives the names of the user's hyperparams file; called only when one is needed."""
 
 
-def name_of(thing: Any) -> str:
-    """`module:qualname` of a class or function that can be found again; ExperimentError if not."""
+def name_of(thing: Any, has: Callable[[str], bool] | None = None) -> str:
+    """`module:qualname` of a class or function that can be found again; ExperimentError if not.
+
+    has: whether the run that it is stored in has a copy of a module of the user's; None: it will.
+    """
     module, qualname = thing.__module__, thing.__qualname__
-    shown = f"{module}.{qualname}"
     if "<" in qualname:
+        inside = "defined inside a function" if "<locals>" in qualname else "a lambda"
         raise ExperimentError(
-            f"{shown} cannot be stored: it is defined inside a function; define it at the top "
-            "level of the hyperparams file"
+            f"{_plain(module)}{qualname} cannot be stored: it is {inside}; define it by name at "
+            "the top level of the hyperparams file, or of a module that a script or notebook "
+            "imports"
         )
     if module.startswith(USER_MODULES):
         _, dot, sibling = module.partition(".")
         return f"{USER}{dot}{sibling}:{qualname}"
     if module.startswith("gps."):
         return f"{module}:{qualname}"
-    raise ExperimentError(
-        f"{shown} cannot be stored: only what gps.* or the hyperparams file itself defines can be "
-        "found again; move it into the hyperparams file"
-    )
+    if module == "__main__":
+        raise ExperimentError(
+            f"{qualname} cannot be stored: it is defined in __main__, the script or notebook that "
+            f"runs now and is not there to be imported later; move it to a module (mine.py: from "
+            f"mine import {qualname.partition('.')[0]}), or into a hyperparams file"
+        )
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if found is not thing or _top(module) in sys.stdlib_module_names:
+        raise ExperimentError(
+            f"{module}.{qualname} cannot be stored: only what can be imported under that name from "
+            "gps.*, the hyperparams file, or a module or package of your own can be found again"
+        )
+    if not _is_own(module):
+        return f"{module}:{qualname}"
+    if has is not None and not has(module):
+        raise ExperimentError(
+            f"{module}.{qualname} cannot be stored: the run has no copy of that module, since "
+            "neither its hyperparams file nor another part of the experiment imports it"
+        )
+    return f"{USER}.{module}:{qualname}"
+
+
+def _plain(module: str) -> str:
+    """The module's name in front of a name in a message; nothing for that of a user's file."""
+    return "" if module.startswith(USER_MODULES) or module == "__main__" else f"{module}."
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _is_own(module: str) -> bool:
+    """Whether an imported module is the user's own file, not an installed package's."""
+    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return file.suffix == ".py" and not installed
+
+
+def users_of(tree: Any) -> dict[str, list[str]]:
+    """What a stored tree names of the hyperparams file and of modules beside it, by module:
+    `hyperparams`, `hyperparams.helper`."""
+    found: dict[str, list[str]] = {}
+    if isinstance(tree, list):
+        parts = [users_of(item) for item in tree]
+    elif isinstance(tree, dict):
+        parts = [users_of(item) for key, item in tree.items() if key not in _NAMED]
+        for key in _NAMED & tree.keys():
+            module, colon, qualname = str(tree[key]).partition(":")
+            if colon and _top(module) == USER:
+                parts.append({module: [qualname]})
+    else:
+        return {}
+    for part in parts:
+        for module, names in part.items():
+            known = found.setdefault(module, [])
+            known += [name for name in names if name not in known]
+    return found
 
 
 def find(name: str, user: Names | None = None) -> Any:
     """The class or function behind `module:qualname`; ExperimentError when it is not allowed."""
     module, colon, qualname = name.partition(":")
     top, _, sibling = module.partition(".")
-    if not colon or not (top == USER or module.startswith("gps.")):
+    if not colon or not module or top in ("__main__", *sys.stdlib_module_names):
         raise ExperimentError(
-            f"{name!r} is not allowed here: names come from gps.* or from the hyperparams file"
+            f"{name!r} is not allowed here: names come from gps.*, from the hyperparams file, or "
+            "from installed packages other than Python's own"
         )
     if top == USER:
         if user is None:
@@ -88,6 +152,9 @@ def find(name: str, user: Names | None = None) -> Any:
         except (ImportError, AttributeError):
             raise ExperimentError(
                 f"{name!r} does not exist in this version of gps; the run was made by another one"
+                if top == "gps"
+                else f"{name!r} cannot be imported here; install the package that the run was made "
+                f"with, which has the module {module}"
             ) from None
     for part in rest:
         thing = getattr(thing, part, None)

@@ -49,7 +49,7 @@ class EvaluationReport(Record):
     """What has been learned, rolled out from all training or all test conditions."""
 
     experiment: Experiment
-    """The run's, or the one that was given."""
+    """The run's, with the options that had been changed by that iteration, or the one given."""
     iteration: int
     """Whose policy and controllers these are."""
     test: bool
@@ -115,8 +115,11 @@ def evaluate(
             raise ConfigError("state is for an Experiment; of a run folder give the iteration")
         chosen = progress.choice(iteration)
         folder = source if isinstance(source, RunFolder) else RunFolder.open(source)
-        experiment = folder.experiment()
         state = folder.read_state(folder.choose(chosen))
+        base = folder.experiment()
+        experiment = folder.changes().apply(base, state.iteration)
+        for text in folder.notices(base):
+            log.warning("%s", text)
         agent = experiment.validate()
         number = None if chosen == "best" else state.iteration
         path = _table_path(folder.path, test, number) if save else None

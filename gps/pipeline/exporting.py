@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from gps.pipeline.files import AnyPath, write_whole
 from gps.pipeline.progress import Iteration
 from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, HasCameras, control_range_of
+
+log = logging.getLogger(__name__)
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """The exporter of a file, by its suffix."""
@@ -90,6 +93,8 @@ def _stored(
         raise ConfigError(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
+    for text in folder.notices(experiment):
+        log.warning("%s", text)
     agent = experiment.validate()
     policy, config = state.policy.policy, experiment.agent
     cameras = tuple(config.cameras) if isinstance(config, HasCameras) else ()

@@ -16,6 +16,7 @@ import io
 import itertools
 import operator
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from gps.data import paths_from
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.fields import described
+from gps.kept_files import KeptFiles, mapped
 from gps.pipeline import siblings
 from gps.pipeline.config_io import USER_MODULES
 from gps.pipeline.siblings import importable
@@ -154,6 +156,42 @@ def modules_beside(path: str | Path) -> dict[Path, bytes]:
     main = siblings.read(Path(path))
     found = siblings.beside(main).values()
     return {source.path.relative_to(main.path.parent): source.text for source in found}
+
+
+def source_of(tree: Any) -> Path | None:
+    """The hyperparams file that classes and functions in an experiment come from; None if none, or
+    several, do."""
+    found: set[Path] = set()
+
+    def look(value: Any) -> None:
+        kind = value if isinstance(value, type | types.FunctionType) else type(value)
+        module = str(kind.__module__).partition(".")[0]
+        if module.startswith(USER_MODULES) and (file := siblings.file_of(module)):
+            found.add(file)
+
+    mapped(tree, look)
+    return found.pop() if len(found) == 1 else None
+
+
+def modules_of(names: Sequence[str]) -> dict[Path, bytes]:
+    """The files of imported modules and of those beside them that they import, as above.
+
+    Raises ExperimentError.
+    """
+    found: dict[Path, bytes] = {}
+    for name in names:
+        file = Path(str(sys.modules[name].__file__))
+        up = len(name.split(".")) + (file.name == "__init__.py")
+        main = siblings.Source(file.parents[up - 1] / "script.py", f"import {name}".encode(), "")
+        sources = siblings.beside(main)
+        if name not in sources:
+            raise ExperimentError(
+                f"{file} cannot be stored with the run as the module {name}: its folders need an "
+                "__init__.py each"
+            )
+        for source in sources.values():
+            found[source.path.relative_to(main.path.parent)] = source.text
+    return found
 
 
 def _place(error: BaseException, paths: Sequence[Path]) -> str:
@@ -338,7 +376,7 @@ def _names(value: Any, prefix: str, skip: Sequence[str] = ()) -> list[str]:
 
 
 def _is_group(value: Any) -> bool:
-    return is_dataclass(value) and not isinstance(value, type)
+    return is_dataclass(value) and not isinstance(value, type | KeptFiles)
 
 
 def _options(value: Any) -> list[_Option]:

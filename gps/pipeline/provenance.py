@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gps.pipeline.files import reason
 SCHEMA_VERSION = 2
 """Of experiment.json and of iteration files."""
 _PACKAGES = ("numpy", "scipy", "torch", "mujoco", "numba", "h5py", "dask", "distributed")
+_ENVIRONMENTS = ("gymnasium", "gymnasium-robotics", "dm-control")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -50,13 +52,17 @@ def other_version(path: Path, written: object) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
+    """Of Python and of the packages that numbers depend on; of those with environments, which come
+    from their packages in every run, if they are installed."""
     found = {"gps": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "unknown"
+    for package in _ENVIRONMENTS:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return found
 
 

@@ -21,8 +21,8 @@ from gps.algorithms.state import ConditionReport, GPSState, Report
 from gps.errors import NotLearningError, StoreError
 from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
-from gps.pipeline import progress, sampling
-from gps.pipeline.changes import Change, Changes
+from gps.pipeline import keeping, progress, sampling, sending
+from gps.pipeline.changes import Change, Changes, change_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
 from gps.pipeline.learning import Learning
@@ -75,6 +75,9 @@ LoadedExperiment = Annotated[
     Experiment, Kind("an Experiment as gps.load(name or path) gives it", (Experiment,))
 ]
 AnyExecutor = Annotated[Executor, Kind("an executor such as gps.parallel.Dask()", (_Calls,))]
+GivenChanges = Annotated[
+    Mapping[str, Any], Kind("a mapping of options to their values", (Mapping,))
+]
 AnySteering = Annotated[Steering, Kind("a gps.pipeline.steering.Steering", (Steering,))]
 
 
@@ -96,9 +99,10 @@ def run(
 
     out: the run folder, which must be new or empty; None keeps everything in memory. executor:
     where the stages run; None runs them in this process. source: the hyperparams file, copied into
-    the run folder. ahead: let the workers of a cluster begin the next rollouts while an iteration
-    is stored and reported; they are dropped if it is not asked for. steering: pauses, steps,
-    changes and stops the run from another thread or process. changes: options that change during
+    the run folder; None for that which the experiment's own classes come from. ahead: let the
+    workers of a cluster begin the next rollouts while an iteration is stored and reported; they are
+    dropped if it is not asked for. steering: pauses, steps, changes and stops the run from another
+    thread or process. changes: options that change during
     the run, as in a run's changes.json, in the iterations that they name. until_converged: end when
     nothing improves any more (`gps.pipeline.progress.converged`), at the latest after `iterations`.
     Raises ConfigError before the first rollout, SimulationError, StoreError, and NotLearningError
@@ -109,6 +113,9 @@ def run(
         experiment = replace(experiment, seed=seed)
     if iterations is not None:
         experiment = replace(experiment, iterations=iterations)
+    experiment = keeping.kept(experiment)
+    if executor is not None and executor.concurrent:
+        sending.check(experiment)
     changes = changes or Changes()
     for n, _ in changes.at:
         changes.apply(
@@ -137,13 +144,19 @@ def resume(
     ahead: bool = True,
     steering: AnySteering | None = None,
     until_converged: bool = False,
+    changes: GivenChanges | None = None,
 ) -> Iterator[IterationReport]:
     """Continue a stored run to the same bytes as if it had never stopped.
 
     start: the iteration to resume from (later ones are deleted); None takes the last whole one.
     iterations: the total to reach; None takes the experiment's. executor, ahead, steering,
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
-    had been changed during the run change again, in the same iterations. Raises StoreError.
+    had been changed during the run change again, in the same iterations. changes: options that are
+    different from now on, `{"samples": 9, "algorithm.step.kl_max": 0.5, "seed": 3}`, by their names
+    on the command line; they are recorded in RUN/changes.json, and what cannot change in a run is
+    refused before anything is deleted. Raises StoreError, ConfigError, ExperimentError.
+
+    The run goes on with the files that it has kept; what differs outside is a warning in the log.
     """
     folder = RunFolder.open(path)
     if "asynchronous" in folder.info():
@@ -151,19 +164,33 @@ def resume(
             f"{folder.path} is an asynchronous run; continue it with gps.resume_asynchronous, or "
             "with: gps resume"
         )
-    experiment, changes = folder.experiment(), folder.changes()
+    experiment, made = folder.experiment(), folder.changes()
     start = folder.last() if start is None else start
+    if changes:
+        folder.check(start)
+        change = change_of(made.apply(experiment, start + 1), changes)
+        made = made.from_now(start + 1, change)
     try:
-        folder.truncate(start)
         with one_thread():
-            agent = experiment.validate()
+            agent = made.apply(experiment, start + 1).validate()
+            folder.truncate(start)
+            if changes:
+                folder.write_changes(made)
             stored = folder.read_state(start)
             state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)
+        warn(folder, experiment)
     except BaseException:
         folder.close()
         raise
-    run = _Run(experiment, agent, changes, iterations, until_converged)
+    run = _Run(experiment, agent, made, iterations, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, steering, stored=True)
+
+
+def warn(folder: RunFolder, experiment: Experiment) -> None:
+    """Say in the log, and in that of the run, what is different now from when it was made."""
+    for text in folder.notices(experiment):
+        log.warning("%s", text)
+        folder.note(text, logging.WARNING)
 
 
 @dataclass

@@ -63,6 +63,12 @@ def execute_in(module: types.ModuleType, code: types.CodeType) -> None:
             raise
 
 
+def file_of(module: str) -> Path | None:
+    """Where an executed file lies, by the name of its module; None for one that is not here."""
+    file = vars(_modules[module]).get("__file__") if module in _modules else None
+    return Path(file) if file and Path(file).is_file() else None
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import h5py
 
 from gps import __version__
-from gps.pipeline import config_io
+from gps.pipeline import config_io, keeping
 from gps.pipeline.provenance import SCHEMA_VERSION
 from gps.pipeline.trees import TreeWriter
 from gps.types import Record, Rollouts
@@ -59,8 +59,11 @@ class Snapshot(Record):
         return cls(state=state)
 
 
-def encode(snapshot: Snapshot, identity: str = "") -> bytes:
-    """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`."""
+def encode(
+    snapshot: Snapshot, identity: str = "", has: Callable[[str], bool] | None = None
+) -> bytes:
+    """The iteration file of a snapshot, as bytes; identity: of its run, see `identity_of`; has:
+    whether the run has a copy of a module, see `config_io.name_of`."""
     metrics = {k: float(v) for k, v in snapshot.metrics.items() if not k.startswith(_MACHINE)}
     report = snapshot.report
     values = {
@@ -77,7 +80,7 @@ def encode(snapshot: Snapshot, identity: str = "") -> bytes:
         file.attrs["iteration"] = snapshot.state.iteration
         file.attrs["identity"] = identity
         file.attrs["gps_version"] = __version__
-        writer = TreeWriter()
+        writer = TreeWriter(has)
         for part in PARTS:
             writer.tree(file.id, part, values[part], part)
         file.flush()
@@ -86,6 +89,9 @@ def encode(snapshot: Snapshot, identity: str = "") -> bytes:
 
 
 def identity_of(experiment: Experiment) -> str:
-    """The same for all runs whose iterations are the same: a hash of the configuration and seed."""
-    plain = config_io.to_json(replace(experiment, iterations=1))
+    """The same for all runs whose iterations are the same: a hash of the configuration and seed.
+
+    Of files that the run keeps their content counts, not where they lay.
+    """
+    plain = config_io.to_json(keeping.nameless(replace(experiment, iterations=1)))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,6 +3,8 @@
     RUN/experiment.json        configuration, seed, versions, git commit; see `config_io`
     RUN/hyperparams.py         copy of the hyperparams file, where there was one, with the modules
                                beside it that it imports
+    RUN/model/NAME-DIGEST/     files that the experiment is made of, such as a robot's model with
+                               its meshes; see `keeping`
     RUN/iterations/0000.h5     the state before the first iteration
     RUN/iterations/NNNN.h5     rollouts, fitted models, report of iteration N, the state after
     RUN/metrics.csv            one row per iteration
@@ -32,12 +34,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import h5py
 
 from gps.errors import GPSError, StoreError, ranges
-from gps.pipeline import changes, config_io, loader, progress
+from gps.pipeline import changes, config_io, keeping, loader, progress
 from gps.pipeline.events import Events
 from gps.pipeline.files import reason, write_whole
 from gps.pipeline.lock import FolderLock
@@ -89,20 +92,40 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
-def _modules_of(source: str | Path) -> dict[Path, bytes]:
-    """The modules beside a hyperparams file that it imports, by their place in the run folder.
+def _copied(source: str | Path) -> dict[str, bytes]:
+    """A hyperparams file and the modules beside it that it imports, by their place in the run
+    folder; StoreError where a run has something else of that name."""
+    copied = {"hyperparams.py": Path(source).read_bytes()}
+    for place, data in loader.modules_beside(source).items():
+        _require_free(place, str(source))
+        copied[place.as_posix()] = data
+    return copied
 
-    StoreError where a run has something else of that name.
-    """
-    modules = loader.modules_beside(source)
-    for place in modules:
-        taken = place.parts[0].removesuffix(".py")
-        if taken in ("hyperparams", "iterations", "tensorboard"):
-            raise StoreError(
-                f"{source}: its module {place} cannot be copied to where a run has its own "
-                f"{taken}; give the module another name"
-            )
-    return modules
+
+def _scripted(tree: Any, known: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes]:
+    """The modules, not installed as packages, that a script took the parts of its experiment from,
+    and a hyperparams.py that imports them; none where there are none, or all are known."""
+    modules = sorted(filter(None, (n.partition(".")[2] for n in config_io.users_of(tree))))
+    places = {m: m.replace(".", "/") for m in modules}
+    modules = [m for m, p in places.items() if not {f"{p}.py", f"{p}/__init__.py"} & known.keys()]
+    if not modules:
+        return {}
+    head = "# Made by gps: what the experiment of this run, which a script has built, is made of.\n"
+    text = head + "".join(f"import {module}\n" for module in modules)
+    copied = {"hyperparams.py": text.encode()}
+    for place, data in loader.modules_of(modules).items():
+        _require_free(place, "the experiment")
+        copied[place.as_posix()] = data
+    return copied
+
+
+def _require_free(place: Path, whose: str) -> None:
+    taken = place.parts[0].removesuffix(".py")
+    if taken in ("hyperparams", "iterations", "tensorboard", keeping.MODELS):
+        raise StoreError(
+            f"{whose}: its module {place} cannot be copied to where a run has its own "
+            f"{taken}; give the module another name"
+        )
 
 
 class RunFolder:
@@ -125,13 +148,18 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
 
-        source: the hyperparams file, to be copied with the modules beside it that it imports.
+        source: the hyperparams file, to be copied with the modules beside it that it imports; None
+        for that which classes and functions of the experiment come from, if there is one.
         extra: more entries for experiment.json.
         """
         path = Path(path)
         folder = cls(path)
         require_new(path)
-        modules = {} if source is None else _modules_of(source)
+        tree = config_io.to_json(experiment)
+        source = loader.source_of(experiment) if source is None else source
+        copied = _scripted(tree) if source is None else _copied(source)
+        others = {} if source is None else _scripted(tree, copied)
+        copied = others | copied
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,13 +168,12 @@ class RunFolder:
         try:
             with folder._writing(path / "iterations"):
                 (path / "iterations").mkdir()
-            if source is not None:
-                with folder._writing(path / "hyperparams.py"):
-                    write_whole(path / "hyperparams.py", Path(source).read_bytes())
-            for place, data in modules.items():
+            for place, data in copied.items():
                 with folder._writing(path / place):
                     (path / place).parent.mkdir(parents=True, exist_ok=True)
                     write_whole(path / place, data)
+            with folder._writing(path / keeping.MODELS):
+                keeping.write(path, experiment)
             facts: dict[str, Any] = {
                 "schema": "gps experiment",
                 "schema_version": SCHEMA_VERSION,
@@ -155,20 +182,37 @@ class RunFolder:
                 "seed": experiment.seed,
                 "identity": identity_of(experiment),
                 "source": None if source is None else str(Path(source).resolve()),
+                "sources": keeping.digests(copied),
                 "command": list(sys.argv),
                 "versions": versions(),
                 "git": git_commit(Path(__file__).parent),
                 "machine": {"host": socket.gethostname(), "platform": platform.platform()},
                 **(extra or {}),
-                "experiment": config_io.to_json(experiment),
+                "experiment": tree,
             }
             with folder._writing(path / "experiment.json"):
                 text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
                 write_whole(path / "experiment.json", text.encode())
+            folder._try_reading(tree, bool(others))
         except BaseException:
             folder.close()
             raise
         return folder
+
+    def _try_reading(self, tree: Any, must: bool) -> None:
+        """Say now, and not after days, that the copies cannot be read; must: raise StoreError."""
+        if not config_io.users_of(tree):
+            return
+        try:
+            self.experiment()
+        except StoreError as error:
+            if must:
+                raise
+            log.warning(
+                "the run will not be readable again: %s; what a hyperparams file reads is not "
+                "copied, only what it imports from its folder, and models",
+                error,
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -204,12 +248,28 @@ class RunFolder:
             raise StoreError(f"{self.path / 'experiment.json'}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise StoreError(f"{self.path / 'experiment.json'} holds no experiment")
+        keeping.find(self.path, experiment)
         return experiment
+
+    def notices(self, base: Experiment | None = None) -> list[str]:
+        """What is different now from when the run was made, each in a line: a file outside that the
+        run keeps, values in its copy of the hyperparams file. Raises StoreError.
+
+        base: what `experiment` gives, where that is known.
+        """
+        base = self.experiment() if base is None else base
+        experiment = self.changes().apply(base, self.last() + 1)
+        return keeping.notices(self.path, self.info(), base, experiment)
 
     def _identity(self) -> str:
         if self._known_identity is None:
             self._known_identity = str(self.info().get("identity", ""))
         return self._known_identity
+
+    def _has_module(self, name: str) -> bool:
+        """Whether a module of the user's was copied into the run."""
+        path = self.path.joinpath(*name.split("."))
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
     def _user_names(self) -> Mapping[str, Any]:
         """What the copied hyperparams file defines."""
@@ -337,7 +397,7 @@ class RunFolder:
         """Store an iteration, whole or not at all; raises StoreError."""
         self._lock.take()
         path = self.iteration_path(snapshot.state.iteration)
-        data = encode(snapshot, self._identity())
+        data = encode(snapshot, self._identity(), self._has_module)
         with self._writing(path):
             write_whole(path, data)
 

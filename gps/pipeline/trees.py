@@ -13,7 +13,7 @@ Images (uint8, four axes or more) are compressed, up to a megabyte of one rollou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from types import FunctionType, MappingProxyType
 from typing import Any, cast
@@ -57,7 +57,9 @@ _LINK_FROM = 1024  # bytes; smaller arrays cost less than the search for an equa
 class TreeWriter:
     """Writes trees of records; the low-level interface of h5py takes a third of the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, has: Callable[[str], bool] | None = None) -> None:
+        """has: see `config_io.name_of`."""
+        self._has = has
         self._seen: dict[tuple[Any, ...], list[tuple[np.ndarray, h5py.h5d.DatasetID]]] = {}
         self._types: dict[np.dtype, tuple[h5py.h5t.TypeID, h5py.h5t.TypeID]] = {}
         self._group_props = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
@@ -86,7 +88,7 @@ class TreeWriter:
             for key, item in value.items():
                 self.tree(group, _escape(key), item, f"{where}/{key}")
         elif is_dataclass(value) and not isinstance(value, type):
-            group = self._group(parent, name, _record_name(type(value), where))
+            group = self._group(parent, name, _record_name(type(value), where, self._has))
             for f, (name, item) in zip(fields(value), iter_fields(value), strict=True):
                 absent = "stored" in f.metadata and item is None
                 if f.init and not absent:
@@ -94,7 +96,7 @@ class TreeWriter:
         elif isinstance(value, type | FunctionType):
             group = self._group(parent, name, "name")
             try:
-                self._attribute(group, "@name", config_io.name_of(value), where)
+                self._attribute(group, "@name", config_io.name_of(value, self._has), where)
             except ExperimentError as error:
                 raise StoreError(f"{where}: {error}") from None
         else:
@@ -182,9 +184,9 @@ def _escape(key: str) -> str:
     return quote(key, safe=" +,:;=()[]<>!$&'*?~")
 
 
-def _record_name(cls: type, where: str) -> str:
+def _record_name(cls: type, where: str, has: Callable[[str], bool] | None) -> str:
     try:
-        name = config_io.name_of(cls)
+        name = config_io.name_of(cls, has)
     except ExperimentError as error:
         raise StoreError(f"{where}: {error}") from None
     if not cast(Any, cls).__dataclass_params__.frozen:

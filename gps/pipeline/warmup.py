@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from gps.agents.point_mass import PointMassConfig
@@ -13,6 +15,7 @@ from gps.control.initial import HoldConfig
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError
 from gps.execution import Executor, Serial, stage
+from gps.kept_files import bring, contents
 from gps.pipeline import sampling
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.protocols import WarmsUp
@@ -26,7 +29,9 @@ def prepare(executor: Executor, experiment: Experiment) -> None:
         executor.gather(
             [executor.call(compile_part, experiment, part, condition=part) for part in range(2)]
         )
-    executor.prepare(partial(warm_up, experiment))
+    # once for each worker: configurations, which go with every task, have the files' digests only
+    files = contents(experiment) if executor.concurrent else {}
+    executor.prepare(partial(warm_up, experiment, files))
 
 
 @stage("prepare")
@@ -44,12 +49,16 @@ def compile_part(experiment: Experiment, part: int) -> None:
         log.debug("the first tasks compile what they need: %s", error)
 
 
-def warm_up(experiment: Experiment) -> None:
+def warm_up(
+    experiment: Experiment, files: Mapping[str, Mapping[str, bytes]] = MappingProxyType({})
+) -> None:
     """Build the agent, which every worker needs, and compile the kernels, or load them.
 
+    files: contents of those that the experiment is made of, as `gps.kept_files.bring` takes them.
     What is left out, since an algorithm of the user's does not work on the tiny agent, is compiled
     by the first task that needs it.
     """
+    bring(files)
     agent = sampling.agent_of(experiment.agent)
     if isinstance(agent, WarmsUp):
         agent.warm_up()

@@ -1,3 +1,4 @@
+import functools
 import importlib
 import inspect
 import json
@@ -133,13 +134,45 @@ class Elsewhere:
     x: int = 1
 
 
+class Renamed:
+    pass
+
+
+Renamed.__qualname__ = "Other"
+
+
+def ofscript():
+    """A class as a notebook's cell defines it."""
+    return type("Mine", (), {"__module__": "__main__"})
+
+
+def inner():
+    def shape(x):
+        return x
+
+    return shape
+
+
+def test_what_can_be_imported_is_named_by_its_module():
+    assert (
+        config_io.name_of(Elsewhere) == f"hyperparams.{__name__}:Elsewhere"
+    )  # the user's own file
+    assert config_io.name_of(pytest.Item).startswith("_pytest.nodes:")  # of an installed package
+    assert config_io.find(config_io.name_of(pytest.Item)) is pytest.Item
+    with pytest.raises(ExperimentError, match="the run has no copy of that module"):
+        config_io.name_of(Elsewhere, has=lambda module: module == "other")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (Elsewhere(), "only what gps.* or the hyperparams file itself"),
+        (Renamed, "only what can be imported under that name"),
+        (functools.partial, "only what can be imported under that name"),
+        (ofscript(), "Mine cannot be stored: it is defined in __main__, the script or notebook"),
         ({"a": {1, 2}}, r"experiment\['a'\]: a builtins.set cannot be stored"),
         ((1, {2: 3}), r"experiment\[1\]: keys must be text"),
-        (lambda: 0, "defined inside a function"),
+        (lambda: 0, r"<lambda> cannot be stored: it is a lambda"),
+        (inner(), "defined inside a function"),
         (np.array(["a"]), "cannot be stored"),
     ],
 )
@@ -156,6 +189,8 @@ def test_what_cannot_be_stored_is_named(value, message):
         ({"class": "gps.pipeline.provenance:subprocess.run", "fields": {}}, "not defined there"),
         ({"class": "gps.pipeline.store:Path", "fields": {}}, "not defined there"),
         ({"class": "gps.pipeline.loader:execute", "fields": {}}, "not a dataclass"),
+        ({"name": "__main__:x"}, "not allowed here"),
+        ({"name": "no_such_package.part:x"}, "install the package .* the module no_such_package"),
         ({"class": "gps.nowhere:X", "fields": {}}, "does not exist in this version"),
         ({"class": "gps.types:Layouts", "fields": {}}, "does not exist in this version"),
         ({"class": "gps.types:Layout", "fields": {"entry": 1}}, "did you mean 'entries'"),
