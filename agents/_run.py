@@ -141,6 +141,13 @@ class Run:
         self.failures = Failures(condition)
         self.quiet = warnings_to_log
 
+    def restart(self, **fields: Array) -> None:
+        """Give the simulations, which are at their starts, other values (N, n) of state fields of
+        the simulator: qpos, qvel, act."""
+        for name, values in fields.items():
+            self._batch.bind(name)[:] = values
+        self._batch.forward(stage=self._stage)
+
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""
         X, obs, bad = self.X, self.obs, self._bad
