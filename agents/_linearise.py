@@ -9,13 +9,14 @@ import mujoco
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from gps.agents._run import Run, warnings_to_log
+from gps.agents._run import Run
 from gps.types import Array, Layout, Linearisation
 
 GRAVITY = 9.81
 """In m/s^2: with the size of a robot it gives the time in which it falls over."""
 _NEWTON = 8  # steps at most; actuators are linear in their controls but for muscles and contacts
 _ENOUGH = 1e-9
+_RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
 _RIDGE = 1e-4  # pull to the first guess, relative to what a control does
 _WIDTH = 1e-4  # of central differences, in units of the entry's scale
 
@@ -35,69 +36,76 @@ def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
     return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
 
-def equilibrium(model: mujoco.MjModel, qpos: Array, ctrl: Array, act: Array) -> tuple[Array, Array]:
-    """Controls and activations within their limits that hold a model at rest at `qpos`.
+class Statics:
+    """A model at rest at a pose: the controls that hold it, and what they can do."""
 
-    They minimise the acceleration qacc' M qacc that is left, and the rates of the activations:
-    where not all joints are driven, what the actuators pull at does not accelerate, and the rest
-    falls as it likes, onto a floor too, which carries what it can. Of controls that hold equally
-    well, those nearest to the first guess, `ctrl` and `act`. Gauss-Newton steps on `mj_forward`.
-    """
-    nu, na = model.nu, model.na
-    data = mujoco.MjData(model)
-    low, high = control_limits(model)
-    bounded = model.actuator_actlimited.astype(bool)
-    act_low, act_high = np.full(na, -np.inf), np.full(na, np.inf)
-    for i in np.flatnonzero(bounded):
-        where = slice(model.actuator_actadr[i], model.actuator_actadr[i] + model.actuator_actnum[i])
-        act_low[where], act_high[where] = model.actuator_actrange[i]
-    low, high = np.concatenate((low, act_low)), np.concatenate((high, act_high))
-    guess = np.clip(np.concatenate((ctrl, act)), low, high)
-    rate = 0.1  # s: activations at rest matter as much as speeds after this time
+    def __init__(self, model: mujoco.MjModel, qpos: Array) -> None:
+        self.model, self._data = model, mujoco.MjData(model)
+        self._data.qpos[:] = self._qpos = qpos
+        mujoco.mj_forward(model, self._data)
+        self.M = np.zeros((model.nv, model.nv))
+        mujoco.mj_fullM(model, self._data, self.M)
+        self._factor = np.linalg.cholesky(self.M)
+        low, high = control_limits(model)
+        act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
+        for i in np.flatnonzero(model.actuator_actlimited):
+            at = model.actuator_actadr[i]
+            where = slice(at, at + model.actuator_actnum[i])
+            act_low[where], act_high[where] = model.actuator_actrange[i]
+        self._low, self._high = np.concatenate((low, act_low)), np.concatenate((high, act_high))
 
-    def residual(y: Array) -> Array:
-        """Acceleration in units of its kinetic metric, then the rates of the activations."""
+    def _forces(self, y: Array, moved: Array | None = None, qvel: Array | None = None) -> Array:
+        """The acceleration in units of its kinetic metric, then the rates of the activations."""
+        model, data, nu = self.model, self._data, self.model.nu
         mujoco.mj_resetData(model, data)
-        data.qpos[:], data.ctrl[:], data.act[:] = qpos, y[:nu], y[nu:]
+        data.qpos[:], data.ctrl[:], data.act[:] = self._qpos, y[:nu], y[nu:]
+        if moved is not None:
+            mujoco.mj_integratePos(model, data.qpos, moved, 1.0)
+        if qvel is not None:
+            data.qvel[:] = qvel
         mujoco.mj_forward(model, data)
-        return np.concatenate((factor.T @ data.qacc, data.act_dot / rate))
+        return np.concatenate((self._factor.T @ data.qacc, data.act_dot / _RATE))
 
-    mujoco.mj_resetData(model, data)
-    data.qpos[:] = qpos
-    mujoco.mj_forward(model, data)
-    M = np.zeros((model.nv, model.nv))
-    mujoco.mj_fullM(model, data, M)
-    factor = np.linalg.cholesky(M)
-    widths = np.where(np.isfinite(high - low), high - low, 1.0 + np.abs(guess))
-    with warnings_to_log():
-        y, left = guess, residual(guess)
-        scale = None
+    def _derivatives(self, y: Array) -> Array:
+        """d forces / d y by central differences, one-sided at a limit, (nv+na, nu+na)."""
+        width = np.where(np.isfinite(self._high - self._low), self._high - self._low, 1 + np.abs(y))
+        J = np.zeros((self.model.nv + self.model.na, len(y)))
+        for i, h in enumerate(1e-4 * width):
+            up, down = y.copy(), y.copy()
+            up[i], down[i] = min(y[i] + h, self._high[i]), max(y[i] - h, self._low[i])
+            if up[i] > down[i]:
+                J[:, i] = (self._forces(up) - self._forces(down)) / (up[i] - down[i])
+        return J
+
+    def equilibrium(self, ctrl: Array, act: Array) -> tuple[Array, Array]:
+        """Controls and activations within their limits that hold the pose.
+
+        They minimise the acceleration qacc' M qacc that is left, and the rates of the activations:
+        where not all joints are driven, what the actuators pull at does not accelerate, and the
+        rest falls as it likes, onto a floor too, which carries what it can. Of controls that hold
+        equally well, those nearest to the first guess, `ctrl` and `act`. Gauss-Newton steps.
+        """
+        low, high, nu = self._low, self._high, self.model.nu
+        guess = y = np.clip(np.concatenate((ctrl, act)), low, high)
+        left, scale = self._forces(y), np.ones(0)
         for _ in range(_NEWTON):
-            J = np.empty((len(left), nu + na))
-            for i, h in enumerate(1e-4 * widths):
-                up, down = y.copy(), y.copy()
-                up[i], down[i] = min(y[i] + h, high[i]), max(y[i] - h, low[i])
-                J[:, i] = (residual(up) - residual(down)) / (up[i] - down[i]) if h > 0 else 0.0
+            J = self._derivatives(y)
             if not (np.isfinite(J).all() and np.isfinite(left).all()):
                 break
-            if scale is None:  # the change of each unknown that matters alike
+            if not len(scale):  # the change of each unknown that matters alike
                 norms = np.linalg.norm(J, axis=0)
                 scale = np.where(norms > 1e-9 * norms.max(initial=0.0), norms, 1.0)
-                scale[norms == 0] = 1.0
-            rows = np.concatenate((J / scale, _RIDGE * np.eye(nu + na)))
+            rows = np.concatenate((J / scale, _RIDGE * np.eye(len(y))))
             wanted = np.concatenate((-left, _RIDGE * scale * (guess - y)))
-            box = (low - y) * scale, (high - y) * scale
-            fixed = box[0] >= box[1]
-            step = np.zeros(nu + na)
-            if (~fixed).any():
-                step[~fixed] = lsq_linear(
-                    rows[:, ~fixed], wanted, (box[0][~fixed], box[1][~fixed]), tol=1e-13
-                ).x
-            step = np.clip(step, *box) / scale
+            box, step = ((low - y) * scale, (high - y) * scale), np.zeros(len(y))
+            free = box[0] < box[1]
+            step[free] = lsq_linear(
+                rows[:, free], wanted, (box[0][free], box[1][free]), tol=1e-13
+            ).x
             before = _total(left, scale * (y - guess))
             for share in (1.0, 0.5, 0.25, 0.1):
-                new = np.clip(y + share * step, low, high)
-                after = residual(new)
+                new = np.clip(y + share * step / scale, low, high)
+                after = self._forces(new)
                 if _total(after, scale * (new - guess)) < before:
                     break
             else:
@@ -106,11 +114,42 @@ def equilibrium(model: mujoco.MjModel, qpos: Array, ctrl: Array, act: Array) -> 
             y, left = new, after
             if moved < _ENOUGH * (1.0 + np.abs(scale * y).max(initial=0.0)):
                 break
-    return y[:nu], y[nu:]
+        return y[:nu], y[nu:]
+
+    def needed(self, ctrl: Array, act: Array, scales: Array, time: float) -> Array:
+        """The change of each control that moves a joint that it drives by its scale, (nu,).
+
+        In `time`, with all other joints held: the joint's inertia, damping and stiffness ask for
+        the force (M_jj / time^2 + damping / time + stiffness) scale_j. Infinite for controls that
+        drive nothing.
+        """
+        y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
+        push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
+        force, model = push[:, :nu].copy(), self.model
+        for i in np.flatnonzero(model.actuator_actnum) if model.na else ():
+            at, control = model.actuator_actadr[i], _control_of(model, i)
+            where = slice(at, at + model.actuator_actnum[i])
+            force[:, control] += push[:, nu + where.start : nu + where.stop].sum(axis=1)
+        ask = self.M.diagonal() / time**2
+        for j in range(nv):
+            h = np.zeros(nv)
+            h[j] = 1e-4 * scales[j]
+            stiffness, damping = (
+                self._factor[j] @ (self._forces(y, **{kind: h}) - self._forces(y, **{kind: -h}))[:nv]
+                for kind in ("moved", "qvel")
+            )
+            ask[j] += (abs(stiffness) + abs(damping) / time) / (2 * h[j])
+        with np.errstate(all="ignore"):
+            return 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
+
+
+def _control_of(model: mujoco.MjModel, actuator: int) -> int:
+    """The first control of an actuator; all but those of some transmissions have one."""
+    return int(getattr(model, "actuator_ctrladr", np.arange(model.nactuator))[actuator])
 
 
 def _total(left: Array, pulled: Array) -> float:
-    """The objective of `equilibrium`."""
+    """The objective of `Statics.equilibrium`."""
     value = float(left @ left + (_RIDGE * pulled) @ (_RIDGE * pulled))
     return value if np.isfinite(value) else np.inf
 
@@ -130,7 +169,7 @@ def direction_scales(model: mujoco.MjModel) -> tuple[Array, float]:
         if one and model.jnt_limited[j]:
             low, high = model.jnt_range[j]
             scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
-    return scales, float(np.sqrt(size / GRAVITY))
+    return scales, 0.5 * float(np.sqrt(size / GRAVITY))
 
 
 def linearise(
@@ -140,6 +179,7 @@ def linearise(
     *,
     widths: Array,
     large: Array,
+    u_scale: Array,
     u_range: Array,
     layout: Layout,
     own: dict[str, Array],
@@ -155,8 +195,9 @@ def linearise(
     others: what is a large deviation of other entries, if the first do not make up the whole state.
     """
     ns, nu, nx = len(state), len(action), layout.size
-    u_width = np.where(np.isfinite(u_range), u_range, 1.0 + np.abs(action))
-    h = _WIDTH * np.concatenate((widths, np.where(u_width > 0, u_width, 1.0)))
+    u_width = np.fmin(u_scale, u_range)
+    u_width = np.where(np.isfinite(u_width) & (u_width > 0), u_width, 1.0 + np.abs(action))
+    h = _WIDTH * np.concatenate((widths, u_width))
     z = np.concatenate((state, action)) + np.concatenate((np.zeros((1, ns + nu)), np.diag(h), -np.diag(h)))
     run, put = begin(len(z))
     put(z[:, :ns])
@@ -198,6 +239,7 @@ def linearise(
         F=F,
         f=run.X[1, 0] - F @ np.concatenate((x, u)),
         x_scale=x_scale,
+        u_scale=u_scale,
         u_range=u_range,
         layout=layout,
         dt=dt,

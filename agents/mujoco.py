@@ -15,8 +15,8 @@ from mujoco.batch import Batch
 
 from gps.agents._kernels import observe
 from gps.agents._linearise import (
+    Statics,
     direction_scales,
-    equilibrium,
     linearise,
     without_dry_friction,
 )
@@ -41,7 +41,15 @@ from gps.agents._model import (
     refuse_free,
     shown,
 )
-from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
+from gps.agents._run import (
+    NO_ARRAY,
+    NO_NOISE,
+    Guarded,
+    Run,
+    Setup,
+    locked,
+    warnings_to_log,
+)
 from gps.agents.base import (
     Limit,
     Names,
@@ -485,7 +493,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """See `gps.protocols.Linearises`: about the start positions, at rest.
 
         The action is the one that minimises the kinetic energy of the acceleration that is left
-        (`_linearise.equilibrium`), found from the start's own controls; activations are in
+        (`Statics.equilibrium`), found from the start's own controls; activations are in
         equilibrium with it. Derivatives are central differences of a whole control step, contacts
         included, dry friction left out, which at rest would hide what the actuators do. Properties
         under `randomise` have their medians. Raises SimulationError.
@@ -511,9 +519,13 @@ class MujocoAgent(SimulatedAgent["_Start"]):
 
         begin(1)
         act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
-        u[:nu], act = equilibrium(model, start.qpos, u[:nu], act0)
         scales, time = direction_scales(model)
         time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
+        u_scale = np.full(self.nu, np.inf)
+        with warnings_to_log():
+            statics = Statics(model, start.qpos)
+            u[:nu], act = statics.equilibrium(u[:nu], act0)
+            u_scale[:nu] = statics.needed(u[:nu], act, scales, time)
         low, high = self.control_range
         size = float(model.stat.extent)
         own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
@@ -525,6 +537,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             u,
             widths=np.concatenate((scales, scales / time, np.ones(na))),
             large=np.concatenate((scales, scales / time, np.full(na, np.inf))),
+            u_scale=u_scale,
             u_range=0.5 * (high - low),
             layout=self.layout,
             own={n: where for n, where in own.items() if n in self.layout.names},

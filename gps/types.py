@@ -308,6 +308,9 @@ class Linearisation(Record):
     x_scale: Annotated[Array, Shape("nx")]
     """How large a deviation of each entry is a large one, in its unit; infinite for entries that
     may deviate as they like."""
+    u_scale: Annotated[Array, Shape("nu")]
+    """The change of each action that makes for such a deviation of what it drives, within the
+    response time and with everything else held, in the action's unit; infinite if not known."""
     u_range: Annotated[Array, Shape("nu")]
     """Half of each action's range, in its unit; infinite for actions without limits."""
     layout: Layout

@@ -231,9 +231,9 @@ def hold_linearised(
     """The LQR controller that holds a state, for the dynamics near it: u = u* + K (x - x*) + noise.
 
     x*, u* and x' = F [x; u] + f are those of `linearisation`. K is the stationary gain for the cost
-    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / u_scale_i)^2 per step, where u_scale_i is the change
-    of action i that, held for the response time, moves some entry by its x_scale, and at most half
-    of the action's range. A state entry that the actions do not reach costs nothing. If no gain
+    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / u_scale_i)^2 per step, with u_scale_i at most half
+    of the action's range; where `linearisation` does not know u_scale_i, it is the change that, held
+    for the response time, moves some entry by its x_scale. A state entry that the actions do not reach costs nothing. If no gain
     stabilises what they do reach, the cost is discounted by the power of 2/3 of the step that lets
     the recursion converge. Entries without columns in F get no gains.
 
@@ -306,7 +306,7 @@ _DISCOUNTS = tuple((2 / 3) ** k for k in range(12))  # of the state's growth in 
 
 
 def _action_scale(lin: Linearisation) -> Array:
-    """What each action has to change by, (nu,), to move some entry by its scale in time."""
+    """u_scale, (nu,); where it is not known, what moves some entry by its scale in time."""
     nx = len(lin.x)
     A, B = lin.F[:, :nx], lin.F[:, nx:]
     moved, largest = np.zeros_like(B), np.zeros(B.shape[1])
@@ -314,7 +314,8 @@ def _action_scale(lin: Linearisation) -> Array:
         for _ in range(max(1, round(lin.response_time / lin.dt))):
             moved = A @ moved + B
             largest = np.fmax(largest, np.abs(moved / lin.x_scale[:, None]).max(axis=0))
-        scale = np.fmin(lin.u_range, 1.0 / largest)
+        scale = np.where(np.isfinite(lin.u_scale), lin.u_scale, 1.0 / largest)
+        scale = np.fmin(lin.u_range, scale)
     # an action that moves nothing
     return np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
 
