@@ -21,11 +21,25 @@ _RIDGE = 1e-4  # pull to the first guess, relative to what a control does
 _WIDTH = 1e-4  # of central differences, in units of the entry's scale
 
 
-def without_dry_friction(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy whose joints and tendons have none: at rest it hides what small forces do."""
-    model = copy.copy(model)
+def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
+    """A copy without what hides at rest what small forces do: dry friction and limits of joints
+    and tendons; and without contacts, unless they may carry what the actuators move.
+
+    They may where an actuator moves a joint behind one that none moves, such as a free base.
+    """
+    model, data = copy.copy(model), mujoco.MjData(model)
     model.dof_frictionloss[:] = 0.0
     model.tendon_frictionloss[:] = 0.0
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_LIMIT
+    data.qpos[:] = qpos
+    mujoco.mj_forward(model, data)
+    driven = np.zeros(model.nv, dtype=np.bool_)
+    driven[data.moment_colind[data.actuator_moment != 0.0]] = True
+    behind = np.zeros(model.nv, dtype=np.bool_)
+    for i, parent in enumerate(model.dof_parentid):  # parents come first
+        behind[i] = parent >= 0 and (behind[parent] or not driven[parent])
+    if not (driven & behind).any():
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
     return model
 
 
@@ -65,6 +79,19 @@ class Statics:
             data.qvel[:] = qvel
         mujoco.mj_forward(model, data)
         return np.concatenate((self._factor.T @ data.qacc, data.act_dot / _RATE))
+
+    def _inertia(self, moved: Array) -> Array:
+        """The diagonal of the mass matrix at a pose that was moved, (nv,)."""
+        model, data = self.model, self._data
+        data.qpos[:] = self._qpos
+        mujoco.mj_integratePos(model, data.qpos, moved, 1.0)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_tendon(model, data)
+        mujoco.mj_makeM(model, data)
+        M = np.zeros((model.nv, model.nv))
+        mujoco.mj_fullM(model, data, M)
+        return M.diagonal()
 
     def _derivatives(self, y: Array) -> Array:
         """d forces / d y by central differences, one-sided at a limit, (nv+na, nu+na)."""
@@ -121,7 +148,9 @@ class Statics:
 
         In `time`, with all other joints held: the joint's inertia, damping and stiffness ask for
         the force (M_jj / time^2 + damping / time + stiffness) scale_j. Infinite for controls that
-        drive nothing.
+        drive nothing. The inertia is the largest of those at the pose and at poses with one joint
+        moved by a third of its scale: an outstretched arm must not count as the light one that it
+        is about its own axis.
         """
         y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
         push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
@@ -130,7 +159,12 @@ class Statics:
             at, control = model.actuator_actadr[i], _control_of(model, i)
             where = slice(at, at + model.actuator_actnum[i])
             force[:, control] += push[:, nu + where.start : nu + where.stop].sum(axis=1)
-        ask = self.M.diagonal() / time**2
+        inertia, third = self.M.diagonal().copy(), np.zeros(nv)
+        for j in range(nv):
+            for third[j] in (scales[j] / 3, -scales[j] / 3):
+                inertia = np.fmax(inertia, self._inertia(third))
+            third[j] = 0.0
+        ask = inertia / time**2
         for j in range(nv):
             h = np.zeros(nv)
             h[j] = 1e-4 * scales[j]
@@ -145,7 +179,7 @@ class Statics:
 
 def _control_of(model: mujoco.MjModel, actuator: int) -> int:
     """The first control of an actuator; all but those of some transmissions have one."""
-    return int(getattr(model, "actuator_ctrladr", np.arange(model.nactuator))[actuator])
+    return int(model.actuator_ctrladr[actuator])
 
 
 def _total(left: Array, pulled: Array) -> float:

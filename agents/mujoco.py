@@ -18,7 +18,7 @@ from gps.agents._linearise import (
     Statics,
     direction_scales,
     linearise,
-    without_dry_friction,
+    smooth,
 )
 from gps.agents._model import (
     ACC,
@@ -494,12 +494,12 @@ class MujocoAgent(SimulatedAgent["_Start"]):
 
         The action is the one that minimises the kinetic energy of the acceleration that is left
         (`Statics.equilibrium`), found from the start's own controls; activations are in
-        equilibrium with it. Derivatives are central differences of a whole control step, contacts
-        included, dry friction left out, which at rest would hide what the actuators do. Properties
-        under `randomise` have their medians. Raises SimulationError.
+        equilibrium with it. Derivatives are central differences of a whole control step. Both leave
+        out dry friction and the limits of joints, which at rest hide what the actuators do, and
+        contacts, but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have their medians. Raises SimulationError.
         """
         start = self._condition(condition, test=test)
-        model = without_dry_friction(self._nominal(condition, test=test))
+        model = smooth(self._nominal(condition, test=test), start.qpos)
         compiled, nv, na, nu = start.compiled, model.nv, model.na, model.nu
         control = self.start_control(condition, test=test)
         u = np.zeros(self.nu) if control is None else np.array(control, dtype=np.float64)

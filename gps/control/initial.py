@@ -231,9 +231,9 @@ def hold_linearised(
     """The LQR controller that holds a state, for the dynamics near it: u = u* + K (x - x*) + noise.
 
     x*, u* and x' = F [x; u] + f are those of `linearisation`. K is the stationary gain for the cost
-    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / u_scale_i)^2 per step, with u_scale_i at most half
-    of the action's range; where `linearisation` does not know u_scale_i, it is the change that, held
-    for the response time, moves some entry by its x_scale. A state entry that the actions do not reach costs nothing. If no gain
+    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / r_i)^2 per step, with r_i = FIRMNESS u_scale_i, at most
+    half of the action's range; where `linearisation` does not know u_scale_i, it is the change that,
+    held for the response time, moves some entry by its x_scale. A state entry that the actions do not reach costs nothing. If no gain
     stabilises what they do reach, the cost is discounted by the power of 2/3 of the step that lets
     the recursion converge. Entries without columns in F get no gains.
 
@@ -296,6 +296,9 @@ def hold_linearised(
     return LinearGaussianController(gains, k, np.tile(np.diag(std), (T, 1, 1)))
 
 
+FIRMNESS = 4.0
+"""Changes of the actions that cost as much as a large deviation, in units of their u_scale. Soft
+gains lean on how the joints drive each other at the start pose, and fail a third of a radian off."""
 EXPLORATION = 0.1
 """Standard deviation of positions under the noise of `hold_linearised`, as a share of x_scale."""
 
@@ -306,7 +309,7 @@ _DISCOUNTS = tuple((2 / 3) ** k for k in range(12))  # of the state's growth in 
 
 
 def _action_scale(lin: Linearisation) -> Array:
-    """u_scale, (nu,); where it is not known, what moves some entry by its scale in time."""
+    """r_i of `hold_linearised`, (nu,)."""
     nx = len(lin.x)
     A, B = lin.F[:, :nx], lin.F[:, nx:]
     moved, largest = np.zeros_like(B), np.zeros(B.shape[1])
@@ -315,7 +318,7 @@ def _action_scale(lin: Linearisation) -> Array:
             moved = A @ moved + B
             largest = np.fmax(largest, np.abs(moved / lin.x_scale[:, None]).max(axis=0))
         scale = np.where(np.isfinite(lin.u_scale), lin.u_scale, 1.0 / largest)
-        scale = np.fmin(lin.u_range, scale)
+        scale = np.fmin(lin.u_range, FIRMNESS * scale)
     # an action that moves nothing
     return np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
 
@@ -382,7 +385,7 @@ def _exploration(
     T: int,
 ) -> Array:
     """Standard deviations of the actions, (nu,), for a closed loop x' = A x + B noise."""
-    most = np.fmin(0.5 * lin.u_range, 5.0 * u_scale)
+    most = np.fmin(0.5 * lin.u_range, u_scale)
     if not measured.any():
         return np.fmin(0.5 * lin.u_range, EXPLORATION * u_scale)
     # d x / d noise of the step k before; squares summed over k are the variances of unit noise
