@@ -54,12 +54,20 @@ class Statics:
     """A model at rest at a pose: the controls that hold it, and what they can do."""
 
     def __init__(self, model: mujoco.MjModel, qpos: Array) -> None:
+        self._real, model = model, copy.copy(model)
+        # a servo far from its target pulls as hard as it can, whatever the target
+        for limited in ("actuator_forcelimited", "jnt_actfrclimited", "tendon_actfrclimited"):
+            getattr(model, limited)[:] = 0
         self.model, self._data = model, mujoco.MjData(model)
         self._data.qpos[:] = self._qpos = qpos
         mujoco.mj_forward(model, self._data)
         self.M = np.zeros((model.nv, model.nv))
         mujoco.mj_fullM(model, self._data, self.M)
         self._factor = np.linalg.cholesky(self.M)
+        self._moment = np.zeros((model.nactuator, model.nv))  # d length / d position
+        d = self._data
+        sparse = d.actuator_moment, d.moment_rownnz, d.moment_rowadr, d.moment_colind
+        mujoco.mju_sparse2dense(self._moment, *sparse)
         low, high = control_limits(model)
         act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
         for i in np.flatnonzero(model.actuator_actlimited):
@@ -143,7 +151,7 @@ class Statics:
                 break
         return y[:nu], y[nu:]
 
-    def needed(self, ctrl: Array, act: Array, scales: Array, time: float) -> Array:
+    def authority(self, ctrl: Array, act: Array, scales: Array, time: float) -> tuple[Array, Array]:
         """The change of each control that moves a joint that it drives by its scale, (nu,).
 
         In `time`, with all other joints held: the joint's inertia, damping and stiffness ask for
@@ -151,35 +159,42 @@ class Statics:
         drive nothing. The inertia is the largest of those at the pose and at poses with one joint
         moved by a third of its scale: an outstretched arm must not count as the light one that it
         is about its own axis.
+
+        And half of the range of controls within which no force is at its limit, (nu,).
         """
         y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
         push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
         force, model = push[:, :nu].copy(), self.model
-        for i in np.flatnonzero(model.actuator_actnum) if model.na else ():
-            at, control = model.actuator_actadr[i], _control_of(model, i)
-            where = slice(at, at + model.actuator_actnum[i])
-            force[:, control] += push[:, nu + where.start : nu + where.stop].sum(axis=1)
-        inertia, third = self.M.diagonal().copy(), np.zeros(nv)
-        for j in range(nv):
-            for third[j] in (scales[j] / 3, -scales[j] / 3):
-                inertia = np.fmax(inertia, self._inertia(third))
-            third[j] = 0.0
+        for i in np.flatnonzero(model.actuator_actnum):
+            at = nu + int(model.actuator_actadr[i])
+            own = push[:, at : at + model.actuator_actnum[i]]
+            force[:, model.actuator_ctrladr[i]] += own.sum(axis=1)
+        thirds = np.diag(scales / 3)
+        near = [self._inertia(moved) for moved in (*thirds, *-thirds)]
+        inertia = np.max([self.M.diagonal(), *near], axis=0)
         ask = inertia / time**2
         for j in range(nv):
             h = np.zeros(nv)
             h[j] = 1e-4 * scales[j]
             stiffness, damping = (
-                self._factor[j] @ (self._forces(y, **{kind: h}) - self._forces(y, **{kind: -h}))[:nv]
+                self._factor[j]
+                @ (self._forces(y, **{kind: h}) - self._forces(y, **{kind: -h}))[:nv]
                 for kind in ("moved", "qvel")
             )
             ask[j] += (abs(stiffness) + abs(damping) / time) / (2 * h[j])
+        most, real = np.full(nv, np.inf), self._real
+        for j in np.flatnonzero(real.jnt_actfrclimited):
+            most[real.jnt_dofadr[j]] = 0.5 * np.ptp(real.jnt_actfrcrange[j])
         with np.errstate(all="ignore"):
-            return 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
-
-
-def _control_of(model: mujoco.MjModel, actuator: int) -> int:
-    """The first control of an actuator; all but those of some transmissions have one."""
-    return int(model.actuator_ctrladr[actuator])
+            needed = 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
+            reach = 1.0 / np.nan_to_num(force / most[:, None]).max(axis=0, initial=0.0)
+        for i in np.flatnonzero(real.actuator_forcelimited):
+            pull = np.abs(self._moment[i]) @ force[:, model.actuator_ctrladr[i]]
+            gain = pull / max(float(self._moment[i] @ self._moment[i]), 1e-300)
+            if gain > 0:
+                at = int(model.actuator_ctrladr[i])
+                reach[at] = min(reach[at], 0.5 * np.ptp(real.actuator_forcerange[i]) / gain)
+        return needed, reach
 
 
 def _total(left: Array, pulled: Array) -> float:
@@ -232,7 +247,9 @@ def linearise(
     u_width = np.fmin(u_scale, u_range)
     u_width = np.where(np.isfinite(u_width) & (u_width > 0), u_width, 1.0 + np.abs(action))
     h = _WIDTH * np.concatenate((widths, u_width))
-    z = np.concatenate((state, action)) + np.concatenate((np.zeros((1, ns + nu)), np.diag(h), -np.diag(h)))
+    z = np.concatenate((state, action)) + np.concatenate(
+        (np.zeros((1, ns + nu)), np.diag(h), -np.diag(h))
+    )
     run, put = begin(len(z))
     put(z[:, :ns])
     with run.quiet():
@@ -245,9 +262,7 @@ def linearise(
     span = 2.0 * h
     span[ns:] = (applied[1 + ns : 1 + n] - applied[1 + n + ns :]).diagonal()
     span[span == 0] = np.inf
-    G, D = (
-        ((run.X[row, 1 : 1 + n] - run.X[row, 1 + n :]) / span[:, None]).T for row in (0, 1)
-    )
+    G, D = (((run.X[row, 1 : 1 + n] - run.X[row, 1 + n :]) / span[:, None]).T for row in (0, 1))
     G = G[:, :ns]
     columns = np.full(ns, -1)
     x_scale = np.full(nx, np.inf)

@@ -493,10 +493,11 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """See `gps.protocols.Linearises`: about the start positions, at rest.
 
         The action is the one that minimises the kinetic energy of the acceleration that is left
-        (`Statics.equilibrium`), found from the start's own controls; activations are in
-        equilibrium with it. Derivatives are central differences of a whole control step. Both leave
-        out dry friction and the limits of joints, which at rest hide what the actuators do, and
-        contacts, but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have their medians. Raises SimulationError.
+        (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
+        with it. Derivatives are central differences of a whole control step. Both leave out dry
+        friction and the limits of joints, which at rest hide what the actuators do, and contacts,
+        but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
+        their medians. Raises SimulationError.
         """
         start = self._condition(condition, test=test)
         model = smooth(self._nominal(condition, test=test), start.qpos)
@@ -525,8 +526,10 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         with warnings_to_log():
             statics = Statics(model, start.qpos)
             u[:nu], act = statics.equilibrium(u[:nu], act0)
-            u_scale[:nu] = statics.needed(u[:nu], act, scales, time)
+            u_scale[:nu], reach = statics.authority(u[:nu], act, scales, time)
         low, high = self.control_range
+        u_range = 0.5 * (high - low)
+        u_range[:nu] = np.fmin(u_range[:nu], reach)
         size = float(model.stat.extent)
         own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
         own |= {ACTIVATION: 2 * nv + np.arange(na)} if na else {}
@@ -538,7 +541,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             widths=np.concatenate((scales, scales / time, np.ones(na))),
             large=np.concatenate((scales, scales / time, np.full(na, np.inf))),
             u_scale=u_scale,
-            u_range=0.5 * (high - low),
+            u_range=u_range,
             layout=self.layout,
             own={n: where for n, where in own.items() if n in self.layout.names},
             others={n: scale for n, scale in others.items() if n in self.layout.names},
