@@ -165,7 +165,7 @@ class Statics:
         y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
         push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
         force, model = push[:, :nu].copy(), self.model
-        for i in np.flatnonzero(model.actuator_actnum):
+        for i in map(int, np.flatnonzero(model.actuator_actnum)):
             at = nu + int(model.actuator_actadr[i])
             own = push[:, at : at + model.actuator_actnum[i]]
             force[:, model.actuator_ctrladr[i]] += own.sum(axis=1)
@@ -183,12 +183,12 @@ class Statics:
             )
             ask[j] += (abs(stiffness) + abs(damping) / time) / (2 * h[j])
         most, real = np.full(nv, np.inf), self._real
-        for j in np.flatnonzero(real.jnt_actfrclimited):
-            most[real.jnt_dofadr[j]] = 0.5 * np.ptp(real.jnt_actfrcrange[j])
+        for joint in np.flatnonzero(real.jnt_actfrclimited):
+            most[real.jnt_dofadr[joint]] = 0.5 * np.ptp(real.jnt_actfrcrange[joint])
         with np.errstate(all="ignore"):
             needed = 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
             reach = 1.0 / np.nan_to_num(force / most[:, None]).max(axis=0, initial=0.0)
-        for i in np.flatnonzero(real.actuator_forcelimited):
+        for i in map(int, np.flatnonzero(real.actuator_forcelimited)):
             pull = np.abs(self._moment[i]) @ force[:, model.actuator_ctrladr[i]]
             gain = pull / max(float(self._moment[i] @ self._moment[i]), 1e-300)
             if gain > 0:
@@ -210,12 +210,13 @@ def direction_scales(model: mujoco.MjModel) -> tuple[Array, float]:
     """
     size = float(model.stat.extent)
     scales = np.ones(model.nv)
-    for j in range(model.njnt):
-        at, kind = model.jnt_dofadr[j], model.jnt_type[j]
-        if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE):
-            scales[at : at + (3 if kind == mujoco.mjtJoint.mjJNT_FREE else 1)] = size
-        one = kind in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
-        if one and model.jnt_limited[j]:
+    kinds = mujoco.mjtJoint
+    free, slide, hinge = map(int, (kinds.mjJNT_FREE, kinds.mjJNT_SLIDE, kinds.mjJNT_HINGE))
+    for j, kind in enumerate(map(int, model.jnt_type)):
+        at = model.jnt_dofadr[j]
+        if kind in (free, slide):
+            scales[at : at + (3 if kind == free else 1)] = size
+        if kind in (slide, hinge) and model.jnt_limited[j]:
             low, high = model.jnt_range[j]
             scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
     return scales, 0.5 * float(np.sqrt(size / GRAVITY))

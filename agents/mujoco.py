@@ -549,18 +549,25 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             response_time=time,
         )
 
-    model_entries = ENTRIES[:2]
-    """State entries that are the state of `known_model`, in its order."""
+    @property
+    def model_entries(self) -> tuple[str, ...]:
+        """State entries that are the state of `known_model`, in its order."""
+        return (*ENTRIES[:2], ACTIVATION) if self.model.na else ENTRIES[:2]
 
     def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
-        """The condition's dynamics for planning, bodies shifted; the state is (qpos, qvel).
+        """The condition's dynamics for planning, bodies shifted; its state is `model_entries`.
 
         models: the module `gps.control.models`, which agents do not import. Trajectories hold NaN
         from where `rollout` would name a failed sample: beyond the configured limit, or where the
         simulator is unstable. Properties under `randomise` have their medians. Raises ConfigError
-        for models with quaternions or activations, and where the state holds a sensor of
-        accelerations or forces.
+        for models with delays or plugins, for actions that are not controls of the model, and
+        where the state holds a sensor of accelerations or forces.
         """
+        if self.nu != self.model.nu:
+            raise ConfigError(
+                f"MujocoConfig: {self.nu - self.model.nu} of the actions move mocap bodies, which "
+                "cannot be planned with; leave them out"
+            )
         model = self.model_of(condition, test=test)
         self._refuse_late("planned with")
         known = models.MujocoModel(model, substeps=self.config.substeps)
@@ -569,22 +576,18 @@ class MujocoAgent(SimulatedAgent["_Start"]):
     def whole_states(
         self, condition: int, states: Array, *, test: bool = False
     ) -> tuple[Array, dict[str, Array]]:
-        """The states (S, nx) at joint positions and velocities (S, 2 nv), and what depends on them.
+        """The states (S, nx) at states of `known_model` (S, ns), and what depends on these.
 
         The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does, and those of
         sensors as well, by central differences. Raises ShapeError, and ConfigError where more than
-        positions and velocities matters: activations, or sensors of accelerations and forces.
+        the model's state matters: for sensors of accelerations and forces.
         """
         model = self._nominal(condition, test=test)
         self._refuse_late("derived from positions and velocities")
-        if model.na:
-            raise ConfigError(
-                f"MujocoConfig.state: states of {shown(self.config.model)} cannot be derived from "
-                f"positions and velocities, as it has activations (na={model.na})"
-            )
         states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
-        if states.ndim != 2 or states.shape[1] != 2 * nv:
-            raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
+        ns = 2 * nv + self.model.na
+        if states.ndim != 2 or states.shape[1] != ns:
+            raise ShapeError(f"states must have shape (S, {ns}), got {states.shape}")
         S, nx = len(states), self.layout.size
         compiled = self._conditions[test][condition].compiled
         batch = self._batch(1, compiled, model)
@@ -594,10 +597,13 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             name: np.zeros((S, 1, 1, *J.shape[2:]))
             for name, J in self._setup.empty_jacobians(1, 1).items()
         }
-        starts = np.concatenate((raw_positions(compiled, states[:, :nv]), states[:, nv:]), axis=1)
+        qpos = raw_positions(compiled, states[:, :nv])
+        starts = np.concatenate((qpos, states[:, nv : 2 * nv]), axis=1)
         noise = np.zeros((1, len(self._obs_std)))
         for i in range(S):
             self._setup.reset(batch, model, starts[i : i + 1], None)
+            if self.model.na:  # of the state, positions and velocities alone need a forward pass
+                batch.bind("act")[:] = states[i, 2 * nv :]
             J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
             observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
         jacobians = {name: J[:, 0, 0] for name, J in found.items()}
@@ -622,8 +628,9 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         columns = np.concatenate([np.arange(where.start, where.stop) for where in own])
         J = np.zeros((len(states), nx, nx))
         for state, out in zip(states, J, strict=True):
-            near = state + steps
-            starts = np.concatenate((raw_positions(compiled, near[:, :nv]), near[:, nv:]), axis=1)
+            near = state[: 2 * nv] + steps
+            qpos = raw_positions(compiled, near[:, :nv])
+            starts = np.concatenate((qpos, near[:, nv:]), axis=1)
             self._setup.reset(batch, model, starts, None)
             observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
             out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)

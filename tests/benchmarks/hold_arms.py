@@ -12,8 +12,8 @@ A line for each arm: the largest |joint - start| of the driven directions over 4
 (bound 0.05 rad or m) and over N samples with the initial controller's noise (bound 0.5), the spread
 of the joints under it (median and largest standard deviation over the second half), the largest
 share of clipped actions, and seconds that the controller took to make. An arm that
-no control within its limits holds at its start is named so: a servo whose range ends there, a motor that is too weak,
-links that penetrate each other.
+no control within its limits holds at its start is named so: a servo whose range ends there, a motor
+that is too weak, links that penetrate each other.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def start(model: mujoco.MjModel) -> np.ndarray:
         return model.key_qpos[0].copy()
     qpos = model.qpos0.copy()
     for j in np.flatnonzero(model.jnt_limited):
-        if model.jnt_type[j] in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
+        if int(model.jnt_type[j]) in (2, 3):  # slides and hinges
             low, high = model.jnt_range[j]
             margin = 0.05 * (high - low)
             at = model.jnt_qposadr[j]
