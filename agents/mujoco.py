@@ -81,6 +81,7 @@ from gps.types import (
 )
 
 _KEPT_BATCHES = 4
+_DERIVED_AT_ONCE = 64  # states
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -590,25 +591,28 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             raise ShapeError(f"states must have shape (S, {ns}), got {states.shape}")
         S, nx = len(states), self.layout.size
         compiled = self._conditions[test][condition].compiled
-        batch = self._batch(1, compiled, model)
-        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(1, dtype=np.bool_)
-        X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
-        found = {
-            name: np.zeros((S, 1, 1, *J.shape[2:]))
-            for name, J in self._setup.empty_jacobians(1, 1).items()
-        }
+        N = min(S, _DERIVED_AT_ONCE)
+        batch = self._batch(N, compiled, model)
+        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(N, dtype=np.bool_)
+        X, obs = np.empty((S, nx)), np.empty((1, N, self.obs_layout.size))
+        found = {n: J[:, 0] for n, J in self._setup.empty_jacobians(S, 1).items()}
         qpos = raw_positions(compiled, states[:, :nv])
         starts = np.concatenate((qpos, states[:, nv : 2 * nv]), axis=1)
-        noise = np.zeros((1, len(self._obs_std)))
-        for i in range(S):
-            self._setup.reset(batch, model, starts[i : i + 1], None)
+        noise = np.zeros((N, len(self._obs_std)))
+        for first in range(0, S, _DERIVED_AT_ONCE):
+            some = slice(min(first, S - N), min(first, S - N) + N)  # the last ones overlap
+            self._setup.reset(batch, model, starts[some], None)
             if self.model.na:  # of the state, positions and velocities alone need a forward pass
-                batch.bind("act")[:] = states[i, 2 * nv :]
-            J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
-            observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
-        jacobians = {name: J[:, 0, 0] for name, J in found.items()}
-        jacobians |= self._sensor_jacobians(compiled, model, states)
-        return locked(X[:, 0]), {name: locked(J) for name, J in jacobians.items()}
+                batch.bind("act")[:] = states[some, 2 * nv :]
+            now = np.empty((1, N, nx))
+            own = self._setup.empty_jacobians(N, 1)
+            J, V = (own.get(n, NO_ARRAY) for n in ENTRIES[2:])
+            observe(0, math.inf, *inputs, noise, now, obs, J, V, bad)
+            X[some] = now[0]
+            for name, value in own.items():
+                found[name][some] = value[:, 0]
+        jacobians = found | self._sensor_jacobians(compiled, model, states)
+        return locked(X), {name: locked(J) for name, J in jacobians.items()}
 
     def _sensor_jacobians(
         self, compiled: Compiled, model: mujoco.MjModel, states: Array

@@ -11,7 +11,18 @@ import numpy.typing as npt
 
 from gps.control import _checks, lqr
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
-from gps.fields import Config, Count, Finite, NonNegative, Positive, Range, Whole, checked, numbers
+from gps.fields import (
+    Config,
+    Count,
+    Finite,
+    Items,
+    NonNegative,
+    Positive,
+    Range,
+    Whole,
+    checked,
+    numbers,
+)
 from gps.types import (
     Array,
     Layout,
@@ -126,10 +137,10 @@ class PDConfig(Config):
     variance: Positive = 10.0
     """Action variance, in squared action units."""
 
-    position_gain: NonNegative | tuple[NonNegative, ...] = 10.0
+    position_gain: Annotated[NonNegative | tuple[NonNegative, ...], Items(some=True)] = 10.0
     """Action per unit of position error: one number, or one for each action."""
 
-    velocity_gain: NonNegative | tuple[NonNegative, ...] = 0.01
+    velocity_gain: Annotated[NonNegative | tuple[NonNegative, ...], Items(some=True)] = 0.01
     """Velocity gain as a multiple of `position_gain`: one number, or one for each action."""
 
     joints: tuple[Whole, ...] = ()
@@ -281,7 +292,7 @@ def hold_linearised(
     # what the actions do not reach, and what nothing follows from, has no part in the problem
     scale = np.where(np.isfinite(lin.x_scale), lin.x_scale, 1.0)
     steps = max(2, round(2 * lin.response_time / lin.dt))
-    kept = _reached(A, B * u_scale, scale, steps) & (A.any(axis=0) | (weights > 0))
+    kept = _reached(A, B * u_scale, lin.x_scale, steps) & (A.any(axis=0) | (weights > 0))
     weights[~kept] = 0.0
     s, r, K = scale[kept], R**-0.5, np.zeros((nu, nx))
     inner = A[np.ix_(kept, kept)] * s / s[:, None]
@@ -331,13 +342,15 @@ def _action_scale(lin: Linearisation) -> Array:
 
 
 def _reached(A: Array, B: Array, scale: Array, steps: int) -> npt.NDArray[np.bool_]:
-    """Which entries actions of unit size move noticeably, in units of their scale, (nx,)."""
-    moved, reach = B, np.zeros(len(A))
+    """Which entries actions of unit size move noticeably, in units of their scale, (nx,); those
+    without a scale by any amount."""
+    moved, reach, measured = B, np.zeros(len(A)), np.isfinite(scale)
     with np.errstate(all="ignore"):
         for _ in range(steps):
-            reach = np.fmax(reach, np.abs(moved).max(axis=1) / scale)
+            size = np.abs(moved).max(axis=1)
+            reach = np.fmax(reach, np.where(measured, size / scale, size > 0))
             moved = A @ moved
-            moved /= np.fmax(1.0, (np.abs(moved) / scale[:, None]).max())
+            moved /= max(1.0, (np.abs(moved).max(axis=1) / scale).max())
     return reach > _REACH
 
 

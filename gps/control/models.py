@@ -407,12 +407,13 @@ class MujocoModel:
     vector, in its own frame, from its orientation in qpos0; it jumps at half a turn from there.
 
     substeps: simulator steps that one action is held for. Jacobians are MuJoCo's centred
-    differences (`mjd_transitionFD`), or central differences of whole steps where there are none
-    (RK4, rotations); contacts are included. Step sizes, and the states of differences, are rolled
-    out as one batch on `threads` threads. Every step starts without the warm start of the
-    constraint solver, so that a state and an action always lead to the same next state; a state
-    that MuJoCo finds unstable stays so, where MuJoCo would put the model back to its start. Raises
-    ConfigError for models with states besides these: actuators or sensors with delays, plugins.
+    differences (`mjd_transitionFD`), or central differences of whole steps where there are none or
+    not all (RK4, rotations, activations with an implicit integrator); contacts are included. Step
+    sizes, and the states of differences, are rolled out as one batch on `threads` threads. Every
+    step starts without the warm start of the constraint solver, so that a state and an action
+    always lead to the same next state; a state that MuJoCo finds unstable stays so, where MuJoCo
+    would put the model back to its start. Raises ConfigError for models with states besides these:
+    actuators or sensors with delays, plugins.
     """
 
     def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
@@ -457,7 +458,15 @@ class MujocoModel:
         self._exact = not self._turns and self._has_transition()
 
     def _has_transition(self) -> bool:
-        """Whether MuJoCo differentiates the step of this model's integrator."""
+        """Whether MuJoCo differentiates the step of this model's integrator, and does it right."""
+        kinds, m = self._mujoco.mjtIntegrator, self.model
+        implicit = int(m.opt.integrator) in (
+            int(kinds.mjINT_IMPLICIT),
+            int(kinds.mjINT_IMPLICITFAST),
+        )
+        # the velocity derivatives of the step are not made anew where a control or activation moves
+        if implicit and (m.na or m.actuator_gaintype.any()):
+            return False
         A = np.empty((self.nx, self.nx))
         try:
             self._mujoco.mjd_transitionFD(
