@@ -43,6 +43,18 @@ def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
     return model
 
 
+def within_limits(model: mujoco.MjModel, qpos: Array) -> Array:
+    """The pose with every hinge and slide inside its range: no control holds one against that."""
+    qpos = qpos.copy()
+    single = np.isin(
+        model.jnt_type, [int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)]
+    )
+    for j in np.flatnonzero(single & model.jnt_limited.astype(bool)):
+        at = model.jnt_qposadr[j]
+        qpos[at] = np.clip(qpos[at], *model.jnt_range[j])
+    return qpos
+
+
 def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
     """Lowest and highest control, (nu,) each; infinite where unlimited."""
     limited = model.actuator_ctrllimited.astype(bool)
@@ -203,23 +215,27 @@ def _total(left: Array, pulled: Array) -> float:
     return value if np.isfinite(value) else np.inf
 
 
-def direction_scales(model: mujoco.MjModel) -> tuple[Array, float]:
-    """How large a deviation of each joint position is a large one, (nv,), and a time for it.
+def direction_scales(model: mujoco.MjModel) -> tuple[Array, Array, float]:
+    """Scales of joint positions (nv,), large deviations of them (nv,), and a time to correct them.
 
-    1 rad of a turn, the model's size of a slide, and at most half of the joint's range; in s.
+    1 rad of a turn, the model's size of a slide, and at most half of the joint's range; a free
+    body has no large deviation. Half of the time in which gravity moves it by its size, in s.
     """
-    size = float(model.stat.extent)
-    scales = np.ones(model.nv)
-    kinds = mujoco.mjtJoint
+    size, scales = float(model.stat.extent), np.ones(model.nv)
+    large, kinds = scales.copy(), mujoco.mjtJoint
     free, slide, hinge = map(int, (kinds.mjJNT_FREE, kinds.mjJNT_SLIDE, kinds.mjJNT_HINGE))
     for j, kind in enumerate(map(int, model.jnt_type)):
         at = model.jnt_dofadr[j]
-        if kind in (free, slide):
-            scales[at : at + (3 if kind == free else 1)] = size
-        if kind in (slide, hinge) and model.jnt_limited[j]:
-            low, high = model.jnt_range[j]
-            scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
-    return scales, 0.5 * float(np.sqrt(size / GRAVITY))
+        if kind == free:
+            scales[at : at + 3], large[at : at + 6] = size, np.inf
+        if kind == slide:
+            scales[at] = size
+        if kind in (slide, hinge):
+            if model.jnt_limited[j]:
+                low, high = model.jnt_range[j]
+                scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
+            large[at] = scales[at]
+    return scales, large, 0.5 * float(np.sqrt(size / GRAVITY))
 
 
 def linearise(

@@ -19,6 +19,7 @@ from gps.agents._linearise import (
     direction_scales,
     linearise,
     smooth,
+    within_limits,
 )
 from gps.agents._model import (
     ACC,
@@ -364,6 +365,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         }
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
+        self._linearisations: dict[tuple[bool, int], Linearisation] = {}
         self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
 
     def _compile(
@@ -491,7 +493,10 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         return None
 
     def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
-        """See `gps.protocols.Linearises`: about the start positions, at rest.
+        """See `gps.protocols.Linearises`: about the start positions, at rest, and within
+        the joints' ranges.
+
+        Free bodies, a robot's free base too, may move as they like; what holds is the rest.
 
         The action is the one that minimises the kinetic energy of the acceleration that is left
         (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
@@ -500,32 +505,41 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
         their medians. Raises SimulationError.
         """
+        key = (test, condition)
+        if key not in self._linearisations:
+            self._linearisations[key] = self._linearise(condition, test=test)
+        return self._linearisations[key]
+
+    def _linearise(self, condition: int, *, test: bool) -> Linearisation:
+        """See `linearise`; it costs as much as some rollouts."""
         start = self._condition(condition, test=test)
-        model = smooth(self._nominal(condition, test=test), start.qpos)
+        nominal = self._nominal(condition, test=test)
+        qpos = within_limits(nominal, start.qpos)
+        model = smooth(nominal, qpos)
         compiled, nv, na, nu = start.compiled, model.nv, model.na, model.nu
         control = self.start_control(condition, test=test)
         u = np.zeros(self.nu) if control is None else np.array(control, dtype=np.float64)
 
         def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
             batch = self._batch(N, compiled, model)
-            still = np.tile(np.concatenate((start.qpos, np.zeros(nv))), (N, 1))
+            still = np.tile(np.concatenate((qpos, np.zeros(nv))), (N, 1))
             noise = np.zeros((1, N, len(self._obs_std)))
             run = Run(self._setup, batch, compiled, condition, still, 2, noise)
 
             def put(states: Array) -> None:
-                qpos = raw_positions(compiled, states[:, :nv])
                 moving = {"act": states[:, 2 * nv :]} if na else {}
-                run.restart(qpos=qpos, qvel=states[:, nv : 2 * nv], **moving)
+                positions = raw_positions(compiled, states[:, :nv])
+                run.restart(qpos=positions, qvel=states[:, nv : 2 * nv], **moving)
 
             return run, put
 
         begin(1)
         act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
-        scales, time = direction_scales(model)
+        scales, large, time = direction_scales(model)
         time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
         u_scale = np.full(self.nu, np.inf)
         with warnings_to_log():
-            statics = Statics(model, start.qpos)
+            statics = Statics(model, qpos)
             u[:nu], act = statics.equilibrium(u[:nu], act0)
             u_scale[:nu], reach = statics.authority(u[:nu], act, scales, time)
         low, high = self.control_range
@@ -537,10 +551,10 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         others = dict(zip(ENTRIES[2:], (size, size / time), strict=True))
         return linearise(
             begin,
-            np.concatenate((joint_positions(compiled, start.qpos), np.zeros(nv), act)),
+            np.concatenate((joint_positions(compiled, qpos), np.zeros(nv), act)),
             u,
             widths=np.concatenate((scales, scales / time, np.ones(na))),
-            large=np.concatenate((scales, scales / time, np.full(na, np.inf))),
+            large=np.concatenate((large, large / time, np.full(na, np.inf))),
             u_scale=u_scale,
             u_range=u_range,
             layout=self.layout,
