@@ -88,7 +88,10 @@ def test_rotation_vectors_and_quaternions_are_each_others_inverse():
     X = np.random.default_rng(0).normal(size=(50, known.nx))
     X[0, 3:6] = 0.0
     nv = known.model.nv
-    np.testing.assert_allclose(known.state(known.qpos(X), X[:, nv:]), X, atol=1e-12)
+    qpos = known.qpos(X)
+    np.testing.assert_allclose(known.state(qpos, X[:, nv:]), X, atol=1e-12)
+    qpos[:, 3:7] *= -1.0  # the same rotation
+    np.testing.assert_allclose(known.state(qpos, X[:, nv:]), X, atol=1e-12)
 
 
 def test_what_cannot_be_planned_with_says_so():
