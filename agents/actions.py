@@ -157,6 +157,13 @@ class Actions:
         return len(self.names)
 
     @property
+    def delays(self) -> tuple[tuple[int, int, int], ...]:
+        """Of each action that stays under way: its number, over how many control steps, and where
+        in the state entry `history` its newest value is."""
+        found = zip(self._past, self._newest, strict=True)
+        return tuple((list(self.controls).index(c), n, int(first)) for (c, n), first in found)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Of the state entries that earlier actions make necessary."""
         sizes = {HISTORY: self._history, MOCAP: sum(m.size for m in self.mocap)}
@@ -187,6 +194,15 @@ class Actions:
             if m.size:
                 for entry, pos, quat in zip(memory, *at.pose(rows, m.number), strict=True):
                     entry[column : column + m.size] = m.remembered(pos, quat)
+                column += m.size
+
+    def put(self, entries: Array, rows: Array, at: MocapAt) -> None:
+        """Put the mocap bodies where states have them, whose entry `mocap` is (N, size)."""
+        column = 0
+        for m in self.mocap:
+            if m.size:
+                for entry, pos, quat in zip(entries, *at.pose(rows, m.number), strict=True):
+                    m.recall(entry[column : column + m.size], pos, quat)
                 column += m.size
 
     def move(self, u: Array, rows: Array, poses: tuple[Array, Array], at: MocapAt) -> None:

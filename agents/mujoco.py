@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +15,14 @@ from mujoco.batch import Batch
 
 from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
+from gps.agents._linearise import (
+    Statics,
+    delayed,
+    direction_scales,
+    linearise,
+    smooth,
+    within_limits,
+)
 from gps.agents._model import (
     ACC,
     ACTIVATION,
@@ -33,6 +41,7 @@ from gps.agents._model import (
     hidden_entries,
     ids,
     interned,
+    joint_positions,
     load_model,
     locate,
     moved,
@@ -42,7 +51,16 @@ from gps.agents._model import (
     shown,
     warn_once,
 )
-from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, Start, locked
+from gps.agents._run import (
+    NO_ARRAY,
+    NO_NOISE,
+    Guarded,
+    Run,
+    Setup,
+    Start,
+    locked,
+    warnings_to_log,
+)
 from gps.agents.actions import (
     HISTORY,
     MOCAP,
@@ -74,11 +92,19 @@ from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choic
 from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
-from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    LinearGaussianController,
+    Linearisation,
+    Rollouts,
+)
 
 _KEPT_BATCHES = 4
 _USUAL_DT = 0.05
 _FEW_ITERATIONS = 10
+_DERIVED_AT_ONCE = 64  # states
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -407,6 +433,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         }
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
+        self._linearisations: dict[tuple[bool, int], Linearisation] = {}
         self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
 
     def _compile(self, conditions: Any) -> dict[ModelSource, Compiled]:
@@ -692,17 +719,104 @@ class MujocoAgent(SimulatedAgent[Start]):
             (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
         return model
 
-    model_entries = ENTRIES[:2]
-    """State entries that are the state of `known_model`, in its order."""
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises`: about the start positions, at rest, and within
+        the joints' ranges.
+
+        Free bodies, a robot's free base too, may move as they like; what holds is the rest.
+
+        The action is the one that minimises the kinetic energy of the acceleration that is left
+        (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
+        with it. Derivatives are central differences of a whole control step. Both leave out dry
+        friction and the limits of joints, which at rest hide what the actuators do, and contacts,
+        but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
+        their medians. Raises SimulationError.
+        """
+        key = (test, condition)
+        if key not in self._linearisations:
+            self._linearisations[key] = self._linearise(condition, test=test)
+        return self._linearisations[key]
+
+    def _linearise(self, condition: int, *, test: bool) -> Linearisation:
+        """See `linearise`; it costs as much as some rollouts."""
+        if PLUGIN in self.layout.names:
+            raise ConfigError("states of a plugin cannot be varied")
+        start = self._condition(condition, test=test)
+        nominal = self._nominal(condition, test=test)
+        qpos = within_limits(nominal, start.qpos)
+        model = smooth(nominal, qpos)
+        compiled, nv, na = start.compiled, model.nv, model.na
+        actions, start = compiled.actions, replace(start, model=model)
+        chosen, shift = actions.controls, actions.shift
+        moved = self.layout.length(MOCAP) if MOCAP in self.layout.names else 0
+
+        def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
+            batch = self._batch(N, compiled, model)
+            still = np.tile(np.concatenate((qpos, np.zeros(nv))), (N, 1))
+            noise = np.zeros((1, N, len(self._obs_std)))
+            run = Run(self._setup, batch, start, condition, still, 2, noise)
+
+            def put(states: Array) -> None:
+                moving = {"act": states[:, 2 * nv : 2 * nv + na]} if na else {}
+                positions = raw_positions(compiled, states[:, :nv])
+                velocities = states[:, nv : 2 * nv]
+                run.restart(states[:, 2 * nv + na :], qpos=positions, qvel=velocities, **moving)
+
+            return run, put
+
+        run, _ = begin(1)
+        act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
+        poses = run.mocap_entry(moved)
+        ctrl = start.ctrl.copy()
+        if not start.keyed:
+            ctrl[chosen] = shift
+        scales, large, time = direction_scales(model)
+        time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
+        u, u_scale = np.zeros(self.nu), np.full(self.nu, np.inf)
+        n = len(chosen)
+        with warnings_to_log():
+            statics = Statics(model, qpos, chosen, ctrl)
+            held, act = statics.equilibrium(ctrl, act0)
+            authority, reach = statics.authority(held, act, scales, time)
+        u[:n], u_scale[:n] = held[chosen] - shift, authority[chosen]
+        low, high = self.control_range
+        u_range = 0.5 * (high - low)
+        u_range[:n] = np.fmin(u_range[:n], reach[chosen])
+        size = float(model.stat.extent)
+        own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
+        own |= {ACTIVATION: 2 * nv + np.arange(na)} if na else {}
+        own |= {MOCAP: 2 * nv + na + np.arange(moved)} if moved else {}
+        others = dict(zip(ENTRIES[2:], (size, size / time), strict=True))
+        rest = np.full(na + moved, np.inf)
+        found = linearise(
+            begin,
+            np.concatenate((joint_positions(compiled, qpos), np.zeros(nv), act, poses)),
+            u,
+            widths=np.concatenate((scales, scales / time, np.ones(na), np.full(moved, size))),
+            large=np.concatenate((large, large / time, rest)),
+            u_scale=u_scale,
+            u_range=u_range,
+            layout=self.layout,
+            own={n: where for n, where in own.items() if n in self.layout.names},
+            others={n: scale for n, scale in others.items() if n in self.layout.names},
+            dt=self.dt,
+            response_time=time,
+        )
+        return delayed(found, actions.delays) if actions.delays else found
+
+    @property
+    def model_entries(self) -> tuple[str, ...]:
+        """State entries that are the state of `known_model`, in its order."""
+        return (*ENTRIES[:2], ACTIVATION) if self.model.na else ENTRIES[:2]
 
     def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
-        """The condition's dynamics for planning, bodies shifted; the state is (qpos, qvel).
+        """The condition's dynamics for planning, bodies shifted; its state is `model_entries`.
 
         models: the module `gps.control.models`, which agents do not import. Trajectories hold NaN
         from where `rollout` would name a failed sample: beyond the configured limit, or where the
         simulator is unstable. Properties under `randomise` have their medians. Raises ConfigError
-        for models with quaternions or activations, and where the state holds a sensor of
-        accelerations or forces.
+        for models with delays or plugins, for actions that are not controls of the model, and
+        where the state holds a sensor of accelerations or forces.
         """
         model = self.model_of(condition, test=test)
         self._refuse_late("planned with")
@@ -714,42 +828,44 @@ class MujocoAgent(SimulatedAgent[Start]):
     def whole_states(
         self, condition: int, states: Array, *, test: bool = False
     ) -> tuple[Array, dict[str, Array]]:
-        """The states (S, nx) at joint positions and velocities (S, 2 nv), and what depends on them.
+        """The states (S, nx) at states of `known_model` (S, ns), and what depends on these.
 
         The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does, and those of
         sensors as well, by central differences. Raises ShapeError, and ConfigError where more than
-        positions and velocities matters: activations, or sensors of accelerations and forces.
+        the model's state matters: for sensors of accelerations and forces.
         """
         model = self._nominal(condition, test=test)
         self._refuse_late("derived from positions and velocities")
         self._refuse_memory("derived from positions and velocities")
-        if model.na:
-            raise ConfigError(
-                f"MujocoConfig.state: states of {shown(self.config.model)} cannot be derived from "
-                f"positions and velocities, as it has activations (na={model.na})"
-            )
         states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
-        if states.ndim != 2 or states.shape[1] != 2 * nv:
-            raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
+        ns = 2 * nv + self.model.na
+        if states.ndim != 2 or states.shape[1] != ns:
+            raise ShapeError(f"states must have shape (S, {ns}), got {states.shape}")
         S, nx = len(states), self.layout.size
         begin = replace(self._conditions[test][condition], model=model)
         compiled = begin.compiled
-        batch = self._batch(1, compiled, model)
-        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(1, dtype=np.bool_)
-        X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
-        found = {
-            name: np.zeros((S, 1, 1, *J.shape[2:]))
-            for name, J in self._setup.empty_jacobians(1, 1).items()
-        }
-        starts = np.concatenate((raw_positions(compiled, states[:, :nv]), states[:, nv:]), axis=1)
-        noise = np.zeros((1, len(self._obs_std)))
-        for i in range(S):
-            self._setup.reset(batch, begin, starts[i : i + 1], None)
-            J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
-            observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
-        jacobians = {name: J[:, 0, 0] for name, J in found.items()}
-        jacobians |= self._sensor_jacobians(begin, states)
-        return locked(X[:, 0]), {name: locked(J) for name, J in jacobians.items()}
+        N = min(S, _DERIVED_AT_ONCE)
+        batch = self._batch(N, compiled, model)
+        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(N, dtype=np.bool_)
+        X, obs = np.empty((S, nx)), np.empty((1, N, self.obs_layout.size))
+        found = {n: J[:, 0] for n, J in self._setup.empty_jacobians(S, 1).items()}
+        qpos = raw_positions(compiled, states[:, :nv])
+        starts = np.concatenate((qpos, states[:, nv : 2 * nv]), axis=1)
+        noise = np.zeros((N, len(self._obs_std)))
+        for first in range(0, S, _DERIVED_AT_ONCE):
+            some = slice(min(first, S - N), min(first, S - N) + N)  # the last ones overlap
+            self._setup.reset(batch, begin, starts[some], None)
+            if self.model.na:  # of the state, positions and velocities alone need a forward pass
+                batch.bind("act")[:] = states[some, 2 * nv :]
+            now = np.empty((1, N, nx))
+            own = self._setup.empty_jacobians(N, 1)
+            J, V = (own.get(n, NO_ARRAY) for n in ENTRIES[2:])
+            observe(0, math.inf, *inputs, noise, now, obs, J, V, bad)
+            X[some] = now[0]
+            for name, value in own.items():
+                found[name][some] = value[:, 0]
+        jacobians = found | self._sensor_jacobians(begin, states)
+        return locked(X), {name: locked(J) for name, J in jacobians.items()}
 
     def _sensor_jacobians(self, begin: Start, states: Array) -> dict[str, Array]:
         """d sensor / dx of the state's sensors at positions and velocities, by differences."""
@@ -768,8 +884,9 @@ class MujocoAgent(SimulatedAgent[Start]):
         columns = np.concatenate([np.arange(where.start, where.stop) for where in own])
         J = np.zeros((len(states), nx, nx))
         for state, out in zip(states, J, strict=True):
-            near = state + steps
-            starts = np.concatenate((raw_positions(compiled, near[:, :nv]), near[:, nv:]), axis=1)
+            near = state[: 2 * nv] + steps
+            qpos = raw_positions(compiled, near[:, :nv])
+            starts = np.concatenate((qpos, near[:, nv:]), axis=1)
             self._setup.reset(batch, begin, starts, None)
             observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
             out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)
