@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
 from scipy.optimize import lsq_linear
 
 from gps.agents._run import Run
-from gps.agents.actions import HISTORY
 from gps.types import Array, Layout, Linearisation
 
 GRAVITY = 9.81
@@ -27,13 +25,11 @@ def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
     """A copy without what hides at rest what small forces do: dry friction and limits of joints
     and tendons; and without contacts, unless they may carry what the actuators move.
 
-    They may where an actuator moves a joint behind one that none moves, such as a free base. And
-    without delays of actuators.
+    They may where an actuator moves a joint behind one that none moves, such as a free base.
     """
     model, data = copy.copy(model), mujoco.MjData(model)
     model.dof_frictionloss[:] = 0.0
     model.tendon_frictionloss[:] = 0.0
-    model.actuator_delay[:] = 0.0  # `delayed` adds it
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_LIMIT
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
@@ -75,6 +71,7 @@ class Statics:
         # a servo far from its target pulls as hard as it can, whatever the target
         for limited in ("actuator_forcelimited", "jnt_actfrclimited", "tendon_actfrclimited"):
             getattr(model, limited)[:] = 0
+        model.actuator_delay[:] = 0.0
         self.model, self._data = model, mujoco.MjData(model)
         self._data.qpos[:] = self._qpos = qpos
         mujoco.mj_forward(model, self._data)
@@ -317,26 +314,3 @@ def linearise(
         dt=dt,
         response_time=response_time,
     )
-
-
-def delayed(found: Linearisation, delays: Sequence[tuple[int, int, int]]) -> Linearisation:
-    """A linearisation whose actions act later, by way of the state's entry `history`.
-
-    found: as if all acted at once. delays: see `Actions.delays`. A delay counts in whole control
-    steps, those over which the action stays under way.
-    """
-    x, F, nx = found.x.copy(), found.F.copy(), found.layout.size
-    first = found.layout.slice(HISTORY).start
-    for action, steps, newest in delays:
-        at = first + newest
-        effect = F[:, nx + action].copy()
-        effect[at : at + steps] = 0.0
-        F[at : at + steps] = F[:, at : at + steps] = F[:, nx + action, None] = 0.0
-        F[at, nx + action] = 1.0
-        F[np.arange(at + 1, at + steps), np.arange(at, at + steps - 1)] = 1.0
-        F[:, at + steps - 1] += effect
-        x[at : at + steps] = found.u[action]
-    after = found.F @ np.concatenate((found.x, found.u)) + found.f
-    for action, steps, newest in delays:
-        after[first + newest : first + newest + steps] = found.u[action]
-    return replace(found, x=x, F=F, f=after - F @ np.concatenate((x, found.u)))

@@ -184,19 +184,18 @@ class Run:
         self.failures = Failures(condition, compiled.timing.text)
         self.quiet = warnings_to_log
 
-    def restart(self, mocap: Array, **fields: Array) -> None:
+    def restart(self, memory: Array, **fields: Array) -> None:
         """Give the simulations, which are at their starts, other values (N, n) of state fields of
-        the simulator (qpos, qvel, act), and of the state entry `mocap`."""
+        the simulator (qpos, qvel, act), and of the state entries `history` and `mocap`."""
         for name, values in fields.items():
             self._batch.bind(name)[:] = values
-        self._actions.put(mocap, self._states, self._mocap)
+        self._actions.put(memory, self._batch, self._begin.model, self._substeps)
+        self._memory[:, : memory.shape[1]] = memory
         self._batch.forward(stage=self._stage)
-        self._actions.begin(self._memory, self._states, self._begin.ctrl, self._mocap)
 
-    def mocap_entry(self, size: int) -> Array:
-        """The state entry `mocap` of the first simulation, (size,)."""
-        first = self._actions.sizes.get(HISTORY, 0)
-        return self._memory[0, first : first + size].copy()
+    def memory(self, size: int) -> Array:
+        """The state entries `history` and `mocap` of the first simulation, (size,)."""
+        return self._memory[0, :size].copy()
 
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""

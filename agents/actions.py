@@ -157,13 +157,6 @@ class Actions:
         return len(self.names)
 
     @property
-    def delays(self) -> tuple[tuple[int, int, int], ...]:
-        """Of each action that stays under way: its number, over how many control steps, and where
-        in the state entry `history` its newest value is."""
-        found = zip(self._past, self._newest, strict=True)
-        return tuple((list(self.controls).index(c), n, int(first)) for (c, n), first in found)
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Of the state entries that earlier actions make necessary."""
         sizes = {HISTORY: self._history, MOCAP: sum(m.size for m in self.mocap)}
@@ -173,6 +166,14 @@ class Actions:
         """The actions that give these controls (nu of the model,), and move nothing."""
         out = np.zeros(self.nu)
         out[: len(self.controls)] = ctrl[self.controls] - self.shift
+        return out
+
+    def under_way(self, u: Array) -> Array:
+        """The state entry `history` after the same actions (nu,) for long."""
+        out = np.zeros(self._history)
+        for (control, steps), first in zip(self._past, self._newest, strict=True):
+            k = int(np.flatnonzero(self.controls == control)[0])
+            out[first : first + steps] = u[k] + self.shift[k]
         return out
 
     def begin(self, memory: Array, rows: Array, ctrl: Array, at: MocapAt) -> None:
@@ -196,12 +197,22 @@ class Actions:
                     entry[column : column + m.size] = m.remembered(pos, quat)
                 column += m.size
 
-    def put(self, entries: Array, rows: Array, at: MocapAt) -> None:
-        """Put the mocap bodies where states have them, whose entry `mocap` is (N, size)."""
-        column = 0
+    def put(self, memory: Array, batch: Batch, model: mujoco.MjModel, substeps: int) -> None:
+        """Let simulations be as after earlier actions: `history` and `mocap` of states (N, nm)."""
+        if self._past:
+            history, names = batch.bind("history"), model.actuator_ctrladr
+        for (control, steps), first in zip(self._past, self._newest, strict=True):
+            i = int(np.searchsorted(names, control, side="right")) - 1
+            n, width = model.actuator_history[i, 0], model.actuator_ctrlnum[i]
+            times = model.actuator_historyadr[i] + 2
+            values = times + n + control - names[i] + width * np.arange(n)
+            # of a time step each, the newest at -h
+            age = np.rint(-history[0, times : times + n] / model.opt.timestep).astype(int) - 1
+            history[:, values] = memory[:, first + np.clip(age // substeps, 0, steps - 1)]
+        column, at = self._history, MocapAt.of(batch)
         for m in self.mocap:
             if m.size:
-                for entry, pos, quat in zip(entries, *at.pose(rows, m.number), strict=True):
+                for entry, pos, quat in zip(memory, *at.pose(batch.state, m.number), strict=True):
                     m.recall(entry[column : column + m.size], pos, quat)
                 column += m.size
 

@@ -17,7 +17,6 @@ from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
 from gps.agents._linearise import (
     Statics,
-    delayed,
     direction_scales,
     linearise,
     smooth,
@@ -748,7 +747,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         compiled, nv, na = start.compiled, model.nv, model.na
         actions, start = compiled.actions, replace(start, model=model)
         chosen, shift = actions.controls, actions.shift
-        moved = self.layout.length(MOCAP) if MOCAP in self.layout.names else 0
+        kept = {n: self.layout.length(n) for n in (HISTORY, MOCAP) if n in self.layout.names}
+        n_kept = sum(kept.values())
 
         def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
             batch = self._batch(N, compiled, model)
@@ -766,7 +766,7 @@ class MujocoAgent(SimulatedAgent[Start]):
 
         run, _ = begin(1)
         act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
-        poses = run.mocap_entry(moved)
+        memory = run.memory(n_kept)
         ctrl = start.ctrl.copy()
         if not start.keyed:
             ctrl[chosen] = shift
@@ -785,15 +785,23 @@ class MujocoAgent(SimulatedAgent[Start]):
         size = float(model.stat.extent)
         own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
         own |= {ACTIVATION: 2 * nv + np.arange(na)} if na else {}
-        own |= {MOCAP: 2 * nv + na + np.arange(moved)} if moved else {}
+        for name, at in zip(kept, np.cumsum((2 * nv + na, *kept.values())), strict=False):
+            own[name] = at + np.arange(kept[name])
         others = dict(zip(ENTRIES[2:], (size, size / time), strict=True))
-        rest = np.full(na + moved, np.inf)
-        found = linearise(
+        u_width = np.where(np.isfinite(u_scale), u_scale, 1.0)
+        widths = {MOCAP: np.full(kept.get(MOCAP, 0), size)}
+        memory[: kept.get(HISTORY, 0)], widths[HISTORY] = (
+            actions.under_way(u),
+            actions.under_way(u_width),
+        )
+        return linearise(
             begin,
-            np.concatenate((joint_positions(compiled, qpos), np.zeros(nv), act, poses)),
+            np.concatenate((joint_positions(compiled, qpos), np.zeros(nv), act, memory)),
             u,
-            widths=np.concatenate((scales, scales / time, np.ones(na), np.full(moved, size))),
-            large=np.concatenate((large, large / time, rest)),
+            widths=np.concatenate(
+                (scales, scales / time, np.ones(na), widths[HISTORY], widths[MOCAP])
+            ),
+            large=np.concatenate((large, large / time, np.full(na + n_kept, np.inf))),
             u_scale=u_scale,
             u_range=u_range,
             layout=self.layout,
@@ -802,7 +810,6 @@ class MujocoAgent(SimulatedAgent[Start]):
             dt=self.dt,
             response_time=time,
         )
-        return delayed(found, actions.delays) if actions.delays else found
 
     @property
     def model_entries(self) -> tuple[str, ...]:

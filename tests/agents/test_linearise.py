@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from gps.agents import MujocoConfig, PointMassConfig, cartpole
+from gps.agents import MocapAction, MujocoConfig, PointMassConfig, cartpole
 from gps.agents._linearise import Statics, smooth
-from gps.control import HoldConfig, models
+from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
 from gps.pipeline.experiment import initial_controller
 from gps.protocols import Linearises
 from gps.rng import stream
@@ -270,9 +270,99 @@ def test_equilibrium_of_muscles_is_an_activation():
     lin = agent.linearise(0)
     np.testing.assert_allclose(lin.x[agent.layout.slice("activation")], lin.u, atol=1e-6)
     model = smooth(agent.model, np.array(POSE))
-    statics = Statics(model, np.array(POSE))
+    statics = Statics(model, np.array(POSE), np.arange(model.nu), np.zeros(model.nu))
     data = mujoco.MjData(model)
     data.qpos[:], data.ctrl[:], data.act[:] = POSE, lin.u, lin.u
     mujoco.mj_forward(model, data)
     np.testing.assert_allclose(data.qacc, 0.0, atol=1e-3)
     assert (statics.authority(lin.u, lin.u, np.ones(2), 0.2)[0] > 0).all()
+
+
+def unchanged(lin):
+    np.testing.assert_allclose(lin.F @ np.concatenate((lin.x, lin.u)) + lin.f, lin.x, atol=1e-5)
+
+
+DELAYED = '<motor joint="a" delay="{}" nsample="40"/><motor joint="b"/>'
+
+
+@pytest.mark.parametrize("delay", [0.04, 0.05, 0.12])
+def test_a_delayed_motor_holds_by_way_of_what_is_under_way(delay, rng):
+    """A step with earlier actions in the state is predicted; so is the delay, which need not be a
+    whole number of control steps."""
+    weightless = 'Euler" gravity="0 0 0'
+    agent = arm(DELAYED.format(delay), state=None, integrator=weightless)
+    lin = agent.linearise(0)
+    unchanged(lin)
+    policy = open_loop(agent.layout.size, 2, 12, OpenLoopConfig(variance=1e-8))
+    agent = replace(agent.config, T=12).build()
+    r = agent.rollout(policy, 0, rng.normal(size=(3, 12, 2)))
+    z = np.concatenate((r.X, r.U), axis=2)[:, :-1]
+    np.testing.assert_allclose(z @ lin.F.T + lin.f, r.X[:, 1:], rtol=0, atol=1e-7)
+    heavy = arm(DELAYED.format(delay), state=None)
+    lin = heavy.linearise(0)
+    unchanged(lin)
+    assert lin.x[heavy.layout.slice("history")] == pytest.approx(lin.u[0])
+    controller, how = initial_controller(HoldConfig(), heavy, 0)
+    assert how.startswith("from the model")
+    # nothing is under way at the start, so that it falls for as long as the delay lasts
+    still = strays(heavy, controller, np.zeros((1, heavy.T, heavy.nu)))
+    assert still < 0.1 + 10 * delay**2
+
+
+def test_actuators_that_no_action_controls_stay_as_they_are():
+    key = '<keyframe><key name="k" qpos="0.4 -0.7" ctrl="3 1 2"/></keyframe>'
+    both = '<motor name="ma" joint="a"/><motor name="mb" joint="b"/><motor name="mc" joint="b"/>'
+    xml = LINKS.format(actuators=both, before="", integrator="Euler", damping=0.1)
+    xml = xml.replace("</mujoco>", key + "</mujoco>")
+    agent = MujocoConfig(model=xml, keyframe="k", actuators=("mb", "ma"), dt=0.04, T=50).build()
+    lin, data = agent.linearise(0), mujoco.MjData(agent.model)
+    unchanged(lin)
+    data.qpos[:] = POSE
+    mujoco.mj_inverse(agent.model, data)
+    a, b = data.qfrc_inverse
+    np.testing.assert_allclose(lin.u, (b - 2.0, a), rtol=1e-5)  # the third motor goes on with 2 N m
+    controller, _ = initial_controller(HoldConfig(), agent, 0)
+    assert strays(agent, controller, np.zeros((1, 50, 2))) < 0.05
+
+
+def test_servos_that_count_from_their_start_hold_it():
+    agent, plain = (arm(ARMS["servos"], relative=relative) for relative in (True, False))
+    lin, absolute = agent.linearise(0), plain.linearise(0)
+    unchanged(lin)
+    np.testing.assert_allclose(lin.u + POSE, absolute.u, atol=1e-6)
+    np.testing.assert_allclose(lin.F, absolute.F, atol=1e-6)
+    controller, _ = initial_controller(HoldConfig(), agent, 0)
+    assert strays(agent, controller, np.zeros((1, agent.T, 2))) < 0.05
+
+
+LED = """<mujoco><option timestep="0.005"/><worldbody>
+  <body name="lead" mocap="true" pos=".6 0 1"><geom size=".02" contype="0" conaffinity="0"/></body>
+  <body pos="0 0 1"><joint name="a" axis="0 1 0" damping="2"/>
+    <geom type="capsule" fromto="0 0 0 .3 0 0" size=".03" mass="1" contype="0" conaffinity="0"/>
+    <body pos=".3 0 0"><joint name="b" axis="0 1 0" damping="2"/>
+      <geom type="capsule" fromto="0 0 0 .3 0 0" size=".03" mass="1" contype="0" conaffinity="0"/>
+      <body name="hand" pos=".3 0 0"><geom size=".03" mass=".1" contype="0" conaffinity="0"/>
+        <site name="hand"/></body></body></body></worldbody>
+  <equality><weld body1="lead" body2="hand" torquescale="0"/></equality></mujoco>"""
+
+
+@pytest.mark.parametrize("origin", ["welded", "mocap"])
+def test_a_hand_that_a_mocap_body_leads_stays(origin, rng):
+    lead = MocapAction(body="lead", position="xz", max_displacement=0.02, origin=origin)
+    agent = MujocoConfig(
+        model=LED, mocap_actions=(lead,), qpos=(-0.4, 0.8), T=60, dt=0.04, sites=("hand",),
+        state=("joint_pos", "joint_vel", "end_points") + (("mocap",) if origin == "mocap" else ()),
+    ).build()  # fmt: skip
+    lin = agent.linearise(0)
+    if origin == "mocap":  # a displacement is one of the body, and stays
+        where = agent.layout.slice("mocap")
+        np.testing.assert_allclose(lin.F[where, agent.layout.size :], np.eye(2), atol=1e-9)
+        np.testing.assert_allclose(lin.F[where, where], np.eye(2), atol=1e-9)
+        assert np.abs(lin.F[agent.layout.slice("joint_pos"), where]).max() > 0.1
+    np.testing.assert_allclose(lin.u_range, 0.02)
+    controller, how = initial_controller(HoldConfig(), agent, 0)
+    assert how.startswith("from the model")
+    assert np.isfinite(controller.K).all()
+    r = agent.rollout(controller, 0, rng.normal(size=(5, 60, 2)))
+    moved = np.abs(r.entry("end_points") - r.entry("end_points")[:, :1]).max()
+    assert 0.005 < moved < 0.5
