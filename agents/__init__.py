@@ -15,6 +15,12 @@ from gps.extras import needed_by
 if TYPE_CHECKING:
     from gps.agents._protocol import RemoteError
     from gps.agents.base import Simulation, smooth_noise
+    from gps.agents.dm_control import (
+        DMControlAgent,
+        DMControlConfig,
+        DMControlStart,
+        random_episodes,
+    )
     from gps.agents.environment import as_gymnasium
     from gps.agents.gymnasium_agent import (
         GymnasiumAgent,
@@ -47,6 +53,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Condition": "mujoco",
+    "DMControlAgent": "dm_control",
+    "DMControlConfig": "dm_control",
+    "DMControlStart": "dm_control",
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
@@ -72,6 +81,7 @@ _HOME = {
     "peg_insertion_blind": "presets",
     "pendulum": "presets",
     "random_conditions": "mujoco",
+    "random_episodes": "dm_control",
     "random_starts": "gymnasium_agent",
     "reacher": "presets",
     "sample_conditions": "mujoco",
@@ -81,6 +91,9 @@ _HOME = {
 
 __all__ = [
     "Condition",
+    "DMControlAgent",
+    "DMControlConfig",
+    "DMControlStart",
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
@@ -106,6 +119,7 @@ __all__ = [
     "peg_insertion_blind",
     "pendulum",
     "random_conditions",
+    "random_episodes",
     "random_starts",
     "reacher",
     "sample_conditions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def load_model(source: ModelSource) -> mujoco.MjModel:
     name = shown(source)
     if not isinstance(source, str):
         spec = source()
+        if isinstance(spec, mujoco.MjModel):
+            return copy.copy(spec)  # the caller's own stays as it is
         if not isinstance(spec, mujoco.MjSpec):
             raise ConfigError(f"{name}() must give a mujoco.MjSpec, got {type(spec).__name__}")
     try:

@@ -141,6 +141,12 @@ class Run:
         self.failures = Failures(condition)
         self.quiet = warnings_to_log
 
+    def restart(self, **fields: Array) -> None:
+        """Change fields of the simulator's state (activations, say) before the first step."""
+        for name, value in fields.items():
+            self._batch.bind(name)[:] = value
+        self._batch.forward(None, stage=self._stage)
+
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""
         X, obs, bad = self.X, self.obs, self._bad

@@ -26,6 +26,7 @@ from gps.agents.base import (
     check_start_noise,
     drive,
     entry_indices,
+    option_pairs,
     require,
 )
 from gps.agents.rendering import Renderer, render_states
@@ -42,19 +43,6 @@ Termination = Literal["ignore", "failure"]
 
 _RESERVED = ("id", "max_episode_steps", "disable_env_checker", "render_mode")
 _TRIED_STEPS = 3
-
-
-def _pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """(name, value) pairs as a hashable tuple; a dictionary is taken too."""
-    items = given.items() if isinstance(given, dict) else given
-    try:
-        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
-        hash(pairs)
-        good = all(isinstance(name, str) for name, _ in pairs)
-    except (TypeError, ValueError):
-        pairs, good = (), False
-    require(good, config, field, "(name, value) pairs with values that hash", given)
-    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +63,7 @@ class GymnasiumStart(Config):
     """MuJoCo environments: velocities (nv,), rad/s or m/s, in place of the others."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", _pairs(self, "options", self.options))
+        object.__setattr__(self, "options", option_pairs(self, "options", self.options))
         super().__post_init__()
 
     @property
@@ -151,7 +139,7 @@ class GymnasiumConfig(Config):
     """A sample with a state or observation above this has failed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "make", _pairs(self, "make", self.make))
+        object.__setattr__(self, "make", option_pairs(self, "make", self.make))
         if isinstance(self.obs_entries, dict):
             object.__setattr__(self, "obs_entries", tuple(self.obs_entries.items()))
         super().__post_init__()
