@@ -141,11 +141,16 @@ class Run:
         self.failures = Failures(condition)
         self.quiet = warnings_to_log
 
-    def restart(self, **fields: Array) -> None:
-        """Change fields of the simulator's state (activations, say) before the first step."""
+    def restart(self, **fields: Array) -> Array:
+        """Change fields of the simulator's state before the first step; returns the live sensors.
+
+        Sensors of accelerations and forces are those of the simulator's last step there.
+        """
+        sensors: Array = self._batch.bind("sensordata")
         for name, value in fields.items():
             self._batch.bind(name)[:] = value
         self._batch.forward(None, stage=self._stage)
+        return sensors
 
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""

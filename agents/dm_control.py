@@ -79,10 +79,8 @@ class DMControlConfig(Config):
     own take a Python call for each step and sample, some 50 us.
 
     Reward of step t is that on arriving there, with action u[t-1], and 0 at t = 0, so an episode of
-    1000 rewards, as results are published, is T = 1001. Values of force sensors (touch) among what
-    the task observes are those at the state itself with the action before; dm_control's own are
-    those of the simulator's step before it. Properties under `randomise` change what happens, not
-    how the task sees it.
+    1000 rewards, as results are published, is T = 1001. Properties under `randomise` change what
+    happens, not how the task sees it.
     """
 
     domain: str
@@ -186,7 +184,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
                 )
             ]
         )
-        self.simulator: MujocoAgent = _Simulator(
+        self.simulator = _Simulator(
             MujocoConfig(
                 model=_Source(first),
                 T=config.T,
@@ -335,7 +333,14 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
         It has no images.
         """
-        return _TaskSimulation(self)
+        own = self.simulator.simulation()
+
+        def begin(condition: int, start_noise: Array | None, test: bool) -> _TaskRun:
+            episode = self._condition(condition, test=test)
+            run = own._begin(condition, self._start_noise(episode, 1, start_noise), test)
+            return _TaskRun(self, run, episode)
+
+        return Simulation(begin)
 
     def _start_noise(self, episode: _Episode, N: int, start_noise: Array | None) -> Array:
         """The simulator's start noise (N, ...) for ours: the drawn velocities come in by it."""
@@ -348,18 +353,25 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         out[:, n // 2 : n] += episode.qvel
         return out
 
-    def _full(self, episode: _Episode, x: Array, obs: Array, u: Array | None) -> Array:
+    def _full(
+        self,
+        episode: _Episode,
+        x: Array,
+        obs: Array,
+        u: Array | None = None,
+        sensors: Array | None = None,
+    ) -> Array:
         """All entries (N, ·) of a step: the simulator's, then the task's, after actions (N, nu)."""
         own = np.zeros((len(x), episode.size + 1))
         if self._looks:
-            inner, nv = self.simulator.layout, episode.physics.model.nv
-            nq = episode.physics.model.nq
+            inner, nq = self.simulator.layout, episode.model.nq
             act = x[:, inner.slice(ACTIVATION)] if ACTIVATION in inner.names else x[:, :0]
-            vel = inner.slice(ENTRIES[1])
-            assert vel.stop - vel.start == nv
+            vel = x[:, inner.slice(ENTRIES[1])]
             with warnings_to_log():
                 for i, row in enumerate(own):
-                    episode.look(obs[i, :nq], x[i, vel], act[i], None if u is None else u[i], row)
+                    after = None if u is None else u[i]
+                    felt = None if sensors is None else sensors[i]
+                    episode.look(obs[i, :nq], vel[i], act[i], after, felt, row)
         return np.concatenate((x, obs[:, self._late], own), axis=1)
 
     def _kept(self, jacobians: Mapping[str, Array]) -> dict[str, Array]:
@@ -429,7 +441,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         where = self.simulator.layout.slice(ENTRIES[0])
         obs = np.zeros((len(X), self.simulator.obs_layout.size))
         obs[:, : episode.physics.model.nq] = episode.positions(X[:, where])
-        return self._full(episode, X, obs, None)
+        return self._full(episode, X, obs)
 
     def episode_returns(
         self,
@@ -510,13 +522,14 @@ class _Episode:
 
     def __init__(self, config: DMControlConfig, start: DMControlStart) -> None:
         self.name = config.name
-        env = _loaded(config, start.seed)
+        env = loaded(config.domain, config.task, start.seed, config.options)
         with warnings_to_log():
             try:
                 first = env.reset()
-            except mujoco.FatalError as error:
+            except (mujoco.FatalError, RuntimeError) as error:  # some begin with a drawing
                 raise ConfigError(
-                    f"DMControlConfig.task: {self.name} cannot begin: {error}"
+                    f"DMControlConfig.task: {self.name} cannot begin: {error}; a task that draws "
+                    "needs OpenGL, without a display by MUJOCO_GL=egl or osmesa"
                 ) from error
         self.task, self.physics = env.task, env.physics
         if not isinstance(first.observation, Mapping):
@@ -545,6 +558,8 @@ class _Episode:
         self.qpos, self.qvel, self.act, self.warm = (
             readonly(a) for a in (data.qpos, data.qvel, data.act, data.qacc_warmstart)
         )
+        late = self.model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC
+        self._forces = np.repeat(late, self.model.sensor_dim)
         self._origin = np.zeros(self.model.nq)
         for kind, at in zip(self.model.jnt_type, self.model.jnt_qposadr, strict=True):
             if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL):
@@ -558,15 +573,29 @@ class _Episode:
             mujoco.mj_integratePos(self.model, q, shift, 1.0)
         return qpos
 
-    def look(self, qpos: Array, qvel: Array, act: Array, u: Array | None, out: Array) -> None:
+    def look(
+        self,
+        qpos: Array,
+        qvel: Array,
+        act: Array,
+        u: Array | None,
+        sensors: Array | None,
+        out: Array,
+    ) -> None:
         """What the task observes in a state, and its reward for the action that led there (nu,).
 
-        Without an action the controls are zero, and so is the reward.
+        sensors: those of the simulator, whose forces are those of its last step. Without an action
+        all is as after a reset: no actuator works, and the reward is zero.
         """
         data = self._data
         data.qpos[:], data.qvel[:], data.act[:] = qpos, qvel, act
         data.ctrl[:] = 0.0 if u is None else u
-        mujoco.mj_forward(self.model, data)
+        if u is None or sensors is None:
+            with self.physics.model.disable("actuation"):
+                mujoco.mj_forward(self.model, data)
+        else:
+            mujoco.mj_step1(self.model, data)
+            data.sensordata[self._forces] = sensors[self._forces]
         at = 0
         for value in self.task.get_observation(self.physics).values():
             n = np.size(value)
@@ -604,7 +633,8 @@ class _Simulator(MujocoAgent):
     def _begin(self, N: int, rows: int, condition: int, *args: Any, test: bool, **more: Any) -> Any:
         run, model = super()._begin(N, rows, condition, *args, test=test, **more)
         episode = self._episodes[test][condition]
-        run.restart(act=episode.act, qacc_warmstart=episode.warm)
+        self.sensors = run.restart(act=episode.act, qacc_warmstart=episode.warm)
+        """Live sensors (N, nsensordata) of the run that has begun last."""
         return run, model
 
 
@@ -625,7 +655,9 @@ class _Watching:
         """See `gps.protocols.Policy`."""
         agent = self._agent
         applied = None if self._u is None else np.clip(self._u, self._low, self._high)
-        full = agent._full(self._episode, x, obs, applied)
+        if t == 0:
+            self._sensors = agent.simulator.sensors
+        full = agent._full(self._episode, x, obs, applied, self._sensors)
         self.X[:, t], self.obs[:, t] = full[:, agent._state], full[:, agent._view]
         more = {"images": images} if self.needs_images else {}
         act: Any = self._policy.act
@@ -634,77 +666,42 @@ class _Watching:
         return self._u.copy()
 
 
-class _TaskSimulation(Simulation):
-    """A simulation of the simulator's, shown as our entries."""
+class _TaskRun:
+    """The simulator's run of one sample, shown as our entries."""
 
-    def __init__(self, agent: DMControlAgent) -> None:
-        self._agent, self._inner = agent, agent.simulator.simulation()
+    def __init__(self, agent: DMControlAgent, run: Any, episode: _Episode) -> None:
+        self._agent, self._run, self._episode = agent, run, episode
+        self._sensors = agent.simulator.sensors
+        self.X, self.U = np.zeros((1, 1, agent.layout.size)), run.U
+        self.obs = np.zeros((1, 1, agent.obs_layout.size))
+        self.jacobians = {n: agent._wider(J) for n, J in agent._kept(run.jacobians).items()}
+        self.failures, self.quiet = run.failures, run.quiet
+        self.apply, self.advance = run.apply, run.advance
 
-    def reset(
-        self, condition: int, start_noise: Array | None = None, *, test: bool = False
-    ) -> None:
-        """See `Simulation`."""
-        agent = self._agent
-        self._episode = agent._condition(condition, test=test)
-        given = None if start_noise is None else np.asarray(start_noise, dtype=np.float64)[None]
-        start = agent._start_noise(self._episode, 1, given)[0]
-        self._inner.reset(condition, start, test=test)
-        self._look(None)
-
-    def step(self, u: Array) -> None:
-        """See `Simulation`."""
-        self._inner.step(u)
-        self._look(self._inner.u[None])
-
-    def _look(self, u: Array | None) -> None:
-        inner = self._inner
-        self._full = self._agent._full(self._episode, inner.x[None], inner.obs[None], u)[0]
-
-    @property
-    def t(self) -> int:
-        """Steps since the reset."""
-        return self._inner.t
-
-    @property
-    def x(self) -> Array:
-        """The state (nx,), a copy."""
-        self._inner.x  # noqa: B018  GPSError before the first reset
-        return self._full[self._agent._state].copy()
-
-    @property
-    def u(self) -> Array:
-        """The last action (nu,) as applied, after clipping, a copy."""
-        return self._inner.u
-
-    @property
-    def obs(self) -> Array:
-        """The observation (no,), a copy."""
-        self._inner.x  # noqa: B018
-        return self._full[self._agent._view].copy()
-
-    @property
-    def jacobians(self) -> Mapping[str, Array]:
-        """d entry / dx of this step's state; see `Simulation`."""
-        agent = self._agent
-        return {n: agent._wider(J) for n, J in agent._kept(self._inner.jacobians).items()}
+    def observe(self, t: int, row: int) -> bool:
+        """See `gps.agents.base.Run`."""
+        agent, run = self._agent, self._run
+        left: bool = run.observe(t, row)
+        u = run.U[row] if t else None
+        full = agent._full(self._episode, run.X[row], run.obs[row], u, self._sensors)
+        self.X[row], self.obs[row] = full[:, agent._state], full[:, agent._view]
+        for name, J in self.jacobians.items():
+            J[...] = agent._wider(run.jacobians[name])
+        return left
 
 
-def _loaded(config: DMControlConfig, seed: int) -> Any:
-    """The suite's environment with its random numbers; ConfigError in one line."""
+def loaded(domain: str, task: str, seed: int = 0, options: Sequence[tuple[str, Any]] = ()) -> Any:
+    """The suite's environment with its random numbers; ConfigError where there is none."""
     with needed_by("DMControlConfig"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of GLFW, where there is no display
         from dm_control import suite
         from dm_control.suite import base
     tasks = suite.TASKS_BY_DOMAIN
-    if config.domain not in tasks:
-        raise ConfigError(
-            f"DMControlConfig.domain: {choices('domain', config.domain, sorted(tasks))}"
-        )
-    known = tasks[config.domain]
-    if config.task not in known:
-        raise ConfigError(
-            f"DMControlConfig.task: {choices(f'{config.domain} task', config.task, known)}"
-        )
+    if domain not in tasks:
+        raise ConfigError(f"DMControlConfig.domain: {choices('domain', domain, sorted(tasks))}")
+    known = tasks[domain]
+    if task not in known:
+        raise ConfigError(f"DMControlConfig.task: {choices(f'{domain} task', task, known)}")
     # domains' loaders log what their model files should say otherwise
     log = logging.getLogger("absl")
     level = log.level
@@ -712,17 +709,15 @@ def _loaded(config: DMControlConfig, seed: int) -> Any:
     try:
         with warnings_to_log(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            env = suite.load(
-                config.domain, config.task, task_kwargs={**dict(config.options), "random": seed}
-            )
+            env = suite.load(domain, task, task_kwargs={**dict(options), "random": seed})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"DMControlConfig.options: {config.name}: {error}") from error
+        raise ConfigError(f"DMControlConfig.options: {domain}:{task}: {error}") from error
     finally:
         log.setLevel(level)
     for hook in ("before_step", "after_step"):
         if inspect.getattr_static(type(env.task), hook) is not vars(base.Task)[hook]:
             raise ConfigError(
-                f"DMControlConfig.task: {config.name} has a {hook} of its own, which MuJoCo's "
+                f"DMControlConfig.task: {domain}:{task} has a {hook} of its own, which MuJoCo's "
                 "simulation alone would leave out"
             )
     return env
