@@ -141,15 +141,20 @@ class Run:
         self.failures = Failures(condition)
         self.quiet = warnings_to_log
 
-    def restart(self, **fields: Array) -> Array:
-        """Change fields of the simulator's state before the first step; returns the live sensors.
+    def restart(self, **fields: Array) -> None:
+        """Give the simulations, which are at their starts, other values (N, n) of state fields of
+        the simulator: qpos, qvel, act."""
+        for name, values in fields.items():
+            self._batch.bind(name)[:] = values
+        self._batch.forward(stage=self._stage)
 
-        Sensors of accelerations and forces are those of the simulator's last step there.
+    def sensors(self) -> Array:
+        """All sensors (N, nsensordata), live; to be asked for before the first step.
+
+        Those of accelerations and forces are those of the simulator's last step, if no entry of
+        the agent is one.
         """
         sensors: Array = self._batch.bind("sensordata")
-        for name, value in fields.items():
-            self._batch.bind(name)[:] = value
-        self._batch.forward(None, stage=self._stage)
         return sensors
 
     def observe(self, t: int, row: int) -> bool:

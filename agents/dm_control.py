@@ -43,6 +43,7 @@ from gps.rng import stream
 from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
 
 REWARD = "reward"
+DIRECTIONS = "joint_directions"
 _STEP = 1e-6  # of the central differences of what a task observes, in rad, m and their rates
 
 
@@ -74,9 +75,10 @@ class DMControlConfig(Config):
 
     The states are those of dm_control's `env.step` for the same actions, to rounding; samples are
     stepped together as those of a `MujocoConfig`. State entries to choose from: those of a
-    `MujocoConfig` (joint_pos, joint_vel, activation, end_points of `sites`, sensor:NAME), what the
-    task observes under its own names (`position`, `to_target`, ...), and `reward`. Only the task's
-    own take a Python call for each step and sample, some 50 us.
+    `MujocoConfig` (joint_pos, joint_vel, activation, end_points of `sites`, sensor:NAME),
+    joint_directions (cosine and sine of each hinge's angle, one after the other), what the task
+    observes under its own names (`position`, `to_target`, ...), and `reward`. Only the task's own
+    take a Python call for each step and sample, some 50 us.
 
     Reward of step t is that on arriving there, with action u[t-1], and 0 at t = 0, so an episode of
     1000 rewards, as results are published, is T = 1001. Properties under `randomise` change what
@@ -161,7 +163,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         seen, stateful = first.sizes, first.physics.model.na > 0
         state = config.state or (*ENTRIES[:2], *((ACTIVATION,) if stateful else ()))
         observed = config.obs or tuple(seen)
-        task = {**seen, REWARD: 1}
+        task = {DIRECTIONS: 2 * len(first.hinges), **seen, REWARD: 1}
         base = tuple(n for n in state if n not in task)
         inner_state = dict.fromkeys((*ENTRIES[:2], *((ACTIVATION,) if stateful else ()), *base))
         for name in (*inner_state, *observed):
@@ -219,7 +221,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         self._late = entry_indices(
             inner.obs_layout, [n for n in inner.obs_layout.names if n not in inner.layout.names]
         )
-        self._looks = any(n in task for n in (*state, *observed))
+        self._looks = any(n in (*seen, REWARD) for n in (*state, *observed))
         shared = [n for n in inner.layout.names if n in self._layout.names]
         self._columns = (
             entry_indices(self._layout, shared),
@@ -372,7 +374,9 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
                     after = None if u is None else u[i]
                     felt = None if sensors is None else sensors[i]
                     episode.look(obs[i, :nq], vel[i], act[i], after, felt, row)
-        return np.concatenate((x, obs[:, self._late], own), axis=1)
+        angles = obs[:, episode.hinges]
+        turned = np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(len(x), -1)
+        return np.concatenate((x, obs[:, self._late], turned, own), axis=1)
 
     def _kept(self, jacobians: Mapping[str, Array]) -> dict[str, Array]:
         """The Jacobians of entries that are in the state, if what they depend on is there too."""
@@ -416,7 +420,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         X, jacobians = self.simulator.whole_states(condition, states, test=test)
         episode, states = self._condition(condition, test=test), np.asarray(states, dtype=float)
         kept = {n: self._wider(J) for n, J in self._kept(jacobians).items()}
-        names = [n for n in self._layout.names if n in episode.sizes]
+        names = [n for n in self._layout.names if n in (DIRECTIONS, *episode.sizes)]
         full = self._at(episode, X)
         if names:
             where = [self._layout.slice(n) for n in self.model_entries]
@@ -560,6 +564,8 @@ class _Episode:
         )
         late = self.model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC
         self._forces = np.repeat(late, self.model.sensor_dim)
+        # where the angles of hinges lie in qpos
+        self.hinges = self.model.jnt_qposadr[self.model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE]
         self._origin = np.zeros(self.model.nq)
         for kind, at in zip(self.model.jnt_type, self.model.jnt_qposadr, strict=True):
             if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL):
@@ -633,8 +639,9 @@ class _Simulator(MujocoAgent):
     def _begin(self, N: int, rows: int, condition: int, *args: Any, test: bool, **more: Any) -> Any:
         run, model = super()._begin(N, rows, condition, *args, test=test, **more)
         episode = self._episodes[test][condition]
-        self.sensors = run.restart(act=episode.act, qacc_warmstart=episode.warm)
+        self.sensors = run.sensors()
         """Live sensors (N, nsensordata) of the run that has begun last."""
+        run.restart(act=episode.act, qacc_warmstart=episode.warm)
         return run, model
 
 
