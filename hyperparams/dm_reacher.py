@@ -42,5 +42,5 @@ experiment = Experiment(
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=3,
-    iterations=8,
+    iterations=12,
 )
