@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gps.agents import DMControlConfig, DMControlStart, random_episodes
+from gps.agents._run import warnings_to_log
 from gps.errors import ConfigError
 from gps.extras import EXTRAS, MissingPackageError
 from gps.types import LinearGaussianController
