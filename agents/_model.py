@@ -282,6 +282,15 @@ def raw_positions(compiled: Compiled, joint_pos: Array) -> Array:
     return qpos
 
 
+def joint_positions(compiled: Compiled, qpos: Array) -> Array:
+    """The entry joint_pos (nv,) of qpos (nq,): rotations as vectors from those of qpos0."""
+    pos_at, _, turns, refs = compiled.maps[3:7]
+    out: Array = qpos[pos_at].copy()
+    for (first, quat), ref in zip(turns, refs, strict=True):
+        mujoco.mju_subQuat(out[first : first + 3], qpos[quat : quat + 4], ref)
+    return out
+
+
 def grouped(models: Sequence[mujoco.MjModel], batch: Callable[..., Batch]) -> list[int]:
     """A number for each model; those of one number can be simulated by one batch."""
     firsts: list[Batch] = []

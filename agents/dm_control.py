@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import mujoco
 import numpy as np
 
+from gps.agents._given import Given
 from gps.agents._model import ACTIVATION, ENTRIES, QPOS
 from gps.agents._run import warnings_to_log
 from gps.agents.base import (
@@ -40,7 +41,14 @@ from gps.extras import needed_by
 from gps.fields import Config, Count, Items, NonNegative, readonly
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
-from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    LinearGaussianController,
+    Linearisation,
+    Rollouts,
+)
 
 REWARD = "reward"
 DIRECTIONS = "joint_directions"
@@ -188,7 +196,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         )
         self.simulator = _Simulator(
             MujocoConfig(
-                model=_Source(first),
+                model=first.source,
                 T=config.T,
                 dt=self._dt,
                 substeps=first.substeps * config.repeat,
@@ -230,7 +238,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
     @staticmethod
     def _inner(episode: _Episode) -> Condition:
-        return Condition(qpos=tuple(episode.qpos), model=_Source(episode))
+        return Condition(qpos=tuple(episode.qpos), model=episode.source)
 
     def _sized(self, field: str, std: float | tuple[float, ...], nv: int) -> Array:
         vector = np.full(nv, std) if isinstance(std, (int, float)) else np.array(std)
@@ -418,27 +426,62 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         differences. Raises ShapeError and ConfigError as `MujocoAgent.whole_states`.
         """
         X, jacobians = self.simulator.whole_states(condition, states, test=test)
-        episode, states = self._condition(condition, test=test), np.asarray(states, dtype=float)
+        episode = self._condition(condition, test=test)
         kept = {n: self._wider(J) for n, J in self._kept(jacobians).items()}
-        names = [n for n in self._layout.names if n in (DIRECTIONS, *episode.sizes)]
+        kept |= self._slopes(episode, X)
         full = self._at(episode, X)
-        if names:
-            where = [self._layout.slice(n) for n in self.model_entries]
-            columns = np.concatenate([np.arange(s.start, s.stop) for s in where])
-            inner = entry_indices(self.simulator.layout, self.model_entries)
-            rows = {n: self._everything.slice(n) for n in names}
-            kept |= {
-                n: np.zeros((len(X), self._layout.length(n), self._layout.size)) for n in names
-            }
-            for s, x in enumerate(X):
-                near = np.tile(x, (2 * len(inner), 1))
-                near[np.arange(len(inner)), inner] += _STEP
-                near[len(inner) + np.arange(len(inner)), inner] -= _STEP
-                above, below = np.split(self._at(episode, near), 2)
-                slope = (above - below) / (2 * _STEP)
-                for n in names:
-                    kept[n][s][:, columns] = slope[:, rows[n]].T
         return readonly(full[:, self._state]), {n: readonly(J) for n, J in kept.items()}
+
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises` and `MujocoAgent.linearise`.
+
+        What the task observes follows from the rest. Raises GPSError where the state lacks what
+        the simulation needs, and SimulationError.
+        """
+        found, episode = (
+            self.simulator.linearise(condition, test=test),
+            self._condition(condition, test=test),
+        )
+        lacking = [n for n in found.layout.names if n not in self._layout.names]
+        if lacking:
+            raise GPSError(f"{', '.join(lacking)} not in DMControlConfig.state")
+        (ours, theirs), nx, nu = self._columns, self._layout.size, self.nu
+        after = found.F @ np.concatenate((found.x, found.u)) + found.f
+        x, x_after = self._at(episode, np.stack((found.x, after)))[:, self._state]
+        F, x_scale = np.zeros((nx, nx + nu)), np.full(nx, np.inf)
+        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
+            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
+        ]
+        x_scale[ours] = found.x_scale[theirs]
+        for name, slope in self._slopes(episode, found.x[None]).items():
+            F[self._layout.slice(name)] = slope[0] @ F
+        return replace(
+            found,
+            x=x,
+            F=F,
+            f=x_after - F @ np.concatenate((x, found.u)),
+            x_scale=x_scale,
+            layout=self._layout,
+        )
+
+    def _slopes(self, episode: _Episode, X: Array) -> dict[str, Array]:
+        """d entry / dx of what the task observes, at states of the simulator: (S, size, nx)."""
+        names = [n for n in self._layout.names if n in (DIRECTIONS, *episode.sizes)]
+        out = {n: np.zeros((len(X), self._layout.length(n), self._layout.size)) for n in names}
+        if not names:
+            return out
+        entries = [n for n in self.simulator.layout.names if n in (*ENTRIES[:2], ACTIVATION)]
+        if any(n not in self._layout.names for n in entries):
+            return out
+        columns = entry_indices(self._layout, entries)
+        inner = entry_indices(self.simulator.layout, entries)
+        shifts = _STEP * np.eye(self.simulator.layout.size)[inner]
+        for s, x in enumerate(X):
+            above, below = np.split(self._at(episode, x + np.concatenate((shifts, -shifts))), 2)
+            slope = (above - below) / (2 * _STEP)
+            for n in names:
+                out[n][s][:, columns] = slope[:, self._everything.slice(n)].T
+        return out
 
     def _at(self, episode: _Episode, X: Array) -> Array:
         """All entries at states of the simulator (S, ·), without actions."""
@@ -540,6 +583,7 @@ class _Episode:
             raise ConfigError(f"DMControlConfig.task: {self.name} observes no named entries")
         self.model = self.physics.model.ptr
         self._data = self.physics.data.ptr
+        self.source = Given(self.model, f"dm_control.{self.name}")
         self.step_duration = float(env.control_timestep())
         self.substeps = round(self.step_duration / self.model.opt.timestep)
         self.step_limit = float(env._step_limit)
@@ -608,23 +652,6 @@ class _Episode:
             out[at : at + n] = np.ravel(value)
             at += n
         out[at] = 0.0 if u is None else self.task.get_reward(self.physics)
-
-
-class _Source:
-    """A condition's model as MujocoConfig takes one: a function that gives it."""
-
-    def __init__(self, episode: _Episode) -> None:
-        self._episode = episode
-        self.__module__, self.__qualname__ = "dm_control", episode.name  # what messages show
-
-    def __call__(self) -> mujoco.MjModel:
-        return self._episode.model
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source) and other._episode is self._episode
-
-    def __hash__(self) -> int:
-        return id(self._episode)
 
 
 class _Simulator(MujocoAgent):

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import mujoco
@@ -14,6 +14,7 @@ import numpy as np
 
 from gps.agents import _environments
 from gps.agents._environments import GOAL, OFFSET
+from gps.agents._given import Given
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
@@ -32,13 +33,14 @@ from gps.agents.base import (
     option_pairs,
     require,
 )
+from gps.agents.mujoco import MujocoConfig
 from gps.agents.rendering import Renderer, render_states
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
 from gps.fields import Config, Count, Items, NonNegative, readonly
 from gps.protocols import Policy
 from gps.rng import stream
-from gps.types import Array, Layout, Rollouts
+from gps.types import Array, Layout, Linearisation, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
 ACTIVATION = "activation"
@@ -335,6 +337,49 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
             self._starts[test, condition] = readonly(run.X[0, 0]), readonly(qpos), readonly(qvel)
         return self._starts[test, condition]
 
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises`: that of the environment's model, by `MujocoAgent`.
+
+        For environments of MuJoCo's whose actions are the model's controls. What the environment
+        observes is taken to stay as it is. Raises GPSError for others, and where the state lacks
+        joint_pos, joint_vel or activation; SimulationError.
+        """
+        first = self._first
+        first.require_plain()
+        own = (*ENTRIES[:2], *((ACTIVATION,) if first.na else ()))
+        lacking = [name for name in own if name not in self._layout.names]
+        if lacking:
+            raise GPSError(f"{', '.join(lacking)} not in GymnasiumConfig.state")
+        x, qpos, _ = self._start(condition, test=test)
+        model = copy.copy(first.model)
+        substeps = round(first.dt / model.opt.timestep)
+        agent = MujocoConfig(
+            model=Given(model, f"gymnasium.{self.config.env}"),
+            T=self.T,
+            dt=first.dt,
+            substeps=substeps,
+            state=own,
+            qpos=tuple(qpos),
+        ).build()
+        found = agent.linearise(0)
+        nx, nu = self._layout.size, self.nu
+        ours, theirs = entry_indices(self._layout, own), entry_indices(found.layout, own)
+        held, F, x_scale = x.copy(), np.zeros((nx, nx + nu)), np.full(nx, np.inf)
+        held[ours], x_scale[ours] = found.x[theirs], found.x_scale[theirs]
+        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
+            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
+        ]
+        after = held.copy()
+        after[ours] = (found.F @ np.concatenate((found.x, found.u)) + found.f)[theirs]
+        return replace(
+            found,
+            x=held,
+            F=F,
+            f=after - F @ np.concatenate((held, found.u)),
+            x_scale=x_scale,
+            layout=self._layout,
+        )
+
     def rollout(
         self,
         policy: Policy,
@@ -547,10 +592,37 @@ class _Instance:
         self.reward: Any = 0.0
         self.terminated: Any = False
 
+    def require_plain(self) -> None:
+        """GPSError unless a step of the environment is some of its model under the actions."""
+        from gymnasium.envs.mujoco import MujocoEnv
+
+        base = self._base
+        if not (self.has_joints and isinstance(base, MujocoEnv)):
+            raise GPSError(f"{self._name} is not one of Gymnasium's MuJoCo environments")
+        steps = ("do_simulation", "_step_mujoco_simulation")
+        low, high = self.model.actuator_ctrlrange.T
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        same = (
+            self.model.nu == len(self.low)
+            and all(vars(type(base)).get(n) is None for n in steps)
+            and np.allclose(self.low[limited], low[limited])
+            and np.allclose(self.high[limited], high[limited])
+        )
+        if not same:
+            raise GPSError(f"the actions of {self._name} are not the controls of its model")
+        quaternions = np.isin(self.model.jnt_type, (0, 1))
+        nominal = self._base.init_qpos if quaternions.any() else self.model.qpos0
+        if not np.allclose(self._origin_of(nominal), self._origin_of(self.model.qpos0)):
+            raise GPSError(f"{self._name} has another nominal orientation than its model")
+
     def _origin(self, has_init: bool) -> Array:
-        """qpos where joint_pos is zero: the nominal quaternions, else zero."""
+        """qpos where joint_pos is zero."""
+        return self._origin_of(self._base.init_qpos if has_init else self.model.qpos0)
+
+    def _origin_of(self, nominal: Array) -> Array:
+        """The quaternions of a pose, else zero."""
         model = self.model
-        origin, nominal = np.zeros(model.nq), self._base.init_qpos if has_init else model.qpos0
+        origin = np.zeros(model.nq)
         for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
             if kind == mujoco.mjtJoint.mjJNT_FREE:
                 origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]

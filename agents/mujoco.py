@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -14,6 +14,12 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gps.agents._kernels import observe
+from gps.agents._linearise import (
+    Statics,
+    direction_scales,
+    linearise,
+    smooth,
+)
 from gps.agents._model import (
     ACC,
     ACTIVATION,
@@ -27,6 +33,7 @@ from gps.agents._model import (
     grouped,
     ids,
     interned,
+    joint_positions,
     load_model,
     locate,
     moved,
@@ -34,7 +41,15 @@ from gps.agents._model import (
     refuse_free,
     shown,
 )
-from gps.agents._run import NO_ARRAY, NO_NOISE, Guarded, Run, Setup, locked
+from gps.agents._run import (
+    NO_ARRAY,
+    NO_NOISE,
+    Guarded,
+    Run,
+    Setup,
+    locked,
+    warnings_to_log,
+)
 from gps.agents.base import (
     Limit,
     Names,
@@ -56,7 +71,14 @@ from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choic
 from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
-from gps.types import Array, Images, Layout, LinearGaussianController, Rollouts
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    LinearGaussianController,
+    Linearisation,
+    Rollouts,
+)
 
 _KEPT_BATCHES = 4
 Vector3 = tuple[Finite, Finite, Finite]
@@ -461,6 +483,68 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         if self.config.randomise:
             (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
         return model
+
+    def start_control(self, condition: int, *, test: bool = False) -> Array | None:
+        """The controls (nu,) that a condition's start asks for; None where it names none."""
+        self._condition(condition, test=test)
+        return None
+
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises`: about the start positions, at rest.
+
+        The action is the one that minimises the kinetic energy of the acceleration that is left
+        (`Statics.equilibrium`), found from the start's own controls; activations are in
+        equilibrium with it. Derivatives are central differences of a whole control step. Both leave
+        out dry friction and the limits of joints, which at rest hide what the actuators do, and
+        contacts, but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have their medians. Raises SimulationError.
+        """
+        start = self._condition(condition, test=test)
+        model = smooth(self._nominal(condition, test=test), start.qpos)
+        compiled, nv, na, nu = start.compiled, model.nv, model.na, model.nu
+        control = self.start_control(condition, test=test)
+        u = np.zeros(self.nu) if control is None else np.array(control, dtype=np.float64)
+
+        def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
+            batch = self._batch(N, compiled, model)
+            still = np.tile(np.concatenate((start.qpos, np.zeros(nv))), (N, 1))
+            noise = np.zeros((1, N, len(self._obs_std)))
+            run = Run(self._setup, batch, compiled, condition, still, 2, noise)
+
+            def put(states: Array) -> None:
+                qpos = raw_positions(compiled, states[:, :nv])
+                moving = {"act": states[:, 2 * nv :]} if na else {}
+                run.restart(qpos=qpos, qvel=states[:, nv : 2 * nv], **moving)
+
+            return run, put
+
+        begin(1)
+        act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
+        scales, time = direction_scales(model)
+        time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
+        u_scale = np.full(self.nu, np.inf)
+        with warnings_to_log():
+            statics = Statics(model, start.qpos)
+            u[:nu], act = statics.equilibrium(u[:nu], act0)
+            u_scale[:nu] = statics.needed(u[:nu], act, scales, time)
+        low, high = self.control_range
+        size = float(model.stat.extent)
+        own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
+        own |= {ACTIVATION: 2 * nv + np.arange(na)} if na else {}
+        others = dict(zip(ENTRIES[2:], (size, size / time), strict=True))
+        return linearise(
+            begin,
+            np.concatenate((joint_positions(compiled, start.qpos), np.zeros(nv), act)),
+            u,
+            widths=np.concatenate((scales, scales / time, np.ones(na))),
+            large=np.concatenate((scales, scales / time, np.full(na, np.inf))),
+            u_scale=u_scale,
+            u_range=0.5 * (high - low),
+            layout=self.layout,
+            own={n: where for n, where in own.items() if n in self.layout.names},
+            others={n: scale for n, scale in others.items() if n in self.layout.names},
+            dt=self.dt,
+            response_time=time,
+        )
 
     model_entries = ENTRIES[:2]
     """State entries that are the state of `known_model`, in its order."""

@@ -12,7 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from gps.types import Array, Images, Layout, Rollouts
+from gps.types import (
+    Array,
+    Images,
+    Layout,
+    LinearGaussianController,
+    Linearisation,
+    Rollouts,
+)
 
 
 @runtime_checkable
@@ -66,8 +73,8 @@ class Agent(Protocol):
 
     It has a fixed list of start conditions. These members are all that an agent needs; what some
     agents can do besides are protocols of their own: `HasImages`, `HasControlRange`,
-    `HasObservationNoise`, `ChecksImages`, `WarmsUp`, `Stoppable`, and `Steppable` of
-    `gps.agents.base`.
+    `HasObservationNoise`, `ChecksImages`, `Linearises`, `KnownDynamics`, `WarmsUp`, `Stoppable`,
+    and `Steppable` of `gps.agents.base`.
     """
 
     @property
@@ -264,6 +271,37 @@ class DerivedState(KnownDynamics, Protocol):
     def whole_states(self, condition: int, states: Array) -> tuple[Array, dict[str, Array]]:
         """The agent's states (S, nx) at states of the model (S, ns), and d entry / d state of the
         other entries by their names, (S, size, nx)."""
+        ...
+
+
+@runtime_checkable
+class Linearises(Protocol):
+    """An agent that can linearise its own dynamics about a start."""
+
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """One control step about the start of a condition at rest, and the action that holds it.
+
+        SimulationError where a simulation near the start fails.
+        """
+        ...
+
+
+@runtime_checkable
+class UsesLinearisation(Protocol):
+    """A configuration of initial controllers that can be made from a linearisation."""
+
+    @property
+    def wants_linearisation(self) -> bool | None:
+        """True: it needs one; None: it takes one if there is any; False: it takes none."""
+        ...
+
+    @property
+    def assumption(self) -> str:
+        """What it assumes without one, for the log."""
+        ...
+
+    def linearised(self, linearisation: Linearisation, T: int) -> LinearGaussianController:
+        """The controller for T steps."""
         ...
 
 

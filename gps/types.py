@@ -291,6 +291,37 @@ class LinearDynamics(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class Linearisation(Record):
+    """One control step about a state at rest: x' = F [x; u] + f, near `x` and `u`.
+
+    What of the state follows from other entries, such as end points, has zero columns in F.
+    """
+
+    x: Annotated[Array, Shape("nx")]
+    """The state to hold: the start at rest, its activations in equilibrium with `u`."""
+    u: Annotated[Array, Shape("nu")]
+    """The action that holds it, or comes nearest within the control range."""
+    F: Annotated[Array, Shape("nx nx+nu")]
+    """d x' / d [x; u]."""
+    f: Annotated[Array, Shape("nx")]
+    """Offset: the state after a step from `x` under `u` is F [x; u] + f."""
+    x_scale: Annotated[Array, Shape("nx")]
+    """How large a deviation of each entry is a large one, in its unit; infinite for entries that
+    may deviate as they like."""
+    u_scale: Annotated[Array, Shape("nu")]
+    """The change of each action that makes for such a deviation of what it drives, within the
+    response time and with everything else held, in the action's unit; infinite if not known."""
+    u_range: Annotated[Array, Shape("nu")]
+    """Half of each action's range, in its unit; infinite for actions without limits."""
+    layout: Layout
+    """Names of the state's entries."""
+    dt: float
+    """Duration of the step, in seconds."""
+    response_time: float
+    """The time in which such deviations should be corrected, in seconds."""
+
+
+@dataclass(frozen=True, eq=False)
 class QuadraticCost(Record):
     """Cost of step t: 1/2 z'C[t]z + c[t]'z + c0[t] with z = [x; u], expanded about z = 0.
 

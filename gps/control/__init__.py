@@ -34,7 +34,15 @@ uses; divergences are in nats.
 from gps.control import batch, dual, ilqr, initial, kl, lqr, models, pi2, pilqr, tracking
 from gps.control.dual import DualConfig, DualResult, PerStepResult
 from gps.control.ilqr import ILQRConfig, ILQRResult
-from gps.control.initial import HoldConfig, OpenLoopConfig, PDConfig, hold_position, open_loop, pd
+from gps.control.initial import (
+    HoldConfig,
+    OpenLoopConfig,
+    PDConfig,
+    hold_linearised,
+    hold_position,
+    open_loop,
+    pd,
+)
 from gps.control.kl import kl_per_step, penalised, raised
 from gps.control.lqr import backward, expected_cost, forward
 from gps.control.pi2 import PI2Config, PI2Result
@@ -59,6 +67,7 @@ __all__ = [
     "dual",
     "expected_cost",
     "forward",
+    "hold_linearised",
     "hold_position",
     "ilqr",
     "initial",

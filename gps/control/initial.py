@@ -11,30 +11,62 @@ import numpy.typing as npt
 
 from gps.control import _checks, lqr
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
-from gps.fields import Config, Finite, NonNegative, Positive, Range, Whole, checked, numbers
-from gps.types import Array, Layout, LinearDynamics, LinearGaussianController, QuadraticCost
+from gps.fields import Config, Count, Finite, NonNegative, Positive, Range, Whole, checked, numbers
+from gps.types import (
+    Array,
+    Layout,
+    LinearDynamics,
+    LinearGaussianController,
+    Linearisation,
+    QuadraticCost,
+    optional,
+)
 
-__all__ = ["HoldConfig", "OpenLoopConfig", "PDConfig", "hold_position", "open_loop", "pd"]
+__all__ = [
+    "HoldConfig",
+    "OpenLoopConfig",
+    "PDConfig",
+    "hold_linearised",
+    "hold_position",
+    "open_loop",
+    "pd",
+]
 
 Index = npt.NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HoldConfig(Config):
-    """A soft LQR that holds the start position, for joints that integrate acceleration."""
+    """An LQR that holds the start position.
 
-    variance: Positive = 1.0
+    For an agent that knows its model (`gps.protocols.Linearises`) everything follows from that:
+    `hold_linearised`, with the action that gravity and springs ask for, gains for what the
+    actuators do to the joints, and noise in proportion to it. Where the agent does not, and where
+    `gains`, `acceleration`, `joints` or the names of other entries say what to assume,
+    `hold_position`: every action accelerates one joint.
+    """
+
+    model: bool | None = optional()
+    """Whether the agent's own model is used: True needs one, False assumes joints that integrate
+    acceleration. None takes the model of an agent that has one, unless `gains`, `acceleration`,
+    `joints`, `position` or `velocity` are given."""
+
+    variance: Positive | None = None
     """Scale of the exploration: the action variance where stiffness is negligible, in squared
-    action units."""
+    action units. None: 1, or with the model for each action what makes the positions deviate by a
+    tenth of what `Linearisation.x_scale` calls large."""
 
-    stiffness: NonNegative = 1.0
-    """Cost weight of squared position errors relative to squared actions."""
+    stiffness: NonNegative | None = None
+    """Cost weight of squared position errors relative to squared actions, in their units. None: 1,
+    or with the model weights in comparable units, see `hold_linearised`."""
 
-    stiffness_vel: NonNegative = 0.5
-    """Cost weight of squared velocities, as a multiple of `stiffness`."""
+    stiffness_vel: NonNegative | None = None
+    """Cost weight of squared velocities, as a multiple of that of positions. None: 0.5, or with the
+    model the square of `Linearisation.response_time`."""
 
-    final_weight: Positive = 1.0
-    """Factor on the cost of the last step."""
+    final_weight: Positive | None = None
+    """Factor on the state's cost of the last step; without the model on that of actions too. None:
+    1, or with the model what makes the gains the same at all steps."""
 
     gains: tuple[Finite, ...] = ()
     """Acceleration per unit of each action, assumed for the joint that it drives; empty: all 1."""
@@ -50,6 +82,33 @@ class HoldConfig(Config):
 
     velocity: str = "joint_vel"
     """Name of the state entry that holds their velocities."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model and (self.gains or self.acceleration or self.joints):
+            raise ConfigError(
+                "HoldConfig.model must be False or None where gains, acceleration or joints say "
+                f"what to assume instead, got {self.model}"
+            )
+
+    @property
+    def wants_linearisation(self) -> bool | None:
+        """See `gps.protocols.UsesLinearisation`."""
+        said = self.gains or self.acceleration or self.joints
+        names = (self.position, self.velocity) == ("joint_pos", "joint_vel")
+        return False if self.model is None and (said or not names) else self.model
+
+    @property
+    def assumption(self) -> str:
+        """See `gps.protocols.UsesLinearisation`."""
+        return (
+            f"assumed double integrator: each action accelerates one value of {self.position!r}, "
+            f"by {'gains' if self.gains else '1'} per unit"
+        )
+
+    def linearised(self, linearisation: Linearisation, T: int) -> LinearGaussianController:
+        """`hold_linearised` with this configuration."""
+        return hold_linearised(linearisation, T, self)
 
     def controller(
         self, x0: Array, layout: Layout, nu: int, T: int, dt: float
@@ -67,11 +126,11 @@ class PDConfig(Config):
     variance: Positive = 10.0
     """Action variance, in squared action units."""
 
-    position_gain: NonNegative = 10.0
-    """Action per unit of position error."""
+    position_gain: NonNegative | tuple[NonNegative, ...] = 10.0
+    """Action per unit of position error: one number, or one for each action."""
 
-    velocity_gain: NonNegative = 0.01
-    """Velocity gain as a multiple of `position_gain`."""
+    velocity_gain: NonNegative | tuple[NonNegative, ...] = 0.01
+    """Velocity gain as a multiple of `position_gain`: one number, or one for each action."""
 
     joints: tuple[Whole, ...] = ()
     """Which position entry each action drives; empty: action i drives entry i."""
@@ -134,6 +193,15 @@ def hold_position(
     driven = _driven(config.joints, nu, len(pos))
     gains = _vector("HoldConfig.gains", config.gains, 1.0, nu)
     acceleration = _vector("HoldConfig.acceleration", config.acceleration, 0.0, nu)
+    variance, stiffness, stiffness_vel, final_weight = (
+        default if value is None else value
+        for value, default in (
+            (config.variance, 1.0),
+            (config.stiffness, 1.0),
+            (config.stiffness_vel, 0.5),
+            (config.final_weight, 1.0),
+        )
+    )
     nx = len(x0)
     F, f = np.zeros((nx, nx + nu)), np.zeros(nx)
     F[pos, pos] = F[vel, vel] = 1.0
@@ -143,11 +211,11 @@ def hold_position(
         F[pos[driven], action], F[vel[driven], action] = dt * dt * gains, dt * gains
         f[pos[driven]], f[vel[driven]] = dt * dt * acceleration, dt * acceleration
         weights = np.zeros(nx + nu)
-        weights[pos] = config.stiffness
-        weights[vel] = config.stiffness * config.stiffness_vel
+        weights[pos] = stiffness
+        weights[vel] = stiffness * stiffness_vel
         weights[action] = 1.0
-        C = np.tile(np.diag(weights / config.variance), (T, 1, 1))
-        C[-1] *= config.final_weight
+        C = np.tile(np.diag(weights / variance), (T, 1, 1))
+        C[-1] *= final_weight
         target = np.concatenate([x0, np.zeros(nu)])
         c = -C @ target
     steps = T - 1
@@ -155,6 +223,181 @@ def hold_position(
         np.tile(F, (steps, 1, 1)), np.tile(f, (steps, 1)), np.zeros((steps, nx, nx))
     )
     return lqr.backward(model, QuadraticCost(C, c, np.zeros(T)))
+
+
+def hold_linearised(
+    linearisation: Linearisation, T: int, config: HoldConfig | None = None
+) -> LinearGaussianController:
+    """The LQR controller that holds a state, for the dynamics near it: u = u* + K (x - x*) + noise.
+
+    x*, u* and x' = F [x; u] + f are those of `linearisation`. K is the stationary gain for the cost
+    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / r_i)^2 per step, with r_i = FIRMNESS u_scale_i, at most
+    half of the action's range; where `linearisation` does not know u_scale_i, it is the change that,
+    held for the response time, moves some entry by its x_scale. A state entry that the actions do not reach costs nothing. If no gain
+    stabilises what they do reach, the cost is discounted by the power of 2/3 of the step that lets
+    the recursion converge. Entries without columns in F get no gains.
+
+    The noise is independent for each action: its standard deviation is what makes the position
+    that it moves most deviate, in the closed loop and over T steps, by EXPLORATION of its x_scale
+    on average, at most half of u_range; all are lowered together where positions would deviate
+    further by their sum.
+
+    `config.stiffness`, and `stiffness_vel` with it, weigh squared positions and velocities, by the
+    names of their entries, against squared actions instead, all in their own units;
+    `stiffness_vel` alone weighs velocities against the positions' weights; `final_weight` makes
+    the gains those of a horizon of T steps; `variance` is that of all actions. Raises ShapeError,
+    ConfigError, NonFiniteError.
+    Source: the scaling is Bryson's rule (A. E. Bryson, Y.-C. Ho, Applied Optimal Control, 1975).
+    """
+    config = _checks.config(HoldConfig, config)
+    lin = linearisation
+    if not isinstance(lin, Linearisation):
+        raise ShapeError(f"linearisation must be a gps.types.Linearisation, got {lin!r}")
+    T = checked(T, Count, "T")
+    nx, nu = len(lin.x), len(lin.u)
+    for name in ("x", "u", "F", "f"):
+        if not np.isfinite(getattr(lin, name)).all():
+            raise NonFiniteError(f"Linearisation.{name} is not finite; check the start state")
+    A, B = lin.F[:, :nx], lin.F[:, nx:]
+    weights = np.where(np.isfinite(lin.x_scale), lin.x_scale**-2.0, 0.0)
+    names = lin.layout.names
+    pos, vel = (
+        np.arange(nx)[lin.layout.slice(n)] if n in names else None
+        for n in (config.position, config.velocity)
+    )
+    u_scale = _action_scale(lin)
+    R = u_scale**-2.0
+    if config.stiffness is not None or config.stiffness_vel is not None:
+        if pos is None or vel is None or len(pos) != len(vel):
+            raise ShapeError(
+                f"HoldConfig.stiffness needs {config.position!r} and {config.velocity!r} in the "
+                f"state, which holds {', '.join(names)}"
+            )
+        share = 0.5 if config.stiffness_vel is None else config.stiffness_vel
+        if config.stiffness is not None:
+            weights, R = np.zeros(nx), np.ones(nu)
+            weights[pos] = config.stiffness
+        weights[vel] = share * weights[pos]
+    weights[~_reached(A, B * u_scale, lin)] = 0.0
+    K = _stationary_gain(A, B, weights, R, u_scale, lin)
+    gains = np.tile(K, (T, 1, 1))
+    if config.final_weight is not None:
+        gains = _riccati(A, B, weights, R, T, config.final_weight)[::-1]
+    if config.variance is None:
+        measured = np.zeros(nx, dtype=np.bool_)
+        measured[slice(None) if pos is None else pos] = True
+        std = _exploration(A + B @ K, B, u_scale, lin, measured & (weights > 0), T)
+    else:
+        std = np.full(nu, math.sqrt(config.variance))
+    with np.errstate(all="ignore"):
+        k = lin.u - gains @ lin.x
+    if not (np.isfinite(gains).all() and np.isfinite(k).all()):
+        raise NonFiniteError("the gains overflow; check the scales of the linearisation")
+    return LinearGaussianController(gains, k, np.tile(np.diag(std), (T, 1, 1)))
+
+
+FIRMNESS = 4.0
+"""Changes of the actions that cost as much as a large deviation, in units of their u_scale. Soft
+gains lean on how the joints drive each other at the start pose, and fail a third of a radian off."""
+EXPLORATION = 0.1
+"""Standard deviation of positions under the noise of `hold_linearised`, as a share of x_scale."""
+
+_REACH = 1e-3  # response of an entry to all actions below which they do not reach it
+_STEPS = 400  # of the Riccati recursion at most
+_LARGEST = 1e3  # a stationary gain, in comparable units, above which nothing is stabilised
+_DISCOUNTS = tuple((2 / 3) ** k for k in range(12))  # of the state's growth in a step
+
+
+def _action_scale(lin: Linearisation) -> Array:
+    """r_i of `hold_linearised`, (nu,)."""
+    nx = len(lin.x)
+    A, B = lin.F[:, :nx], lin.F[:, nx:]
+    moved, largest = np.zeros_like(B), np.zeros(B.shape[1])
+    with np.errstate(all="ignore"):
+        for _ in range(max(1, round(lin.response_time / lin.dt))):
+            moved = A @ moved + B
+            largest = np.fmax(largest, np.abs(moved / lin.x_scale[:, None]).max(axis=0))
+        scale = np.where(np.isfinite(lin.u_scale), lin.u_scale, 1.0 / largest)
+        scale = np.fmin(lin.u_range, FIRMNESS * scale)
+    # an action that moves nothing
+    return np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+
+
+def _reached(A: Array, B: Array, lin: Linearisation) -> npt.NDArray[np.bool_]:
+    """Which entries actions of their scale move noticeably within some response times, (nx,)."""
+    moved, reach = B, np.zeros(len(A))
+    with np.errstate(all="ignore"):
+        for _ in range(max(2, round(2 * lin.response_time / lin.dt))):
+            reach = np.fmax(reach, np.abs(moved).max(axis=1) / lin.x_scale)
+            moved = A @ moved
+            moved /= np.fmax(1.0, (np.abs(moved) / lin.x_scale[:, None]).max())
+    return reach > _REACH
+
+
+def _riccati(A: Array, B: Array, weights: Array, R: Array, steps: int, final: float) -> Array:
+    """Gains of the finite-horizon problem from its last step backwards, (steps, nu, nx)."""
+    V, gains = np.diag(final * weights), np.zeros((steps, B.shape[1], len(A)))
+    with np.errstate(all="ignore"):
+        for t in range(1, steps):
+            VB = V @ B
+            K = -np.linalg.solve(np.diag(R) + B.T @ VB, VB.T @ A)
+            V = np.diag(weights) + A.T @ (V @ (A + B @ K))
+            V = 0.5 * (V + V.T)
+            gains[t] = K
+            if not np.isfinite(V).all():
+                raise NonFiniteError("the gains of HoldConfig.final_weight overflow; leave it out")
+    return gains
+
+
+def _stationary_gain(
+    A: Array, B: Array, weights: Array, R: Array, u_scale: Array, lin: Linearisation
+) -> Array:
+    """The limit of the Riccati recursion, (nu, nx), discounted where there is none."""
+    x_scale = np.where(np.isfinite(lin.x_scale), lin.x_scale, 1.0)
+    for discount in _DISCOUNTS:
+        V, K = np.diag(weights), np.zeros((B.shape[1], len(A)))
+        a, b, change = discount * A, discount * B, math.inf
+        with np.errstate(all="ignore"):
+            for _ in range(_STEPS):
+                Vb = V @ b
+                try:
+                    new = -np.linalg.solve(np.diag(R) + b.T @ Vb, Vb.T @ a)
+                except np.linalg.LinAlgError:
+                    break
+                V = np.diag(weights) + a.T @ (V @ (a + b @ new))
+                V = 0.5 * (V + V.T)
+                relative = np.abs(new - K) * x_scale / u_scale[:, None]
+                change, K = float(relative.max(initial=0.0)), new
+                if not change > 1e-9:
+                    break
+            largest = float((np.abs(K) * x_scale / u_scale[:, None]).max(initial=0.0))
+        if change < 1e-2 and largest < _LARGEST:
+            return K
+    return np.zeros_like(K)
+
+
+def _exploration(
+    A: Array,
+    B: Array,
+    u_scale: Array,
+    lin: Linearisation,
+    measured: npt.NDArray[np.bool_],
+    T: int,
+) -> Array:
+    """Standard deviations of the actions, (nu,), for a closed loop x' = A x + B noise."""
+    most = np.fmin(0.5 * lin.u_range, u_scale)
+    if not measured.any():
+        return np.fmin(0.5 * lin.u_range, EXPLORATION * u_scale)
+    # d x / d noise of the step k before; squares summed over k are the variances of unit noise
+    response, variances = B, np.zeros((int(measured.sum()), B.shape[1]))
+    with np.errstate(all="ignore"):
+        for _ in range(max(1, T - 1)):
+            variances += (response[measured] / lin.x_scale[measured, None]) ** 2
+            response = A @ response
+        std = np.fmin(most, EXPLORATION / np.sqrt(variances.max(axis=0)))
+        std = np.where(std > 0, std, EXPLORATION * np.fmin(most, u_scale))
+        total = math.sqrt(np.nan_to_num((variances * std**2).sum(axis=1).max(), posinf=1e300))
+    return std * min(1.0, EXPLORATION / total) if total > 0 else std
 
 
 def pd(
@@ -167,7 +410,8 @@ def pd(
     position: str = "joint_pos",
     velocity: str = "joint_vel",
 ) -> LinearGaussianController:
-    """u = -position_gain ((pos - pos0) + velocity_gain (vel - vel0)) + noise, for T steps.
+    """u = -position_gain ((pos - pos0) + velocity_gain (vel - vel0)) + noise, for T steps, with one
+    pair of gains for each action, or one for all.
 
     Arguments and errors as of `hold_position`; joints beyond the nu driven ones have no gain.
     Source: as init_pd of cbfinn/gps lin_gauss_init.py, whose case of more joints than actions
@@ -177,8 +421,15 @@ def pd(
     x0, pos, vel = _joints(x0, layout, nu, T, position, velocity)
     driven, action = _driven(config.joints, nu, len(pos)), np.arange(nu)
     K = np.zeros((nu, len(x0)))
-    K[action, pos[driven]] = -config.position_gain
-    K[action, vel[driven]] = -config.position_gain * config.velocity_gain
+    gain, share = (
+        _vector(f"PDConfig.{name}", value if isinstance(value, tuple) else (value,) * nu, 0.0, nu)
+        for name, value in (
+            ("position_gain", config.position_gain),
+            ("velocity_gain", config.velocity_gain),
+        )
+    )
+    with np.errstate(all="ignore"):
+        K[action, pos[driven]], K[action, vel[driven]] = -gain, -gain * share
     with np.errstate(all="ignore"):
         k = -K @ x0
     if not (np.isfinite(K).all() and np.isfinite(k).all()):

@@ -7,6 +7,7 @@ does not fit together, before the first rollout.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
@@ -25,8 +26,11 @@ from gps.errors import ConfigError, GPSError
 from gps.execution import Deferred, Executor
 from gps.fields import Config, Kind, Range
 from gps.policies.training import TrainingData
-from gps.protocols import Agent
+from gps.protocols import Agent, Linearises, UsesLinearisation
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
+
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -206,7 +210,7 @@ class Experiment(Config):
         if isinstance(self.algorithm, ChecksAgent):
             self.algorithm.check(agent)
         try:
-            self.initial.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
+            initial_controller(self.initial, agent, 0)
         except GPSError as error:
             raise ConfigError(
                 f"Experiment.initial ({type(self.initial).__name__}): {error}"
@@ -214,13 +218,40 @@ class Experiment(Config):
         return agent
 
 
+def initial_controller(
+    initial: InitialControllerConfig, agent: Agent, condition: int, *, test: bool = False
+) -> tuple[LinearGaussianController, str]:
+    """The controller to start a condition with, and in words where it comes from.
+
+    From the agent's linearisation where `initial` takes one and the agent gives one, else from the
+    start state alone. Raises what `initial.controller` does, and ConfigError where it needs a
+    linearisation that the agent does not give.
+    """
+    why = ""
+    if isinstance(initial, UsesLinearisation) and initial.wants_linearisation is not False:
+        try:
+            if not isinstance(agent, Linearises):
+                raise ConfigError(f"{type(agent).__name__} does not know its own model")
+            return (
+                initial.linearised(agent.linearise(condition, test=test), agent.T),
+                "from the model's linearisation at the start",
+            )
+        except GPSError as error:
+            if initial.wants_linearisation:
+                raise ConfigError(f"no linearisation: {error}") from error
+            why = f" ({error})"
+    x0 = agent.start_state(condition, test=test)
+    controller = initial.controller(x0, agent.layout, agent.nu, agent.T, agent.dt)
+    how = initial.assumption if isinstance(initial, UsesLinearisation) else "as configured"
+    return controller, f"{how}{why}"
+
+
 def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
     """Controllers, and an untrained policy where the algorithm has one."""
-    controllers = tuple(
-        experiment.initial.controller(
-            agent.start_state(m), agent.layout, agent.nu, agent.T, agent.dt
-        )
-        for m in range(agent.n_conditions)
-    )
+    initial = experiment.initial
+    found = [initial_controller(initial, agent, m) for m in range(agent.n_conditions)]
+    for how in dict.fromkeys(how for _, how in found):
+        log.info("initial controller: %s: %s", type(initial).__name__, how)
+    controllers = tuple(controller for controller, _ in found)
     costs = (experiment.cost,) * agent.n_conditions
     return experiment.algorithm.start(costs, controllers, agent, experiment.seed)

@@ -1,0 +1,282 @@
+"""What a MuJoCo model says about a start: the controls that hold it, one control step near it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+from scipy.optimize import lsq_linear
+
+from gps.agents._run import Run
+from gps.types import Array, Layout, Linearisation
+
+GRAVITY = 9.81
+"""In m/s^2: with the size of a robot it gives the time in which it falls over."""
+_NEWTON = 8  # steps at most; actuators are linear in their controls but for muscles and contacts
+_ENOUGH = 1e-9
+_RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
+_RIDGE = 1e-4  # pull to the first guess, relative to what a control does
+_WIDTH = 1e-4  # of central differences, in units of the entry's scale
+
+
+def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
+    """A copy without what hides at rest what small forces do: dry friction and limits of joints
+    and tendons; and without contacts, unless they may carry what the actuators move.
+
+    They may where an actuator moves a joint behind one that none moves, such as a free base.
+    """
+    model, data = copy.copy(model), mujoco.MjData(model)
+    model.dof_frictionloss[:] = 0.0
+    model.tendon_frictionloss[:] = 0.0
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_LIMIT
+    data.qpos[:] = qpos
+    mujoco.mj_forward(model, data)
+    driven = np.zeros(model.nv, dtype=np.bool_)
+    driven[data.moment_colind[data.actuator_moment != 0.0]] = True
+    behind = np.zeros(model.nv, dtype=np.bool_)
+    for i, parent in enumerate(model.dof_parentid):  # parents come first
+        behind[i] = parent >= 0 and (behind[parent] or not driven[parent])
+    if not (driven & behind).any():
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
+    return model
+
+
+def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
+    """Lowest and highest control, (nu,) each; infinite where unlimited."""
+    limited = model.actuator_ctrllimited.astype(bool)
+    low, high = model.actuator_ctrlrange.T
+    return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+
+
+class Statics:
+    """A model at rest at a pose: the controls that hold it, and what they can do."""
+
+    def __init__(self, model: mujoco.MjModel, qpos: Array) -> None:
+        self.model, self._data = model, mujoco.MjData(model)
+        self._data.qpos[:] = self._qpos = qpos
+        mujoco.mj_forward(model, self._data)
+        self.M = np.zeros((model.nv, model.nv))
+        mujoco.mj_fullM(model, self._data, self.M)
+        self._factor = np.linalg.cholesky(self.M)
+        low, high = control_limits(model)
+        act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
+        for i in np.flatnonzero(model.actuator_actlimited):
+            at = model.actuator_actadr[i]
+            where = slice(at, at + model.actuator_actnum[i])
+            act_low[where], act_high[where] = model.actuator_actrange[i]
+        self._low, self._high = np.concatenate((low, act_low)), np.concatenate((high, act_high))
+
+    def _forces(self, y: Array, moved: Array | None = None, qvel: Array | None = None) -> Array:
+        """The acceleration in units of its kinetic metric, then the rates of the activations."""
+        model, data, nu = self.model, self._data, self.model.nu
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.ctrl[:], data.act[:] = self._qpos, y[:nu], y[nu:]
+        if moved is not None:
+            mujoco.mj_integratePos(model, data.qpos, moved, 1.0)
+        if qvel is not None:
+            data.qvel[:] = qvel
+        mujoco.mj_forward(model, data)
+        return np.concatenate((self._factor.T @ data.qacc, data.act_dot / _RATE))
+
+    def _inertia(self, moved: Array) -> Array:
+        """The diagonal of the mass matrix at a pose that was moved, (nv,)."""
+        model, data = self.model, self._data
+        data.qpos[:] = self._qpos
+        mujoco.mj_integratePos(model, data.qpos, moved, 1.0)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_tendon(model, data)
+        mujoco.mj_makeM(model, data)
+        M = np.zeros((model.nv, model.nv))
+        mujoco.mj_fullM(model, data, M)
+        return M.diagonal()
+
+    def _derivatives(self, y: Array) -> Array:
+        """d forces / d y by central differences, one-sided at a limit, (nv+na, nu+na)."""
+        width = np.where(np.isfinite(self._high - self._low), self._high - self._low, 1 + np.abs(y))
+        J = np.zeros((self.model.nv + self.model.na, len(y)))
+        for i, h in enumerate(1e-4 * width):
+            up, down = y.copy(), y.copy()
+            up[i], down[i] = min(y[i] + h, self._high[i]), max(y[i] - h, self._low[i])
+            if up[i] > down[i]:
+                J[:, i] = (self._forces(up) - self._forces(down)) / (up[i] - down[i])
+        return J
+
+    def equilibrium(self, ctrl: Array, act: Array) -> tuple[Array, Array]:
+        """Controls and activations within their limits that hold the pose.
+
+        They minimise the acceleration qacc' M qacc that is left, and the rates of the activations:
+        where not all joints are driven, what the actuators pull at does not accelerate, and the
+        rest falls as it likes, onto a floor too, which carries what it can. Of controls that hold
+        equally well, those nearest to the first guess, `ctrl` and `act`. Gauss-Newton steps.
+        """
+        low, high, nu = self._low, self._high, self.model.nu
+        guess = y = np.clip(np.concatenate((ctrl, act)), low, high)
+        left, scale = self._forces(y), np.ones(0)
+        for _ in range(_NEWTON):
+            J = self._derivatives(y)
+            if not (np.isfinite(J).all() and np.isfinite(left).all()):
+                break
+            if not len(scale):  # the change of each unknown that matters alike
+                norms = np.linalg.norm(J, axis=0)
+                scale = np.where(norms > 1e-9 * norms.max(initial=0.0), norms, 1.0)
+            rows = np.concatenate((J / scale, _RIDGE * np.eye(len(y))))
+            wanted = np.concatenate((-left, _RIDGE * scale * (guess - y)))
+            box, step = ((low - y) * scale, (high - y) * scale), np.zeros(len(y))
+            free = box[0] < box[1]
+            step[free] = lsq_linear(
+                rows[:, free], wanted, (box[0][free], box[1][free]), tol=1e-13
+            ).x
+            before = _total(left, scale * (y - guess))
+            for share in (1.0, 0.5, 0.25, 0.1):
+                new = np.clip(y + share * step / scale, low, high)
+                after = self._forces(new)
+                if _total(after, scale * (new - guess)) < before:
+                    break
+            else:
+                break
+            moved = np.abs(scale * (new - y)).max(initial=0.0)
+            y, left = new, after
+            if moved < _ENOUGH * (1.0 + np.abs(scale * y).max(initial=0.0)):
+                break
+        return y[:nu], y[nu:]
+
+    def needed(self, ctrl: Array, act: Array, scales: Array, time: float) -> Array:
+        """The change of each control that moves a joint that it drives by its scale, (nu,).
+
+        In `time`, with all other joints held: the joint's inertia, damping and stiffness ask for
+        the force (M_jj / time^2 + damping / time + stiffness) scale_j. Infinite for controls that
+        drive nothing. The inertia is the largest of those at the pose and at poses with one joint
+        moved by a third of its scale: an outstretched arm must not count as the light one that it
+        is about its own axis.
+        """
+        y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
+        push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
+        force, model = push[:, :nu].copy(), self.model
+        for i in np.flatnonzero(model.actuator_actnum) if model.na else ():
+            at, control = model.actuator_actadr[i], _control_of(model, i)
+            where = slice(at, at + model.actuator_actnum[i])
+            force[:, control] += push[:, nu + where.start : nu + where.stop].sum(axis=1)
+        inertia, third = self.M.diagonal().copy(), np.zeros(nv)
+        for j in range(nv):
+            for third[j] in (scales[j] / 3, -scales[j] / 3):
+                inertia = np.fmax(inertia, self._inertia(third))
+            third[j] = 0.0
+        ask = inertia / time**2
+        for j in range(nv):
+            h = np.zeros(nv)
+            h[j] = 1e-4 * scales[j]
+            stiffness, damping = (
+                self._factor[j]
+                @ (self._forces(y, **{kind: h}) - self._forces(y, **{kind: -h}))[:nv]
+                for kind in ("moved", "qvel")
+            )
+            ask[j] += (abs(stiffness) + abs(damping) / time) / (2 * h[j])
+        with np.errstate(all="ignore"):
+            return 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
+
+
+def _control_of(model: mujoco.MjModel, actuator: int) -> int:
+    """The first control of an actuator; all but those of some transmissions have one."""
+    return int(model.actuator_ctrladr[actuator])
+
+
+def _total(left: Array, pulled: Array) -> float:
+    """The objective of `Statics.equilibrium`."""
+    value = float(left @ left + (_RIDGE * pulled) @ (_RIDGE * pulled))
+    return value if np.isfinite(value) else np.inf
+
+
+def direction_scales(model: mujoco.MjModel) -> tuple[Array, float]:
+    """How large a deviation of each joint position is a large one, (nv,), and a time for it.
+
+    1 rad of a turn, the model's size of a slide, and at most half of the joint's range; in s.
+    """
+    size = float(model.stat.extent)
+    scales = np.ones(model.nv)
+    for j in range(model.njnt):
+        at, kind = model.jnt_dofadr[j], model.jnt_type[j]
+        if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE):
+            scales[at : at + (3 if kind == mujoco.mjtJoint.mjJNT_FREE else 1)] = size
+        one = kind in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
+        if one and model.jnt_limited[j]:
+            low, high = model.jnt_range[j]
+            scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
+    return scales, 0.5 * float(np.sqrt(size / GRAVITY))
+
+
+def linearise(
+    begin: Callable[[int], tuple[Run, Callable[[Array], None]]],
+    state: Array,
+    action: Array,
+    *,
+    widths: Array,
+    large: Array,
+    u_scale: Array,
+    u_range: Array,
+    layout: Layout,
+    own: dict[str, Array],
+    others: dict[str, float],
+    dt: float,
+    response_time: float,
+) -> Linearisation:
+    """Central differences of one control step from states near (ns,) under actions near (nu,).
+
+    begin: makes N simulations, and the function that puts them into states (N, ns). widths: units
+    of the differences, and large: large deviations of the state's values, (ns,) each. own: the
+    entries of the agent's state that are values of the simulated state as they are, and which;
+    others: what is a large deviation of other entries, if the first do not make up the whole state.
+    """
+    ns, nu, nx = len(state), len(action), layout.size
+    u_width = np.fmin(u_scale, u_range)
+    u_width = np.where(np.isfinite(u_width) & (u_width > 0), u_width, 1.0 + np.abs(action))
+    h = _WIDTH * np.concatenate((widths, u_width))
+    z = np.concatenate((state, action)) + np.concatenate(
+        (np.zeros((1, ns + nu)), np.diag(h), -np.diag(h))
+    )
+    run, put = begin(len(z))
+    put(z[:, :ns])
+    with run.quiet():
+        fine = run.observe(0, 0) and run.apply(0, 0, np.ascontiguousarray(z[:, ns:]))
+        fine = fine and run.advance(0) and run.observe(1, 1)
+    run.failures.raise_if_any()
+    assert fine
+    n = ns + nu
+    applied = run.U[0, :, :]  # clipped, so that a width is what was left of it
+    span = 2.0 * h
+    span[ns:] = (applied[1 + ns : 1 + n] - applied[1 + n + ns :]).diagonal()
+    span[span == 0] = np.inf
+    G, D = (((run.X[row, 1 : 1 + n] - run.X[row, 1 + n :]) / span[:, None]).T for row in (0, 1))
+    G = G[:, :ns]
+    columns = np.full(ns, -1)
+    x_scale = np.full(nx, np.inf)
+    for name, where in own.items():
+        columns[where] = np.arange(nx)[layout.slice(name)]
+    back = np.zeros((ns, nx))  # state from the agent's: what it holds, else what follows from it
+    if (columns >= 0).all():
+        back[np.arange(ns), columns] = 1.0
+        x_scale[columns] = large
+    else:
+        weighted = G * widths
+        values = np.linalg.svd(weighted, compute_uv=False)
+        if nx >= ns and values[-1] > 1e-6 * values[0]:
+            back = widths[:, None] * np.linalg.pinv(weighted)
+        x_scale[columns[columns >= 0]] = large[columns >= 0]
+        for name, scale in others.items():
+            x_scale[layout.slice(name)] = scale
+    F = np.concatenate((D[:, :ns] @ back, D[:, ns:]), axis=1)
+    x, u = run.X[0, 0], applied[0]
+    return Linearisation(
+        x=x,
+        u=u,
+        F=F,
+        f=run.X[1, 0] - F @ np.concatenate((x, u)),
+        x_scale=x_scale,
+        u_scale=u_scale,
+        u_range=u_range,
+        layout=layout,
+        dt=dt,
+        response_time=response_time,
+    )
