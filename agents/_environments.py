@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from gps.agents._run import warnings_to_log
@@ -31,11 +34,20 @@ def make(env: str, arguments: Sequence[tuple[str, Any]]) -> tuple[Any, Any]:
     with needed_by("GymnasiumConfig"):
         import gymnasium
     refused = f"GymnasiumConfig.env: Gymnasium cannot make {env!r}: "
-    try:
+
+    def made() -> Any:
         with warnings_to_log():
-            made = gymnasium.make(
+            return gymnasium.make(
                 env, max_episode_steps=-1, disable_env_checker=True, **dict(arguments)
             )
+
+    try:
+        try:
+            return made(), gymnasium
+        except AssertionError:
+            if not _mended():
+                raise
+            return made(), gymnasium
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(
             f"GymnasiumConfig.env: {env} cannot be made: {_one_line(error)}"
@@ -61,7 +73,33 @@ def make(env: str, arguments: Sequence[tuple[str, Any]]) -> tuple[Any, Any]:
             f"{refused}{type(error).__name__}{f': {_one_line(error)}' if str(error) else ''} in "
             f"{where}, line {at.lineno}"
         ) from error
-    return made, gymnasium
+
+
+class _Numbers:
+    """MuJoCo's module, with the kinds of joints as whole numbers."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self.mjtJoint = SimpleNamespace(
+            **{kind.name: int(kind.value) for kind in mujoco.mjtJoint.__members__.values()}
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _mended() -> bool:
+    """Whether there was something to mend in gymnasium-robotics, whose 1.4.2 is older than MuJoCo.
+
+    It asks `model.jnt_type[i] in (mjJNT_HINGE, mjJNT_SLIDE)`, which in MuJoCo 3.17 is False for
+    numpy's integers; none of its Fetch, hand and kitchen environments can be made.
+    """
+    module: Any = sys.modules.get("gymnasium_robotics.utils.mujoco_utils")
+    hinge = np.int32(mujoco.mjtJoint.mjJNT_HINGE.value)
+    if module is None or hinge in (mujoco.mjtJoint.mjJNT_HINGE,) or module.mujoco is not mujoco:
+        return False
+    module.mujoco = _Numbers(mujoco)
+    return True
 
 
 def _one_line(error: Exception) -> str:

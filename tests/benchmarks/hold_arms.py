@@ -93,7 +93,12 @@ def measure(path: Path, model: mujoco.MjModel, samples: int, dt: float) -> str:
     qpos = start(model) if pose is None else pose
     state = ("joint_pos", "joint_vel", *(("activation",) if model.na else ()))
     config = MujocoConfig(
-        model=str(path), T=round(SECONDS / dt), dt=dt, substeps=substeps, qpos=tuple(qpos), state=state
+        model=str(path),
+        T=round(SECONDS / dt),
+        dt=dt,
+        substeps=substeps,
+        qpos=tuple(qpos),
+        state=state,
     )
     agent = config.build()
     begin = time.perf_counter()
@@ -124,7 +129,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--dt", type=float, default=0.04, help="control step in seconds, about")
     args = parser.parse_args()
-    print(f"{'arm':58} {'still':>9} {'noisy':>9} {'std med.':>9} {'largest':>9} {'clipped':>8} {'s':>8}")
+    print(
+        f"{'arm':58} {'still':>9} {'noisy':>9} {'std med.':>9} {'largest':>9} {'clipped':>8} {'s':>8}"
+    )
     held = total = 0
     for path in sorted(args.folder.rglob("*.xml")):
         if args.only not in str(path):
