@@ -11,8 +11,9 @@ import pytest
 
 from gps.agents import DMControlConfig, DMControlStart, random_episodes
 from gps.agents._run import warnings_to_log
-from gps.errors import ConfigError
+from gps.errors import ConfigError, GPSError
 from gps.extras import EXTRAS, MissingPackageError
+from gps.protocols import Linearises
 from gps.types import LinearGaussianController
 
 try:
@@ -94,15 +95,14 @@ def flat(observation):
 
 def judged(config, start, U):
     """What dm_control gives along the actions of one sample, one step for each of its own."""
-    env = loaded(config.domain, config.task, start.seed)
-    step, rows = env.reset(), []
-    for u in U:
-        data = env.physics.data
-        rows.append(
-            (flat(step.observation), step.reward or 0.0, data.qpos.copy(), data.qvel.copy())
-        )
-        for _ in range(config.repeat):
-            step = env.step(u)
+    env, rows = loaded(config.domain, config.task, start.seed), []
+    with warnings_to_log():
+        step = env.reset()
+        for u in U:
+            data, reward = env.physics.data, step.reward or 0.0
+            rows.append((flat(step.observation), reward, data.qpos.copy(), data.qvel.copy()))
+            for _ in range(config.repeat):
+                step = env.step(u)
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
@@ -210,6 +210,42 @@ def test_states_of_the_known_model_are_whole_with_their_derivatives():
         mujoco.mj_jacGeom(model, data, jac, None, model.geom("finger").id)
         np.testing.assert_allclose(slope[:, 2:4], -jac[:2], atol=1e-8)
         assert not slope[:, [0, 1, 4, 5]].any()
+
+
+@pytest.mark.parametrize(
+    ("domain", "task", "more"),
+    [
+        ("reacher", "easy", ("to_target", "joint_directions")),
+        ("cartpole", "balance", ("position",)),
+    ],
+)
+def test_the_linearisation_tells_the_next_step(domain, task, more):
+    agent = DMControlConfig(domain=domain, task=task, T=2, state=(*more, *JOINTS)).build()
+    assert isinstance(agent, Linearises)
+    found, nv = agent.linearise(0), agent.model.nv
+    assert found.layout == agent.layout
+    rest = DMControlConfig(
+        domain=domain,
+        task=task,
+        T=2,
+        start_qpos_std=1.0,
+        start_qvel_std=1.0,
+        state=agent.layout.names,
+    ).build()
+    shifts = 1e-4 * np.random.default_rng(0).normal(size=(6, 2 * nv))
+    start = shifts.copy()
+    start[:, nv:] -= rest.start_joints(0)[1]  # from rest
+    U = found.u + 1e-3 * np.random.default_rng(1).normal(size=(6, 2, agent.nu))
+    r = rest.rollout(Fixed(U), 0, np.zeros_like(U), start)
+    z = np.concatenate((r.X[:, 0], r.U[:, 0]), axis=1)
+    expected = z @ found.F.T + found.f
+    moved = np.abs(r.X[:, 1] - r.X[:, 0]).max()
+    np.testing.assert_allclose(r.X[:, 1], expected, rtol=0, atol=2e-3 * moved)
+    np.testing.assert_array_equal(
+        np.isfinite(found.x_scale), [False] * (len(found.x) - 2 * nv) + [True] * 2 * nv
+    )
+    with pytest.raises(GPSError, match=r"joint_vel not in DMControlConfig.state"):
+        DMControlConfig(domain=domain, task=task, state=(*more, "joint_pos")).build().linearise(0)
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,11 @@ from gps.agents.gymnasium_agent import (  # noqa: E402
     random_starts,
 )
 from gps.algorithms import StepConfig, TrajOptConfig  # noqa: E402
-from gps.control import PDConfig  # noqa: E402
+from gps.control import HoldConfig, PDConfig  # noqa: E402
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost  # noqa: E402
 from gps.costs.fitted import FittedRewardCost  # noqa: E402
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError  # noqa: E402
+from gps.pipeline.experiment import initial_controller  # noqa: E402
 
 STARTS = {
     "T": 15,
@@ -432,6 +433,76 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
     assert np.abs(np.diff(r.X[0], axis=0)).min() > 0
     assert_same_bytes(r, agent.rollout(Replay(), 0, noise))
     assert agent.dt == 0.05
+
+
+@pytest.mark.parametrize(
+    ("env_id", "more"),
+    [("InvertedPendulum-v5", ()), ("Reacher-v5", ("offset",)), ("HalfCheetah-v5", ("reward",))],
+)
+def test_the_linearisation_of_a_mujoco_environment_tells_its_next_step(env_id, more):
+    parts = PARTS if env_id == "Reacher-v5" else ()
+    config = GymnasiumConfig(
+        env=env_id,
+        T=2,
+        obs_entries=parts,
+        state=(*more, *JOINTS),
+        conditions=random_starts(1, seed=3),
+    )
+    agent = config.build()
+    found = agent.linearise(0)
+    qpos, qvel = agent.start_joints(0)
+    nv, rng = len(qvel), np.random.default_rng(0)
+    shifts = 1e-4 * rng.normal(size=(6, 2 * nv))
+    near = replace(
+        config,
+        conditions=tuple(
+            GymnasiumStart(qpos=tuple(qpos + s[:nv]), qvel=tuple(s[nv:])) for s in shifts
+        ),
+    ).build()
+    for m in range(6):
+        u = found.u + 1e-3 * rng.normal(size=near.nu)
+        r = near.rollout(Constant(u), m, np.zeros((1, 2, near.nu)))
+        z = np.concatenate((r.X[0, 0], r.U[0, 0]))
+        pos = near.layout.slice("joint_pos").start
+        expected = (found.F @ z + found.f)[pos:]
+        moved = np.abs(r.X[0, 1, pos:] - r.X[0, 0, pos:]).max()
+        np.testing.assert_allclose(r.X[0, 1, pos:], expected, rtol=0, atol=0.02 * moved)
+    assert np.isfinite(found.x_scale[pos:]).all()
+    assert np.isinf(found.x_scale[:pos]).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (AGENTS["pendulum"], "Pendulum-v1 is not one of Gymnasium's MuJoCo environments"),
+        (replace(AGENTS["hopper"], state=("obs",)), "joint_pos, joint_vel not in"),
+    ],
+)
+def test_what_cannot_be_linearised_says_why(config, why):
+    with pytest.raises(GPSError, match=why):
+        config.build().linearise(0)
+
+
+def test_the_default_initial_controller_holds_an_inverted_pendulum():
+    agent = GymnasiumConfig(
+        env="InvertedPendulum-v5", T=200, conditions=random_starts(3, seed=0)
+    ).build()
+    rng = np.random.default_rng(0)
+    for m in range(3):
+        held, _ = initial_controller(HoldConfig(), agent, m)
+        for noise, bound in ((0.0, 0.03), (1.0, 0.5)):
+            r = agent.rollout(held, m, noise * rng.normal(size=(4, 200, 1)))
+            assert np.abs(r.entry("joint_pos")[:, :, 1]).max() < bound
+
+
+class Constant:
+    """One action for all."""
+
+    def __init__(self, u):
+        self.u = u
+
+    def act(self, x, obs, t, noise):
+        return np.tile(self.u, (len(x), 1))
 
 
 class Goal(Toy):
