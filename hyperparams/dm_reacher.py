@@ -18,7 +18,7 @@ agent = DMControlConfig(
     T=75,
     state=("joint_pos", "joint_vel", OFFSET),
     obs=("joint_directions", OFFSET, "velocity"),
-    conditions=random_episodes(48, seed=1, purpose="training conditions"),
+    conditions=random_episodes(100, seed=1, purpose="training conditions"),
     test_conditions=random_episodes(20, seed=1),
 )
 
@@ -30,17 +30,17 @@ experiment = Experiment(
         + StateCost(entry=OFFSET, target=0.0, l2=100.0, log_weight=0.1, alpha=1e-3)
         + 0.01 * StateCost(entry="joint_vel", target=0.0, l2=1.0)
     ),
-    initial=HoldConfig(gains=(10.0, 10.0), variance=0.3),
+    initial=HoldConfig(),
     # The finger's radius and the target's are 0.06 m together.
     measure=EndpointMeasure(entry=OFFSET, target=(0.0, 0.0), point_size=2, threshold=0.05),
     algorithm=MDGPSConfig(
-        network=MLPConfig(hidden=(64, 64), activation="tanh"),
+        network=MLPConfig(hidden=(100, 100), activation="tanh"),
         restart=True,
-        training=TrainingConfig(steps=6000, batch_size=50, learning_rate=6e-3, weight_decay=3e-4),
+        training=TrainingConfig(steps=15000, batch_size=100, learning_rate=3e-3, weight_decay=3e-4),
         replay=16,
         dynamics=DynamicsConfig(ridge=1e-4),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=3,
-    iterations=12,
+    iterations=6,
 )
