@@ -54,12 +54,20 @@ class Statics:
     """A model at rest at a pose: the controls that hold it, and what they can do."""
 
     def __init__(self, model: mujoco.MjModel, qpos: Array) -> None:
+        self._real, model = model, copy.copy(model)
+        # a servo far from its target pulls as hard as it can, whatever the target
+        for limited in ("actuator_forcelimited", "jnt_actfrclimited", "tendon_actfrclimited"):
+            getattr(model, limited)[:] = 0
         self.model, self._data = model, mujoco.MjData(model)
         self._data.qpos[:] = self._qpos = qpos
         mujoco.mj_forward(model, self._data)
         self.M = np.zeros((model.nv, model.nv))
         mujoco.mj_fullM(model, self._data, self.M)
         self._factor = np.linalg.cholesky(self.M)
+        self._moment = np.zeros((model.nactuator, model.nv))  # d length / d position
+        d = self._data
+        sparse = d.actuator_moment, d.moment_rownnz, d.moment_rowadr, d.moment_colind
+        mujoco.mju_sparse2dense(self._moment, *sparse)
         low, high = control_limits(model)
         act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
         for i in np.flatnonzero(model.actuator_actlimited):
@@ -143,7 +151,7 @@ class Statics:
                 break
         return y[:nu], y[nu:]
 
-    def needed(self, ctrl: Array, act: Array, scales: Array, time: float) -> Array:
+    def authority(self, ctrl: Array, act: Array, scales: Array, time: float) -> tuple[Array, Array]:
         """The change of each control that moves a joint that it drives by its scale, (nu,).
 
         In `time`, with all other joints held: the joint's inertia, damping and stiffness ask for
@@ -151,19 +159,19 @@ class Statics:
         drive nothing. The inertia is the largest of those at the pose and at poses with one joint
         moved by a third of its scale: an outstretched arm must not count as the light one that it
         is about its own axis.
+
+        And half of the range of controls within which no force is at its limit, (nu,).
         """
         y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
         push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
         force, model = push[:, :nu].copy(), self.model
-        for i in np.flatnonzero(model.actuator_actnum) if model.na else ():
-            at, control = model.actuator_actadr[i], _control_of(model, i)
-            where = slice(at, at + model.actuator_actnum[i])
-            force[:, control] += push[:, nu + where.start : nu + where.stop].sum(axis=1)
-        inertia, third = self.M.diagonal().copy(), np.zeros(nv)
-        for j in range(nv):
-            for third[j] in (scales[j] / 3, -scales[j] / 3):
-                inertia = np.fmax(inertia, self._inertia(third))
-            third[j] = 0.0
+        for i in map(int, np.flatnonzero(model.actuator_actnum)):
+            at = nu + int(model.actuator_actadr[i])
+            own = push[:, at : at + model.actuator_actnum[i]]
+            force[:, model.actuator_ctrladr[i]] += own.sum(axis=1)
+        thirds = np.diag(scales / 3)
+        near = [self._inertia(moved) for moved in (*thirds, *-thirds)]
+        inertia = np.max([self.M.diagonal(), *near], axis=0)
         ask = inertia / time**2
         for j in range(nv):
             h = np.zeros(nv)
@@ -174,13 +182,19 @@ class Statics:
                 for kind in ("moved", "qvel")
             )
             ask[j] += (abs(stiffness) + abs(damping) / time) / (2 * h[j])
+        most, real = np.full(nv, np.inf), self._real
+        for joint in np.flatnonzero(real.jnt_actfrclimited):
+            most[real.jnt_dofadr[joint]] = 0.5 * np.ptp(real.jnt_actfrcrange[joint])
         with np.errstate(all="ignore"):
-            return 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
-
-
-def _control_of(model: mujoco.MjModel, actuator: int) -> int:
-    """The first control of an actuator; all but those of some transmissions have one."""
-    return int(model.actuator_ctrladr[actuator])
+            needed = 1.0 / (force / (ask * scales)[:, None]).max(axis=0, initial=0.0)
+            reach = 1.0 / np.nan_to_num(force / most[:, None]).max(axis=0, initial=0.0)
+        for i in map(int, np.flatnonzero(real.actuator_forcelimited)):
+            pull = np.abs(self._moment[i]) @ force[:, model.actuator_ctrladr[i]]
+            gain = pull / max(float(self._moment[i] @ self._moment[i]), 1e-300)
+            if gain > 0:
+                at = int(model.actuator_ctrladr[i])
+                reach[at] = min(reach[at], 0.5 * np.ptp(real.actuator_forcerange[i]) / gain)
+        return needed, reach
 
 
 def _total(left: Array, pulled: Array) -> float:
@@ -196,12 +210,13 @@ def direction_scales(model: mujoco.MjModel) -> tuple[Array, float]:
     """
     size = float(model.stat.extent)
     scales = np.ones(model.nv)
-    for j in range(model.njnt):
-        at, kind = model.jnt_dofadr[j], model.jnt_type[j]
-        if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE):
-            scales[at : at + (3 if kind == mujoco.mjtJoint.mjJNT_FREE else 1)] = size
-        one = kind in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
-        if one and model.jnt_limited[j]:
+    kinds = mujoco.mjtJoint
+    free, slide, hinge = map(int, (kinds.mjJNT_FREE, kinds.mjJNT_SLIDE, kinds.mjJNT_HINGE))
+    for j, kind in enumerate(map(int, model.jnt_type)):
+        at = model.jnt_dofadr[j]
+        if kind in (free, slide):
+            scales[at : at + (3 if kind == free else 1)] = size
+        if kind in (slide, hinge) and model.jnt_limited[j]:
             low, high = model.jnt_range[j]
             scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
     return scales, 0.5 * float(np.sqrt(size / GRAVITY))

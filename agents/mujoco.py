@@ -81,6 +81,7 @@ from gps.types import (
 )
 
 _KEPT_BATCHES = 4
+_DERIVED_AT_ONCE = 64  # states
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -493,10 +494,11 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         """See `gps.protocols.Linearises`: about the start positions, at rest.
 
         The action is the one that minimises the kinetic energy of the acceleration that is left
-        (`Statics.equilibrium`), found from the start's own controls; activations are in
-        equilibrium with it. Derivatives are central differences of a whole control step. Both leave
-        out dry friction and the limits of joints, which at rest hide what the actuators do, and
-        contacts, but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have their medians. Raises SimulationError.
+        (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
+        with it. Derivatives are central differences of a whole control step. Both leave out dry
+        friction and the limits of joints, which at rest hide what the actuators do, and contacts,
+        but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
+        their medians. Raises SimulationError.
         """
         start = self._condition(condition, test=test)
         model = smooth(self._nominal(condition, test=test), start.qpos)
@@ -525,8 +527,10 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         with warnings_to_log():
             statics = Statics(model, start.qpos)
             u[:nu], act = statics.equilibrium(u[:nu], act0)
-            u_scale[:nu] = statics.needed(u[:nu], act, scales, time)
+            u_scale[:nu], reach = statics.authority(u[:nu], act, scales, time)
         low, high = self.control_range
+        u_range = 0.5 * (high - low)
+        u_range[:nu] = np.fmin(u_range[:nu], reach)
         size = float(model.stat.extent)
         own = {ENTRIES[0]: np.arange(nv), ENTRIES[1]: nv + np.arange(nv)}
         own |= {ACTIVATION: 2 * nv + np.arange(na)} if na else {}
@@ -538,7 +542,7 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             widths=np.concatenate((scales, scales / time, np.ones(na))),
             large=np.concatenate((scales, scales / time, np.full(na, np.inf))),
             u_scale=u_scale,
-            u_range=0.5 * (high - low),
+            u_range=u_range,
             layout=self.layout,
             own={n: where for n, where in own.items() if n in self.layout.names},
             others={n: scale for n, scale in others.items() if n in self.layout.names},
@@ -546,18 +550,25 @@ class MujocoAgent(SimulatedAgent["_Start"]):
             response_time=time,
         )
 
-    model_entries = ENTRIES[:2]
-    """State entries that are the state of `known_model`, in its order."""
+    @property
+    def model_entries(self) -> tuple[str, ...]:
+        """State entries that are the state of `known_model`, in its order."""
+        return (*ENTRIES[:2], ACTIVATION) if self.model.na else ENTRIES[:2]
 
     def known_model(self, condition: int, models: Any, *, test: bool = False) -> Any:
-        """The condition's dynamics for planning, bodies shifted; the state is (qpos, qvel).
+        """The condition's dynamics for planning, bodies shifted; its state is `model_entries`.
 
         models: the module `gps.control.models`, which agents do not import. Trajectories hold NaN
         from where `rollout` would name a failed sample: beyond the configured limit, or where the
         simulator is unstable. Properties under `randomise` have their medians. Raises ConfigError
-        for models with quaternions or activations, and where the state holds a sensor of
-        accelerations or forces.
+        for models with delays or plugins, for actions that are not controls of the model, and
+        where the state holds a sensor of accelerations or forces.
         """
+        if self.nu != self.model.nu:
+            raise ConfigError(
+                f"MujocoConfig: {self.nu - self.model.nu} of the actions move mocap bodies, which "
+                "cannot be planned with; leave them out"
+            )
         model = self.model_of(condition, test=test)
         self._refuse_late("planned with")
         known = models.MujocoModel(model, substeps=self.config.substeps)
@@ -566,40 +577,42 @@ class MujocoAgent(SimulatedAgent["_Start"]):
     def whole_states(
         self, condition: int, states: Array, *, test: bool = False
     ) -> tuple[Array, dict[str, Array]]:
-        """The states (S, nx) at joint positions and velocities (S, 2 nv), and what depends on them.
+        """The states (S, nx) at states of `known_model` (S, ns), and what depends on these.
 
         The dictionary holds d entry / dx, (S, size, nx), as `Rollouts.jacobians` does, and those of
         sensors as well, by central differences. Raises ShapeError, and ConfigError where more than
-        positions and velocities matters: activations, or sensors of accelerations and forces.
+        the model's state matters: for sensors of accelerations and forces.
         """
         model = self._nominal(condition, test=test)
         self._refuse_late("derived from positions and velocities")
-        if model.na:
-            raise ConfigError(
-                f"MujocoConfig.state: states of {shown(self.config.model)} cannot be derived from "
-                f"positions and velocities, as it has activations (na={model.na})"
-            )
         states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
-        if states.ndim != 2 or states.shape[1] != 2 * nv:
-            raise ShapeError(f"states must have shape (S, {2 * nv}), got {states.shape}")
+        ns = 2 * nv + self.model.na
+        if states.ndim != 2 or states.shape[1] != ns:
+            raise ShapeError(f"states must have shape (S, {ns}), got {states.shape}")
         S, nx = len(states), self.layout.size
         compiled = self._conditions[test][condition].compiled
-        batch = self._batch(1, compiled, model)
-        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(1, dtype=np.bool_)
-        X, obs = np.empty((S, 1, nx)), np.empty((S, 1, self.obs_layout.size))
-        found = {
-            name: np.zeros((S, 1, 1, *J.shape[2:]))
-            for name, J in self._setup.empty_jacobians(1, 1).items()
-        }
-        starts = np.concatenate((raw_positions(compiled, states[:, :nv]), states[:, nv:]), axis=1)
-        noise = np.zeros((1, len(self._obs_std)))
-        for i in range(S):
-            self._setup.reset(batch, model, starts[i : i + 1], None)
-            J, V = (found[n][i] if n in found else NO_ARRAY for n in ENTRIES[2:])
-            observe(0, math.inf, *inputs, noise, X[i : i + 1], obs[i : i + 1], J, V, bad)
-        jacobians = {name: J[:, 0, 0] for name, J in found.items()}
-        jacobians |= self._sensor_jacobians(compiled, model, states)
-        return locked(X[:, 0]), {name: locked(J) for name, J in jacobians.items()}
+        N = min(S, _DERIVED_AT_ONCE)
+        batch = self._batch(N, compiled, model)
+        inputs, bad = self._setup.inputs(batch, compiled), np.zeros(N, dtype=np.bool_)
+        X, obs = np.empty((S, nx)), np.empty((1, N, self.obs_layout.size))
+        found = {n: J[:, 0] for n, J in self._setup.empty_jacobians(S, 1).items()}
+        qpos = raw_positions(compiled, states[:, :nv])
+        starts = np.concatenate((qpos, states[:, nv : 2 * nv]), axis=1)
+        noise = np.zeros((N, len(self._obs_std)))
+        for first in range(0, S, _DERIVED_AT_ONCE):
+            some = slice(min(first, S - N), min(first, S - N) + N)  # the last ones overlap
+            self._setup.reset(batch, model, starts[some], None)
+            if self.model.na:  # of the state, positions and velocities alone need a forward pass
+                batch.bind("act")[:] = states[some, 2 * nv :]
+            now = np.empty((1, N, nx))
+            own = self._setup.empty_jacobians(N, 1)
+            J, V = (own.get(n, NO_ARRAY) for n in ENTRIES[2:])
+            observe(0, math.inf, *inputs, noise, now, obs, J, V, bad)
+            X[some] = now[0]
+            for name, value in own.items():
+                found[name][some] = value[:, 0]
+        jacobians = found | self._sensor_jacobians(compiled, model, states)
+        return locked(X), {name: locked(J) for name, J in jacobians.items()}
 
     def _sensor_jacobians(
         self, compiled: Compiled, model: mujoco.MjModel, states: Array
@@ -619,8 +632,9 @@ class MujocoAgent(SimulatedAgent["_Start"]):
         columns = np.concatenate([np.arange(where.start, where.stop) for where in own])
         J = np.zeros((len(states), nx, nx))
         for state, out in zip(states, J, strict=True):
-            near = state + steps
-            starts = np.concatenate((raw_positions(compiled, near[:, :nv]), near[:, nv:]), axis=1)
+            near = state[: 2 * nv] + steps
+            qpos = raw_positions(compiled, near[:, :nv])
+            starts = np.concatenate((qpos, near[:, nv:]), axis=1)
             self._setup.reset(batch, model, starts, None)
             observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
             out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)

@@ -24,7 +24,7 @@ from gps.agents.base import (
 )
 from gps.fields import Config, Finite, Items, NonNegative, Range, readonly
 from gps.protocols import Policy
-from gps.types import Array, Layout, LinearDynamics, Rollouts
+from gps.types import Array, Layout, LinearDynamics, Linearisation, Rollouts
 
 LAYOUT = Layout((("position", 2), ("velocity", 2)))
 Point = tuple[Finite, Finite]
@@ -125,6 +125,24 @@ class PointMassAgent(SimulatedAgent[Point]):
         F[2:, 2:4], F[2:, 4:] = self._decay * eye, self._push_v * eye
         S = self.T - 1
         return LinearDynamics(F=np.tile(F, (S, 1, 1)), f=np.zeros((S, 4)), W=np.zeros((S, 4, 4)))
+
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises`; the time is a quarter of a rollout, and 1 m is large."""
+        x = np.concatenate((self._condition(condition, test=test), (0.0, 0.0)))
+        F, time = self.dynamics().F[0], max(2.0, self.T / 4) * self.dt
+        u_range = self.control_range[1]
+        return Linearisation(
+            x=x,
+            u=np.zeros(2),
+            F=F,
+            f=np.zeros(4),
+            x_scale=np.repeat((1.0, 1.0 / time), 2),
+            u_scale=np.full(2, np.inf),
+            u_range=u_range,
+            layout=LAYOUT,
+            dt=self.dt,
+            response_time=time,
+        )
 
     model_entries = LAYOUT.names
     """State entries that are the state of `known_model`, in its order."""

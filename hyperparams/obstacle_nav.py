@@ -39,7 +39,7 @@ experiment = Experiment(
         + 300.0
         * TorchCost(function=closeness, entries="joint_pos", action=False, returns="residual")
     ),
-    initial=HoldConfig(variance=2.0, stiffness=0.1),
+    initial=HoldConfig(model=False, variance=2.0, stiffness=0.1),
     # At the goal, and nowhere on the way in touch with a post.
     measure=EndpointMeasure(
         entry="joint_pos",

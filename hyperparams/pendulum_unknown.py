@@ -23,7 +23,7 @@ experiment = Experiment(
         + 10.0 * StateCost(entry="joint_vel", target=0.0, l2=1.0, ramp="final")
     ),
     # Almost free, with a noise of 1 N m: the first rollouts swing widely about the hanging place.
-    initial=HoldConfig(variance=1.0, stiffness=0.01),
+    initial=HoldConfig(model=False, variance=1.0, stiffness=0.01),
     measure=EndpointMeasure(
         entry="joint_pos", target=(pi,), point_size=1, threshold=0.1, unit="rad"
     ),

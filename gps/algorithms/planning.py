@@ -28,7 +28,7 @@ from gps.algorithms.state import (
 )
 from gps.control import ilqr, models
 from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
-from gps.costs import CostOf
+from gps.costs import model_cost
 from gps.costs.base import Cost
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Deferred, Executor, Serial, each, over
@@ -77,6 +77,13 @@ class ILQRPlanningConfig(Algorithm):
         if self.exploration == ():
             raise ConfigError("ILQRPlanningConfig.exploration must be one number or one per action")
 
+    def check(self, agent: Agent) -> None:
+        """ConfigError where no condition of `agent` can be planned with the model."""
+        self._check_alike(_agent_of(self.model), agent)
+        self._noise_std(agent.nu)
+        for m in range(agent.n_conditions):
+            _known(self, m)
+
     def start(
         self,
         costs: tuple[Cost, ...],
@@ -89,9 +96,7 @@ class ILQRPlanningConfig(Algorithm):
         Raises ConfigError when the model is not known, differs from `agent` in more than its
         dynamics, or does not suit the costs and the initial controllers.
         """
-        agent_config = _agent_of(self.model)
-        self._check_alike(agent_config, agent)
-        self._noise_std(agent.nu)
+        self.check(agent)
         for m, (cost, controller) in enumerate(zip(costs, controllers, strict=True)):
             _Problem.of(self, cost, m).reduced(controller)
         return GPSState(
@@ -251,16 +256,8 @@ class _Problem:
     @classmethod
     def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Problem:
         """The problem of condition `m`; ConfigError where the agent lacks something."""
-        agent = _agent_of(config.model)
-        name = type(config.model).__name__
-        columns = _columns(agent, name)
-        # agents do not import gps.control, and are given its classes
-        model: models.Model = agent.known_model(m, models)
-        if (model.nx, model.nu) != (len(columns), agent.nu):
-            raise ConfigError(
-                f"{name}.known_model: states and actions must have the sizes "
-                f"{len(columns)} and {agent.nu}, got {model.nx} and {model.nu}"
-            )
+        agent, name = _agent_of(config.model), type(config.model).__name__
+        model, columns = _known(config, m)
         limits = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
         if config.limits:
             found = control_range_of(agent)
@@ -270,12 +267,9 @@ class _Problem:
                     "with limits=False"
                 )
             limits = found
-        plain = np.array_equal(columns, np.arange(agent.layout.size))
         return cls(
             model=model,
-            cost=CostOf(cost, agent.layout, agent.nu, agent.T)
-            if plain
-            else _CostOfWhole(cost, agent, columns, m),
+            cost=model_cost(cost, agent, m),
             start=agent.start_state(m)[columns],
             columns=columns,
             layout=agent.layout,
@@ -303,50 +297,18 @@ class _Problem:
         return LinearGaussianController(K=K, k=controller.k, chol=np.tile(noise, (T, 1, 1)))
 
 
-class _CostOfWhole:
-    """A cost of the agent's whole state as a cost of the model's, which the rest follows from.
-
-    With x = g(s) and G = dg/ds: l_s = G'l_x, l_ss = G'l_xx G, l_us = l_ux G; the curvature of g is
-    left out, as end-point costs do.
-    """
-
-    def __init__(self, cost: Cost, agent: Any, columns: np.ndarray, m: int) -> None:
-        cost.check(agent.layout, agent.nu, agent.T)
-        self._cost, self._agent, self._columns, self._m = cost, agent, columns, m
-
-    def _rollouts(self, S: Array, U: Array) -> Rollouts:
-        B, T, ns = S.shape
-        X, jacobians = self._agent.whole_states(self._m, S.reshape(B * T, ns))
-        return Rollouts(
-            X=X.reshape(B, T, -1),
-            U=U,
-            obs=np.zeros((B, T, 0)),
-            noise=np.zeros_like(U),
-            layout=self._agent.layout,
-            condition=self._m,
-            jacobians={name: J.reshape(B, T, *J.shape[1:]) for name, J in jacobians.items()},
+def _known(config: ILQRPlanningConfig, m: int) -> tuple[models.Model, np.ndarray]:
+    """The model of a condition, and where its state lies in the agent's; ConfigError."""
+    agent, name = _agent_of(config.model), type(config.model).__name__
+    columns = _columns(agent, name)
+    # agents do not import gps.control, and are given its classes
+    model: models.Model = agent.known_model(m, models)
+    if (model.nx, model.nu) != (len(columns), agent.nu):
+        raise ConfigError(
+            f"{name}.known_model: states and actions must have the sizes "
+            f"{len(columns)} and {agent.nu}, got {model.nx} and {model.nu}"
         )
-
-    def values(self, X: Array, U: Array) -> Array:
-        """See `gps.control.ilqr.TrajectoryCost`."""
-        return self._cost.evaluate(self._rollouts(X, U)).l
-
-    def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
-        """See `gps.control.ilqr.TrajectoryCost`."""
-        rollouts = self._rollouts(X[None], U[None])
-        terms = self._cost.evaluate(rollouts)
-        (T, ns), columns = X.shape, self._columns
-        G = np.zeros((T, rollouts.nx, ns))
-        G[:, columns, np.arange(ns)] = 1.0
-        for name, J in rollouts.jacobians.items():
-            G[:, rollouts.layout.slice(name)] = J[0][:, :, columns]
-        Gt = G.transpose(0, 2, 1)
-        gradient = np.concatenate(((Gt @ terms.l_x[0][:, :, None])[:, :, 0], terms.l_u[0]), axis=1)
-        hessian = np.empty((T, gradient.shape[1], gradient.shape[1]))
-        hessian[:, :ns, :ns], hessian[:, ns:, ns:] = Gt @ terms.l_xx[0] @ G, terms.l_uu[0]
-        hessian[:, ns:, :ns] = terms.l_ux[0] @ G
-        hessian[:, :ns, ns:] = hessian[:, ns:, :ns].transpose(0, 2, 1)
-        return gradient, hessian
+    return model, columns
 
 
 def _columns(agent: Agent, name: str) -> np.ndarray:

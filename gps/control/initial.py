@@ -11,7 +11,18 @@ import numpy.typing as npt
 
 from gps.control import _checks, lqr
 from gps.errors import ConfigError, NonFiniteError, ShapeError, choices
-from gps.fields import Config, Count, Finite, NonNegative, Positive, Range, Whole, checked, numbers
+from gps.fields import (
+    Config,
+    Count,
+    Finite,
+    Items,
+    NonNegative,
+    Positive,
+    Range,
+    Whole,
+    checked,
+    numbers,
+)
 from gps.types import (
     Array,
     Layout,
@@ -126,10 +137,10 @@ class PDConfig(Config):
     variance: Positive = 10.0
     """Action variance, in squared action units."""
 
-    position_gain: NonNegative | tuple[NonNegative, ...] = 10.0
+    position_gain: Annotated[NonNegative | tuple[NonNegative, ...], Items(some=True)] = 10.0
     """Action per unit of position error: one number, or one for each action."""
 
-    velocity_gain: NonNegative | tuple[NonNegative, ...] = 0.01
+    velocity_gain: Annotated[NonNegative | tuple[NonNegative, ...], Items(some=True)] = 0.01
     """Velocity gain as a multiple of `position_gain`: one number, or one for each action."""
 
     joints: tuple[Whole, ...] = ()
@@ -231,11 +242,11 @@ def hold_linearised(
     """The LQR controller that holds a state, for the dynamics near it: u = u* + K (x - x*) + noise.
 
     x*, u* and x' = F [x; u] + f are those of `linearisation`. K is the stationary gain for the cost
-    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / r_i)^2 per step, with r_i = FIRMNESS u_scale_i, at most
-    half of the action's range; where `linearisation` does not know u_scale_i, it is the change that,
-    held for the response time, moves some entry by its x_scale. A state entry that the actions do not reach costs nothing. If no gain
-    stabilises what they do reach, the cost is discounted by the power of 2/3 of the step that lets
-    the recursion converge. Entries without columns in F get no gains.
+    sum_j (dx_j / x_scale_j)^2 + sum_i (du_i / r_i)^2 per step, with r_i = FIRMNESS u_scale_i, at
+    most half of the action's range; where `linearisation` does not know u_scale_i, it is the change
+    that, held for the response time, moves some entry by its x_scale. A state entry that the
+    actions do not reach has no part in it. If no gain stabilises what they reach, future costs are
+    discounted, by a power of (2/3)^2 per step. Entries without columns in F get no gains.
 
     The noise is independent for each action: its standard deviation is what makes the position
     that it moves most deviate, in the closed loop and over T steps, by EXPLORATION of its x_scale
@@ -278,8 +289,15 @@ def hold_linearised(
             weights, R = np.zeros(nx), np.ones(nu)
             weights[pos] = config.stiffness
         weights[vel] = share * weights[pos]
-    weights[~_reached(A, B * u_scale, lin)] = 0.0
-    K = _stationary_gain(A, B, weights, R, u_scale, lin)
+    # what the actions do not reach, and what nothing follows from, has no part in the problem
+    scale = np.where(np.isfinite(lin.x_scale), lin.x_scale, 1.0)
+    steps = max(2, round(2 * lin.response_time / lin.dt))
+    kept = _reached(A, B * u_scale, lin.x_scale, steps) & (A.any(axis=0) | (weights > 0))
+    weights[~kept] = 0.0
+    s, r, K = scale[kept], R**-0.5, np.zeros((nu, nx))
+    inner = A[np.ix_(kept, kept)] * s / s[:, None]
+    K[:, kept] = _stationary_gain(inner, B[kept] * r / s[:, None], weights[kept] * s**2)
+    K *= r[:, None] / scale
     gains = np.tile(K, (T, 1, 1))
     if config.final_weight is not None:
         gains = _riccati(A, B, weights, R, T, config.final_weight)[::-1]
@@ -297,13 +315,13 @@ def hold_linearised(
 
 
 FIRMNESS = 4.0
-"""Changes of the actions that cost as much as a large deviation, in units of their u_scale. Soft
-gains lean on how the joints drive each other at the start pose, and fail a third of a radian off."""
+"""Change of an action that costs as much as a large deviation, in units of its u_scale. Soft gains
+lean on how the joints drive each other at the start pose, and fail a third of a radian off."""
 EXPLORATION = 0.1
 """Standard deviation of positions under the noise of `hold_linearised`, as a share of x_scale."""
 
 _REACH = 1e-3  # response of an entry to all actions below which they do not reach it
-_STEPS = 400  # of the Riccati recursion at most
+_DOUBLINGS = 10  # of the horizon at most
 _LARGEST = 1e3  # a stationary gain, in comparable units, above which nothing is stabilised
 _DISCOUNTS = tuple((2 / 3) ** k for k in range(12))  # of the state's growth in a step
 
@@ -323,14 +341,16 @@ def _action_scale(lin: Linearisation) -> Array:
     return np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
 
 
-def _reached(A: Array, B: Array, lin: Linearisation) -> npt.NDArray[np.bool_]:
-    """Which entries actions of their scale move noticeably within some response times, (nx,)."""
-    moved, reach = B, np.zeros(len(A))
+def _reached(A: Array, B: Array, scale: Array, steps: int) -> npt.NDArray[np.bool_]:
+    """Which entries actions of unit size move noticeably, in units of their scale, (nx,); those
+    without a scale by any amount."""
+    moved, reach, measured = B, np.zeros(len(A)), np.isfinite(scale)
     with np.errstate(all="ignore"):
-        for _ in range(max(2, round(2 * lin.response_time / lin.dt))):
-            reach = np.fmax(reach, np.abs(moved).max(axis=1) / lin.x_scale)
+        for _ in range(steps):
+            size = np.abs(moved).max(axis=1)
+            reach = np.fmax(reach, np.where(measured, size / scale, size > 0))
             moved = A @ moved
-            moved /= np.fmax(1.0, (np.abs(moved) / lin.x_scale[:, None]).max())
+            moved /= max(1.0, (np.abs(moved).max(axis=1) / scale).max())
     return reach > _REACH
 
 
@@ -349,31 +369,35 @@ def _riccati(A: Array, B: Array, weights: Array, R: Array, steps: int, final: fl
     return gains
 
 
-def _stationary_gain(
-    A: Array, B: Array, weights: Array, R: Array, u_scale: Array, lin: Linearisation
-) -> Array:
-    """The limit of the Riccati recursion, (nu, nx), discounted where there is none."""
-    x_scale = np.where(np.isfinite(lin.x_scale), lin.x_scale, 1.0)
+def _stationary_gain(A: Array, B: Array, weights: Array) -> Array:
+    """The limit of the Riccati recursion, (nu, nx), in comparable units, where R is the identity;
+    discounted where there is none.
+
+    By doubling: H is the value of 2^k steps after k of them. Source: E. K.-W. Chu, H.-Y. Fan, W.-W.
+    Lin, C.-S. Wang, Structure-preserving algorithms for periodic discrete-time algebraic Riccati
+    equations, International Journal of Control, 2004.
+    """
+    n, nu = B.shape
     for discount in _DISCOUNTS:
-        V, K = np.diag(weights), np.zeros((B.shape[1], len(A)))
-        a, b, change = discount * A, discount * B, math.inf
+        a, b = discount * A, discount * B
+        E, G, H = a, b @ b.T, np.diag(weights)
+        K, change = np.zeros((nu, n)), math.inf
         with np.errstate(all="ignore"):
-            for _ in range(_STEPS):
-                Vb = V @ b
+            for _ in range(_DOUBLINGS):
+                W = np.eye(n) + G @ H
                 try:
-                    new = -np.linalg.solve(np.diag(R) + b.T @ Vb, Vb.T @ a)
+                    WE, WG = np.split(np.linalg.solve(W, np.concatenate((E, G), axis=1)), 2, axis=1)
+                    G, H, E = G + E @ WG @ E.T, H + E.T @ H @ WE, E @ WE
+                    G, H = 0.5 * (G + G.T), 0.5 * (H + H.T)
+                    new = -np.linalg.solve(np.eye(nu) + b.T @ H @ b, b.T @ H @ a)
                 except np.linalg.LinAlgError:
                     break
-                V = np.diag(weights) + a.T @ (V @ (a + b @ new))
-                V = 0.5 * (V + V.T)
-                relative = np.abs(new - K) * x_scale / u_scale[:, None]
-                change, K = float(relative.max(initial=0.0)), new
-                if not change > 1e-9:
+                change, K = float(np.abs(new - K).max(initial=0.0)), new
+                if not change > 1e-10:
                     break
-            largest = float((np.abs(K) * x_scale / u_scale[:, None]).max(initial=0.0))
-        if change < 1e-2 and largest < _LARGEST:
+        if change < 1e-2 and np.abs(K).max(initial=0.0) < _LARGEST:
             return K
-    return np.zeros_like(K)
+    return np.zeros((nu, n))
 
 
 def _exploration(

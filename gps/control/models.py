@@ -399,13 +399,21 @@ def _of_precision(error: Exception) -> bool:
 
 
 class MujocoModel:
-    """A MuJoCo model with hinge and slide joints; the state is (qpos, qvel), the action ctrl.
+    """A MuJoCo model; the state is (positions, velocities, activations), 2 nv + na values, and the
+    action is ctrl.
+
+    Positions are given in the directions of the velocities, nv of them: hinges, slides and the
+    centres of free bodies as they are, and the rotation of a ball or a free body as the rotation
+    vector, in its own frame, from its orientation in qpos0; it jumps at half a turn from there.
 
     substeps: simulator steps that one action is held for. Jacobians are MuJoCo's centred
-    differences (`mjd_transitionFD`), contacts included. Step sizes are rolled out as one batch on
-    `threads` threads. Every step starts without the warm start of the constraint solver, so that a
-    state and an action always lead to the same next state; a state that MuJoCo finds unstable stays
-    so, where MuJoCo would put the model back to its start.
+    differences (`mjd_transitionFD`), or central differences of whole steps where there are none or
+    not all (RK4, rotations, activations with an implicit integrator); contacts are included. Step
+    sizes, and the states of differences, are rolled out as one batch on `threads` threads. Every
+    step starts without the warm start of the constraint solver, so that a state and an action
+    always lead to the same next state; a state that MuJoCo finds unstable stays so, where MuJoCo
+    would put the model back to its start. Raises ConfigError for models with states besides these:
+    actuators or sensors with delays, plugins.
     """
 
     def __init__(self, model: mujoco.MjModel, *, substeps: int = 1, threads: int = 1) -> None:
@@ -417,26 +425,56 @@ class MujocoModel:
                 "MujocoModel needs a mujoco.MjModel (mujoco.MjModel.from_xml_path reads a file), "
                 f"got {model!r}"
             )
-        if model.nq != model.nv:
+        if not model.nu:
+            raise ConfigError(f"MujocoModel needs at least one actuator (nu {model.nu})")
+        if model.nhistory or model.npluginstate:
             raise ConfigError(
-                "MujocoModel needs hinge and slide joints only: a ball or free joint has a "
-                f"quaternion (nq {model.nq}, nv {model.nv})"
-            )
-        if model.na or not model.nu:
-            raise ConfigError(
-                f"MujocoModel needs motors without states of their own (na {model.na}) and at "
-                f"least one motor (nu {model.nu})"
+                "MujocoModel needs a model whose state is positions, velocities and activations: "
+                f"this one has delays (nhistory {model.nhistory}) or plugins (npluginstate "
+                f"{model.npluginstate})"
             )
         substeps = checked(substeps, Count, "MujocoModel.substeps")
         threads = checked(threads, Count, "MujocoModel.threads")
         self.model = copy.copy(model)
         off = mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.model.opt.disableflags |= off
-        self.nx, self.nu = 2 * model.nv, model.nu
+        self.nx, self.nu = 2 * model.nv + model.na, model.nu
         self.substeps, self._threads = substeps, threads
         self._mujoco = mujoco
         self._data = mujoco.MjData(self.model)
         self._batches: dict[int, Any] = {}
+        self._turns: list[tuple[int, int]] = []
+        plain: list[int] = []
+        at: list[int] = []
+        free, ball = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
+        for kind, v, q in zip(model.jnt_type, model.jnt_dofadr, model.jnt_qposadr, strict=True):
+            count = {free: 3, ball: 0}.get(int(kind), 1)
+            plain += range(v, v + count)
+            at += range(q, q + count)
+            if int(kind) in (free, ball):
+                self._turns.append((int(v + count), int(q + count)))
+        self._plain, self._plain_at = np.array(plain, np.int64), np.array(at, np.int64)
+        # MuJoCo has no derivatives of some integrators, and about rotations those of small turns
+        self._exact = not self._turns and self._has_transition()
+
+    def _has_transition(self) -> bool:
+        """Whether MuJoCo differentiates the step of this model's integrator, and does it right."""
+        kinds, m = self._mujoco.mjtIntegrator, self.model
+        implicit = int(m.opt.integrator) in (
+            int(kinds.mjINT_IMPLICIT),
+            int(kinds.mjINT_IMPLICITFAST),
+        )
+        # the velocity derivatives of the step are not made anew where a control or activation moves
+        if implicit and (m.na or m.actuator_gaintype.any()):
+            return False
+        A = np.empty((self.nx, self.nx))
+        try:
+            self._mujoco.mjd_transitionFD(
+                self.model, self._data, _WIDTH / 6, True, A, None, None, None
+            )
+        except self._mujoco.FatalError:
+            return False
+        return True
 
     @property
     def dt(self) -> float:
@@ -451,35 +489,81 @@ class MujocoModel:
         low = np.where(limited, m.actuator_ctrlrange[:, 0], -np.inf)
         return low, np.where(limited, m.actuator_ctrlrange[:, 1], np.inf)
 
+    def state(self, qpos: Array, qvel: Array, act: Array | None = None) -> Array:
+        """States (B, nx) of MuJoCo's qpos (B, nq), qvel (B, nv) and act (B, na)."""
+        positions = np.empty(np.shape(qvel))
+        positions[:, self._plain] = qpos[:, self._plain_at]
+        for v, q in self._turns:
+            ref = self.model.qpos0[q : q + 4] * (1.0, -1.0, -1.0, -1.0)
+            turn = _product(ref, qpos[:, q : q + 4])
+            turn = np.where(turn[:, :1] < 0, -turn, turn)
+            sine = np.linalg.norm(turn[:, 1:], axis=1, keepdims=True)
+            angle = 2.0 * np.arctan2(sine, turn[:, :1])
+            positions[:, v : v + 3] = turn[:, 1:] * (angle / np.where(sine > 1e-300, sine, 1.0))
+        parts = (positions, qvel, np.empty((len(qvel), 0)) if act is None else act)
+        return np.concatenate(parts, axis=1)
+
+    def qpos(self, X: Array) -> Array:
+        """MuJoCo's qpos (B, nq) of states (B, nx)."""
+        out = np.empty((len(X), self.model.nq))
+        out[:, self._plain_at] = X[:, self._plain]
+        for v, q in self._turns:
+            half = 0.5 * X[:, v : v + 3]
+            angle = np.linalg.norm(half, axis=1, keepdims=True)
+            turn = np.concatenate((np.cos(angle), half * np.sinc(angle / np.pi)), axis=1)
+            out[:, q : q + 4] = _product(self.model.qpos0[q : q + 4], turn)
+        return out
+
+    def _stepper(self, B: int) -> tuple[Callable[[Array], None], Callable[[Array], Array]]:
+        """Functions that put B simulations into states (B, nx), and that step them by actions."""
+        from mujoco.batch import Batch, SimulationError
+
+        nv, na = self.model.nv, self.model.na
+        batch = self._batches.get(B)
+        if batch is None:
+            batch = self._batches[B] = Batch(self.model, B, self._threads)
+        qpos, qvel, act, ctrl = (batch.bind(name) for name in ("qpos", "qvel", "act", "ctrl"))
+        dead = np.zeros(B, dtype=np.bool_)
+
+        def put(X: Array) -> None:
+            batch.reset()
+            dead[:] = False
+            qpos[:], qvel[:] = self.qpos(X), X[:, nv : 2 * nv]
+            if na:
+                act[:] = X[:, 2 * nv :]
+
+        def step(u: Array) -> Array:
+            ctrl[:] = u
+            try:
+                batch.step(nstep=self.substeps)
+            except SimulationError as error:
+                dead[error.ids] = True
+            out = self.state(qpos, qvel, act)
+            out[dead] = np.nan
+            return out
+
+        return put, step
+
     def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
     ) -> tuple[Array, Array]:
         """See `Model`."""
-        from mujoco.batch import Batch
-
-        B, nv = len(sizes), self.model.nv
-        batch = self._batches.get(B)
-        if batch is None:
-            batch = self._batches[B] = Batch(self.model, B, self._threads)
-        batch.reset()
-        qpos, qvel, ctrl = (batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
-        qpos[:], qvel[:] = X[0, :nv], X[0, nv:]
-
-        def step(x: Array, u: Array, t: int) -> Array:
-            ctrl[:] = u
-            batch.step(nstep=self.substeps)
-            return np.concatenate((qpos, qvel), axis=1)
-
-        return rollout_steps(step, X, U, k, K, sizes, low, high)
+        put, step = self._stepper(len(sizes))
+        put(np.broadcast_to(X[0], (len(sizes), self.nx)))
+        return rollout_steps(lambda x, u, t: step(u), X, U, k, K, sizes, low, high)
 
     def jacobians(self, X: Array, U: Array) -> Array:
         """See `Model`."""
+        F = np.empty((X.shape[0] - 1, self.nx, self.nx + self.nu))
+        if not self._exact:
+            self._differences(X, U, F)
+            return F
         mujoco, m, d, nv, nx = self._mujoco, self.model, self._data, self.model.nv, self.nx
-        F = np.empty((X.shape[0] - 1, nx, nx + self.nu))
         A, B = np.empty((nx, nx)), np.empty((nx, self.nu))
         for t in range(len(F)):
             mujoco.mj_resetData(m, d)
-            d.qpos[:], d.qvel[:], d.ctrl[:] = X[t, :nv], X[t, nv:], U[t]
+            d.qpos[:], d.qvel[:], d.act[:] = X[t, :nv], X[t, nv : 2 * nv], X[t, 2 * nv :]
+            d.ctrl[:] = U[t]
             total = np.concatenate((np.eye(nx), np.zeros((nx, self.nu))), axis=1)
             for _ in range(self.substeps):
                 mujoco.mjd_transitionFD(m, d, _WIDTH / 6, True, A, B, None, None)
@@ -488,3 +572,30 @@ class MujocoModel:
                 mujoco.mj_step(m, d)
             F[t] = total
         return F
+
+    def _differences(self, X: Array, U: Array, F: Array) -> None:
+        """Central differences of whole steps into F, as many states at once as `_AT_ONCE` says."""
+        nx, nz = self.nx, self.nx + self.nu
+        some = max(1, min(len(F), _AT_ONCE // (2 * nz)))
+        put, step = self._stepper(some * 2 * nz)
+        Z = np.concatenate((X[:-1], U[:-1]), axis=1)
+        H = _WIDTH * np.maximum(1.0, np.abs(Z))
+        for first in range(0, len(F), some):
+            last = min(first, len(F) - some)  # the last batch overlaps the one before
+            z, h = Z[last : last + some, None], H[last : last + some, None] * np.eye(nz)
+            near = np.concatenate((z + h, z - h), axis=1)
+            span = (near[:, :nz] - near[:, nz:]).diagonal(axis1=1, axis2=2)
+            near = near.reshape(-1, nz)
+            put(near[:, :nx])
+            out = step(near[:, nx:]).reshape(some, 2, nz, nx)
+            F[last : last + some] = ((out[:, 0] - out[:, 1]) / span[:, :, None]).transpose(0, 2, 1)
+
+
+_AT_ONCE = 2048  # simulations of differences
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Of a quaternion (4,) with quaternions (B, 4)."""
+    w, v = b[:, :1], b[:, 1:]
+    vector = a[0] * v + a[1:] * w + np.cross(a[1:], v)
+    return np.concatenate((a[0] * w - v @ a[1:, None], vector), axis=1)

@@ -21,7 +21,7 @@ from gps.costs.measure import EndpointMeasure
 from gps.costs.region import BinaryRegionCost
 from gps.costs.state import StateCost
 from gps.costs.torch_cost import TorchCost, torch_cost
-from gps.costs.trajectory import CostOf
+from gps.costs.trajectory import CostOf, model_cost
 from gps.costs.waypoints import WaypointCost
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "WaypointCost",
     "WeightedCost",
     "expand",
+    "model_cost",
     "ramp",
     "smooth_distance",
     "torch_cost",

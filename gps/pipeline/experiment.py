@@ -29,7 +29,6 @@ from gps.policies.training import TrainingData
 from gps.protocols import Agent, Linearises, UsesLinearisation
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
-
 log = logging.getLogger(__name__)
 
 

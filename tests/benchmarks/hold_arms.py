@@ -1,8 +1,8 @@
-"""`HoldConfig()` on every fixed-base arm of other packages: how far it strays from its start in 4 s.
+"""`HoldConfig()` on every fixed-base arm of other packages: how far it strays in 4 s.
 
     python tests/benchmarks/hold_arms.py [FOLDER] [--only TEXT] [--samples N] [--dt SECONDS]
 
-FOLDER holds the unpacked wheels (`pip download --no-deps`, unzip) of dm_control, gymnasium-robotics,
+FOLDER holds the unpacked wheels (`pip download --no-deps`) of dm_control, gymnasium-robotics,
 metaworld, myosuite, robosuite; nothing of them is copied here. All MJCF files below it are loaded
 that MuJoCo can load. An arm has DRIVEN directions of motion or more that actuators move, none of
 them behind a joint that no actuator moves. The start is robosuite's own pose of its robots, the
@@ -11,7 +11,9 @@ first keyframe, or the model's reference pose moved into the joints' ranges.
 A line for each arm: the largest |joint - start| of the driven directions over 4 s without noise
 (bound 0.05 rad or m) and over N samples with the initial controller's noise (bound 0.5), the spread
 of the joints under it (median and largest standard deviation over the second half), the largest
-share of clipped actions, and seconds that the controller took to make.
+share of clipped actions, and seconds that the controller took to make. An arm that
+no control within its limits holds at its start is named so: a servo whose range ends there, a motor
+that is too weak, links that penetrate each other.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def start(model: mujoco.MjModel) -> np.ndarray:
         return model.key_qpos[0].copy()
     qpos = model.qpos0.copy()
     for j in np.flatnonzero(model.jnt_limited):
-        if model.jnt_type[j] in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
+        if int(model.jnt_type[j]) in (2, 3):  # slides and hinges
             low, high = model.jnt_range[j]
             margin = 0.05 * (high - low)
             at = model.jnt_qposadr[j]
@@ -113,11 +115,15 @@ def measure(path: Path, model: mujoco.MjModel, samples: int, dt: float) -> str:
     far = np.abs(noisy.X[:, :, which] - rest).max()
     std = noisy.X[:, agent.T // 2 :, which].std(axis=(0, 1))
     low, high = agent.control_range
-    clipped = ((noisy.U <= low) | (noisy.U >= high)).mean(axis=(0, 1)).max()
+    clipped = (np.minimum(noisy.U - low, high - noisy.U) <= 0).mean(axis=(0, 1)).max()
+    lin = agent.linearise(0)
+    after = lin.F @ np.concatenate((lin.x, lin.u)) + lin.f
+    moving = np.abs(after[model.nv : 2 * model.nv][which]).max() > 1e-3
     held = off <= NOISE_FREE and far <= NOISY
     return (
         f"{off:9.4f} {far:9.3f} {np.median(std):9.3f} {std.max():9.3f} {clipped:8.0%} {begin:8.2f}"
-        f"  {'holds' if held else 'strays'}"
+        f"  "
+        f"{'holds' if held else 'no control within limits holds it' if moving else 'strays'}"
     )
 
 
@@ -130,7 +136,8 @@ def main() -> None:
     parser.add_argument("--dt", type=float, default=0.04, help="control step in seconds, about")
     args = parser.parse_args()
     print(
-        f"{'arm':58} {'still':>9} {'noisy':>9} {'std med.':>9} {'largest':>9} {'clipped':>8} {'s':>8}"
+        f"{'arm':58} {'still':>9} {'noisy':>9} {'std med.':>9} {'largest':>9} {'clipped':>8}"
+        f" {'s':>8}"
     )
     held = total = 0
     for path in sorted(args.folder.rglob("*.xml")):

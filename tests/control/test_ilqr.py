@@ -319,11 +319,11 @@ def test_mujoco_does_not_jump_back_from_an_unstable_state(tmp_path, monkeypatch)
 
 
 def test_what_a_mujoco_model_must_be():
-    free = "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
-    with pytest.raises(ConfigError, match="hinge and slide joints only"):
-        MujocoModel(mujoco.MjModel.from_xml_string(free))
+    late = CART_POLE_XML.replace("<motor ", '<motor delay="0.05" nsample="4" ')
+    with pytest.raises(ConfigError, match="this one has delays"):
+        MujocoModel(mujoco.MjModel.from_xml_string(late))
     idle = "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
-    with pytest.raises(ConfigError, match="at least one motor"):
+    with pytest.raises(ConfigError, match="at least one actuator"):
         MujocoModel(mujoco.MjModel.from_xml_string(idle))
     good = mujoco.MjModel.from_xml_string(CART_POLE_XML)
     with pytest.raises(ConfigError, match=r"MujocoModel\.substeps must be a whole number"):
