@@ -6,12 +6,12 @@ from gps.control import OpenLoopConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.pipeline import Experiment
 
-# The pole hangs at pi and is upright at 0. An action is held for two of the task's steps.
+# The pole hangs at pi and is upright at 0. An action is held for four of the task's steps.
 agent = DMControlConfig(
     domain="cartpole",
     task="swingup",
-    repeat=2,
-    T=501,
+    repeat=4,
+    T=251,
     conditions=random_episodes(3, seed=1, purpose="training conditions"),
     test_conditions=random_episodes(5, seed=1),
 )
@@ -35,5 +35,5 @@ experiment = Experiment(
     ),
     algorithm=ILQRPlanningConfig(model=agent, steps_per_iteration=20, exploration=0.02),
     samples=2,
-    iterations=6,
+    iterations=15,
 )
