@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from gps.agents._protocol import RemoteError
     from gps.agents.actions import MocapAction
     from gps.agents.base import Simulation, smooth_noise
+    from gps.agents.dm_control import (
+        DMControlAgent,
+        DMControlConfig,
+        DMControlStart,
+        random_episodes,
+    )
     from gps.agents.environment import as_gymnasium
     from gps.agents.gymnasium_agent import (
         GymnasiumAgent,
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Condition": "mujoco",
+    "DMControlAgent": "dm_control",
+    "DMControlConfig": "dm_control",
+    "DMControlStart": "dm_control",
     "GymnasiumAgent": "gymnasium_agent",
     "GymnasiumConfig": "gymnasium_agent",
     "GymnasiumStart": "gymnasium_agent",
@@ -74,6 +83,7 @@ _HOME = {
     "peg_insertion_blind": "presets",
     "pendulum": "presets",
     "random_conditions": "mujoco",
+    "random_episodes": "dm_control",
     "random_starts": "gymnasium_agent",
     "reacher": "presets",
     "sample_conditions": "mujoco",
@@ -83,6 +93,9 @@ _HOME = {
 
 __all__ = [
     "Condition",
+    "DMControlAgent",
+    "DMControlConfig",
+    "DMControlStart",
     "GymnasiumAgent",
     "GymnasiumConfig",
     "GymnasiumStart",
@@ -109,6 +122,7 @@ __all__ = [
     "peg_insertion_blind",
     "pendulum",
     "random_conditions",
+    "random_episodes",
     "random_starts",
     "reacher",
     "sample_conditions",

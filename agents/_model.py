@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import math
@@ -142,6 +143,8 @@ def load_model(source: ModelSource, called: str = "") -> mujoco.MjModel:
     name, path, spec = called or shown(source), "", None
     if not isinstance(source, str):
         spec = source()
+        if isinstance(spec, mujoco.MjModel):
+            return copy.copy(spec)  # the caller's own stays as it is
         if not isinstance(spec, mujoco.MjSpec):
             raise ConfigError(f"{name}() must give a mujoco.MjSpec, got {type(spec).__name__}")
     text = isinstance(source, str) and _is_text(source)

@@ -184,18 +184,28 @@ class Run:
         self.failures = Failures(condition, compiled.timing.text)
         self.quiet = warnings_to_log
 
-    def restart(self, memory: Array, **fields: Array) -> None:
+    def restart(self, memory: Array | None = None, **fields: Array) -> None:
         """Give the simulations, which are at their starts, other values (N, n) of state fields of
         the simulator (qpos, qvel, act), and of the state entries `history` and `mocap`."""
         for name, values in fields.items():
             self._batch.bind(name)[:] = values
-        self._actions.put(memory, self._batch, self._begin.model, self._substeps)
-        self._memory[:, : memory.shape[1]] = memory
+        if memory is not None:
+            self._actions.put(memory, self._batch, self._begin.model, self._substeps)
+            self._memory[:, : memory.shape[1]] = memory
         self._batch.forward(stage=self._stage)
 
     def memory(self, size: int) -> Array:
         """The state entries `history` and `mocap` of the first simulation, (size,)."""
         return self._memory[0, :size].copy()
+
+    def sensors(self) -> Array:
+        """All sensors (N, nsensordata), live; to be asked for before the first step.
+
+        Those of accelerations and forces are those of the simulator's last step, if no entry of
+        the agent is one.
+        """
+        sensors: Array = self._batch.bind("sensordata")
+        return sensors
 
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""

@@ -33,6 +33,19 @@ def require(ok: bool, config: object, field: str, rule: str, got: object) -> Non
         raise ConfigError(f"{type(config).__name__}.{field} must be {rule}, got {got!r}")
 
 
+def option_pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """(name, value) pairs as a hashable tuple; a dictionary is taken too. Raises ConfigError."""
+    items = given.items() if isinstance(given, dict) else given
+    try:
+        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
+        hash(pairs)
+        good = all(isinstance(name, str) for name, _ in pairs)
+    except (TypeError, ValueError):
+        pairs, good = (), False
+    require(good, config, field, "(name, value) pairs with values that hash", given)
+    return pairs
+
+
 def check_condition(condition: int, count: int, *, test: bool) -> int:
     """The condition's index, or a ShapeError with the range."""
     kind = "test condition" if test else "condition"

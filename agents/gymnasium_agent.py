@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
 
+from gps.agents import _environments
+from gps.agents._environments import GOAL, OFFSET
+from gps.agents._given import Given
 from gps.agents._kept_model import kept
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
@@ -28,36 +31,26 @@ from gps.agents.base import (
     check_start_noise,
     drive,
     entry_indices,
+    option_pairs,
     require,
 )
+from gps.agents.mujoco import MujocoConfig
 from gps.agents.rendering import Renderer, render_states
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, GPSError, ShapeError, choices
-from gps.extras import needed_by
 from gps.fields import Config, Count, Items, NonNegative, readonly
-from gps.kept_files import KeptFiles
 from gps.protocols import Policy
 from gps.rng import stream
-from gps.types import Array, Layout, Rollouts
+from gps.types import Array, Layout, Linearisation, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
+ACTIVATION = "activation"
 Termination = Literal["ignore", "failure"]
+
+log = logging.getLogger(__name__)
 
 _RESERVED = ("id", "max_episode_steps", "disable_env_checker", "render_mode")
 _TRIED_STEPS = 3
-
-
-def _pairs(config: object, field: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """(name, value) pairs as a hashable tuple; a dictionary is taken too."""
-    items = given.items() if isinstance(given, dict) else given
-    try:
-        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in items)
-        hash(pairs)
-        good = all(isinstance(name, str) for name, _ in pairs)
-    except (TypeError, ValueError):
-        pairs, good = (), False
-    require(good, config, field, "(name, value) pairs with values that hash", given)
-    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +71,7 @@ class GymnasiumStart(Config):
     """MuJoCo environments: velocities (nv,), rad/s or m/s, in place of the others."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", _pairs(self, "options", self.options))
+        object.__setattr__(self, "options", option_pairs(self, "options", self.options))
         super().__post_init__()
 
     @property
@@ -102,15 +95,17 @@ def random_starts(
 
 @dataclass(frozen=True, kw_only=True)
 class GymnasiumConfig(Config):
-    """A Gymnasium environment with a vector of observations and continuous actions.
+    """A Gymnasium environment with vectors of observations and continuous actions.
 
     The environment steps itself: its model, its frame_skip, its observation and its reward, without
     a time limit. State entries to choose from: what the environment observes, `reward` and
-    `terminated`, and for MuJoCo environments `joint_pos` and `joint_vel`, (nv,) each. Reward and
-    termination of step t are those on arriving there: the reward of action u[t-1], 0 at t = 0. So
-    T steps hold the rewards of T-1 actions; that of the last one, which moves no recorded state,
-    is not known. What else a simulator keeps (actuator activations, its solver's last solution) is
-    in no entry.
+    `terminated`, and for MuJoCo environments `joint_pos` and `joint_vel`, (nv,) each, and
+    `activation` where actuators have one. What an environment observes is the entry `obs`, or of a
+    dictionary every part under its key; where these are `achieved_goal` and `desired_goal`,
+    `goal_offset` is the first minus the second. Reward and termination of step t are those on
+    arriving there: the reward of action u[t-1], 0 at t = 0. So T steps hold the rewards of T-1
+    actions; that of the last one, which moves no recorded state, is not known. What else a
+    simulator keeps (its solver's last solution) is in no entry.
 
     Observations and rewards are the environment's to the bit, its peculiarities too: those of
     MuJoCo's that hold positions of bodies (Reacher-v5, Pusher-v5) are not recomputed after the last
@@ -131,9 +126,10 @@ class GymnasiumConfig(Config):
     """Duration of one step in seconds; None for what the environment reports, needed where it
     reports nothing."""
     obs_entries: tuple[tuple[str, Count], ...] = ()
-    """Names for consecutive parts of the observation, (name, length); none: one entry `obs`."""
+    """Names for consecutive parts of the observation, (name, length); none: one entry `obs`, or
+    the keys of a dictionary."""
     state: Names | None = None
-    """State entries. None: joint_pos and joint_vel for MuJoCo, else the observation."""
+    """State entries. None: joint_pos, joint_vel and activation for MuJoCo, else the observation."""
     obs: Names | None = None
     """The global policy's observation, any of the same entries; None for the whole observation."""
     conditions: Annotated[tuple[GymnasiumStart, ...], Items(some=True)] = (GymnasiumStart(),)
@@ -154,7 +150,7 @@ class GymnasiumConfig(Config):
     """A sample with a state or observation above this has failed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "make", _pairs(self, "make", self.make))
+        object.__setattr__(self, "make", option_pairs(self, "make", self.make))
         if isinstance(self.obs_entries, dict):
             object.__setattr__(self, "obs_entries", tuple(self.obs_entries.items()))
         super().__post_init__()
@@ -162,10 +158,12 @@ class GymnasiumConfig(Config):
         for name, _ in self.make:
             require(name not in _RESERVED, self, "make", f"without {name}, which is set", self.make)
         names = [name for name, _ in self.obs_entries]
-        good = len(set(names)) == len(names) and not set(names) & set(ENTRIES)
-        require(good, self, "obs_entries", f"new names, none twice, none of {ENTRIES}", names)
-        known = (*ENTRIES[:2], *(names or ENTRIES[2:3]), *ENTRIES[3:])
-        for field, chosen in (("state", self.state), ("obs", self.obs)):
+        taken = (*ENTRIES, ACTIVATION, OFFSET)
+        good = len(set(names)) == len(names) and not set(names) & set(taken)
+        require(good, self, "obs_entries", f"new names, none twice, none of {taken}", names)
+        known = (*ENTRIES[:2], ACTIVATION, *names, OFFSET, *ENTRIES[3:])
+        # without names the environment's own are known when it is made
+        for field, chosen in (("state", self.state), ("obs", self.obs)) if names else ():
             for name in chosen or ():
                 if name not in known:
                     raise ConfigError(f"GymnasiumConfig.{field}: {choices('entry', name, known)}")
@@ -203,16 +201,20 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         first = _Instance(config)
         self._first = first
         self._pool = [first]
-        nv, parts = first.nv, config.obs_entries or (("obs", first.n_obs),)
+        self._has_said = False
+        nv, parts = first.nv, config.obs_entries or first.parts
         if sum(n for _, n in parts) != first.n_obs:
             raise ConfigError(
                 f"GymnasiumConfig.obs_entries name {sum(n for _, n in parts)} values, "
                 f"{config.env} observes {first.n_obs}"
             )
         joints = ((ENTRIES[0], nv), (ENTRIES[1], nv)) if first.has_joints else ()
-        self._everything = Layout((*joints, *parts, ("reward", 1), ("terminated", 1)))
+        if first.na:
+            joints = (*joints, (ACTIVATION, first.na))
+        offset = ((OFFSET, first.n_goal),) if first.n_goal else ()
+        self._everything = Layout((*joints, *parts, *offset, ("reward", 1), ("terminated", 1)))
         seen = tuple(name for name, _ in parts)
-        state = config.state or (ENTRIES[:2] if first.has_joints else seen)
+        state = config.state or (tuple(n for n, _ in joints) or seen)
         self._layout, self._state = self._chosen("state", state)
         self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
         self._start_std = np.concatenate(
@@ -233,10 +235,9 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         for name in names:
             if name not in self._everything.names:
                 what = choices("entry", name, self._everything.names)
-                raise ConfigError(
-                    f"GymnasiumConfig.{field}: {what}; {self.config.env} is not a MuJoCo "
-                    "environment"
-                )
+                if name in ENTRIES[:2]:
+                    what += f"; {self.config.env} is not a MuJoCo environment"
+                raise ConfigError(f"GymnasiumConfig.{field}: {what}")
         return self._everything.select(names), entry_indices(self._everything, names)
 
     def _sized(self, field: str, std: float | tuple[float, ...]) -> Array:
@@ -346,6 +347,49 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
             self._starts[test, condition] = readonly(run.X[0, 0]), readonly(qpos), readonly(qvel)
         return self._starts[test, condition]
 
+    def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
+        """See `gps.protocols.Linearises`: that of the environment's model, by `MujocoAgent`.
+
+        For environments of MuJoCo's whose actions are the model's controls. What the environment
+        observes is taken to stay as it is. Raises GPSError for others, and where the state lacks
+        joint_pos, joint_vel or activation; SimulationError.
+        """
+        first = self._first
+        first.require_plain()
+        own = (*ENTRIES[:2], *((ACTIVATION,) if first.na else ()))
+        lacking = [name for name in own if name not in self._layout.names]
+        if lacking:
+            raise GPSError(f"{', '.join(lacking)} not in GymnasiumConfig.state")
+        x, qpos, _ = self._start(condition, test=test)
+        model = copy.copy(first.model)
+        substeps = round(first.dt / model.opt.timestep)
+        agent = MujocoConfig(
+            model=Given(model, f"gymnasium.{self.config.env}"),
+            T=self.T,
+            dt=first.dt,
+            substeps=substeps,
+            state=own,
+            qpos=tuple(qpos),
+        ).build()
+        found = agent.linearise(0)
+        nx, nu = self._layout.size, self.nu
+        ours, theirs = entry_indices(self._layout, own), entry_indices(found.layout, own)
+        held, F, x_scale = x.copy(), np.zeros((nx, nx + nu)), np.full(nx, np.inf)
+        held[ours], x_scale[ours] = found.x[theirs], found.x_scale[theirs]
+        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
+            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
+        ]
+        after = held.copy()
+        after[ours] = (found.F @ np.concatenate((found.x, found.u)) + found.f)[theirs]
+        return replace(
+            found,
+            x=held,
+            F=F,
+            f=after - F @ np.concatenate((held, found.u)),
+            x_scale=x_scale,
+            layout=self._layout,
+        )
+
     def rollout(
         self,
         policy: Policy,
@@ -364,9 +408,26 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         noise = self._smooth(noise, self.nu)
         N, T = noise.shape[:2]
         run = self._run(self._instances(N), condition, N, start_noise, T, test=test)
-        drive(run, policy, noise)
+        try:
+            drive(run, policy, noise)
+        finally:
+            self._say_where_it_ends(run.ended)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
+        )
+
+    def _say_where_it_ends(self, ended: Sequence[float]) -> None:
+        """A warning, once: most samples go on for long after the environment would have stopped."""
+        half, steps = self.T / 2, sorted(ended)
+        if self._has_said or sum(t < half for t in steps) <= len(steps) / 2:
+            return
+        self._has_said = True
+        goes_on = "; it goes on from there (termination='ignore'), which its task does not mean"
+        log.warning(
+            "%s ends %d of %d samples before half of T=%d; T=%d would do for most of them%s",
+            *(self.config.env, sum(t < half for t in steps), len(steps), self.T),
+            max(int(steps[(len(steps) - 1) // 2]), 2),
+            "" if self.config.termination == "failure" else goes_on,
         )
 
     def simulation(self) -> Simulation:
@@ -485,14 +546,17 @@ class _Instance:
 
     def __init__(self, config: GymnasiumConfig) -> None:
         self._name = config.env
-        env, gymnasium = _made(config)
+        env, gymnasium = _environments.make(config.env, config.make)
         # it only says that reset was forgotten, and costs a call in every step
         while type(env) is gymnasium.wrappers.OrderEnforcing:
             env = env.env
         self._env, self._base = env, env.unwrapped
-        self.n_obs = _check_observation(config.env, env.observation_space, gymnasium.spaces.Box)
-        self.low, self.high, self.dtype = _check_actions(
-            config.env, env.action_space, gymnasium.spaces.Box
+        spaces = gymnasium.spaces
+        self.parts = _environments.observed(config.env, env.observation_space, spaces)
+        self._parts = tuple(name for name, _ in self.parts)
+        self.n_obs = sum(n for _, n in self.parts)
+        self.low, self.high, self.dtype = _environments.actions(
+            config.env, env.action_space, spaces
         )
         base = self._base
         self.has_joints = (
@@ -513,10 +577,16 @@ class _Instance:
         self.settable = not self.why_not_settable
         if self.why_not_settable:
             self.why_not_settable += ", so its starts can only be drawn by seed"
-        self.nq = self.nv = 0
+        sizes = dict(self.parts)
+        both = [sizes.get(name, 0) for name in GOAL]
+        self.n_goal = both[0] if both[0] == both[1] else 0
+        starts = dict(zip(self._parts, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+        self._goals = [slice(starts[n], starts[n] + self.n_goal) for n in GOAL if self.n_goal]
+        self.nq = self.nv = self.na = 0
         if self.has_joints:
             self.model, data = base.model, base.data
-            self.nq, self.nv = self.model.nq, self.model.nv
+            self.nq, self.nv, self.na = self.model.nq, self.model.nv, self.model.na
+            self._act = data.act
             self.qpos, self.qvel, self.warning = data.qpos, data.qvel, data.warning.number  # live
             self._no_warning = bytes(self.warning.nbytes)
             types = self.model.jnt_type
@@ -532,10 +602,37 @@ class _Instance:
         self.reward: Any = 0.0
         self.terminated: Any = False
 
+    def require_plain(self) -> None:
+        """GPSError unless a step of the environment is some of its model under the actions."""
+        from gymnasium.envs.mujoco import MujocoEnv
+
+        base = self._base
+        if not (self.has_joints and isinstance(base, MujocoEnv)):
+            raise GPSError(f"{self._name} is not one of Gymnasium's MuJoCo environments")
+        steps = ("do_simulation", "_step_mujoco_simulation")
+        low, high = self.model.actuator_ctrlrange.T
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        same = (
+            self.model.nu == len(self.low)
+            and all(vars(type(base)).get(n) is None for n in steps)
+            and np.allclose(self.low[limited], low[limited])
+            and np.allclose(self.high[limited], high[limited])
+        )
+        if not same:
+            raise GPSError(f"the actions of {self._name} are not the controls of its model")
+        quaternions = np.isin(self.model.jnt_type, (0, 1))
+        nominal = self._base.init_qpos if quaternions.any() else self.model.qpos0
+        if not np.allclose(self._origin_of(nominal), self._origin_of(self.model.qpos0)):
+            raise GPSError(f"{self._name} has another nominal orientation than its model")
+
     def _origin(self, has_init: bool) -> Array:
-        """qpos where joint_pos is zero: the nominal quaternions, else zero."""
+        """qpos where joint_pos is zero."""
+        return self._origin_of(self._base.init_qpos if has_init else self.model.qpos0)
+
+    def _origin_of(self, nominal: Array) -> Array:
+        """The quaternions of a pose, else zero."""
         model = self.model
-        origin, nominal = np.zeros(model.nq), self._base.init_qpos if has_init else model.qpos0
+        origin = np.zeros(model.nq)
         for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
             if kind == mujoco.mjtJoint.mjJNT_FREE:
                 origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
@@ -580,7 +677,7 @@ class _Instance:
         self.reward, self.terminated = 0.0, False
         drawn = start.qpos is None and start.qvel is None and not start.nominal
         if not self.settable or (drawn and shift is None):
-            self.obs = obs
+            self.obs = _environments.flat(obs, self._parts)
             return
         qpos, qvel = self._init if start.nominal else (self.qpos, self.qvel)
         qpos = np.array(qpos if start.qpos is None else start.qpos)
@@ -591,11 +688,12 @@ class _Instance:
         # a reset that lets the simulator step leaves its time and its solver's last solution behind
         mujoco.mj_resetData(self.model, base.data)
         base.set_state(qpos, qvel)
-        self.obs = base._get_obs()
+        self.obs = _environments.flat(base._get_obs(), self._parts)
 
     def step(self, u: np.ndarray) -> None:
         """Apply the action u (nu,), in the action space's dtype."""
-        self.obs, self.reward, self.terminated, _, _ = self._env.step(u)
+        obs, self.reward, self.terminated, _, _ = self._env.step(u)
+        self.obs = _environments.flat(obs, self._parts)
 
     def warned(self) -> bool:
         """Whether the simulator has warned since the reset."""
@@ -604,18 +702,24 @@ class _Instance:
     def windows(self, row: Array) -> tuple[Array, ...]:
         """The parts of a row of the agent's entries, which `write` fills."""
         nv = self.nv  # 0 where there are no joints
-        return row[:nv], row[nv : 2 * nv], row[2 * nv : -2], row[-2:]
+        ends = np.cumsum([nv, nv, self.na, self.n_obs, self.n_goal, 2])
+        return tuple(np.split(row, ends[:-1]))
 
     def write(self, windows: tuple[Array, ...]) -> None:
         """Everything there is to see."""
-        pos, vel, seen, rest = windows
+        pos, vel, act, seen, offset, rest = windows
         if self.has_joints:
             if self.flat:
                 pos[...] = self.qpos
             else:
                 mujoco.mj_differentiatePos(self.model, pos, 1.0, self.origin, self.qpos)
             vel[...] = self.qvel
+            if self.na:
+                act[...] = self._act
         seen[...] = self.obs
+        if self.n_goal:
+            achieved, desired = self._goals
+            offset[...] = seen[achieved] - seen[desired]
         rest[0], rest[1] = self.reward, self.terminated
 
 
@@ -639,6 +743,8 @@ class _Run:
         self._windows = [first.windows(row) for row in self._all]
         self._actions = np.zeros((N, agent.nu), dtype=first.dtype)
         self._alive = list(range(N))
+        self.ended = [math.inf] * N
+        """The first step in which the environment would have ended the episode, of each sample."""
         self.X, self.U = np.empty((N, rows, len(self._state))), np.empty((N, rows, agent.nu))
         self.obs = np.empty((N, rows, len(self._view)))
         self.jacobians: dict[str, Array] = {}
@@ -651,6 +757,9 @@ class _Run:
     def observe(self, t: int, row: int) -> bool:
         """Write the states and observations of step t into a row, and check them."""
         limit = self._config.limit
+        for i in self._alive:
+            if self._instances[i].terminated:
+                self.ended[i] = min(self.ended[i], t)
         for i in self._alive:
             instance = self._instances[i]
             instance.write(self._windows[i])
@@ -706,51 +815,3 @@ class _Run:
 def _is_model(value: Any) -> bool:
     """Whether an argument is the path of a model that is no file of Gymnasium's own."""
     return isinstance(value, str) and value.endswith(".xml") and value.startswith(("/", ".", "~"))
-
-
-def _made(config: GymnasiumConfig) -> tuple[Any, Any]:
-    """A new environment without a time limit, and the module gymnasium."""
-    with needed_by("GymnasiumConfig"):
-        import gymnasium
-    try:
-        with warnings_to_log(), ExitStack() as files:
-            make = {
-                name: str(files.enter_context(v.opened())) if isinstance(v, KeptFiles) else v
-                for name, v in config.make
-            }
-            env = gymnasium.make(config.env, max_episode_steps=-1, disable_env_checker=True, **make)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ConfigError(f"GymnasiumConfig.env: {config.env} cannot be made: {error}") from error
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"GymnasiumConfig.env: {config.env} needs the module {error.name!r}, which is not "
-            "installed; MuJoCo environments need the extra: pip install 'gymnasium[mujoco]'"
-        ) from error
-    except (gymnasium.error.Error, TypeError, OSError) as error:
-        raise ConfigError(
-            f"GymnasiumConfig.env: Gymnasium cannot make {config.env!r}: {error}"
-        ) from error
-    return env, gymnasium
-
-
-def _check_observation(name: str, space: Any, box: Any) -> int:
-    """Number of observed values; ConfigError unless they are a vector of floats."""
-    good = isinstance(space, box) and len(space.shape) == 1 and space.dtype.kind == "f"
-    if not good:
-        raise ConfigError(
-            f"GymnasiumConfig.env: {name} observes {space}, where a vector of floats is needed (a "
-            "Box with one axis); images, dictionaries and discrete observations need a wrapper "
-            "that makes them one"
-        )
-    return int(space.shape[0])
-
-
-def _check_actions(name: str, space: Any, box: Any) -> tuple[Array, Array, np.dtype[Any]]:
-    """Ends and dtype of the action space; ConfigError unless it is a vector of floats."""
-    good = isinstance(space, box) and len(space.shape) == 1 and space.dtype.kind == "f"
-    if not good or space.shape[0] < 1:
-        raise ConfigError(
-            f"GymnasiumConfig.env: {name} takes actions {space}, where a vector of floats is "
-            "needed (a Box with one axis): linear-Gaussian controllers have continuous actions"
-        )
-    return space.low.astype(np.float64), space.high.astype(np.float64), space.dtype

@@ -16,6 +16,7 @@ EXTRAS = {
     ),
     "gui": ("viser", "mjviser", "websockets", "plotly", "matplotlib"),
     "gym": ("gymnasium",),
+    "dm": ("dm_control",),
     "video": ("imageio", "imageio_ffmpeg"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }

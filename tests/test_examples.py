@@ -12,18 +12,18 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NUMBER = r"(-?\d+\.?\d*(?:e[+-]?\d+)?)"
 
 
-def output(command: list[str], cwd: Path) -> str:
+def output(command: list[str], cwd: Path, *, quiet: bool = True) -> str:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # no warning either
+    assert not (quiet and done.stderr), done.stderr  # no warning either
     return done.stdout
 
 
-def example(name: str, cwd: Path) -> str:
-    return output([sys.executable, str(EXAMPLES / f"{name}.py")], cwd)
+def example(name: str, cwd: Path, *, quiet: bool = True) -> str:
+    return output([sys.executable, str(EXAMPLES / f"{name}.py")], cwd, quiet=quiet)
 
 
 def numbers(pattern: str, text: str) -> list[float]:
@@ -311,3 +311,12 @@ def test_mujoco_agent(tmp_path):
     worst = numbers(r"(?m)^\d: +# mm", example("mujoco_agent", tmp_path))
     assert len(worst) == 6
     assert max(worst[-3:]) < 30
+
+
+@pytest.mark.slow
+def test_fetch_reach(tmp_path):
+    pytest.importorskip("gymnasium_robotics")  # which warns of other environments
+    text = example("fetch_reach", tmp_path, quiet=False)
+    dense = numbers(r"Dense-v4: mean #, worst #", text)[::2]
+    assert dense[0] < -1.5
+    assert dense[-1] > -1.0

@@ -45,10 +45,11 @@ from gps.agents.gymnasium_agent import (  # noqa: E402
     random_starts,
 )
 from gps.algorithms import StepConfig, TrajOptConfig  # noqa: E402
-from gps.control import PDConfig  # noqa: E402
+from gps.control import HoldConfig, PDConfig  # noqa: E402
 from gps.costs import ActionCost, StateCost, SumCost, WeightedCost  # noqa: E402
 from gps.costs.fitted import FittedRewardCost  # noqa: E402
 from gps.errors import ConfigError, GPSError, ShapeError, SimulationError  # noqa: E402
+from gps.pipeline.experiment import initial_controller  # noqa: E402
 
 STARTS = {
     "T": 15,
@@ -307,7 +308,7 @@ OTHER_SPACES = {
     "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
     "plane": spaces.Box(0.0, 1.0, (8, 8), np.float32),
     "whole": spaces.Box(0, 9, (2,), np.int64),
-    "dict": spaces.Dict({"position": spaces.Box(0.0, 1.0, (2,), np.float64)}),
+    "dict": spaces.Dict({"p": spaces.Box(0.0, 1.0, (2,), np.float64), "n": spaces.Discrete(3)}),
     "bits": spaces.MultiBinary(2),
 }
 
@@ -319,6 +320,7 @@ class Toy(gymnasium.Env):
     made = itertools.count()
 
     def __init__(self, fault="", space="", actions=""):
+        assert fault != "constructor"
         self.fault, self.number = fault, next(self.made)
         self.observation_space = OTHER_SPACES.get(space) or spaces.Box(
             -np.inf, np.inf, (2,), np.float64
@@ -434,6 +436,137 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
 
 
 @pytest.mark.parametrize(
+    ("env_id", "more"),
+    [("InvertedPendulum-v5", ()), ("Reacher-v5", ("offset",)), ("HalfCheetah-v5", ("reward",))],
+)
+def test_the_linearisation_of_a_mujoco_environment_tells_its_next_step(env_id, more):
+    parts = PARTS if env_id == "Reacher-v5" else ()
+    config = GymnasiumConfig(
+        env=env_id,
+        T=2,
+        obs_entries=parts,
+        state=(*more, *JOINTS),
+        conditions=random_starts(1, seed=3),
+    )
+    agent = config.build()
+    found = agent.linearise(0)
+    qpos, qvel = agent.start_joints(0)
+    nv, rng = len(qvel), np.random.default_rng(0)
+    shifts = 1e-4 * rng.normal(size=(6, 2 * nv))
+    near = replace(
+        config,
+        conditions=tuple(
+            GymnasiumStart(qpos=tuple(qpos + s[:nv]), qvel=tuple(s[nv:])) for s in shifts
+        ),
+    ).build()
+    for m in range(6):
+        u = found.u + 1e-3 * rng.normal(size=near.nu)
+        r = near.rollout(Constant(u), m, np.zeros((1, 2, near.nu)))
+        z = np.concatenate((r.X[0, 0], r.U[0, 0]))
+        pos = near.layout.slice("joint_pos").start
+        expected = (found.F @ z + found.f)[pos:]
+        moved = np.abs(r.X[0, 1, pos:] - r.X[0, 0, pos:]).max()
+        np.testing.assert_allclose(r.X[0, 1, pos:], expected, rtol=0, atol=0.02 * moved)
+    assert np.isfinite(found.x_scale[pos:]).all()
+    assert np.isinf(found.x_scale[:pos]).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (AGENTS["pendulum"], "Pendulum-v1 is not one of Gymnasium's MuJoCo environments"),
+        (replace(AGENTS["hopper"], state=("obs",)), "joint_pos, joint_vel not in"),
+    ],
+)
+def test_what_cannot_be_linearised_says_why(config, why):
+    with pytest.raises(GPSError, match=why):
+        config.build().linearise(0)
+
+
+def test_the_default_initial_controller_holds_an_inverted_pendulum():
+    agent = GymnasiumConfig(
+        env="InvertedPendulum-v5", T=200, conditions=random_starts(3, seed=0)
+    ).build()
+    rng = np.random.default_rng(0)
+    for m in range(3):
+        held, _ = initial_controller(HoldConfig(), agent, m)
+        for noise, bound in ((0.0, 0.03), (1.0, 0.5)):
+            r = agent.rollout(held, m, noise * rng.normal(size=(4, 200, 1)))
+            assert np.abs(r.entry("joint_pos")[:, :, 1]).max() < bound
+
+
+class Constant:
+    """One action for all."""
+
+    def __init__(self, u):
+        self.u = u
+
+    def act(self, x, obs, t, noise):
+        return np.tile(self.u, (len(x), 1))
+
+
+class Goal(Toy):
+    """A point that shall go to a goal, seen as a dictionary; it ends an episode after 6 steps."""
+
+    def __init__(self):
+        super().__init__()
+        box = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.observation_space = spaces.Dict(
+            observation=spaces.Dict(velocity=box, position=box), desired_goal=box, achieved_goal=box
+        )
+
+    def _seen(self):
+        inner = {"velocity": self.now - self.before, "position": self.now}
+        return {"achieved_goal": self.now, "desired_goal": self.goal, "observation": inner}
+
+    def reset(self, *, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.now, self.goal = self.np_random.normal(size=(2, 2))
+        self.before, self.steps = self.now, 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.before, self.now, self.steps = self.now, self.now + action, self.steps + 1
+        return self._seen(), 0.0, self.steps >= 6, False, {}
+
+
+gymnasium.register("gps-test/Goal-v0", Goal)
+
+
+def test_a_dictionary_is_a_vector_of_its_parts_and_a_goal_has_an_offset():
+    parts = ("achieved_goal", "desired_goal", "observation.position", "observation.velocity")
+    config = GymnasiumConfig(env="gps-test/Goal-v0", T=5, state=("goal_offset", *parts))
+    agent = config.build()
+    assert set(agent.obs_layout.names) == set(parts)
+    r = agent.rollout(NoisyDamping(), 0, np.random.default_rng(0).normal(size=(3, 5, 2)))
+    now, goal = r.entry("observation.position"), r.entry("desired_goal")
+    assert r.entry("achieved_goal").tobytes() == now.tobytes()
+    assert r.entry("goal_offset").tobytes() == (now - goal).tobytes()
+    assert np.abs(r.entry("goal_offset")).min() > 0
+    np.testing.assert_allclose(now[:, 1:], now[:, :-1] + r.U[:, :-1], atol=1e-12)
+    with pytest.raises(ConfigError, match=r"unknown entry 'observation'; .*observation\.position"):
+        replace(config, state=("observation",)).build()
+
+
+@pytest.mark.parametrize("termination", ["ignore", "failure"])
+def test_episodes_that_end_early_are_mentioned_once_with_a_horizon(termination, caplog):
+    config = GymnasiumConfig(env="gps-test/Goal-v0", T=13, termination=termination)
+    agent, noise = config.build(), np.zeros((3, 13, 2))
+    for _ in range(2):
+        try:
+            agent.rollout(NoisyDamping(), 0, noise)
+        except SimulationError:
+            assert termination == "failure"
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "gps-test/Goal-v0 ends 3 of 3 samples before half of T=13; T=6 would do" in said
+    assert ("goes on from there" in said) == (termination == "ignore")
+    caplog.clear()
+    replace(config, T=6).build().rollout(NoisyDamping(), 0, noise[:, :6])
+    replace(config, T=12, termination="ignore").build().rollout(NoisyDamping(), 0, noise[:, :12])
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
     ("make", "match"),
     [
         (lambda: GymnasiumConfig(env="CartPole-v1"), "takes actions Discrete"),
@@ -441,7 +574,7 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
         (lambda: toy(space="image"), "observes Box.*images"),
         (lambda: toy(space="plane"), "one axis"),
         (lambda: toy(space="whole"), "a vector of floats"),
-        (lambda: toy(space="dict"), "observes Dict"),
+        (lambda: toy(space="dict"), "observes Dict.*discrete"),
         (lambda: toy(actions="whole"), "takes actions Box"),
         (lambda: toy(actions="bits"), "takes actions MultiBinary"),
         (lambda: toy(fault="size"), r"gives an observation of shape \(3,\).*has \(2,\)"),
@@ -452,6 +585,12 @@ def test_an_environments_own_noise_is_the_same_in_every_sample():
         (lambda: GymnasiumConfig(env="gps-test/Silent-v0"), r"\.dt must be given"),
         (lambda: GymnasiumConfig(env="Recher-v5"), "cannot make 'Recher-v5'.*exist"),
         (lambda: GymnasiumConfig(env="nowhere:Reacher-v5"), "nowhere"),
+        (lambda: GymnasiumConfig(env="Recher-v5"), "did you mean .*Reacher-v5"),
+        (lambda: GymnasiumConfig(env="Reacher-v2"), "have been moved.*; there is Reacher-v5"),
+        (lambda: GymnasiumConfig(env="Reacher-v9"), "versioned.*; there is Reacher-v5"),
+        (lambda: GymnasiumConfig(env="ArmReach-v1"), "'module:ArmReach-v1'"),
+        (lambda: toy(wind=2.0), "it takes fault, space, actions"),
+        (lambda: toy(fault="constructor"), r"AssertionError.* in .*agent.py, line \d"),
         (lambda: GymnasiumConfig(env=""), r"\.env must be a name"),
         (lambda: replace(AGENTS["reacher"], T=1), r"\.T must be a whole number from 2"),
         (lambda: replace(AGENTS["reacher"], dt=0.0), r"\.dt must be a number above 0 s"),

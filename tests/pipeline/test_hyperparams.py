@@ -10,6 +10,7 @@ import pytest
 
 import gps
 from gps import cli
+from gps.extras import MissingPackageError
 from gps.pipeline import loader
 from gps.pipeline.config_io import to_json
 
@@ -22,7 +23,10 @@ def test_an_experiment_loads_and_builds_its_agent(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = gps.load(path.stem)
     assert experiment.name == path.stem
-    agent = experiment.validate()
+    try:
+        agent = experiment.validate()
+    except MissingPackageError as missing:  # of another package's task
+        pytest.skip(str(missing))
     assert agent.n_conditions >= 1
     first = experiment.initial.controller(
         agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt
