@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gps import __version__
-from gps.cli import experiments, options, page, policies, running
+from gps.cli import check, experiments, new, options, page, policies, running
 from gps.cli.messages import EXIT_ERROR, EXIT_INTERRUPTED, complain, logging_to
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.extras import needed_by, require
@@ -53,12 +53,13 @@ class Command:
 
     summary: str
     fill: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int] | None
-    """None for the one command whose unknown options are the experiment's."""
+    run: Callable[..., int]
+    own: bool = False
+    """Whether unknown options are the experiment's: the second argument of `run`."""
 
 
 COMMANDS = {
-    "run": Command("run an experiment", running.run_arguments, None),
+    "run": Command("run an experiment", running.run_arguments, running.run, own=True),
     "resume": Command("continue a run", running.resume_arguments, running.resume),
     "gui": Command("show a run in the browser, live or stored", page.gui_arguments, page.gui),
     "plot": Command("write a run's plots as PNG", page.plot_arguments, page.plot),
@@ -69,7 +70,13 @@ COMMANDS = {
         "write the policy for use without gps", policies.export_arguments, policies.export
     ),
     "list": Command("show the experiments", lambda parser: None, experiments.show),
-    "new": Command("write a hyperparams file to edit", experiments.new_arguments, experiments.new),
+    "new": Command("write a hyperparams file to edit", new.new_arguments, new.new),
+    "check": Command(
+        "say what an experiment's initial controllers do",
+        check.check_arguments,
+        check.check,
+        own=True,
+    ),
 }
 
 
@@ -88,14 +95,14 @@ def _dispatch(argv: list[str]) -> int:
         prog=f"gps {name}",
         description=command.summary,
         allow_abbrev=False,
-        add_help=command.run is not None,
+        add_help=name != "run",
     )
-    if command.run is None:
+    if name == "run":  # whose help has the experiment's options too
         parser.add_argument("-h", "--help", action="store_true", help="show this and leave")
     parser.add_argument("-v", "--verbose", action="store_true", help="show more messages")
     command.fill(parser)
     own: list[str] = []
-    if command.run is None:
+    if command.own:
         rest, own = options.split(rest, parser)
     try:
         args = parser.parse_args(rest)
@@ -105,7 +112,7 @@ def _dispatch(argv: list[str]) -> int:
     if name not in ("list", "new"):
         require("run", f"gps {name}")
     with logging_to(verbose=args.verbose), needed_by(f"gps {name}"):
-        return running.run(args, own) if command.run is None else command.run(args)
+        return command.run(args, own) if command.own else command.run(args)
 
 
 def _overview() -> str:
