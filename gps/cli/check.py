@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from gps.cli import options
-from gps.cli.messages import EXIT_DIAGNOSIS
 from gps.fields import Count
+
+EXIT_WRONG = 3
+"""Exit code where what the experiment begins with does not do what it should."""
 
 
 def check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,4 +41,4 @@ def check(args: argparse.Namespace, own: list[str]) -> int:
     )
     found = checking.check(experiment, conditions=args.conditions, iterate=args.iterate)
     print(found)
-    return 0 if found.good else EXIT_DIAGNOSIS
+    return 0 if found.good else EXIT_WRONG

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from gps.errors import GPSError, one_line
 
-EXIT_ERROR, EXIT_DIAGNOSIS, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 COMPILING = "gps.compiling"
 """The logger that says when a kernel is compiled, at level INFO."""
 
