@@ -42,7 +42,10 @@ CLIPPED = 0.2
 """Share of clipped actions above which the fitted dynamics suffer."""
 LITTLE = 0.01
 """Exploration below this share of an actuator's range moves next to nothing."""
+NO_SHARE = 1e-5
+"""Share of the cost below which a term has no say."""
 MUCH_STORED = 2e9
+"""Bytes of a run that are worth a word."""
 POSITIONS = ("joint_pos", "position")
 """State entries that initial controllers may hold."""
 _UNITS = {"end_points": "m", "end_point_velocities": "m/s"}
@@ -93,11 +96,11 @@ class ActionCheck:
 
 @dataclass(frozen=True)
 class TermCheck:
-    """One term of the cost, in rollouts without noise."""
+    """One term of the cost, in the rollouts with exploration."""
 
     name: str
     cost: float
-    """Sum over the steps, mean over the conditions."""
+    """Sum over the steps, mean over samples and conditions."""
     share: float
     """Of the sum of all terms' magnitudes."""
 
@@ -199,7 +202,7 @@ def check(
         failures=tuple(failures),
         entries=entries,
         actions=tuple(_actions(agent, names, noisy)),
-        terms=tuple(_terms(experiment.cost, still)),
+        terms=tuple(_terms(experiment.cost, noisy or still)),
         distance=distance,
         distance_label=(experiment.measure.distance_label if experiment.measure else "distance"),
         succeeds=succeeds,
@@ -390,12 +393,14 @@ def _actions(agent: Agent, names: _Names, noisy: Sequence[Rollouts]) -> Iterator
         yield ActionCheck(name, low_i, high_i, float(u.mean()), float(u.std()), clipped)
 
 
-def _terms(cost: Cost, still: Sequence[Rollouts]) -> Iterator[TermCheck]:
+def _terms(cost: Cost, rollouts: Sequence[Rollouts]) -> Iterator[TermCheck]:
     """The terms of a sum, or the cost as the only one."""
-    if not still:
+    if not rollouts:
         return
     terms = [(t.cost, t.weight) for t in cost.terms] if isinstance(cost, HasTerms) else [(cost, 1)]
-    sums = [w * float(np.mean([c.evaluate(r).l.sum() for r in still])) for c, w in terms]
+    sums = [
+        w * float(np.mean([c.evaluate(r).l.sum(axis=1).mean() for r in rollouts])) for c, w in terms
+    ]
     total = sum(map(abs, sums)) or 1.0
     for (term, _), value in zip(terms, sums, strict=True):
         entry = term.entry if isinstance(term, HasEntry) else None
@@ -452,13 +457,12 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
     if still:
         names = _listed([a.name for a in still])
         yield f"exploration is below 1 % of the range of {names}: raise initial.variance"
-    same = [f"{e.name}[{v}]" for e in found.entries for v in e.constant]
-    if same:
-        yield f"{_listed(same)} never change: agent.state can do without, if nothing needs them"
-    if len(found.terms) > 1:
-        for j, term in enumerate(found.terms):
-            if term.share > 0.999:
-                yield f"{term.name} is all of the cost at the start: see cost.terms.{j}.weight"
+    for e in found.entries:
+        if len(e.constant) == e.size:
+            yield f"{e.name} never changes: agent.state can do without, if nothing needs it"
+    for j, term in enumerate(found.terms):
+        if term.share < NO_SHARE:
+            yield f"{term.name} has no share in the cost: see cost.terms.{j}.weight"
     if found.succeeds:
         yield "the initial controllers succeed already: see measure.threshold and measure.target"
     if experiment.algorithm.trains_policy and not agent.n_test_conditions:
