@@ -440,10 +440,10 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
                 f"{e.name} is not held: {e.worst} moves by {e.drift:.2g}{unit} without noise; see "
                 f"the options of initial ({initial})"
             )
-        elif e.name in POSITIONS and e.explored > EXPLORES:
+        elif e.name in POSITIONS and e.unit and e.explored > EXPLORES:
             yield (
-                f"exploration moves {e.name} by up to {e.explored:.2g}{unit}: where samples are "
-                "far apart no linear dynamics fit them; less initial.variance keeps them together"
+                f"exploration moves {e.name} by up to {e.explored:.2g}{unit}: linear dynamics fit "
+                "samples that are closer together better; see initial.variance"
             )
     much = [a for a in found.actions if a.clipped > CLIPPED]
     if much:

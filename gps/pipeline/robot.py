@@ -96,18 +96,41 @@ class Robot:
         return self.model.key(self.keyframe).name or str(self.keyframe)
 
     def _inside_limits(self) -> Array:
-        """The model's own pose, but the middle of its range for a joint that is outside."""
+        """The model's own pose, but the middle of its range for a joint that is outside, and if its
+        bodies are then inside each other also for those that are near a limit, or for all."""
+        for margin in (0.0, 0.1, 0.5):
+            qpos = self._centred(margin)
+            if not self._collides(qpos):
+                return qpos
+        return self._centred(0.0)
+
+    def _centred(self, margin: float) -> Array:
+        """The model's own pose, with joints within that share of their range from a limit moved to
+        its middle."""
         model, qpos = self.model, self.model.qpos0.copy()
         for j in range(model.njnt):
             low, high = model.jnt_range[j]
-            at = model.jnt_qposadr[j]
-            if self.scalar_joint(j) and model.jnt_limited[j] and not low <= qpos[at] <= high:
+            at, left = model.jnt_qposadr[j], margin * (high - low)
+            limited = self.scalar_joint(j) and model.jnt_limited[j]
+            if limited and not low + left <= qpos[at] <= high - left:
                 qpos[at] = (low + high) / 2
         return qpos
 
+    def _collides(self, qpos: Array) -> bool:
+        """Whether two moving bodies are inside each other, by more than a mm."""
+        data = mujoco.MjData(self.model)
+        data.qpos[:] = qpos
+        mujoco.mj_fwdPosition(self.model, data)
+        for contact in data.contact:
+            bodies = self.model.geom_bodyid[contact.geom]
+            if contact.dist < -1e-3 and all(self.moves(int(b)).any() for b in bodies):
+                return True
+        return False
+
     @property
     def moved_inside(self) -> bool:
-        """Whether the start is not the model's own pose, as that is outside of the limits."""
+        """Whether the start is not the model's own pose, which is outside of the limits, or in
+        which its bodies are inside each other."""
         return self.keyframe is None and bool((self.start != self.model.qpos0).any())
 
     # --- what moves what -------------------------------------------------------------------------
@@ -318,13 +341,13 @@ class Robot:
 
     @cached_property
     def shifts(self) -> Array:
-        """Standard deviations of starts that differ, (nv,): a fifth of `room`, or what the limits
-        leave; 0 for what no actuator drives and for what a constraint ties."""
+        """Standard deviations of starts that differ, (nv,): a fifth of `room`, or less where the
+        limits are near; 0 for what no actuator drives and for what a constraint ties."""
         std = np.where(self.driven & self.scalar & ~self.tied, self.room / 5, 0.0)
         for dof in _where(std > 0):
             left = min(self._left(dof, +1), self._left(dof, -1))
-            std[dof] = min(std[dof], left / 2)
-        return np.array([float(f"{s:.1g}") for s in std])
+            std[dof] = min(std[dof], left / 3)
+        return std
 
     def _left(self, dof: int, sign: int) -> float:
         """Way from the start to the limit of a hinge or slide."""
@@ -347,10 +370,19 @@ class Robot:
     def place(self, site: int, way: Array) -> Array:
         """Where a site is after moving from the start."""
         data = mujoco.MjData(self.model)
-        data.qpos[:] = self.start
-        mujoco.mj_integratePos(self.model, data.qpos, np.ascontiguousarray(way), 1.0)
+        data.qpos[:] = self._moved(way)
         mujoco.mj_kinematics(self.model, data)
         return data.site_xpos[site].copy()
+
+    def _moved(self, way: Array) -> Array:
+        """Positions (nq,) after moving from the start."""
+        qpos = self.start.copy()
+        mujoco.mj_integratePos(self.model, qpos, np.array(way, dtype=float), 1.0)
+        return qpos
+
+    def collides(self, way: Array) -> bool:
+        """Whether moving bodies are inside each other after moving from the start."""
+        return self._collides(self._moved(way))
 
     def point(self) -> Point | None:
         """The site at the end of the longest chain of driven joints on a fixed base."""
@@ -367,7 +399,8 @@ class Robot:
         for _, s, own in sorted(found, key=lambda f: (-f[0], f[1])):
             start, signs = self.place(s, np.zeros(m.nv)), np.sign(self.goal(own))
             # of a pose and its opposite the higher one: it is less likely in the floor
-            ways = [self.goal(own, 0.6 * signs), self.goal(own, -0.6 * signs)]
+            ways = [self.goal(own, share * signs) for share in (0.6, -0.6, 0.3, -0.3)]
+            ways = [way for way in ways if not self.collides(way)][:2] or ways[:1]
             target = max((self.place(s, way) for way in ways), key=lambda p: float(p[2]))
             point = Point(m.site(s).name, start, rounded(target))
             if point.distance > 1e-3 * float(m.stat.extent):
@@ -413,8 +446,7 @@ class Robot:
         places = []
         for _ in range(100):
             way = self.goal(self.driven, rng.uniform(-1.5, 1.5, m.nv))
-            data.qpos[:] = self.start
-            mujoco.mj_integratePos(m, data.qpos, way, 1.0)
+            data.qpos[:] = self._moved(way)
             mujoco.mj_kinematics(m, data)
             of = mujoco.mjtObj
             where = {of.mjOBJ_SITE: data.site_xpos, of.mjOBJ_GEOM: data.geom_xpos}

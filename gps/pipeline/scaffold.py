@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CONDITIONS, _TESTS = 4, 10
+_CONDITIONS, _TESTS, _TRAINING = 4, 10, "training conditions"
 _FAR = 2.0
 """Cost of a step as far from the target as the start is."""
 _EFFORT = 0.025
@@ -402,7 +402,10 @@ def _model_options(robot: Robot, source: str, task: _Task) -> Iterator[Argument]
         if activation.any():
             yield Argument(_values(activation), "activation")
     elif robot.moved_inside:
-        above = "The model's own pose is outside of the joints' limits: their middle there."
+        above = (
+            "The middle of the range for joints that are beyond their limits in the model's own "
+            "pose, or near them where its bodies are inside each other."
+        )
         yield Argument(_named(_values(robot.start), robot.positions), "qpos", above=above)
 
 
@@ -413,18 +416,36 @@ def _starts(robot: Robot, task: _Task) -> tuple[tuple[tuple[str, Any], ...], tup
         name, value = "TARGETS", ((task.mocap, _values(low), _values(high)),)
         option, what = "mocap_boxes", f"The mocap body {task.mocap} stands elsewhere in each."
     elif robot.shifts.any():
-        name, value = "SHIFTS", _each(robot.shifts, robot.directions, whole=True)
+        name, value = "SHIFTS", _each(_shifts(robot), robot.directions, whole=True)
         option, what = "qpos_std", "Starts that differ by so much, in rad or m."
     else:
         return (), ()
     drawn = Argument(Name(name), option)
-    training = (Argument(0, "seed"), Argument("training conditions", "purpose"), drawn)
+    training = (Argument(0, "seed"), Argument(_TRAINING, "purpose"), drawn)
     train = Call("sample_conditions", (Argument(_CONDITIONS), *training))
     test = Call("sample_conditions", (Argument(_TESTS), Argument(0, "seed"), drawn))
     return ((name, value),), (
         Argument(train, "conditions", above=what),
         Argument(test, "test_conditions"),
     )
+
+
+def _shifts(robot: Robot) -> Array:
+    """Standard deviations of the starts, so small that no body is inside another one in them."""
+    from gps.agents.mujoco import sample_conditions
+
+    shifts = robot.shifts
+    for _ in range(4):
+        shifts = np.array([number(s, 1) for s in shifts])
+        given: Any = {"seed": 0, "qpos_std": tuple(shifts)}
+        drawn = [
+            *sample_conditions(_CONDITIONS, purpose=_TRAINING, **given),
+            *sample_conditions(_TESTS, **given),
+        ]
+        if not any(robot.collides(np.array(c.qpos_offset)) for c in drawn):
+            break
+        shifts = shifts / 2
+    return shifts
 
 
 def _initial(robot: Robot) -> Iterator[Argument]:
