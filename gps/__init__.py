@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gps.errors import GPSError
     from gps.pipeline import (
         AsynchronousConfig,
-        EvaluationReport,
         Check,
+        EvaluationReport,
         Experiment,
         IterationReport,
         check,

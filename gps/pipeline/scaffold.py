@@ -106,7 +106,7 @@ class _Draft:
             *assigned("experiment", Call("Experiment", options, split=True)),
         ]
         head = (
-            f'"""{_cut(self.title)}\n\nWritten by `gps new`, to be edited. Look at it, and run it:\n\n'
+            f'"""{_cut(self.title)}\n\nWritten by `gps new`, to be edited. Check it and run it:\n\n'
             f'    gps check {name}.py\n    gps run {name}.py\n"""'
         )
         used = [n for n in _HOMES if any(f"{n}(" in line for line in body)]
@@ -526,7 +526,7 @@ def _of_env(env: str) -> _Draft:
     ended = _terminates(replace(config, dt=dt, T=T, obs=("terminated",)), _half_range(agent))
     why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
     if ended is not None:
-        T = min(T, max(20, ended))
+        T = min(T, max(20, ended * 3 // 2))
         why += f" With small random actions half of the samples would end by step {ended}."
     starts = [
         Call("random_starts", (Argument(n), Argument(0, "seed"), *purpose))
@@ -572,7 +572,10 @@ def _half_range(agent: Agent) -> Array:
 def _environment(title: str, agent: Agent, call: Call) -> _Draft:
     """A draft for an environment that has starts and a reward of its own."""
     half = _half_range(agent)
-    visual = visual_model_of(agent, 0)
+    try:
+        visual = visual_model_of(agent, 0)
+    except GPSError:  # no model, so nothing to list
+        visual = None
     notes = [f"states of {agent.layout.size}, observations of {agent.obs_layout.size} numbers"]
     limits = control_range_of(agent)
     if limits is not None:
