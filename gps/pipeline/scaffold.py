@@ -585,7 +585,8 @@ def _environment(title: str, agent: Agent, call: Call) -> _Draft:
         from gps.pipeline.robot import Robot
 
         notes += ["", "its model has", "", *Robot(visual.model).inventory()]
-    variance = Call.of("OpenLoopConfig", variance=_each((0.3 * half) ** 2))
+    holds = [Argument(Call("HoldConfig"))] if "joint_pos" in agent.layout.names else []
+    noise = Call.of("OpenLoopConfig", variance=_each((0.3 * half) ** 2))
     return _Draft(
         title=title,
         notes="\n".join(notes),
@@ -604,7 +605,8 @@ def _environment(title: str, agent: Agent, call: Call) -> _Draft:
         ),
         measure=None,
         initial=(
-            Argument(variance, above="Noise of 30 % of half of each action's range, no feedback."),
+            *holds,
+            Argument(noise, above="Noise of 30 % of half of each action's range, no feedback."),
         ),
         samples=10,
         iterations=20,
