@@ -341,7 +341,7 @@ def test_rollouts_are_not_much_longer_than_an_environment_lasts(here):
     pytest.importorskip("gymnasium")
     made = scaffold.new("hop", env="Hopper-v5")
     text = " ".join(made.path.read_text().replace("#", "").split())
-    assert "half of the samples would end by step" in text
+    assert "Half of the first samples would end by step" in text
     assert 20 <= gps.load(made.path).agent.T < 100
 
 

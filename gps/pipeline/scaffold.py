@@ -6,9 +6,8 @@ initial controllers the first one is taken with which `gps.check` finds nothing 
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import loader
 from gps.pipeline.checking import CLIPPED, EXPLORES, POSITIONS, Check, check
+from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.source_text import (
     Argument,
     Call,
@@ -34,13 +34,13 @@ from gps.types import Array
 if TYPE_CHECKING:
     from gps.pipeline.robot import Robot
 
-log = logging.getLogger(__name__)
-
 _CONDITIONS, _TESTS, _TRAINING = 4, 10, "training conditions"
 _FAR = 2.0
 """Cost of a step as far from the target as the start is."""
 _EFFORT = 0.025
 """Cost of a step in which an action is at its limit."""
+_ENV_T = 100
+"""Most steps of a rollout in an environment."""
 _DM_STEP, _DM_T = 0.04, 100
 """Duration of a step of dm_control's tasks, in s, which take actions up to a hundred times a second
 for 10 s or more, and steps of a rollout."""
@@ -82,6 +82,8 @@ class _Draft:
     """Initial controllers, in the order in which they are tried."""
     samples: int
     iterations: int
+    shorter: Callable[[Experiment], _Draft | None] | None = None
+    """The draft with rollouts that are as long as the experiment's last; None for as long as it."""
 
     def text(self, name: str, initial: Argument) -> str:
         """The source."""
@@ -177,23 +179,24 @@ def new(
 
 def _written(draft: _Draft, target: Path) -> Made:
     """Write the draft with the first initial controllers that do, or those that do best."""
-    tried: list[tuple[tuple[bool, ...], str, Check]] = []
+    tried: list[tuple[tuple[bool, ...], Argument, Check]] = []
     errors: list[GPSError] = []
     for initial in draft.initial:
-        text = draft.text(target.stem, initial)
-        loader.write_new(target, text, force=True)
+        loader.write_new(target, draft.text(target.stem, initial), force=True)
         try:
             found = check(loader.load(target).experiment, conditions=2)
         except GPSError as error:
             errors.append(error)
             continue
-        tried.append((_faults(found), text, found))
+        tried.append((_faults(found), initial, found))
         if not any(_faults(found)):
             break
     if not tried:
         raise errors[0]
-    _, text, found = min(tried, key=lambda t: t[0])
-    loader.write_new(target, text, force=True)
+    _, initial, found = min(tried, key=lambda t: t[0])
+    loader.write_new(target, draft.text(target.stem, initial), force=True)
+    if draft.shorter is not None and (other := draft.shorter(loader.load(target).experiment)):
+        return _written(replace(other, initial=(initial,)), target)
     return Made(target, found)
 
 
@@ -520,46 +523,43 @@ def _of_env(env: str) -> _Draft:
         dt = 0.05
         agent = replace(config, dt=dt).build()
     limit = gymnasium.spec(env).max_episode_steps
-    T = min(limit or 100, 100)
-    joints = "joint_pos" in agent.layout.names
-    state = ("joint_pos", "joint_vel", "reward") if joints else ("obs", "reward")
-    ended = _terminates(replace(config, dt=dt, T=T, obs=("terminated",)), _half_range(agent))
-    why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
-    if ended is not None:
-        T = min(T, max(20, ended * 3 // 2))
-        why += f" With small random actions half of the samples would end by step {ended}."
     starts = [
         Call("random_starts", (Argument(n), Argument(0, "seed"), *purpose))
         for n, purpose in ((_CONDITIONS, (Argument("training", "purpose"),)), (_TESTS, ()))
     ]
-    options = (
-        Argument(env, "env"),
-        Argument(T, "T", above=why),
-        *([Argument(dt, "dt", above="The environment has no unit of time.")] if dt else []),
-        Argument(state, "state"),
-        Argument(starts[0], "conditions", above="Starts that the environment draws."),
-        Argument(starts[1], "test_conditions"),
-    )
-    title = f"{env}: the environment's own reward"
-    return _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+
+    def draft(T: int, why: str) -> _Draft:
+        options = (
+            Argument(env, "env"),
+            Argument(T, "T", above=why),
+            *([Argument(dt, "dt", above="The environment has no unit of time.")] if dt else []),
+            Argument((*agent.layout.names, "reward"), "state"),
+            Argument(starts[0], "conditions", above="Starts that the environment draws."),
+            Argument(starts[1], "test_conditions"),
+        )
+        title = f"{env}: the environment's own reward"
+        return _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+
+    def shorter(experiment: Experiment) -> _Draft | None:
+        ended = _ended(experiment)
+        if ended is None:
+            return None
+        early = f"{why} Half of the first samples would end by step {ended}."
+        return draft(min(T, max(20, ended * 3 // 2)), early)
+
+    T = min(limit or _ENV_T, _ENV_T)
+    why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
+    return replace(draft(T, why), shorter=shorter)
 
 
-def _terminates(config: Any, half: Array) -> int | None:
-    """The step by which half of five samples with small random actions have ended, if they do."""
-    agent = config.build()
-    rng = np.random.default_rng(0)
-    from gps.control.initial import OpenLoopConfig
-
-    noise = OpenLoopConfig(variance=tuple((0.3 * half) ** 2))
-    policy = noise.controller(agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt)
-    try:
-        rolled = agent.rollout(policy, 0, rng.standard_normal((5, agent.T, agent.nu)))
-    except GPSError as error:
-        log.info("%s", error)
-        return None
-    over = rolled.obs[:, :, 0] > 0
-    first = np.where(over.any(axis=1), over.argmax(axis=1), agent.T)
-    step = int(np.median(first))
+def _ended(experiment: Experiment) -> int | None:
+    """The step by which half of the first samples have been terminated, None if fewer are."""
+    config: Any = experiment.agent
+    agent = replace(config, obs=("terminated",)).build()
+    policy = initial_state(experiment, agent).conditions[0].actor
+    noise = np.random.default_rng(0).standard_normal((experiment.samples, agent.T, agent.nu))
+    over = agent.rollout(policy, 0, noise).obs[:, :, 0] > 0
+    step = int(np.median(np.where(over.any(axis=1), over.argmax(axis=1), agent.T)))
     return step if step < agent.T else None
 
 
