@@ -83,7 +83,7 @@ class _Draft:
     samples: int
     iterations: int
     shorter: Callable[[Experiment], _Draft | None] | None = None
-    """The draft with rollouts that are as long as the experiment's last; None for as long as it."""
+    """The draft with a horizon that the experiment's first rollouts reach; None where they do."""
 
     def text(self, name: str, initial: Argument) -> str:
         """The source."""
@@ -204,7 +204,7 @@ def _faults(found: Check) -> tuple[bool, ...]:
     """What speaks against initial controllers, the worst first."""
     far = any(e.explored > EXPLORES for e in found.entries if e.name in POSITIONS)
     clipped = any(a.clipped > CLIPPED for a in found.actions)
-    return bool(found.failures), found.holds is False, clipped, far
+    return bool(found.failures), found.holds is False, far, clipped
 
 
 # --- models --------------------------------------------------------------------------------------
