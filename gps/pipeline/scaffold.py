@@ -6,6 +6,7 @@ initial controllers the first one is taken with which `gps.check` finds nothing 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -179,7 +180,7 @@ def new(
 
 def _written(draft: _Draft, target: Path) -> Made:
     """Write the draft with the first initial controllers that do, or those that do best."""
-    tried: list[tuple[tuple[bool, ...], Argument, Check]] = []
+    tried: list[tuple[tuple[float, ...], Argument, Check]] = []
     errors: list[GPSError] = []
     for initial in draft.initial:
         loader.write_new(target, draft.text(target.stem, initial), force=True)
@@ -189,7 +190,7 @@ def _written(draft: _Draft, target: Path) -> Made:
             errors.append(error)
             continue
         tried.append((_faults(found), initial, found))
-        if not any(_faults(found)):
+        if found.good and not any(_faults(found)):
             break
     if not tried:
         raise errors[0]
@@ -200,11 +201,13 @@ def _written(draft: _Draft, target: Path) -> Made:
     return Made(target, found)
 
 
-def _faults(found: Check) -> tuple[bool, ...]:
-    """What speaks against initial controllers, the worst first."""
-    far = any(e.explored > EXPLORES for e in found.entries if e.name in POSITIONS)
+def _faults(found: Check) -> tuple[float, ...]:
+    """What speaks against initial controllers, the worst first; zeros for nothing."""
     clipped = any(a.clipped > CLIPPED for a in found.actions)
-    return bool(found.failures), found.holds is False, far, clipped
+    away = max((e.explored for e in found.entries if e.name in POSITIONS), default=0.0)
+    # in powers of two: what falls anyhow falls about as far with less noise
+    far = max(0, round(math.log2(away / EXPLORES))) if 0 < away < math.inf else 0
+    return bool(found.failures), far, clipped
 
 
 # --- models --------------------------------------------------------------------------------------
