@@ -477,7 +477,7 @@ def _initial(robot: Robot) -> Iterator[Argument]:
 
 
 def _values(values: Sequence[float] | Array) -> tuple[float, ...]:
-    return tuple(number(v, 6) for v in values)
+    return tuple(round(float(v), 5) + 0.0 for v in values)
 
 
 def _named(values: tuple[float, ...], names: Sequence[str]) -> Any:
