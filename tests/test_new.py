@@ -22,11 +22,12 @@ from gps.pipeline.source_text import Argument, Call, Items
 
 ARM = """<mujoco model="arm"><compiler angle="radian"/><option timestep="0.004"/><worldbody>
   <camera name="side" pos="0 -2 0.5"/>
-  <body name="upper" pos="0 0 0.8"><joint name="shoulder" axis="0 1 0" range="-1.5 1.5" damping="1"/>
+  <body name="upper" pos="0 0 0.8">
+    <joint name="shoulder" axis="0 1 0" range="-1.5 1.5" damping="1"/>
     <geom type="capsule" fromto="0 0 0 0.4 0 0" size="0.03" mass="1" contype="0" conaffinity="0"/>
     <body name="fore" pos="0.4 0 0"><joint name="elbow" axis="0 1 0" range="0.1 2.5" damping="1"/>
-      <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.02" mass="0.5" contype="0" conaffinity="0"/>
-      <site name="tool" pos="0.3 0 0"/>
+      <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.02" mass="0.5" contype="0"
+        conaffinity="0"/><site name="tool" pos="0.3 0 0"/>
     </body></body>
   %s</worldbody>
   <actuator><motor name="lift" joint="shoulder" ctrlrange="-40 40"/>
@@ -41,19 +42,22 @@ SERVO = """<mujoco><compiler angle="radian"/><option timestep="0.002" gravity="0
   <body><joint name="turn" axis="0 0 1" range="-2 2" damping="0.5"/>
     <geom type="capsule" fromto="0 0 0 0.4 0 0" size="0.03" mass="1"/></body></worldbody>
   <actuator><position name="servo" joint="turn" kp="20" ctrlrange="-2 2"/></actuator>
-  <keyframe><key name="park" qpos="-1"/><key name="home" qpos="1.2" qvel="0.1" ctrl="1.2"/></keyframe>
+  <keyframe><key name="park" qpos="-1"/>
+    <key name="home" qpos="1.2" qvel="0.1" ctrl="1.2"/></keyframe>
   </mujoco>"""
 POLE = """<mujoco><compiler angle="radian"/><option timestep="0.003"/><worldbody><body>
   <joint name="rail" type="slide" axis="1 0 0" range="-2 2"/><geom size="0.1" mass="1"/>
   <body><joint name="pole" axis="0 1 0"/><geom size="0.01" pos="0 0 0.5" mass="0.1"/></body></body>
   </worldbody><actuator><motor name="push" joint="rail" ctrlrange="-5 5"/></actuator></mujoco>"""
-HOPPING = """<mujoco><compiler angle="radian"/><option timestep="0.005"/><worldbody><geom type="plane" size="5 5 1"/>
+HOPPING = """<mujoco><compiler angle="radian"/><option timestep="0.005"/><worldbody>
+  <geom type="plane" size="5 5 1"/>
   <body name="trunk" pos="0 0 0.5"><freejoint name="root"/><geom size="0.1" mass="2"/>
     <body pos="0 0 -0.1"><joint name="leg" axis="0 1 0" range="-1 1" damping="0.2"/>
       <geom type="capsule" fromto="0 0 0 0 0 -0.36" size="0.04" mass="0.5"/></body></body>
   <body name="box" pos="2 0 0.1"><freejoint/><geom type="box" size="0.1 0.1 0.1" mass="1"/></body>
   </worldbody><actuator><motor joint="leg" ctrlrange="-8 8"/></actuator></mujoco>"""
-MUSCLE = """<mujoco><compiler angle="radian"/><option timestep="0.005" gravity="0 0 0"/><worldbody><site name="wall" pos="0 0 0.1"/>
+MUSCLE = """<mujoco><compiler angle="radian"/><option timestep="0.005" gravity="0 0 0"/>
+  <worldbody><site name="wall" pos="0 0 0.1"/>
   <body pos="0 0 0"><joint name="wrist" axis="0 1 0" range="-1 1" limited="true" damping="0.3"
     stiffness="2"/><geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.02" mass="0.5"/>
     <site name="insertion" pos="0.1 0 0.03"/></body></worldbody>
@@ -337,12 +341,34 @@ def test_a_file_for_an_environment(here):
     assert not (here / "nowhere.py").exists()
 
 
-def test_rollouts_are_not_much_longer_than_an_environment_lasts(here):
-    pytest.importorskip("gymnasium")
-    made = scaffold.new("hop", env="Hopper-v5")
-    text = " ".join(made.path.read_text().replace("#", "").split())
-    assert "Half of the first samples would end by step" in text
-    assert 20 <= gps.load(made.path).agent.T < 100
+def test_rollouts_are_not_much_longer_than_an_environment_lasts():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Falls(gymnasium.Env):
+        """Ends after 24 steps, whatever is done."""
+
+        metadata = {"render_modes": []}  # noqa: RUF012
+        dt = 0.05
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t, self.x = 0, self.np_random.normal(size=1).astype(np.float32)
+            return self.x, {}
+
+        def step(self, action):
+            self.t, self.x = self.t + 1, self.x + action
+            return self.x, -float(self.x[0] ** 2), self.t >= 24, False, {}
+
+    gymnasium.register("Falls-v0", Falls, max_episode_steps=500)
+    try:
+        made = scaffold.new("falls", env="Falls-v0")
+        text = " ".join(made.path.read_text().replace("#", "").split())
+        assert "Half of the first samples would end by step 24." in text
+        assert gps.load(made.path).agent.T == 36
+    finally:
+        del gymnasium.registry["Falls-v0"]
 
 
 def test_a_task_of_dm_control(here):
