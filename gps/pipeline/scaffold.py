@@ -205,9 +205,9 @@ def _faults(found: Check) -> tuple[float, ...]:
     """What speaks against initial controllers, the worst first; zeros for nothing."""
     clipped = any(a.clipped > CLIPPED for a in found.actions)
     away = max((e.explored for e in found.entries if e.name in POSITIONS), default=0.0)
-    # in powers of two: what falls anyhow falls about as far with less noise
-    far = max(0, round(math.log2(away / EXPLORES))) if 0 < away < math.inf else 0
-    return bool(found.failures), far, clipped
+    # in powers of ten: what falls anyhow falls about as far with other gains and less noise
+    far = max(0, round(math.log10(away / EXPLORES))) if 0 < away < math.inf else 0
+    return bool(found.failures), far, (found.holds is False) + clipped
 
 
 # --- models --------------------------------------------------------------------------------------
