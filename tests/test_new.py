@@ -412,6 +412,6 @@ def test_written_files_are_typed(here):
         write(here, name)
     root = Path(gps.__file__).parent.parent
     files = [str(p) for p in here.glob("my_*.py")]
-    code, said = tool("mypy", "--config-file", str(root / "setup.cfg"), "--strict", *files)
+    code, said = tool("mypy", "--config-file", str(root / "setup.cfg"), *files)
     assert code == 0, said
     assert MODELS.is_dir()
