@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -320,6 +321,36 @@ def test_what_cannot_be_an_agent_leaves_everything_as_it_was(here):
         scaffold.new("none")
     with pytest.raises(ExperimentError, match="not a name"):
         scaffold.new("../x", model="reacher")
+
+
+def test_a_file_with_which_nothing_works_is_taken_back(here, monkeypatch):
+    def fails(*args, **options):
+        raise ConfigError("the robot has left")
+
+    monkeypatch.setattr(scaffold, "check", fails)
+    with pytest.raises(ConfigError, match="the robot has left"):
+        scaffold.new("fresh", model="reacher")
+    assert not (here / "fresh.py").exists()
+    (here / "old.py").write_text("old")
+    with pytest.raises(ConfigError, match="the robot has left"):
+        scaffold.new("old", model="reacher", force=True)
+    assert (here / "old.py").read_text() == "old"
+
+
+def test_initial_controllers_with_which_something_is_wrong_are_passed_over(here, monkeypatch):
+    real, seen = scaffold.check, []
+
+    def judge(experiment, **options):
+        seen.append(type(experiment.initial).__name__)
+        found = real(experiment, **options)
+        return replace(found, failures=("all",)) if seen[-1] == "HoldConfig" else found
+
+    monkeypatch.setattr(scaffold, "check", judge)
+    (here / "reach.xml").write_text(REACH.replace("timestep", "gravity='0 0 0' timestep"))
+    made = scaffold.new("mine", model="reach.xml")
+    assert seen[:2] == ["HoldConfig", "OpenLoopConfig"]
+    assert type(gps.load(made.path).initial).__name__ == "OpenLoopConfig"
+    assert made.check.failures == ()
 
 
 # --- environments
