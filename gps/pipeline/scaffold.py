@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from gps.pipeline.robot import Robot
 
 _CONDITIONS, _TESTS, _TRAINING = 4, 10, "training conditions"
+_TARGETS = 6
+"""Training conditions where targets differ, which say more of a policy's task than starts do."""
 _FAR = 2.0
 """Cost of a step as far from the target as the start is."""
 _EFFORT = 0.025
@@ -428,7 +430,8 @@ def _starts(robot: Robot, task: _Task) -> tuple[tuple[tuple[str, Any], ...], tup
         return (), ()
     drawn = Argument(Name(name), option)
     training = (Argument(0, "seed"), Argument(_TRAINING, "purpose"), drawn)
-    train = Call("sample_conditions", (Argument(_CONDITIONS), *training))
+    count = _CONDITIONS if task.box is None else _TARGETS
+    train = Call("sample_conditions", (Argument(count), *training))
     test = Call("sample_conditions", (Argument(_TESTS), Argument(0, "seed"), drawn))
     return ((name, value),), (
         Argument(train, "conditions", above=what),
