@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from gps.errors import GPSError
     from gps.pipeline import (
         AsynchronousConfig,
+        Check,
         EvaluationReport,
         Experiment,
         IterationReport,
+        check,
         evaluate,
         export_policy,
         load,
@@ -32,11 +34,13 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AsynchronousConfig",
+    "Check",
     "EvaluationReport",
     "Experiment",
     "GPSError",
     "IterationReport",
     "__version__",
+    "check",
     "evaluate",
     "export_policy",
     "load",

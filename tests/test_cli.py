@@ -112,7 +112,7 @@ def test_help_and_version(capsys):
         assert all(re.search(rf"^  {name} ", text, re.M) for name in cli.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert re.match(r"gps \d", capsys.readouterr().out)
-    for name in ("resume", "gui", "plot", "evaluate", "export", "list", "new"):
+    for name in ("resume", "gui", "plot", "evaluate", "export", "list", "new", "check"):
         assert cli.main([name, "--help"]) == 0
         assert f"usage: gps {name}" in capsys.readouterr().out
 
@@ -179,7 +179,11 @@ def test_notes_of_an_error_stay_on_its_line(capsys, monkeypatch):
             "--task-timeout must be a number above 0, got",
         ),
         (["evaluate", "nowhere", "--size", "9"], "--size must look like 320x240"),
-        (["new", "x"], "required: --from"),
+        (["new", "x"], "one of the arguments --from --model --env --dm is required"),
+        (["new", "x", "--model", "nowhere.xml"], "nowhere.xml"),
+        (["new", "x", "--dm", "cartpole"], "--dm must look like cartpole:swingup, got 'cartpole'"),
+        (["new", "a b", "--model", "reacher"], "is not a name for an experiment"),
+        (["check", "nowhere.py"], "nowhere.py does not exist"),
         (["list", "--frob"], "unrecognized arguments: --frob"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -210,6 +214,8 @@ def test_new(capsys, tmp_path, monkeypatch):
     assert "gps run mine.py" in capsys.readouterr().out
     assert (tmp_path / "mine.py").is_file()
     assert "exists already" in error_of(capsys, "new", "mine", "--from", "point_mass")
+    assert cli.main(["new", "mine", "--from", "point_mass_pi2", "--force"]) == 0
+    assert "PI2" in (tmp_path / "mine.py").read_text()
 
 
 # --- run and resume

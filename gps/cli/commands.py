@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gps import __version__
-from gps.cli import experiments, options, page, policies, running
+from gps.cli import check, experiments, new, options, page, policies, running
 from gps.cli.messages import EXIT_ERROR, EXIT_INTERRUPTED, complain, logging_to
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.extras import needed_by, require
@@ -70,7 +70,13 @@ COMMANDS = {
         "write the policy for use without gps", policies.export_arguments, policies.export
     ),
     "list": Command("show the experiments", lambda parser: None, experiments.show),
-    "new": Command("write a hyperparams file to edit", experiments.new_arguments, experiments.new),
+    "new": Command("write a hyperparams file to edit", new.new_arguments, new.new),
+    "check": Command(
+        "say what an experiment's initial controllers do",
+        check.check_arguments,
+        check.check,
+        own=True,
+    ),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         resume_asynchronous,
         run_asynchronous,
     )
+    from gps.pipeline.checking import Check, check
     from gps.pipeline.evaluation import EvaluationReport, evaluate
     from gps.pipeline.experiment import Experiment
     from gps.pipeline.exporting import export_policy, load_policy
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AsynchronousConfig": "asynchronous",
+    "Check": "checking",
     "EvaluationReport": "evaluation",
     "Experiment": "experiment",
     "IterationReport": "runner",
     "RunFolder": "store",
+    "check": "checking",
     "evaluate": "evaluation",
     "export_policy": "exporting",
     "load_policy": "exporting",
@@ -41,10 +44,12 @@ _HOME = {
 
 __all__ = [
     "AsynchronousConfig",
+    "Check",
     "EvaluationReport",
     "Experiment",
     "IterationReport",
     "RunFolder",
+    "check",
     "evaluate",
     "export_policy",
     "load",

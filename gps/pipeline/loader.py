@@ -80,14 +80,38 @@ def names() -> list[tuple[str, str]]:
     return [(path.stem, _description(path)) for path in _installed()]
 
 
-def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Path:
-    """Write a hyperparams file to edit, made from another one; raises ExperimentError."""
+def new_path(name: str, folder: str | Path = ".") -> Path:
+    """The file of a new experiment of that name; raises ExperimentError."""
     name = name.removesuffix(".py")
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise ExperimentError(
             f"{name!r} is not a name for an experiment: use letters, digits, _ and -"
         )
-    source, target = _find(from_experiment), Path(folder) / f"{name}.py"
+    return Path(folder) / f"{name}.py"
+
+
+def write_new(target: Path, text: str, *, force: bool = False) -> None:
+    """Write a new hyperparams file; raises ExperimentError, without `force` also where one is."""
+    try:
+        with open(target, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ExperimentError(
+            f"{target} exists already; choose another name, or --force writes over it"
+        ) from None
+    except OSError as error:
+        raise ExperimentError(f"cannot write {target}: {error.strerror}") from error
+
+
+def new(
+    name: str, from_experiment: str | Path, folder: str | Path = ".", *, force: bool = False
+) -> Path:
+    """Write a hyperparams file to edit, made from another one; raises ExperimentError.
+
+    force: write over a file that exists.
+    """
+    source, target = _find(from_experiment), new_path(name, folder)
+    name = target.stem
     header = textwrap.dedent(
         f"""\
         # Experiment {name}, made from {source.stem}. Edit it, then run it by its path:
@@ -105,13 +129,10 @@ def new(name: str, from_experiment: str | Path, folder: str | Path = ".") -> Pat
             if place.exists() and place.read_bytes() != data:
                 raise ExperimentError(f"{place} exists already, and {source} needs another one")
         text = source.read_text(encoding="utf-8")
-        with open(target, "x", encoding="utf-8") as file:
-            file.write(f"{header}\n{_renamed(text, source.stem, name)}")
+        write_new(target, f"{header}\n{_renamed(text, source.stem, name)}", force=force)
         for place, data in needed.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
-    except FileExistsError:
-        raise ExperimentError(f"{target} exists already; choose another name") from None
     except OSError as error:
         raise ExperimentError(f"cannot write {target}: {error.strerror}") from error
     return target

@@ -1,0 +1,180 @@
+"""What a check says of an experiment, against rollouts that are made and judged here."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gps
+from gps import cli
+from gps.agents import MujocoConfig, PointMassConfig
+from gps.algorithms import MDGPSConfig, TrajOptConfig
+from gps.control import OpenLoopConfig, PDConfig
+from gps.costs import ActionCost, EndpointMeasure, StateCost
+from gps.pipeline import checking
+
+CART = """<mujoco><option gravity="0 0 0" timestep="0.01"/><worldbody>
+  <body name="cart"><joint name="rail" type="slide" axis="1 0 0" damping="1"/>
+    <geom size="0.1" mass="1"/>
+    <body name="arm"><joint name="elbow" type="hinge" axis="0 1 0" damping="0.5"/>
+      <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.02" mass="2"/>
+    </body>
+  </body>
+  <body name="rock" pos="0 0 -5"><geom size="0.1"/></body></worldbody>
+  <actuator><motor name="push" joint="rail" ctrlrange="-2 2" ctrllimited="true"/>
+    <motor name="bend" joint="elbow"/></actuator>
+  <sensor><framepos name="rock" objtype="body" objname="rock"/></sensor></mujoco>"""
+
+cart = gps.Experiment(
+    name="cart",
+    agent=MujocoConfig(model=CART, T=12, dt=0.05, state=("joint_pos", "joint_vel")),
+    cost=ActionCost(weights=0.1) + 2.0 * StateCost(entry="joint_pos", target=1.0, l2=1.0),
+    initial=PDConfig(variance=0.04, position_gain=5.0, velocity_gain=0.1),
+    algorithm=TrajOptConfig(),
+    samples=4,
+)
+
+
+def entry(found, name, unit=None):
+    return next(e for e in found.entries if e.name == name and unit in (None, e.unit))
+
+
+def test_entries_are_named_measured_and_in_their_units():
+    found = gps.check(cart)
+    assert [(e.name, e.unit, e.size) for e in found.entries] == [
+        ("joint_pos", "m", 1),
+        ("joint_pos", "rad", 1),
+        ("joint_vel", "m/s", 1),
+        ("joint_vel", "rad/s", 1),
+    ]
+    report = next(iter(gps.run(cart, iterations=1)))  # the same rollouts, by the same numbers
+    X = report.rollouts[0].X
+    rail = entry(found, "joint_pos", "m")
+    assert rail.explored == np.abs(X[:, :, 0]).max() > 0
+    assert rail.spread[0] == rail.spread[1] == pytest.approx(np.sqrt(X[:, :, 0].var(axis=0).mean()))
+    assert rail.drift == 0.0
+    assert found.holds
+    assert found.good
+
+
+def test_actions_are_named_and_the_share_that_is_clipped_is_counted():
+    hot = replace(cart, initial=OpenLoopConfig(variance=(4.0, 1e-6)))
+    found = gps.check(hot)
+    push, bend = found.actions
+    U = next(iter(gps.run(hot, iterations=1))).rollouts[0].U
+    assert (push.name, push.low, push.high, bend.name) == ("push", -2.0, 2.0, "bend")
+    assert push.clipped == (np.abs(U[:, :, 0]) == 2.0).mean() > 0.2
+    assert bend.clipped == 0.0
+    assert math.isinf(bend.high)
+    assert found.holds is None  # without feedback
+    assert any("push" in line and "initial.variance" in line for line in found.advice)
+
+
+def test_what_does_not_hold_is_said_with_its_joint():
+    falls = CART.replace('gravity="0 0 0"', 'gravity="0 0 -9.8"')
+    found = gps.check(replace(cart, agent=replace(cart.agent, model=falls)))
+    turn = entry(found, "joint_pos", "rad")
+    assert found.holds is False
+    assert turn.drift > checking.HOLDS
+    assert turn.worst == "elbow"
+    assert not found.good
+    assert any("elbow" in line and "initial" in line for line in found.advice)
+    assert "holds its start: no" in str(found)
+
+
+def test_failed_rollouts_are_named_and_the_others_are_judged():
+    wild = replace(cart, initial=OpenLoopConfig(variance=(1.0, 1e-4)))
+    sizes = np.abs(next(iter(gps.run(wild, iterations=1))).rollouts[0].X).max(axis=(1, 2))
+    limit = float(np.sort(sizes)[1:3].mean())  # between the two that go the farthest and the others
+    wild = replace(wild, agent=replace(wild.agent, limit=limit))
+    found = gps.check(wild)
+    failed = {text.partition(", step")[0] for text in found.failures}
+    assert failed == {f"condition 0, sample {n}" for n in np.flatnonzero(sizes > limit)}
+    assert len(failed) == 2
+    assert not found.good
+    assert any("agent.dt" in line for line in found.advice)
+    assert 0 < entry(found, "joint_pos", "m").explored <= limit
+    stopped = gps.check(replace(wild, agent=replace(wild.agent, limit=1e-9)))
+    assert len(stopped.failures) == cart.samples  # without noise nothing moves
+    assert math.isnan(entry(stopped, "joint_pos", "m").explored)
+    assert "-" in str(stopped)
+
+
+def test_shares_of_the_cost_and_terms_without_a_say():
+    sizes = gps.check(cart).terms
+    rollouts = next(iter(gps.run(cart, iterations=1))).rollouts[0]
+    by_hand = [0.05 * (rollouts.U**2).sum(axis=(1, 2)).mean()]
+    by_hand += [((rollouts.entry("joint_pos") - 1.0) ** 2).sum(axis=(1, 2)).mean()]
+    assert [t.cost for t in sizes] == pytest.approx(by_hand)
+    assert sum(t.share for t in sizes) == pytest.approx(1.0)
+    assert [t.name for t in sizes] == ["ActionCost", "StateCost of joint_pos"]
+    mute = replace(cart, cost=1e-9 * ActionCost(weights=1.0) + cart.cost.terms[1].cost)
+    assert any("cost.terms.0.weight" in line for line in gps.check(mute).advice)
+
+
+def test_entries_that_never_change_are_named():
+    state = ("joint_pos", "joint_vel", "sensor:rock")
+    found = gps.check(replace(cart, agent=replace(cart.agent, state=state)))
+    assert entry(found, "sensor:rock").constant == ("0", "1", "2")
+    assert entry(found, "joint_pos", "m").constant == ()
+    assert any("sensor:rock never changes" in line for line in found.advice)
+
+
+def test_a_start_that_is_a_success_already():
+    measure = EndpointMeasure(
+        entry="joint_pos", target=(0.3, 0.4), point_size=2, threshold=0.6, unit="m"
+    )
+    found = gps.check(replace(cart, measure=measure))
+    assert found.distance == pytest.approx(0.5)
+    assert any("measure.threshold" in line for line in found.advice)
+    assert "distance (m) at the end, without noise: 0.5" in str(found)
+    far = gps.check(replace(cart, measure=replace(measure, threshold=0.4)))
+    assert not far.succeeds
+
+
+def test_conditions_are_as_many_as_asked_for_and_time_is_that_of_all():
+    points = replace(
+        cart,
+        agent=PointMassConfig(T=10, starts=((1.0, 1.0), (1.0, -1.0), (0.5, 0.0))),
+        cost=StateCost(entry="position", target=0.0, l2=1.0),
+        initial=OpenLoopConfig(),
+        algorithm=MDGPSConfig(),
+    )
+    found = gps.check(points, conditions=2)
+    assert (found.conditions, found.n_conditions) == (2, 3)
+    assert found.seconds_rollouts == pytest.approx(found.seconds * 3 * (cart.samples + 2))
+    assert any("agent.test_conditions" in line for line in found.advice)
+    assert "2 of 3 conditions" in str(found)
+    with pytest.raises(gps.GPSError, match="conditions must be a whole number of at least 1"):
+        gps.check(points, conditions=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["point_mass", "arm_reach", "peg_insertion", "point_mass_pigps"])
+def test_the_estimate_of_what_is_stored_is_about_right(name):
+    experiment = gps.load(name)
+    guess, made = gps.check(experiment), gps.check(experiment, iterate=True)
+    assert 0.5 < guess.bytes_iteration / made.bytes_iteration < 2.0
+    assert made.bytes_run == made.bytes_iteration * experiment.iterations
+    assert math.isnan(guess.seconds_iteration)
+    assert made.seconds_iteration > 0
+
+
+def test_the_command_prints_the_table_and_says_by_its_code_what_it_found(capsys, tmp_path):
+    assert cli.main(["check", "arm_reach", "--conditions", "1"]) == 3
+    text = capsys.readouterr().out
+    assert "arm_reach: 1 of 4 conditions" in text
+    assert "holds its start: no" in text
+    assert "- joint_pos is not held" in text
+    held = tmp_path / "held.py"
+    held.write_text(
+        "from dataclasses import replace\nimport gps\nfrom gps.agents import PointMassConfig\n"
+        "experiment = replace(gps.load('point_mass'), agent=PointMassConfig(starts=((0.0, 0.0),)))"
+    )
+    assert cli.main(["check", str(held)]) == 0
+    assert cli.main(["check", str(held), "--samples", "0"]) == 2
+    assert cli.main(["check", str(held), "--frob", "0"]) == 2
+    assert "unknown option --frob" in capsys.readouterr().err
+    assert cli.main(["check", "--help"]) == 0
+    assert "Exit code 0" in capsys.readouterr().out
