@@ -65,7 +65,18 @@ MUSCLE = """<mujoco><compiler angle="radian"/><option timestep="0.005" gravity="
   <tendon><spatial name="cord"><site site="wall"/><site site="insertion"/></spatial></tendon>
   <actuator><muscle name="flexor" tendon="cord" force="20" lengthrange="0.05 0.2"/></actuator>
   </mujoco>"""
+LED = """<mujoco><compiler angle="radian"/><option timestep="0.004" gravity="0 0 0"/><worldbody>
+  <body name="lead" mocap="true" pos="0.3 0 0.3"/>
+  <body name="x"><joint name="x" type="slide" axis="1 0 0" damping="5"/><geom size="0.05" mass="1"/>
+    <body name="z"><joint name="z" type="slide" axis="0 0 1" damping="5"/>
+      <geom size="0.04" mass="1"/><site name="tip"/>
+      <body pos="0 0.05 0"><joint name="finger" type="slide" axis="0 1 0"
+        range="0 0.04" damping="1"/><geom size="0.01" mass="0.05"/></body></body></body></worldbody>
+  <equality><weld body1="lead" body2="z" solref="0.02 1"
+    relpose="0 0 0 1 0 0 0"/></equality>
+  <actuator><position name="grip" joint="finger" kp="50" ctrlrange="0 0.04"/></actuator></mujoco>"""
 TEXTS = {
+    "led": LED,
     "reach": REACH,
     "target": TARGET,
     "servo": SERVO,
@@ -184,7 +195,7 @@ def test_a_file_for_a_model_is_formatted_and_builds_what_its_check_saw(name, her
     assert code == 0, said
     model = mujoco.MjModel.from_xml_string(TEXTS[name])
     agent = experiment.validate()
-    assert agent.nu == model.nu
+    assert agent.nu == model.nu + 3 * (name == "led")
     steps = experiment.agent.dt / model.opt.timestep
     assert steps == pytest.approx(round(steps))
     assert agent.n_conditions >= 2
@@ -288,6 +299,25 @@ def test_muscles_have_their_activation_in_the_state(here):
     assert "activation" in experiment.agent.state
     assert "muscle" in text
     assert "tendon cord" in text
+
+
+def test_a_robot_that_a_mocap_body_leads_is_led_by_actions(here):
+    _, experiment, text = write(here, "led")
+    assert [a.body for a in experiment.agent.mocap_actions] == ["lead"]
+    assert experiment.agent.qpos[:2] == pytest.approx((0.3, 0.3), abs=0.02)  # where it is led
+    assert experiment.agent.sites == ("tip",)
+    assert experiment.agent.relative is True
+    assert "Where the mocap bodies have led it." in text
+    assert len(experiment.cost.terms[1].cost.weights) == 4
+
+
+def test_steps_and_keyframes_are_left_to_the_model(here):
+    _, experiment, text = write(here, "servo")
+    assert experiment.agent.keyframe == "home"
+    assert experiment.agent.qpos is None
+    assert experiment.agent.substeps is None
+    assert experiment.agent.relative is True
+    assert "of the model's own steps of 2 ms" in text
 
 
 # --- files

@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from gps.agents._actions import MocapAction, welded_mocap
 from gps.types import Array
 
 Bools = npt.NDArray[np.bool_]
@@ -23,6 +24,8 @@ Bools = npt.NDArray[np.bool_]
 JOINTS = ("free", "ball", "slide", "hinge")
 _SHOWN = 40
 """Rows of a table of the model's parts; larger models say how many more there are."""
+_SETTLING = 4.0
+"""Time in which mocap bodies lead a robot to their place, in s."""
 _EFFORT = 0.3
 """Share of an actuator's range that a motion is planned with."""
 _SHORTEST, _LONGEST = 1.0, 5.0
@@ -79,6 +82,7 @@ class Robot:
             mujoco.mj_resetDataKeyframe(model, self.data, self.keyframe)
         else:
             self.data.qpos[:] = self._inside_limits()
+        self.settled = self.keyframe is None and bool(self._led) and self._settle()
         self.start = self.data.qpos.copy()
         self.control = self.data.ctrl.copy()
         mujoco.mj_forward(model, self.data)
@@ -127,6 +131,18 @@ class Robot:
                 return True
         return False
 
+    def _settle(self) -> bool:
+        """Let the mocap bodies lead the robot to their place; whether it comes to rest there."""
+        before = self.data.qpos.copy()
+        for _ in range(round(_SETTLING / self.model.opt.timestep)):
+            mujoco.mj_step(self.model, self.data)
+        still = np.isfinite(self.data.qpos).all() and not any(w.number for w in self.data.warning)
+        if not still:
+            mujoco.mj_resetData(self.model, self.data)
+            self.data.qpos[:] = before
+        self.data.qvel[:] = 0.0
+        return bool(still)
+
     @property
     def moved_inside(self) -> bool:
         """Whether the start is not the model's own pose, which is outside of the limits, or in
@@ -151,8 +167,28 @@ class Robot:
 
     @cached_property
     def driven(self) -> Bools:
-        """Which directions the actuators act on, (nv,)."""
-        return np.array((np.abs(self.moments) > 1e-9).any(axis=0))
+        """Which directions the actuators act on, or the mocap bodies that lead it, (nv,)."""
+        driven = np.array((np.abs(self.moments) > 1e-9).any(axis=0))
+        for _, body in self._led:
+            driven |= self.moves(body)
+        return driven
+
+    @cached_property
+    def _led(self) -> list[tuple[int, int]]:
+        """Welds of a mocap body, and the body on their other side."""
+        m, found = self.model, []
+        for i in range(m.neq):
+            weld = m.eq_type[i] == mujoco.mjtEq.mjEQ_WELD and m.eq_active0[i]
+            if not weld or m.eq_objtype[i] != mujoco.mjtObj.mjOBJ_BODY:
+                continue
+            pair = int(m.eq_obj1id[i]), int(m.eq_obj2id[i])
+            found += [(i, b) for a, b in (pair, pair[::-1]) if m.body_mocapid[a] >= 0]
+        return found
+
+    @property
+    def mocap_actions(self) -> tuple[MocapAction, ...]:
+        """The mocap bodies that lead it, as actions."""
+        return welded_mocap(self.model)
 
     @cached_property
     def scalar(self) -> Bools:
@@ -179,10 +215,10 @@ class Robot:
         """Which directions cannot move by themselves, as an equality constraint ties them."""
         m = self.model
         tied = np.zeros(m.nv, dtype=bool)
-        for kind, a, b, on, of in zip(
-            m.eq_type, m.eq_obj1id, m.eq_obj2id, m.eq_active0, m.eq_objtype, strict=True
+        for i, (kind, a, b, of) in enumerate(
+            zip(m.eq_type, m.eq_obj1id, m.eq_obj2id, m.eq_objtype, strict=True)
         ):
-            if not on:
+            if not m.eq_active0[i] or i in dict(self._led):
                 continue
             if kind == mujoco.mjtEq.mjEQ_JOINT:
                 tied[[m.jnt_dofadr[j] for j in (a, b) if j >= 0]] = True
@@ -222,8 +258,23 @@ class Robot:
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """Names of the actuators, (nu,)."""
-        return tuple(self.action(i) for i in range(self.model.nu))
+        """Names of the actions: actuators, then what leads mocap bodies."""
+        led = [name for action in self.mocap_actions for name in action.names]
+        return (*(self.action(i) for i in range(self.model.nu)), *led)
+
+    @property
+    def action_range(self) -> Array:
+        """Half of the range of each action."""
+        return np.concatenate((self.half_range, *(a.limits for a in self.mocap_actions)))
+
+    @property
+    def servos(self) -> Bools:
+        """Which actuators are position servos, (nu,)."""
+        m = self.model
+        fixed = m.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED
+        affine = m.actuator_biastype == mujoco.mjtBias.mjBIAS_AFFINE
+        stiff = (m.actuator_gainprm[:, 0] > 0) & (m.actuator_biasprm[:, 1] < 0)
+        return np.array(fixed & affine & stiff)
 
     @cached_property
     def free_root(self) -> Bools:
@@ -254,7 +305,8 @@ class Robot:
         M = np.zeros((m.nv, m.nv))
         mujoco.mj_fullM(m, d, M)
         forces = np.array([self._force(i) for i in range(m.nu)])
-        out: Array = np.linalg.lstsq(M, (self.moments * forces[:, None]).T, rcond=None)[0].T
+        per_unit = (self.moments * forces[:, None]).T if m.nu else np.zeros((m.nv, 0))
+        out: Array = np.linalg.lstsq(M, per_unit, rcond=None)[0].T
         return out
 
     def _force(self, i: int) -> float:
@@ -308,7 +360,8 @@ class Robot:
         """Control steps and horizon, by what the actuators can do and by the slowest mode."""
         h, found = float(self.model.opt.timestep), []
         able = self.driven & self.scalar
-        pace = _EFFORT * np.abs(self._acceleration * self.half_range[:, None]).max(axis=0)
+        reached = np.abs(self._acceleration * self.half_range[:, None])
+        pace = _EFFORT * reached.max(axis=0, initial=0.0)
         able &= pace > 1e-9
         slow = 0.0
         if able.any():

@@ -125,6 +125,7 @@ class _Draft:
 _HOMES = {
     "DMControlConfig": "gps.agents",
     "GymnasiumConfig": "gps.agents",
+    "MocapAction": "gps.agents",
     "MujocoConfig": "gps.agents",
     "random_episodes": "gps.agents",
     "random_starts": "gps.agents",
@@ -226,17 +227,17 @@ def _of_model(source: str, folder: Path) -> _Draft:
         source = str(path) if path.is_absolute() else os.path.relpath(path, folder)
     MujocoConfig(model=source)
     compiled = load_model(source if source in model_names() else str(folder / source))
-    if not compiled.nu:
-        raise ConfigError(f"{source} has no actuators, so nothing could be controlled")
     robot = Robot(compiled)
+    if not robot.actions:
+        raise ConfigError(f"{source} has no actuators, so nothing could be controlled")
     task = _task(robot)
     title = f"{Path(source).stem}: {task.title}"
     notes = "\n".join([f"{source} has", "", *robot.inventory()])
     values, starts = _starts(robot, task)
-    options = (*_model_options(robot, source, task), *starts)
+    options = (*_model_options(robot, source, folder, task), *starts)
     agent = Call("MujocoConfig", options, split=True)
     m = compiled
-    weights = _each(_EFFORT * 2 / robot.half_range**2, robot.actions)
+    weights = _each(_EFFORT * 2 / robot.action_range**2, robot.actions)
     effort = Call.of("ActionCost", weights=weights)
     speed = number(2 * _SPEED * (0.25 * task.timing.T * task.timing.dt) ** 2, 1)
     slow = robot.room[robot.driven & robot.scalar]
@@ -388,31 +389,41 @@ def _turns(robot: Robot) -> Array:
     return out
 
 
-def _model_options(robot: Robot, source: str, task: _Task) -> Iterator[Argument]:
+def _complete_state(robot: Robot, source: str, folder: Path) -> tuple[str, ...]:
+    """The state that an agent of the model has by default."""
+    from gps.agents.mujoco import MujocoConfig
+    from gps.data import model_names
+
+    path = source if source in model_names() else str((folder / source).absolute())
+    config = MujocoConfig(model=path, dt=robot.timing().dt, mocap_actions=robot.mocap_actions)
+    return config.build().layout.names
+
+
+def _model_options(robot: Robot, source: str, folder: Path, task: _Task) -> Iterator[Argument]:
     m, timing = robot.model, task.timing
     yield Argument(source, "model")
     why = f" {timing.reason[0].upper()}{timing.reason[1:]}." if timing.reason else ""
     yield Argument(timing.T, "T", above=f"{timing.T * timing.dt:.3g} s.{why}")
-    yield Argument(timing.dt, "dt")
-    own = f"of the model's own {1e3 * m.opt.timestep:g} ms"
-    yield Argument(timing.substeps, "substeps", after=own)
+    own = f"{timing.substeps} of the model's own steps of {1e3 * m.opt.timestep:g} ms"
+    yield Argument(timing.dt, "dt", after=own)
     if task.sites:
         yield Argument(task.sites, "sites")
-    state = ["joint_pos", "joint_vel", *(["activation"] if m.na else []), task.entry]
-    yield Argument(tuple(s for s in state if s), "state")
+    if robot.mocap_actions and m.nu:  # without actuators they are the actions anyhow
+        led = tuple(Call.of("MocapAction", body=a.body) for a in robot.mocap_actions)
+        yield Argument(led, "mocap_actions", above="These bodies lead the robot, by welds.")
+    if robot.servos.any():
+        above = "Actions of position servos count from the start."
+        yield Argument(True, "relative", above=above)
     if robot.keyframe is not None:
-        above = f"The keyframe {robot.keyframe_name}."
-        yield Argument(_named(_values(robot.start), robot.positions), "qpos", above=above)
-        velocity = m.key_qvel[robot.keyframe]
-        if velocity.any():
-            yield Argument(_named(_values(velocity), robot.directions), "qvel")
-        activation = m.key_act[robot.keyframe]
-        if activation.any():
-            yield Argument(_values(activation), "activation")
-    elif robot.moved_inside:
+        yield Argument(m.key(robot.keyframe).name or robot.keyframe, "keyframe")
+    if task.entry:
+        yield Argument((*_complete_state(robot, source, folder), task.entry), "state")
+    if robot.moved_inside:
         above = (
-            "The middle of the range for joints that are beyond their limits in the model's own "
-            "pose, or near them where its bodies are inside each other."
+            "Where the mocap bodies have led it."
+            if robot.settled
+            else "The middle of the range for joints that are beyond their limits in the model's "
+            "own pose, or near them where its bodies are inside each other."
         )
         yield Argument(_named(_values(robot.start), robot.positions), "qpos", above=above)
 
@@ -461,18 +472,13 @@ def _initial(robot: Robot) -> Iterator[Argument]:
     """Initial controllers to try."""
     m = robot.model
     yield Argument(Call("HoldConfig"))
-    mean = robot.control.copy()
-    for i in range(m.nu):
-        if robot.kind(i) == "position":  # where the servo is
-            mean[i] = robot.data.actuator_length[i]
-    limited = m.actuator_ctrllimited.astype(bool)
-    low, high = m.actuator_ctrlrange.T
-    mean = np.where(limited, np.clip(mean, low, high), mean)
+    mean = np.zeros(len(robot.actions))
+    mean[: m.nu] = np.where(robot.servos, 0.0, robot.control)
     for share in (0.2, 0.05):
         yield Argument(
             Call.of(
                 "OpenLoopConfig",
-                variance=_each((share * robot.half_range) ** 2, robot.actions),
+                variance=_each((share * robot.action_range) ** 2, robot.actions),
                 mean=_named(_values(mean), robot.actions) if mean.any() else None,
             ),
             above=f"Noise of {share:.0%} of half of each actuator's range, no feedback.",
