@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from gps.agents._actions import MocapAction, welded_mocap
+from gps.agents.actions import MocapAction, welded_mocap
 from gps.types import Array
 
 Bools = npt.NDArray[np.bool_]
