@@ -14,7 +14,7 @@ from gps import __version__
 from gps.errors import StoreError
 from gps.pipeline.files import reason
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of experiment.json and of iteration files."""
 _PACKAGES = ("numpy", "scipy", "torch", "mujoco", "numba", "h5py", "dask", "distributed")
 _ENVIRONMENTS = ("gymnasium", "gymnasium-robotics", "dm-control")
