@@ -675,12 +675,12 @@ def test_messages_name_step_dual_variable_and_eigenvalue(caplog):
     C[4, 3:, 3:] -= 1e5 * np.eye(2)
     bad = dataclasses.replace(cost, C=C)
     config = DualConfig(eta_min=1e-3, eta_max=1e-2)
-    with caplog.at_level(logging.INFO, "gps.control.dual"):
+    with caplog.at_level(logging.DEBUG, "gps.control.dual"):
         minimise(dynamics, bad, start, previous, 0.1, config)
     assert re.search(r"t=4 \(smallest eigenvalue -(9\.|1e\+05)", caplog.text)
     with pytest.raises(NotPositiveDefiniteError, match=r"t=4 \(smallest.*raise eta, which is 0\.5"):
         dual.backward_per_step(dynamics, bad, previous, 0.5)
-    with caplog.at_level(logging.INFO, "gps.control.dual"):
+    with caplog.at_level(logging.DEBUG, "gps.control.dual"):
         minimise(dynamics, cost, start, previous, 1e-10, DualConfig(max_trials=1))
     assert "rounding error of the KL" in caplog.text
     F = dynamics.F.copy()
