@@ -82,6 +82,8 @@ class Statics:
         d = self._data
         sparse = d.actuator_moment, d.moment_rownnz, d.moment_rowadr, d.moment_colind
         mujoco.mju_sparse2dense(self._moment, *sparse)
+        self.driven = self._moment != 0.0
+        """Which joint directions each actuator moves at the pose, (nactuator, nv)."""
         low, high = np.array([ctrl, ctrl])
         low[chosen], high[chosen] = (limit[chosen] for limit in control_limits(model))
         act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
@@ -216,6 +218,27 @@ def _total(left: Array, pulled: Array) -> float:
     """The objective of `Statics.equilibrium`."""
     value = float(left @ left + (_RIDGE * pulled) @ (_RIDGE * pulled))
     return value if np.isfinite(value) else np.inf
+
+
+def widen_slides(
+    large: Array, statics: Statics, ctrl: Array, act: Array, u_range: Array, duration: float
+) -> None:
+    """Let a slide without limits deviate as far as its actuators take it, in place.
+
+    By half of their range, u_range (nu,), in half of the rollout's duration (s); at least by the
+    model's size, which says little of a body that moves freely, and at most by ten times that.
+    """
+    model, size = statics.model, float(statics.model.stat.extent)
+    slides = (model.jnt_type == mujoco.mjtJoint.mjJNT_SLIDE) & ~model.jnt_limited.astype(bool)
+    dofs = model.jnt_dofadr[slides]
+    dofs = dofs[statics.driven[:, dofs].any(axis=0)]
+    if not len(dofs):
+        return
+    needed, _ = statics.authority(ctrl, act, np.full(model.nv, size), 0.5 * duration)
+    for dof in dofs:
+        controls = model.actuator_ctrladr[statics.driven[:, dof]]
+        reach = size * float(np.max(u_range[controls] / needed[controls]))
+        large[dof] = np.clip(reach, size, 10.0 * size)
 
 
 def direction_scales(model: mujoco.MjModel) -> tuple[Array, Array, float]:

@@ -17,9 +17,11 @@ from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
 from gps.agents._linearise import (
     Statics,
+    control_limits,
     direction_scales,
     linearise,
     smooth,
+    widen_slides,
     within_limits,
 )
 from gps.agents._model import (
@@ -778,6 +780,8 @@ class MujocoAgent(SimulatedAgent[Start]):
             statics = Statics(model, qpos, chosen, ctrl)
             held, act = statics.equilibrium(ctrl, act0)
             authority, reach = statics.authority(held, act, scales, time)
+            half = 0.5 * np.subtract(*reversed(control_limits(model)))
+            widen_slides(large, statics, held, act, np.fmin(half, reach), self.T * self.dt)
         u[:n], u_scale[:n] = held[chosen] - shift, authority[chosen]
         low, high = self.control_range
         u_range = 0.5 * (high - low)

@@ -192,7 +192,8 @@ def test_poles_on_a_cart_stay_upright(poles, count, rng):
     controller, _ = initial_controller(HoldConfig(), agent, 0)
     noise, start = rng.normal(size=(5, 200, 1)), rng.normal(size=(5, agent.n_start))
     r = agent.rollout(controller, 0, noise, start)
-    assert np.abs(r.X[:, :, : 1 + count]).max() < 0.5
+    assert np.abs(r.X[:, :, 1 : 1 + count]).max() < 0.5
+    assert np.abs(r.X[:, :, 0]).max() < agent.model.stat.extent
     assert np.abs(r.X[:, -50:, 1 : 1 + count]).std() > 1e-4
 
 
@@ -366,3 +367,24 @@ def test_a_hand_that_a_mocap_body_leads_stays(origin, rng):
     r = agent.rollout(controller, 0, rng.normal(size=(5, 60, 2)))
     moved = np.abs(r.entry("end_points") - r.entry("end_points")[:, :1]).max()
     assert 0.005 < moved < 0.5
+
+
+def slide(force, limits="", T=40):
+    xml = f"""<mujoco><option gravity="0 0 0"/><worldbody><body>
+      <joint name="x" type="slide" axis="1 0 0" {limits}/><geom size=".05" mass="1"/></body>
+      </worldbody><actuator><motor joint="x" ctrlrange="-{force} {force}"/></actuator></mujoco>"""
+    return MujocoConfig(model=xml, T=T, dt=0.05).build()
+
+
+def test_a_slide_without_limits_deviates_as_far_as_its_motor_takes_it():
+    """A body of 0.1 m does not say how far it goes; a controller that held it to 1 cm could hardly
+    be left within a bound on the KL divergence."""
+    extent = slide(1).model.stat.extent
+    scales = [slide(f).linearise(0).x_scale[0] / extent for f in (0.01, 0.5, 100.0)]
+    half, duration = 0.25, 1.0  # of the second motor; s
+    assert scales[0] == pytest.approx(1.0)
+    # from rest, with the response that `authority` asks for: force = inertia distance / duration^2
+    assert scales[1] == pytest.approx(2 * half * duration**2 / extent, rel=0.1)
+    assert scales[2] == pytest.approx(10.0)
+    limited = slide(100.0, 'range="-0.02 0.02" limited="true"').linearise(0)
+    assert limited.x_scale[0] == pytest.approx(0.02)
