@@ -243,14 +243,9 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
     values |= {} if args.seed is None else {"seed": args.seed}
     if "asynchronous" in folder.info():
         _refuse_until_converged(args)
-        if values:
-            raise ConfigError(
-                f"{_option(next(iter(values)))} cannot change: an asynchronous run keeps its "
-                "options, apart from --iterations, --rollouts, --updates and --replay-batches"
-            )
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
-        return _resume_asynchronous(args, folder, given)
+        return _resume_asynchronous(args, folder, given | {"changes": values})
     if given:
         raise ConfigError(
             f"{_option(next(iter(given)))} is for asynchronous runs; use --iterations"
@@ -290,7 +285,7 @@ def _show_live(folder: RunFolder, experiment: Experiment) -> None:
             )
 
 
-def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, int]) -> int:
+def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, Any]) -> int:
     from gps.pipeline import asynchronous
 
     values: dict[str, Any] = {**given, "iterations": args.iterations}

@@ -13,19 +13,24 @@ from gps.algorithms.state import ConditionReport
 from gps.errors import NotLearningError, ranges
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
-_LIVE = ("samples", "algorithm.")
-"""What the options begin with that can change when a run is resumed."""
 
 
 class Learning:
     """What is said of the iterations of one run, one after another.
 
     limit: of iterations in a row without an update, None for none. conditions: how many there are.
-    path: of the run folder.
+    path: of the run folder. live: what the options begin with that can change when it is resumed,
+    besides the limit.
     """
 
-    def __init__(self, limit: int | None, conditions: int, path: object = None) -> None:
-        self.limit, self.conditions, self.path = limit, conditions, path
+    def __init__(
+        self,
+        limit: int | None,
+        conditions: int,
+        path: object = None,
+        live: tuple[str, ...] = ("samples", "algorithm."),
+    ) -> None:
+        self.limit, self.conditions, self.path, self._live = limit, conditions, path, live
         self._failed: dict[int, tuple[int, ConditionReport]] = {}  # updates in a row, and the last
         self._said: set[str] = set()
         self._suspected: set[str] = set()
@@ -89,7 +94,7 @@ class Learning:
         reports = [r for _, r in self._failed.values()]
         lines, n = diagnosis(reports), self._least
         options = dict.fromkeys(o for r in reports for o in (r.options or "").split())
-        live = [o for o in options if o.startswith(_LIVE)]
+        live = [o for o in options if o.startswith(self._live)]
         others = [o for o in options if o not in live]
         how = ""
         if self.path is not None:

@@ -141,8 +141,20 @@ def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
     assert state is not None
     assert state.counts == (3, 3, 3, 3)
     assert str(error).startswith("no update of any condition in 3 iterations in a row: ")
-    more, _ = until_it_ends(resume_asynchronous(out))
+    more, error = until_it_ends(resume_asynchronous(out))
     assert more[-1].state.asynchronous.counts == (6, 6, 6, 6)
+    # what the message says works, and it names no option that such a run refuses
+    advice = f"go on all the same with: gps resume {out} --max-without-update None; another "
+    assert advice in str(error)
+    assert " VALUE" not in str(error)
+    argv = ["--max-without-update", "None", "--executor", "serial"]
+    argv += ["--rollouts", str(28 * stuck_policy.samples)]
+    assert cli.main(["resume", str(out), *argv]) == 0
+    limit = {"rollouts": 40 * stuck_policy.samples}
+    *_, last = resume_asynchronous(out, **limit, changes={"max_without_update": None})
+    assert last.state.asynchronous.local_updates == 40
+    with pytest.raises(ConfigError, match="'samples' cannot change: an asynchronous run keeps"):
+        next(resume_asynchronous(out, changes={"max_without_update": None, "samples": 9}))
     on = replace(stuck_policy, max_without_update=None)
     config = AsynchronousConfig(rollouts=5 * 4 * on.samples)
     *_, last = run_asynchronous(on, config=config)
