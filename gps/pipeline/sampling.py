@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
+from gps.algorithms.diagnosis import CLIP_SLACK
 from gps.algorithms.state import Source, WithoutRecordedImages
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
@@ -101,7 +102,7 @@ def checked_rollouts(
     limits = control_range_of(agent)
     if limits is not None:
         low, high = limits
-        slack = 1e-6 * np.maximum(np.abs(low), np.abs(high))  # of agents that compute in float32
+        slack = CLIP_SLACK * np.maximum(np.abs(low), np.abs(high))
         with np.errstate(invalid="ignore"):
             wrong = np.argwhere((low - slack > r.U) | (high + slack < r.U))
         if len(wrong):
