@@ -137,8 +137,8 @@ def figures(
         std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
         std[std <= _STILL * size] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
-        u_cost = np.einsum("ntu,tu->nt", U, cost.c[:, nx:])
-        u_cost = u_cost + 0.5 * np.einsum("ntu,tuv,ntv->nt", U, cost.C[:, nx:, nx:], U)
+        slopes = (cost.C[:, nx:, nx:] @ U.transpose(1, 2, 0)).transpose(2, 0, 1)
+        u_cost = (U * (cost.c[:, nx:] + 0.5 * slopes)).sum(axis=2)
         whole = float(np.abs(l).sum(axis=1).mean())
         of_states = (l - u_cost).sum(axis=1)
         mean = np.concatenate([x_mean, U.mean(axis=0)], axis=1)
@@ -187,14 +187,13 @@ def _growth(steps: Array, std: Array) -> float:
         return math.nan
     if not moving.all():
         steps = steps[:, moving][:, :, moving]
-    product, log = np.eye(int(moving.sum())), 0.0
-    for t, step in enumerate(steps):
-        product = step @ product
-        if t % 8 == 7:  # lest anything overflows
-            size = max(float(np.abs(product).max()), 1e-300)
-            product /= size
-            log += math.log(size)
-    product = product * (std[moving] / std[moving][:, None])
+    log = 0.0
+    while len(steps) > 1:  # pairs, pairs of pairs, ...: far fewer calls than a loop over the steps
+        even = len(steps) // 2 * 2
+        steps = np.concatenate((steps[1:even:2] @ steps[:even:2], steps[even:]))
+        size = np.maximum(np.abs(steps).max(axis=(1, 2)), 1e-300)  # lest anything overflows
+        steps, log = steps / size[:, None, None], log + float(np.log(size).sum())
+    product = steps[0] * (std[moving] / std[moving][:, None])
     if not np.isfinite(product).all():
         return math.inf
     largest = float(np.linalg.norm(product, 2))
