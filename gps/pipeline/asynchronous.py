@@ -54,7 +54,7 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning
+from gps.pipeline.learning import Learning, own_options
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
@@ -498,7 +498,8 @@ class _Driver:
         self.ages: list[int] = []
         self.told: list[ConditionReport] = []  # of the updates since the last snapshot
         path = None if folder is None else folder.path
-        self.learning = Learning(experiment.max_without_update, M, path, live=())
+        limit, named = experiment.max_without_update, own_options(experiment)
+        self.learning = Learning(limit, M, path, live=(), named=named)
         self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()

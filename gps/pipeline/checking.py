@@ -19,6 +19,7 @@ from gps.costs.base import Cost
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
+from gps.pipeline.learning import own_options
 from gps.protocols import (
     Agent,
     HasEntry,
@@ -216,7 +217,9 @@ def check(
         bytes_run=stored * experiment.iterations,
         advice=(),
     )
-    object.__setattr__(found, "advice", tuple(_advice(found, experiment, agent)))
+    object.__setattr__(
+        found, "advice", tuple(map(own_options(experiment), _advice(found, experiment, agent)))
+    )
     return found
 
 
@@ -428,8 +431,8 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
     initial = type(experiment.initial).__name__
     if found.failures:
         yield (
-            f"{len(found.failures)} rollouts cannot be simulated: a smaller step (agent.dt, "
-            "agent.substeps) or less exploration (initial.variance) helps, or another start"
+            f"{len(found.failures)} rollouts cannot be simulated: a smaller step (agent.dt) or "
+            "less exploration (initial.variance) helps, or another start"
         )
     for e in found.entries if found.holds is not None else ():
         unit = f" {e.unit}".rstrip()

@@ -151,8 +151,8 @@ def rollout(
                 if iteration == 0 and len(error.failures) == samples:
                     error.add_note(
                         "none of the samples gets to the end under the initial controller: give "
-                        "initial smaller gains or less variance, or make agent.dt or agent.T "
-                        "smaller"
+                        "initial smaller gains or less variance, or make the steps shorter, or the "
+                        "rollouts (agent.T)"
                     )
                 raise
             log.warning("%s; drawing these samples again", error)

@@ -7,6 +7,7 @@ import pytest
 
 import gps
 from gps import cli
+from gps.agents import DMControlConfig
 from gps.agents.point_mass import PointMassAgent
 from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
 from gps.algorithms.state import ConditionReport
@@ -23,7 +24,7 @@ from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.changes import Change, Changes, live_options
-from gps.pipeline.learning import Learning, joined
+from gps.pipeline.learning import Learning, joined, own_options
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder
@@ -221,6 +222,28 @@ def test_advice_is_given_once_and_news_of_every_iteration():
     assert learning.advice(ill) == ""  # the event has said it
     rose = [report(1, "sampled cost rose from 1 to 2: back to an earlier controller")]
     assert learning.events(rose) == learning.events(rose)  # what happened is said every time
+
+
+def test_messages_name_the_options_that_the_experiment_has():
+    text = "a step is too long: make agent.dt smaller, or change algorithm.step.kl_max"
+    ill = replace(
+        report(0, text, "dt", text, updated=False), options="agent.dt algorithm.step.kl-max"
+    )
+    others = {"agent.dt": "agent.repeat", "algorithm.step.kl_max": "algorithm.pi2.kl_max"}
+    pi2 = gps.load("point_mass_pi2")
+    other = replace(pi2, agent=DMControlConfig(domain="reacher", task="easy"))
+    for experiment, missing in ((gps.load("point_mass"), []), (other, others)):
+        learning = Learning(1, 1, "runs/x", named=own_options(experiment))
+        learning.count([ill])
+        expected = text
+        for name in missing:
+            expected = expected.replace(name, others[name])
+        assert learning.events([ill]) == (f"condition 0: {expected}",)
+        error = str(learning.error())
+        assert expected in error
+        live = "algorithm.pi2.kl-max" if missing else "algorithm.step.kl-max"
+        assert f"gps resume runs/x --{live} VALUE" in error
+        assert ("another agent.dt needs a new run" in error) is not bool(missing)
 
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
