@@ -670,18 +670,6 @@ class MujocoAgent(SimulatedAgent[Start]):
         """The actuator, or mocap body and axis, of each action."""
         return self._actions.names
 
-    def start_control(self, condition: int, *, test: bool = False) -> Array | None:
-        """The action (nu,) of the keyframe that a condition starts at: its controls.
-
-        Clipped to the control range; 0 for mocap bodies. None where the start is no keyframe, and
-        where the keyframe has no controls (MuJoCo keeps zeros then).
-        """
-        begin = self._condition(condition, test=test)
-        if not begin.keyed:
-            return None
-        u = begin.compiled.actions.start(begin.ctrl)
-        return np.clip(u, self._actions.low, self._actions.high)
-
     @property
     def n_start(self) -> int:
         """Joint positions and velocities if starts are disturbed, then `randomise`, `obs_noise`."""
