@@ -896,11 +896,16 @@ class MujocoAgent(SimulatedAgent[Start]):
             )
 
     def _refuse_memory(self, what: str) -> None:
-        more = [n for n in (HISTORY, MOCAP, PLUGIN, WARMSTART) if n in self._layout.names]
-        if more:
+        more = {
+            HISTORY: "delays",
+            MOCAP: "mocap bodies that actions displace",
+            PLUGIN: "plugins with a state",
+            WARMSTART: "the solver's warm start",
+        }
+        if found := [f"{n} ({why})" for n, why in more.items() if n in self._layout.names]:
             raise ConfigError(
                 f"MujocoConfig.state: states of {shown(self.config.model)} cannot be {what}, as "
-                f"they hold {', '.join(more)}"
+                f"they hold {', '.join(found)}"
             )
 
     def _refuse_actions(self, what: str) -> None:

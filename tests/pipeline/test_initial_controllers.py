@@ -131,7 +131,7 @@ MUSCLES = "".join(
     ids=["RK4", "implicit", "muscles", "ball", "free"],
 )
 def test_plans_of_models_of_every_kind(agent):
-    state = tuple(dict.fromkeys((*agent.state, "end_points")))
+    state = (*agent.build().layout.names, "end_points")
     agent = replace(agent, sites=("tip",), state=state)
     cost = SumCost(
         terms=(
@@ -143,14 +143,14 @@ def test_plans_of_models_of_every_kind(agent):
     e = experiment(
         agent,
         cost=cost,
-        algorithm=ILQRPlanningConfig(model=agent, steps_per_iteration=4),
+        algorithm=ILQRPlanningConfig(model=agent, steps_per_iteration=4, exploration=1e-6),
         samples=1,
         iterations=2,
     )
     first, second = (r.report.conditions[0] for r in gps.run(e))
     assert first.predicted_cost < first.expected_cost
-    # what is planned is what the agent does
-    assert second.cost_mean == pytest.approx(first.predicted_cost, rel=0.2, abs=0.5)
+    # what is planned is what the agent does; muscles that pull together magnify noise
+    assert second.cost_mean == pytest.approx(first.predicted_cost, rel=1e-3)
 
 
 def test_what_cannot_be_planned_with_is_refused_by_validate():
