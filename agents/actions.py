@@ -162,12 +162,6 @@ class Actions:
         sizes = {HISTORY: self._history, MOCAP: sum(m.size for m in self.mocap)}
         return {name: size for name, size in sizes.items() if size}
 
-    def start(self, ctrl: Array) -> Array:
-        """The actions that give these controls (nu of the model,), and move nothing."""
-        out = np.zeros(self.nu)
-        out[: len(self.controls)] = ctrl[self.controls] - self.shift
-        return out
-
     def under_way(self, u: Array) -> Array:
         """The state entry `history` after the same actions (nu,) for long."""
         out = np.zeros(self._history)

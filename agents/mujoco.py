@@ -672,18 +672,6 @@ class MujocoAgent(SimulatedAgent[Start]):
         """The actuator, or mocap body and axis, of each action."""
         return self._actions.names
 
-    def start_control(self, condition: int, *, test: bool = False) -> Array | None:
-        """The action (nu,) of the keyframe that a condition starts at: its controls.
-
-        Clipped to the control range; 0 for mocap bodies. None where the start is no keyframe, and
-        where the keyframe has no controls (MuJoCo keeps zeros then).
-        """
-        begin = self._condition(condition, test=test)
-        if not begin.keyed:
-            return None
-        u = begin.compiled.actions.start(begin.ctrl)
-        return np.clip(u, self._actions.low, self._actions.high)
-
     @property
     def n_start(self) -> int:
         """Joint positions and velocities if starts are disturbed, then `randomise`, `obs_noise`."""
@@ -912,11 +900,16 @@ class MujocoAgent(SimulatedAgent[Start]):
             )
 
     def _refuse_memory(self, what: str) -> None:
-        more = [n for n in (HISTORY, MOCAP, PLUGIN, WARMSTART) if n in self._layout.names]
-        if more:
+        more = {
+            HISTORY: "delays",
+            MOCAP: "mocap bodies that actions displace",
+            PLUGIN: "plugins with a state",
+            WARMSTART: "the solver's warm start",
+        }
+        if found := [f"{n} ({why})" for n, why in more.items() if n in self._layout.names]:
             raise ConfigError(
                 f"MujocoConfig.state: states of {shown(self.config.model)} cannot be {what}, as "
-                f"they hold {', '.join(more)}"
+                f"they hold {', '.join(found)}"
             )
 
     def _refuse_actions(self, what: str) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gps.errors import ConfigError
@@ -45,6 +45,15 @@ class KeptFiles:
     """The folder that they were read from; empty for what was made, not read."""
     made: tuple[str, ...] = field(default=(), compare=False)
     """Those that were made: they lay nowhere before."""
+
+    def __post_init__(self) -> None:
+        # a stored name may be a stranger's, and files are written under it in other processes
+        for path in (self.main, *(path for path, _ in self.files)):
+            place = PurePosixPath(path)
+            if place.is_absolute() or ".." in place.parts or not place.parts:
+                raise ConfigError(
+                    f"KeptFiles.files must be paths below their common folder, got {path!r}"
+                )
 
     @classmethod
     def of(

@@ -73,8 +73,8 @@ class Agent(Protocol):
 
     It has a fixed list of start conditions. These members are all that an agent needs; what some
     agents can do besides are protocols of their own: `HasImages`, `HasControlRange`,
-    `HasObservationNoise`, `ChecksImages`, `Linearises`, `KnownDynamics`, `WarmsUp`, `Stoppable`,
-    and `Steppable` of `gps.agents.base`.
+    `NamesActions`, `HasObservationNoise`, `ChecksImages`, `Linearises`, `KnownDynamics`, `WarmsUp`,
+    `Stoppable`, and `Steppable` of `gps.agents.base`.
     """
 
     @property
@@ -207,6 +207,16 @@ class HasControlRange(Protocol):
     @property
     def control_range(self) -> tuple[npt.ArrayLike, npt.ArrayLike] | None:
         """Lowest and highest action, (nu,) each or one number for all; None if unknown."""
+        ...
+
+
+@runtime_checkable
+class NamesActions(Protocol):
+    """An agent that knows what its actions are called."""
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The actuator, or whatever else it moves, of each action, (nu,)."""
         ...
 
 

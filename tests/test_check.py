@@ -65,10 +65,16 @@ def test_actions_are_named_and_the_share_that_is_clipped_is_counted():
     U = next(iter(gps.run(hot, iterations=1))).rollouts[0].U
     assert (push.name, push.low, push.high, bend.name) == ("push", -2.0, 2.0, "bend")
     assert push.clipped == (np.abs(U[:, :, 0]) == 2.0).mean() > 0.2
-    assert bend.clipped == 0.0
+    assert math.isnan(bend.clipped)  # without limits
     assert math.isinf(bend.high)
     assert found.holds is None  # without feedback
     assert any("push" in line and "initial.variance" in line for line in found.advice)
+
+
+def test_chosen_actuators_have_their_names():
+    agent = replace(cart.agent, actuators=("bend",))
+    found = gps.check(replace(cart, agent=agent, initial=OpenLoopConfig(variance=1e-6)))
+    assert [a.name for a in found.actions] == ["bend"]
 
 
 def test_what_does_not_hold_is_said_with_its_joint():
@@ -178,3 +184,9 @@ def test_the_command_prints_the_table_and_says_by_its_code_what_it_found(capsys,
     assert "unknown option --frob" in capsys.readouterr().err
     assert cli.main(["check", "--help"]) == 0
     assert "Exit code 0" in capsys.readouterr().out
+    assert cli.main(["check", str(held), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--iterate" in text
+    assert "--agent.T" in text
+    assert cli.main(["check"]) == 2
+    assert "gps check needs an experiment" in capsys.readouterr().err

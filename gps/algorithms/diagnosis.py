@@ -40,6 +40,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 _STILL = 1e-13  # share of an entry's size by which it may differ by rounding
 _FLAT = 1e-6  # share of the cost by which samples have to differ to be compared
 _CLIPPED = 0.95  # share of clipped actions of every actuator with which no noise comes through
+CLIP_SLACK = 1e-6
+"""Share of a limit by which actions that were clipped to it may miss it."""
 DIVERGES = 1e3
 """Growth over a rollout beyond which the expectations of a fitted model are of no use."""
 
@@ -126,8 +128,6 @@ def figures(
     """
     X, U, nx, nu = rollouts.X, rollouts.U, rollouts.nx, rollouts.nu
     low, high = (np.full(nu, s * np.inf) for s in (-1, 1)) if limits is None else limits
-    clipped = ((low >= U) | (high <= U)).mean(axis=(0, 1))
-    clipped[np.isinf(low) & np.isinf(high)] = np.nan
     half = 0.5 * (high - low)
     assumed = np.full(nu, np.nan) if action_scale is None else action_scale
     half = np.where(np.isfinite(half), half, assumed)
@@ -137,8 +137,8 @@ def figures(
         std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
         std[std <= _STILL * size] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
-        u_cost = np.einsum("ntu,tu->nt", U, cost.c[:, nx:])
-        u_cost = u_cost + 0.5 * np.einsum("ntu,tuv,ntv->nt", U, cost.C[:, nx:, nx:], U)
+        slopes = (cost.C[:, nx:, nx:] @ U.transpose(1, 2, 0)).transpose(2, 0, 1)
+        u_cost = (U * (cost.c[:, nx:] + 0.5 * slopes)).sum(axis=2)
         whole = float(np.abs(l).sum(axis=1).mean())
         of_states = (l - u_cost).sum(axis=1)
         mean = np.concatenate([x_mean, U.mean(axis=0)], axis=1)
@@ -152,7 +152,7 @@ def figures(
         return Figures(
             layout=rollouts.layout,
             samples=rollouts.N,
-            clipped=clipped,
+            clipped=clipped_share(U, low, high),
             action_spread=np.sqrt(U.var(axis=0).mean(axis=0)) / half,
             spread=np.sqrt(x_var) / size + still,
             cost_spread=float(of_states.std() / whole),
@@ -168,6 +168,18 @@ def figures(
         )
 
 
+def clipped_share(U: Array, low: Array, high: Array) -> Array:
+    """Share of the actions U (N, T, nu) that lie at an end of their control range, (nu,).
+
+    low, high (nu,): that range, infinite where an action has no limit, and NaN comes back where it
+    has none at all. An agent that computes in float32 may be a rounding away from an end.
+    """
+    slack = [np.where(np.isfinite(end), CLIP_SLACK * np.abs(end), 0.0) for end in (low, high)]
+    share: Array = ((low + slack[0] >= U) | (high - slack[1] <= U)).mean(axis=(0, 1))
+    share[np.isinf(low) & np.isinf(high)] = np.nan
+    return share
+
+
 def _growth(steps: Array, std: Array) -> float:
     """Largest singular value of the product of matrices (S, nx, nx), by step, in units of std."""
     moving = np.isfinite(std)
@@ -175,14 +187,13 @@ def _growth(steps: Array, std: Array) -> float:
         return math.nan
     if not moving.all():
         steps = steps[:, moving][:, :, moving]
-    product, log = np.eye(int(moving.sum())), 0.0
-    for t, step in enumerate(steps):
-        product = step @ product
-        if t % 8 == 7:  # lest anything overflows
-            size = max(float(np.abs(product).max()), 1e-300)
-            product /= size
-            log += math.log(size)
-    product = product * (std[moving] / std[moving][:, None])
+    log = 0.0
+    while len(steps) > 1:  # pairs, pairs of pairs, ...: far fewer calls than a loop over the steps
+        even = len(steps) // 2 * 2
+        steps = np.concatenate((steps[1:even:2] @ steps[:even:2], steps[even:]))
+        size = np.maximum(np.abs(steps).max(axis=(1, 2)), 1e-300)  # lest anything overflows
+        steps, log = steps / size[:, None, None], log + float(np.log(size).sum())
+    product = steps[0] * (std[moving] / std[moving][:, None])
     if not np.isfinite(product).all():
         return math.inf
     largest = float(np.linalg.norm(product, 2))
@@ -357,11 +368,13 @@ def _factor(growth: float) -> str:
 
 __all__ = [
     "CAUSES",
+    "CLIP_SLACK",
     "DIVERGES",
     "Cause",
     "Figures",
     "Finding",
     "blind",
+    "clipped_share",
     "figures",
     "not_finite",
     "upper_median",

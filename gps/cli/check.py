@@ -18,7 +18,7 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
         "Exit code 0: all rollouts can be simulated, and what should be held is held; 3: not so; "
         "2: the experiment cannot be built."
     )
-    parser.add_argument("experiment", metavar="NAME|FILE.py", help="see gps list")
+    parser.add_argument("experiment", nargs="?", metavar="NAME|FILE.py", help="see gps list")
     help = "roll out the first M training conditions (default: 8)"
     options.add(parser, "--conditions", Count, "M", help, default=8)
     options.flag(
@@ -30,15 +30,18 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace, own: list[str]) -> int:
     """`gps check`; own: options of the experiment."""
+    missing = "gps check needs an experiment; gps list shows them"
+    if options.only_help(args, args.experiment, missing):
+        return 0
     from gps.pipeline import checking, loader
 
+    experiment, prog = loader.load(args.experiment).experiment, f"gps check {args.experiment}"
+    if args.help:
+        print(args.parser.format_help())
+        options.show_own(experiment, prog)
+        return 0
     known = [text for action in args.parser._actions for text in action.option_strings]
-    experiment = loader.override(
-        loader.load(args.experiment).experiment,
-        own,
-        prog=f"gps check {args.experiment}",
-        known=known,
-    )
+    experiment = loader.override(experiment, own, prog=prog, known=known)
     found = checking.check(experiment, conditions=args.conditions, iterate=args.iterate)
     print(found)
     return 0 if found.good else EXIT_WRONG

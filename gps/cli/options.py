@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gps.errors import ExperimentError
 from gps.fields import Count, Positive, checked
+
+if TYPE_CHECKING:
+    from gps.pipeline.experiment import Experiment
 
 LIMITS = ("rollouts", "updates", "replay_batches")
 """Options of asynchronous runs, which `AsynchronousConfig` has by the same names."""
@@ -71,6 +75,28 @@ def split(argv: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], 
         else:
             others.append(token)
     return ours, others
+
+
+def only_help(args: argparse.Namespace, given: object, missing: str) -> bool:
+    """Whether --help was asked for without the argument that a command needs; it is printed then.
+
+    For commands whose unknown options are the experiment's. Raises ExperimentError, with the text
+    `missing`, where neither is there.
+    """
+    if given is not None:
+        return False
+    print(args.parser.format_help())
+    if not args.help:
+        raise ExperimentError(missing)
+    return True
+
+
+def show_own(experiment: Experiment, prog: str, skip: Sequence[str] = ()) -> None:
+    """Print the options of an experiment."""
+    from gps.pipeline import loader
+
+    with suppress(SystemExit):
+        loader.override(experiment, ["--help"], prog=prog, skip=("name", "description", *skip))
 
 
 def by_name(own: list[str]) -> dict[str, str]:

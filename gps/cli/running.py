@@ -21,7 +21,7 @@ from gps.cli.messages import (
     logging_to,
 )
 from gps.cli.page import Page
-from gps.errors import ConfigError, ExperimentError, GPSError, NotLearningError, StoreError
+from gps.errors import ConfigError, GPSError, NotLearningError, StoreError
 
 if TYPE_CHECKING:
     from gps.cli.terminal import Progress
@@ -142,11 +142,9 @@ def _refuse_until_converged(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, own: list[str]) -> int:
     """`gps run`; own: options of the experiment."""
-    if args.experiment is None:
-        print(args.parser.format_help())
-        if args.help:
-            return 0
-        raise ExperimentError("gps run needs an experiment; gps list shows them")
+    missing = "gps run needs an experiment; gps list shows them"
+    if options.only_help(args, args.experiment, missing):
+        return 0
     from gps.pipeline import loader
 
     fixed = ("name", "description", "seed", "iterations")
@@ -155,10 +153,8 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
     loaded = loader.load(args.experiment)
     if args.help:
         print(args.parser.format_help())
-        try:
-            loader.override(loaded.experiment, ["--help"], prog=prog, skip=fixed)
-        except SystemExit:
-            return 0
+        options.show_own(loaded.experiment, prog, fixed)
+        return 0
     experiment = loader.override(loaded.experiment, own, prog=prog, skip=fixed, known=known)
     values = {"seed": args.seed, "iterations": args.iterations}
     experiment = replace(experiment, **{k: v for k, v in values.items() if v is not None})
@@ -219,11 +215,9 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
 
 def resume(args: argparse.Namespace, own: list[str]) -> int:
     """`gps resume`; own: options of the experiment that change."""
-    if args.run is None:
-        print(args.parser.format_help())
-        if args.help:
-            return 0
-        raise ExperimentError("the following arguments are required: RUN; see gps resume --help")
+    missing = "the following arguments are required: RUN; see gps resume --help"
+    if options.only_help(args, args.run, missing):
+        return 0
     from gps.pipeline import changes as live
     from gps.pipeline import store
     from gps.pipeline.runner import resume
@@ -243,14 +237,9 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
     values |= {} if args.seed is None else {"seed": args.seed}
     if "asynchronous" in folder.info():
         _refuse_until_converged(args)
-        if values:
-            raise ConfigError(
-                f"{_option(next(iter(values)))} cannot change: an asynchronous run keeps its "
-                "options, apart from --iterations, --rollouts, --updates and --replay-batches"
-            )
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
-        return _resume_asynchronous(args, folder, given)
+        return _resume_asynchronous(args, folder, given | {"changes": values})
     if given:
         raise ConfigError(
             f"{_option(next(iter(given)))} is for asynchronous runs; use --iterations"
@@ -290,7 +279,7 @@ def _show_live(folder: RunFolder, experiment: Experiment) -> None:
             )
 
 
-def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, int]) -> int:
+def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, Any]) -> int:
     from gps.pipeline import asynchronous
 
     values: dict[str, Any] = {**given, "iterations": args.iterations}

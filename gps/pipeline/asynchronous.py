@@ -24,7 +24,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ from gps.algorithms.state import (
 from gps.errors import ConfigError, GPSError, NonFiniteError, StoreError
 from gps.execution import Deferred, Executor, Serial, stage
 from gps.fields import Config, Count
+from gps.pipeline import changes as live
 from gps.pipeline import config_io, keeping, progress, sampling, sending
 from gps.pipeline.experiment import (
     AgentConfig,
@@ -53,7 +54,7 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning
+from gps.pipeline.learning import Learning, own_options
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
@@ -171,6 +172,7 @@ def resume_asynchronous(
     rollouts: int | None = None,
     updates: int | None = None,
     replay_batches: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     executor: Executor | None = None,
     stop: Callable[[], bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -183,7 +185,8 @@ def resume_asynchronous(
     start: the snapshot to resume from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
     so many synchronous iterations; replay_batches: another size of the replay buffer, from now on.
-    Raises StoreError.
+    changes: `{"max_without_update": None}` or another number for what is left of the run; no other
+    option can change. Raises StoreError, ConfigError.
     """
     folder = RunFolder.open(Path(path))
     experiment = folder.experiment()
@@ -194,6 +197,7 @@ def resume_asynchronous(
         updates=updates,
         iterations=iterations,
         replay_batches=replay_batches,
+        changes=changes,
     )
     start = folder.last() if start is None else start
     snapshot = folder.read(start)
@@ -234,8 +238,12 @@ def changed(
     updates: int | None = None,
     iterations: int | None = None,
     replay_batches: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[AsynchronousConfig, Experiment]:
-    """A stored run's configurations with other limits and replay buffer; raises StoreError."""
+    """A stored run's configurations with other limits and replay buffer.
+
+    changes: as for `resume_asynchronous`. Raises StoreError, ConfigError.
+    """
     config = stored_config(folder)
     if config is None:
         raise StoreError(f"{folder.path} is a synchronous run; continue it with gps.resume")
@@ -245,6 +253,14 @@ def changed(
         config = replace(config, rollouts=rollouts, updates=updates)
     if replay_batches is not None:
         config = replace(config, replay_batches=replay_batches)
+    for name in changes or ():
+        if name.replace("_", "-") != "max-without-update":
+            raise ConfigError(
+                f"{name!r} cannot change: an asynchronous run keeps its options, apart from "
+                "iterations, rollouts, updates, replay-batches and max-without-update"
+            )
+    if changes:
+        experiment = live.changed(experiment, live.change_of(experiment, changes).options)
     return config, experiment
 
 
@@ -482,7 +498,8 @@ class _Driver:
         self.ages: list[int] = []
         self.told: list[ConditionReport] = []  # of the updates since the last snapshot
         path = None if folder is None else folder.path
-        self.learning = Learning(experiment.max_without_update, M, path)
+        limit, named = experiment.max_without_update, own_options(experiment)
+        self.learning = Learning(limit, M, path, live=(), named=named)
         self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()

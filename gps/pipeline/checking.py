@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gps.algorithms.diagnosis import clipped_share
 from gps.costs.base import Cost
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
+from gps.pipeline.learning import own_options
 from gps.protocols import (
     Agent,
     HasEntry,
     HasTerms,
+    NamesActions,
     Policy,
     WarmsUp,
     control_range_of,
@@ -50,7 +53,7 @@ POSITIONS = ("joint_pos", "position")
 """State entries that initial controllers may hold."""
 _UNITS = {"end_points": "m", "end_point_velocities": "m/s"}
 _JOINT_UNITS = (("m",) * 3 + ("rad",) * 3, ("rad",) * 3, ("m",), ("rad",))
-"""Of the directions of free, ball, slide and hinge joints, in MuJoCo's order."""
+"""Of the directions of free, ball, slide and hinge joints, by MuJoCo's number of the kind."""
 _SAME = 1e-12
 
 
@@ -91,7 +94,8 @@ class ActionCheck:
     std: float
     """Over steps, samples and conditions, in its unit."""
     clipped: float
-    """Share of actions at a limit; of NaN in all fields where no sample is left."""
+    """Share of actions at a limit; NaN without limits, and in all of these where no sample is
+    left."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,9 @@ def check(
         bytes_run=stored * experiment.iterations,
         advice=(),
     )
-    object.__setattr__(found, "advice", tuple(_advice(found, experiment, agent)))
+    object.__setattr__(
+        found, "advice", tuple(map(own_options(experiment), _advice(found, experiment, agent)))
+    )
     return found
 
 
@@ -304,28 +310,26 @@ class _Names:
 
     @classmethod
     def of(cls, agent: Agent) -> _Names:
-        numbered = tuple(str(i) for i in range(agent.nu))
+        actions = tuple(str(i) for i in range(agent.nu))
+        if isinstance(agent, NamesActions):
+            actions = tuple(agent.action_names)
         try:
             visual = visual_model_of(agent, 0)
         except GPSError:
             visual = None
         if visual is None:
-            return cls((), (), numbered)
+            return cls((), (), actions)
         model = visual.model
         joints: list[str] = []
         units: list[str] = []
         for j in range(model.njnt):
-            joint = model.joint(j)
-            dofs = (
-                len(joint.qvel0) if hasattr(joint, "qvel0") else {0: 6, 1: 3}.get(joint.type[0], 1)
-            )
-            name = joint.name or str(model.jnt_dofadr[j])
-            joints += [name] if dofs == 1 else [f"{name}.{i}" for i in range(dofs)]
-            units += {0: ["m"] * 3 + ["rad"] * 3, 1: ["rad"] * 3, 2: ["m"]}.get(
-                int(model.jnt_type[j]), ["rad"]
-            )
-        named = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
-        return cls(tuple(joints), tuple(units), named if len(named) == agent.nu else numbered)
+            own = _JOINT_UNITS[model.jnt_type[j]]
+            name = model.joint(j).name or str(model.jnt_dofadr[j])
+            joints += [name] if len(own) == 1 else [f"{name}.{i}" for i in range(len(own))]
+            units += own
+        if not isinstance(agent, NamesActions) and model.nu == model.nactuator == agent.nu:
+            actions = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
+        return cls(tuple(joints), tuple(units), actions)
 
 
 def _parts(agent: Agent, names: _Names) -> Iterator[tuple[str, str, Index, tuple[str, ...]]]:
@@ -382,15 +386,12 @@ def _away(rollouts: Sequence[Rollouts], starts: Array) -> Array:
 def _actions(agent: Agent, names: _Names, noisy: Sequence[Rollouts]) -> Iterator[ActionCheck]:
     limits = control_range_of(agent)
     low, high = limits if limits else (np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf))
-    U = np.concatenate([r.U.reshape(-1, agent.nu) for r in noisy]) if noisy else np.empty((0, 1))
-    for i, name in enumerate(names.actions):
-        u = U[:, i] if len(U) else np.array([math.nan])
-        span = high[i] - low[i]
-        near = 1e-9 * span if math.isfinite(span) else 0.0
-        at_limit = (u <= low[i] + near) | (u >= high[i] - near)
-        clipped = float(at_limit.mean()) if len(U) else math.nan
-        low_i, high_i = float(low[i]), float(high[i])
-        yield ActionCheck(name, low_i, high_i, float(u.mean()), float(u.std()), clipped)
+    mean = std = clipped = np.full(agent.nu, math.nan)
+    if noisy:
+        U = np.concatenate([r.U for r in noisy])
+        mean, std, clipped = U.mean(axis=(0, 1)), U.std(axis=(0, 1)), clipped_share(U, low, high)
+    for name, *values in zip(names.actions, low, high, mean, std, clipped, strict=True):
+        yield ActionCheck(name, *map(float, values))
 
 
 def _terms(cost: Cost, rollouts: Sequence[Rollouts]) -> Iterator[TermCheck]:
@@ -430,8 +431,8 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
     initial = type(experiment.initial).__name__
     if found.failures:
         yield (
-            f"{len(found.failures)} rollouts cannot be simulated: a smaller step (agent.dt, "
-            "agent.substeps) or less exploration (initial.variance) helps, or another start"
+            f"{len(found.failures)} rollouts cannot be simulated: a smaller step (agent.dt) or "
+            "less exploration (initial.variance) helps, or another start"
         )
     for e in found.entries if found.holds is not None else ():
         unit = f" {e.unit}".rstrip()

@@ -11,10 +11,11 @@
     function, class     {"name": "gps.costs.base:ramp"}
     the rest            None, true, 1, 1.5, "text" as JSON has them
 
-Names are `module:qualname`, of gps or of another installed package; none of Python's own modules is
-imported, and nothing but a dataclass is called on reading. What the user's hyperparams file defines
-is named `hyperparams:MyCost`, what a module beside it defines, or one that a script has imported,
-`hyperparams.helper:MyCost`; the reader passes the names of the copy in the run folder in.
+Names are `module:qualname`. Only names below `gps.` are imported, and nothing but a dataclass is
+called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`, what a
+module beside it defines, or one that a script has imported, `hyperparams.helper:MyCost`; the reader
+passes the names of the copy in the run folder in. Names of other installed packages are those of
+modules that this file has imported: a name alone, which may be a stranger's, imports none of them.
 """
 
 from __future__ import annotations
@@ -107,14 +108,24 @@ def _is_own(module: str) -> bool:
 def users_of(tree: Any) -> dict[str, list[str]]:
     """What a stored tree names of the hyperparams file and of modules beside it, by module:
     `hyperparams`, `hyperparams.helper`."""
+    return {m: names for m, names in _named_in(tree).items() if _top(m) == USER}
+
+
+def packages_of(tree: Any) -> list[str]:
+    """The modules of installed packages, other than gps, of which a stored tree names something."""
+    return [module for module in _named_in(tree) if _top(module) not in (USER, "gps")]
+
+
+def _named_in(tree: Any) -> dict[str, list[str]]:
+    """All names in a stored tree, by module."""
     found: dict[str, list[str]] = {}
     if isinstance(tree, list):
-        parts = [users_of(item) for item in tree]
+        parts = [_named_in(item) for item in tree]
     elif isinstance(tree, dict):
-        parts = [users_of(item) for key, item in tree.items() if key not in _NAMED]
+        parts = [_named_in(item) for key, item in tree.items() if key not in _NAMED]
         for key in _NAMED & tree.keys():
             module, colon, qualname = str(tree[key]).partition(":")
-            if colon and _top(module) == USER:
+            if colon:
                 parts.append({module: [qualname]})
     else:
         return {}
@@ -129,33 +140,41 @@ def find(name: str, user: Names | None = None) -> Any:
     """The class or function behind `module:qualname`; ExperimentError when it is not allowed."""
     module, colon, qualname = name.partition(":")
     top, _, sibling = module.partition(".")
+    first, *rest = qualname.split(".")
     if not colon or not module or top in ("__main__", *sys.stdlib_module_names):
         raise ExperimentError(
             f"{name!r} is not allowed here: names come from gps.*, from the hyperparams file, or "
-            "from installed packages other than Python's own"
+            "from packages other than Python's own that it imports"
         )
-    if top == USER:
+    known: Mapping[str, Any] = {}
+    if top != "gps":
         if user is None:
             raise ExperimentError(f"{name!r} needs the hyperparams file, which is not at hand")
-        first, *rest = qualname.split(".")
-        known = user()
+        try:
+            known = user()
+        except ExperimentError as error:
+            raise ExperimentError(f"{name!r}: {error}") from error
+    if top == USER:
         if sibling:
             known = _sibling(known, sibling)
         if first not in known:
             where = f"the module {sibling} beside the" if sibling else "the"
             raise ExperimentError(f"{where} hyperparams file does not define {first}")
         thing = known[first]
-    else:
-        first, *rest = qualname.split(".")
+    elif top == "gps":
         try:
             thing = getattr(importlib.import_module(module), first)
         except (ImportError, AttributeError):
             raise ExperimentError(
                 f"{name!r} does not exist in this version of gps; the run was made by another one"
-                if top == "gps"
-                else f"{name!r} cannot be imported here; install the package that the run was made "
-                f"with, which has the module {module}"
             ) from None
+    elif module not in sys.modules:  # by now the hyperparams file has been executed
+        raise ExperimentError(
+            f"{name!r}: the hyperparams file does not import {module}, and a name alone must not; "
+            f"if you trust it, add: import {module}"
+        )
+    else:
+        thing = getattr(sys.modules[module], first, None)
     for part in rest:
         thing = getattr(thing, part, None)
     home = getattr(thing, "__module__", "")

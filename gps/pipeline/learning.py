@@ -7,25 +7,59 @@ iteration are joined, so that six of them with one cause make one line, and iter
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gps.algorithms.state import ConditionReport
 from gps.errors import NotLearningError, ranges
+from gps.pipeline import loader
+
+if TYPE_CHECKING:
+    from gps.pipeline.experiment import Experiment
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
-_LIVE = ("samples", "algorithm.")
-"""What the options begin with that can change when a run is resumed."""
+
+
+def own_options(experiment: Experiment) -> Callable[[str], str]:
+    """A function that names in a text the options which an experiment has, in place of others.
+
+    What finds a cause knows neither the agent nor the algorithm, and names the options that most
+    have: `agent.dt`, for which a task of dm_control has `agent.repeat`, and some agents nothing.
+    """
+    names = [option.name for option in loader.settings(experiment)]
+    bounds = [n.replace("-", "_") for n in names if n.endswith(".kl-max")]
+    step = "agent.repeat" if "agent.repeat" in names else "the agent's time step"
+    new = {
+        "agent.dt": "agent.dt" if "agent.dt" in names else step,
+        "algorithm.step.kl_max": bounds[0] if bounds else "the bound of a step",
+    }
+
+    def named(text: str) -> str:
+        for old, own in new.items():
+            text = re.sub(rf"(?<![\w.]){re.escape(old)}(?![\w.]*\w)", own, text)
+        return text
+
+    return named
 
 
 class Learning:
     """What is said of the iterations of one run, one after another.
 
     limit: of iterations in a row without an update, None for none. conditions: how many there are.
-    path: of the run folder.
+    path: of the run folder. live: what the options begin with that can change when it is resumed,
+    besides the limit. named: puts the options into a text that the experiment has, `own_options`.
     """
 
-    def __init__(self, limit: int | None, conditions: int, path: object = None) -> None:
-        self.limit, self.conditions, self.path = limit, conditions, path
+    def __init__(
+        self,
+        limit: int | None,
+        conditions: int,
+        path: object = None,
+        live: tuple[str, ...] = ("samples", "algorithm."),
+        named: Callable[[str], str] = str,
+    ) -> None:
+        self.limit, self.conditions, self.path, self._live = limit, conditions, path, live
+        self._named = named
         self._failed: dict[int, tuple[int, ConditionReport]] = {}  # updates in a row, and the last
         self._said: set[str] = set()
         self._suspected: set[str] = set()
@@ -40,7 +74,7 @@ class Learning:
         already is left out."""
         advised = {_NUMBER.sub("#", r.event) for r in reports if r.advice and r.advice in r.event}
         lines = tuple(
-            f"{_conditions(who)}: " + (_short(text) if key in self._said else text)
+            f"{_conditions(who)}: " + (_short(text) if key in self._said else self._named(text))
             for who, text, key in joined((r.condition, r.event) for r in reports if r.event)
         )
         self._said = advised
@@ -64,7 +98,7 @@ class Learning:
         lasting, self._suspected = now & self._suspected, now
         new = lasting - self._advised
         self._advised |= lasting
-        return "; ".join(diagnosis([r for r in ill if r.cause in new]))
+        return self._named("; ".join(diagnosis([r for r in ill if r.cause in new])))
 
     def count(self, reports: Sequence[ConditionReport], solved: bool = False) -> None:
         """Take in an iteration, or the update of one condition; solved: whether all succeed."""
@@ -87,9 +121,14 @@ class Learning:
     def error(self) -> NotLearningError:
         """What ends the run, with how to go on."""
         reports = [r for _, r in self._failed.values()]
-        lines, n = diagnosis(reports), self._least
-        options = dict.fromkeys(o for r in reports for o in (r.options or "").split())
-        live = [o for o in options if o.startswith(_LIVE)]
+        lines, n = [self._named(line) for line in diagnosis(reports)], self._least
+        named = (
+            self._named(o.replace("-", "_")).replace("_", "-")
+            for r in reports
+            for o in (r.options or "").split()
+        )
+        options = dict.fromkeys(o for o in named if " " not in o)
+        live = [o for o in options if o.startswith(self._live)]
         others = [o for o in options if o not in live]
         how = ""
         if self.path is not None:
@@ -150,4 +189,4 @@ def _short(text: str) -> str:
     return f"{head}, as before"
 
 
-__all__ = ["Learning", "diagnosis", "joined"]
+__all__ = ["Learning", "diagnosis", "joined", "own_options"]

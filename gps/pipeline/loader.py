@@ -179,6 +179,15 @@ def modules_beside(path: str | Path) -> dict[Path, bytes]:
     return {source.path.relative_to(main.path.parent): source.text for source in found}
 
 
+def imports(path: str | Path) -> set[str]:
+    """Dotted names of what a hyperparams file and the modules beside it import, or may import.
+
+    Raises ExperimentError.
+    """
+    main = siblings.read(Path(path))
+    return siblings.imports(main, siblings.beside(main))
+
+
 def source_of(tree: Any) -> Path | None:
     """The hyperparams file that classes and functions in an experiment come from; None if none, or
     several, do."""

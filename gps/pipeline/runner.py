@@ -25,7 +25,7 @@ from gps.pipeline import keeping, progress, sampling, sending
 from gps.pipeline.changes import Change, Changes, change_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
-from gps.pipeline.learning import Learning
+from gps.pipeline.learning import Learning, own_options
 from gps.pipeline.steering import NOT_LEARNING, Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
@@ -311,7 +311,8 @@ def _loop(
         None  # where the last iteration began; of a stored run read when asked
     )
     repeated = False
-    learning = Learning(None, len(M), None if folder is None else folder.path)
+    path = None if folder is None else folder.path
+    learning = Learning(None, len(M), path, named=own_options(experiment))
     while True:
         command = steering.take(experiment, state.iteration)
         if command is not None and command.kind == "stop":

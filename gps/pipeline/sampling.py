@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
+from gps.algorithms.diagnosis import CLIP_SLACK
 from gps.algorithms.state import Source, WithoutRecordedImages
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
@@ -101,7 +102,7 @@ def checked_rollouts(
     limits = control_range_of(agent)
     if limits is not None:
         low, high = limits
-        slack = 1e-6 * np.maximum(np.abs(low), np.abs(high))  # of agents that compute in float32
+        slack = CLIP_SLACK * np.maximum(np.abs(low), np.abs(high))
         with np.errstate(invalid="ignore"):
             wrong = np.argwhere((low - slack > r.U) | (high + slack < r.U))
         if len(wrong):
@@ -150,8 +151,8 @@ def rollout(
                 if iteration == 0 and len(error.failures) == samples:
                     error.add_note(
                         "none of the samples gets to the end under the initial controller: give "
-                        "initial smaller gains or less variance, or make agent.dt or agent.T "
-                        "smaller"
+                        "initial smaller gains or less variance, or make the steps shorter, or the "
+                        "rollouts (agent.T)"
                     )
                 raise
             log.warning("%s; drawing these samples again", error)

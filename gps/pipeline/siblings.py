@@ -116,6 +116,12 @@ def beside(main: Source) -> dict[str, Source]:
     return found
 
 
+def imports(main: Source, sources: Mapping[str, Source]) -> set[str]:
+    """Dotted names of all that a file and the modules beside it import, or may import."""
+    files = (main, *sources.values())
+    return {name for source in files for name in _imports(_parsed(source), source.package)}
+
+
 def _file_of(folder: Path, parts: list[str]) -> Source | None:
     if parts[0] == "gps" or parts[0] in sys.stdlib_module_names:
         return None

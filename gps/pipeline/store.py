@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -92,26 +93,39 @@ def require_new(path: Path) -> None:
     raise StoreError(f"{path} {what}; give a new folder with --out{hint}")
 
 
-def _copied(source: str | Path) -> dict[str, bytes]:
+_IMPORTS = "# Added by gps: packages of this run's experiment that the file does not import.\n"
+
+
+def _copied(source: str | Path, tree: Any) -> dict[str, bytes]:
     """A hyperparams file and the modules beside it that it imports, by their place in the run
-    folder; StoreError where a run has something else of that name."""
+    folder; StoreError where a run has something else of that name.
+
+    Packages that the experiment names, and the file does not, are imported at its end.
+    """
     copied = {"hyperparams.py": Path(source).read_bytes()}
     for place, data in loader.modules_beside(source).items():
         _require_free(place, str(source))
         copied[place.as_posix()] = data
+    if packages := config_io.packages_of(tree):
+        known = {name.partition(".")[0] for name in loader.imports(source)}
+        new = [f"import {m}\n" for m in packages if m.partition(".")[0] not in known]
+        if new:
+            copied["hyperparams.py"] += f"\n\n{_IMPORTS}{''.join(new)}".encode()
     return copied
 
 
 def _scripted(tree: Any, known: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes]:
     """The modules, not installed as packages, that a script took the parts of its experiment from,
-    and a hyperparams.py that imports them; none where there are none, or all are known."""
+    and a hyperparams.py that imports them, and those of packages; none where there are none, or all
+    are known."""
     modules = sorted(filter(None, (n.partition(".")[2] for n in config_io.users_of(tree))))
     places = {m: m.replace(".", "/") for m in modules}
     modules = [m for m, p in places.items() if not {f"{p}.py", f"{p}/__init__.py"} & known.keys()]
-    if not modules:
+    packages = [] if known else config_io.packages_of(tree)
+    if not modules and not packages:
         return {}
     head = "# Made by gps: what the experiment of this run, which a script has built, is made of.\n"
-    text = head + "".join(f"import {module}\n" for module in modules)
+    text = head + "".join(f"import {module}\n" for module in (*modules, *packages))
     copied = {"hyperparams.py": text.encode()}
     for place, data in loader.modules_of(modules).items():
         _require_free(place, "the experiment")
@@ -157,7 +171,7 @@ class RunFolder:
         require_new(path)
         tree = config_io.to_json(experiment)
         source = loader.source_of(experiment) if source is None else source
-        copied = _scripted(tree) if source is None else _copied(source)
+        copied = _scripted(tree) if source is None else _copied(source, tree)
         others = {} if source is None else _scripted(tree, copied)
         copied = others | copied
         try:
@@ -201,7 +215,7 @@ class RunFolder:
 
     def _try_reading(self, tree: Any, must: bool) -> None:
         """Say now, and not after days, that the copies cannot be read; must: raise StoreError."""
-        if not config_io.users_of(tree):
+        if not config_io.users_of(tree) and not config_io.packages_of(tree):
             return
         try:
             self.experiment()
@@ -243,7 +257,7 @@ class RunFolder:
 
         facts = self.info()
         try:
-            experiment = config_io.from_json(facts.get("experiment"), self._user_names)
+            experiment = config_io.from_json(facts.get("experiment"), self._user_names())
         except GPSError as error:
             raise StoreError(f"{self.path / 'experiment.json'}: {error}") from error
         if not isinstance(experiment, Experiment):
@@ -271,9 +285,9 @@ class RunFolder:
         path = self.path.joinpath(*name.split("."))
         return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
-    def _user_names(self) -> Mapping[str, Any]:
-        """What the copied hyperparams file defines."""
-        return vars(loader.execute(self.path / "hyperparams.py"))
+    def _user_names(self) -> config_io.Names:
+        """What the copied hyperparams file defines: executed once, when a name is asked for."""
+        return cache(lambda: vars(loader.execute(self.path / "hyperparams.py")))
 
     # iterations
 
@@ -370,15 +384,14 @@ class RunFolder:
     def read(self, n: int) -> Snapshot:
         """Iteration `n`; `state.costs` is empty. Raises StoreError."""
         with self._opened(n) as file:
-            parts = {
-                name: read_tree(file[name], self._user_names) for name in PARTS if name in file
-            }
+            user = self._user_names()
+            parts = {name: read_tree(file[name], user) for name in PARTS if name in file}
             return Snapshot(**{"report": None, **parts})
 
     def read_state(self, n: int) -> GPSState:
         """The state after iteration `n`, without `costs`; raises StoreError."""
         with self._opened(n) as file:
-            state: GPSState = read_tree(file["state"], self._user_names)
+            state: GPSState = read_tree(file["state"], self._user_names())
             return state
 
     def read_part(self, n: int, part: str) -> Any:
@@ -388,7 +401,7 @@ class RunFolder:
         """
         with self._opened(n) as file:
             if part in file:
-                return read_tree(file[part], self._user_names)
+                return read_tree(file[part], self._user_names())
             group, _, name = part.rpartition("/")
             attributes = file[group].attrs if group in file else {}
             return read_attribute(attributes[name]) if name in attributes else None

@@ -126,9 +126,7 @@ def test_a_rollout_starts_at_the_keyframe(where):
     model = mujoco.MjModel.from_xml_string(ARM)
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, 0)
-    u = agent.start_control(0)
-    np.testing.assert_array_equal(u, data.ctrl)
-    r = roll(agent, u)
+    r = roll(agent, data.ctrl)
     for t in range(5):
         np.testing.assert_array_equal(r.X[0, t], [*data.qpos, *data.qvel])
         mujoco.mj_step(model, data, agent.substeps)
@@ -155,9 +153,6 @@ def test_what_is_given_besides_a_keyframe_stands_above_it():
     want = [[0.5, 0.6, 0.1, -0.2], [-0.5, 0, 0, 0], [0.7, 0.8, 0, 0], [0.6, 0.7, 0.1, -0.2]]
     np.testing.assert_allclose(starts, want, atol=1e-15)
     np.testing.assert_array_equal(agent.model_of(3).body("goal").pos, [3, 3, 3])
-    np.testing.assert_array_equal(agent.start_control(2), [0.2, 0.0])
-    assert agent.start_control(1) is None  # MuJoCo keeps zeros where a keyframe has no controls
-    assert MujocoConfig(model=ARM).build().start_control(0) is None
 
 
 def test_activations_of_a_keyframe():
@@ -229,7 +224,6 @@ def test_actuators_by_name_and_in_order():
     np.testing.assert_array_equal(roll(turned, [0.2, 0.9]).X, X)
     part = replace(config, actuators=("mb",)).build()
     assert part.nu == 1
-    np.testing.assert_array_equal(part.start_control(0), [0.4])
     np.testing.assert_array_equal(roll(part, [0.2]).X, roll(whole, [1.1, 0.2]).X)
     at_zero = replace(config, actuators=("mb",), keyframe=None).build()
     rest = replace(config, keyframe=None).build()
@@ -247,7 +241,6 @@ def test_actions_of_position_servos_count_from_the_start():
     np.testing.assert_array_equal(r.U[0, :, 0], 0.1)
     np.testing.assert_allclose(roll(agent, [5.0, 0.0]).U[..., 0], 1.2)  # what was applied
     keyed = replace(config, qpos=None, keyframe="home", relative=("sa",)).build()
-    np.testing.assert_allclose(keyed.start_control(0), [0.0, 0.4])
     at_key = replace(config, qpos=None, keyframe="home", relative=False).build()
     np.testing.assert_allclose(roll(keyed, [0.0, 0.4]).X, roll(at_key, [1.1, 0.4]).X, atol=1e-12)
     # the same zero in all conditions, which a policy could not tell apart

@@ -9,7 +9,7 @@ from algorithm_problems import AGENT, COST, HOLD, advance, begin
 import gps
 from gps.agents import MujocoConfig
 from gps.algorithms import PI2TrajOptConfig, TrajOptConfig
-from gps.algorithms.diagnosis import Figures, blind, figures, why
+from gps.algorithms.diagnosis import Figures, blind, clipped_share, figures, why
 from gps.control import HoldConfig, OpenLoopConfig, PDConfig
 from gps.costs import ActionCost, StateCost
 from gps.dynamics import DynamicsConfig
@@ -61,6 +61,12 @@ def test_the_share_of_clipped_actions_counts_both_ends_and_no_unlimited_actuator
     assert 0.3 < at_ends < 0.6
     assert found[0] == pytest.approx(at_ends)
     assert np.isnan(found[1])
+    # float32 misses an end by rounding, to either side
+    ends = np.array([-0.1, 0.7])
+    near = np.float64(np.float32(ends))
+    assert (near != ends).all()
+    U = np.concatenate([near, [0.2, 0.6999]])[None, :, None]
+    assert clipped_share(U, *ends[:, None]) == 0.5
 
 
 def test_the_growth_is_that_of_the_worst_deviation_in_units_of_the_spread(some, rng):

@@ -3,6 +3,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import sys
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_what_can_be_imported_is_named_by_its_module():
         config_io.name_of(Elsewhere) == f"hyperparams.{__name__}:Elsewhere"
     )  # the user's own file
     assert config_io.name_of(pytest.Item).startswith("_pytest.nodes:")  # of an installed package
-    assert config_io.find(config_io.name_of(pytest.Item)) is pytest.Item
+    assert config_io.find(config_io.name_of(pytest.Item), lambda: {}) is pytest.Item
     with pytest.raises(ExperimentError, match="the run has no copy of that module"):
         config_io.name_of(Elsewhere, has=lambda module: module == "other")
 
@@ -190,7 +191,7 @@ def test_what_cannot_be_stored_is_named(value, message):
         ({"class": "gps.pipeline.store:Path", "fields": {}}, "not defined there"),
         ({"class": "gps.pipeline.loader:execute", "fields": {}}, "not a dataclass"),
         ({"name": "__main__:x"}, "not allowed here"),
-        ({"name": "no_such_package.part:x"}, "install the package .* the module no_such_package"),
+        ({"name": "_pytest.nodes:Item"}, "needs the hyperparams file"),
         ({"class": "gps.nowhere:X", "fields": {}}, "does not exist in this version"),
         ({"class": "gps.types:Layouts", "fields": {}}, "does not exist in this version"),
         ({"class": "gps.types:Layout", "fields": {"entry": 1}}, "did you mean 'entries'"),
@@ -203,6 +204,28 @@ def test_what_cannot_be_stored_is_named(value, message):
 def test_what_cannot_be_read_is_named(tree, message):
     with pytest.raises(ExperimentError, match=message):
         config_io.from_json(tree)
+
+
+def test_a_name_alone_imports_no_package(tmp_path, monkeypatch):
+    package = tmp_path / "stranger"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "part.py").write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Cost: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = {"class": "stranger.part:Cost", "fields": {}}
+    with pytest.raises(ExperimentError, match=r"if you trust it, add: import stranger\.part"):
+        config_io.from_json(tree, lambda: {})
+    assert "stranger" not in sys.modules
+
+    def names():  # what executing the hyperparams file does
+        importlib.import_module("stranger.part")
+        return {}
+
+    assert type(config_io.from_json(tree, names)).__name__ == "Cost"
+    for name in ("stranger.part", "stranger"):
+        sys.modules.pop(name)
 
 
 def test_a_value_that_cannot_work_is_a_config_error_with_its_place():

@@ -13,6 +13,7 @@ from gps import cli
 from gps.extras import MissingPackageError
 from gps.pipeline import loader
 from gps.pipeline.config_io import to_json
+from gps.pipeline.experiment import initial_controller
 
 FOLDER = Path(__file__).parent.parent.parent / "hyperparams"
 FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem != "__init__")
@@ -28,9 +29,7 @@ def test_an_experiment_loads_and_builds_its_agent(path, tmp_path, monkeypatch):
     except MissingPackageError as missing:  # of another package's task
         pytest.skip(str(missing))
     assert agent.n_conditions >= 1
-    first = experiment.initial.controller(
-        agent.start_state(0), agent.layout, agent.nu, agent.T, agent.dt
-    )
+    first, _ = initial_controller(experiment.initial, agent, 0)
     assert (first.T, first.nx, first.nu) == (agent.T, agent.layout.size, agent.nu)
     by_path = gps.load(path)
     assert (by_path.agent, by_path.samples) == (experiment.agent, experiment.samples)

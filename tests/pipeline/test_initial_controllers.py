@@ -131,7 +131,7 @@ MUSCLES = "".join(
     ids=["RK4", "implicit", "muscles", "ball", "free"],
 )
 def test_plans_of_models_of_every_kind(agent):
-    state = tuple(dict.fromkeys((*(agent.state or ("joint_pos", "joint_vel")), "end_points")))
+    state = (*agent.build().layout.names, "end_points")
     agent = replace(agent, sites=("tip",), state=state)
     cost = SumCost(
         terms=(
@@ -149,12 +149,12 @@ def test_plans_of_models_of_every_kind(agent):
     )
     first, second = (r.report.conditions[0] for r in gps.run(e))
     assert first.predicted_cost < first.expected_cost
-    # what is planned is what the agent does
-    assert second.cost_mean == pytest.approx(first.predicted_cost, rel=1e-3, abs=1e-3)
+    # what is planned is what the agent does; muscles that pull together magnify noise
+    assert second.cost_mean == pytest.approx(first.predicted_cost, rel=1e-3)
 
 
 def test_what_cannot_be_planned_with_is_refused_by_validate():
     late = arm(actuator='<motor joint="a" delay="0.02" nsample="4"/>')
     e = experiment(late, algorithm=ILQRPlanningConfig(model=late), initial=OpenLoopConfig())
-    with pytest.raises(ConfigError, match="cannot be planned with, as they hold history"):
+    with pytest.raises(ConfigError, match="delays"):
         e.validate()

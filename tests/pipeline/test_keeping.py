@@ -25,7 +25,7 @@ from gps.agents.mujoco import Condition
 from gps.agents.real_time import RealTimeConfig
 from gps.errors import ConfigError, ExperimentError, StoreError
 from gps.kept_files import KeptFiles
-from gps.pipeline import keeping, loader, sending, store
+from gps.pipeline import config_io, keeping, loader, sending, store
 from gps.pipeline.changes import Change, Changes
 from gps.pipeline.store import RunFolder
 from gps.protocols import KeepsFiles
@@ -520,6 +520,18 @@ def test_the_command_line_changes_options(finished, tmp_path, capsys):
     assert "--agent" not in text
 
 
+@pytest.mark.parametrize("path", ["../robot.xml", "/etc/robot.xml", "a/../../robot.xml", ""])
+def test_a_stored_path_does_not_lead_out_of_its_folder(path):
+    tree = config_io.to_json(KeptFiles.of({"robot.xml": b"x"}, "robot.xml", source="robot.xml"))
+    tree["fields"]["files"]["tuple"][0]["tuple"][0] = path
+    with pytest.raises(ConfigError, match="must be paths below their common folder"):
+        config_io.from_json(tree)
+    tree = config_io.to_json(KeptFiles.of({"robot.xml": b"x"}, "robot.xml", source="robot.xml"))
+    tree["fields"]["main"] = path
+    with pytest.raises(ConfigError, match="must be paths below their common folder"):
+        config_io.from_json(tree)
+
+
 # --- experiments of scripts ----------------------------------------------------------------------
 
 SCRIPT = """
@@ -595,6 +607,41 @@ def test_modules_of_a_script_are_copied(tmp_path, monkeypatch):
     assert type(found.cost).__name__ == "Mine"
     assert found.cost.weights == 1.0
     assert store.identity_of(found) == identity
+
+
+def installed(folder: Path) -> None:
+    """A package as `pip install` puts it there."""
+    package = folder / "site-packages" / "lab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "costs.py").write_text(
+        "from gps.costs import ActionCost\nclass Mine(ActionCost): pass\n"
+    )
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_parts_of_an_installed_package_are_imported_by_the_run_s_copy(
+    tmp_path, monkeypatch, loaded
+):
+    installed(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    from lab.costs import Mine  # type: ignore[import-not-found]
+
+    path = tmp_path / "mine.py"
+    path.write_text("import gps\nexperiment = gps.load('point_mass')\n")
+    experiment = replace(gps.load("point_mass"), cost=Mine(weights=1.0))
+    RunFolder.create(tmp_path / "run", experiment, path if loaded else None).close()
+    for name in ("lab.costs", "lab"):
+        sys.modules.pop(name)
+    assert "import lab.costs\n" in (tmp_path / "run" / "hyperparams.py").read_text()
+    folder = RunFolder.open(tmp_path / "run")
+    assert type(folder.experiment().cost).__name__ == "Mine"
+    (tmp_path / "run" / "hyperparams.py").write_text("")
+    for name in ("lab.costs", "lab"):
+        sys.modules.pop(name)
+    with pytest.raises(StoreError, match=r"add: import lab\.costs"):
+        folder.experiment()
+    assert "lab" not in sys.modules
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 import gps
 from gps import cli
+from gps.agents import DMControlConfig
 from gps.agents.point_mass import PointMassAgent
 from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
 from gps.algorithms.state import ConditionReport
@@ -23,7 +24,7 @@ from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.changes import Change, Changes, live_options
-from gps.pipeline.learning import Learning, joined
+from gps.pipeline.learning import Learning, joined, own_options
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder
@@ -141,8 +142,20 @@ def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
     assert state is not None
     assert state.counts == (3, 3, 3, 3)
     assert str(error).startswith("no update of any condition in 3 iterations in a row: ")
-    more, _ = until_it_ends(resume_asynchronous(out))
+    more, error = until_it_ends(resume_asynchronous(out))
     assert more[-1].state.asynchronous.counts == (6, 6, 6, 6)
+    # what the message says works, and it names no option that such a run refuses
+    advice = f"go on all the same with: gps resume {out} --max-without-update None; another "
+    assert advice in str(error)
+    assert " VALUE" not in str(error)
+    argv = ["--max-without-update", "None", "--executor", "serial"]
+    argv += ["--rollouts", str(28 * stuck_policy.samples)]
+    assert cli.main(["resume", str(out), *argv]) == 0
+    limit = {"rollouts": 40 * stuck_policy.samples}
+    *_, last = resume_asynchronous(out, **limit, changes={"max_without_update": None})
+    assert last.state.asynchronous.local_updates == 40
+    with pytest.raises(ConfigError, match="'samples' cannot change: an asynchronous run keeps"):
+        next(resume_asynchronous(out, changes={"max_without_update": None, "samples": 9}))
     on = replace(stuck_policy, max_without_update=None)
     config = AsynchronousConfig(rollouts=5 * 4 * on.samples)
     *_, last = run_asynchronous(on, config=config)
@@ -209,6 +222,28 @@ def test_advice_is_given_once_and_news_of_every_iteration():
     assert learning.advice(ill) == ""  # the event has said it
     rose = [report(1, "sampled cost rose from 1 to 2: back to an earlier controller")]
     assert learning.events(rose) == learning.events(rose)  # what happened is said every time
+
+
+def test_messages_name_the_options_that_the_experiment_has():
+    text = "a step is too long: make agent.dt smaller, or change algorithm.step.kl_max"
+    ill = replace(
+        report(0, text, "dt", text, updated=False), options="agent.dt algorithm.step.kl-max"
+    )
+    others = {"agent.dt": "agent.repeat", "algorithm.step.kl_max": "algorithm.pi2.kl_max"}
+    pi2 = gps.load("point_mass_pi2")
+    other = replace(pi2, agent=DMControlConfig(domain="reacher", task="easy"))
+    for experiment, missing in ((gps.load("point_mass"), []), (other, others)):
+        learning = Learning(1, 1, "runs/x", named=own_options(experiment))
+        learning.count([ill])
+        expected = text
+        for name in missing:
+            expected = expected.replace(name, others[name])
+        assert learning.events([ill]) == (f"condition 0: {expected}",)
+        error = str(learning.error())
+        assert expected in error
+        live = "algorithm.pi2.kl-max" if missing else "algorithm.step.kl-max"
+        assert f"gps resume runs/x --{live} VALUE" in error
+        assert ("another agent.dt needs a new run" in error) is not bool(missing)
 
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():

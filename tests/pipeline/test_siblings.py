@@ -245,7 +245,7 @@ def test_unknown_modules_of_a_stored_run_are_named(tmp_path):
         ("hyperparams.helper:X", "the module helper beside the hyperparams file does not define X"),
         ("hyperparams.helper:ActionCost", "is not defined there"),
         ("hyperparams.kit.deep.speed:sys", "is not defined there"),
-        ("hyperparamsx.helper:MyCost", "cannot be imported here"),
+        ("hyperparamsx.helper:MyCost", "does not import hyperparamsx"),
     ):
         with pytest.raises(ExperimentError, match=message):
             config_io.find(stored, lambda: names)
