@@ -338,9 +338,9 @@ STRAYS = 4.5 * EXPLORATION
 """Largest deviation of positions under the noise, in rollouts of the model, as a share of x_scale:
 more standard deviations than a few samples have, if the model is what its linearisation says."""
 
-_SAMPLES = 10  # rollouts of the model that tell
-_LESS, _LOWERED = 0.7, 8  # factor on the noise, at most so often
-_LINEAR, _EXCESS = 3, 1.05  # of them for the sake of deviations larger than the linear ones
+_SAMPLES = 5  # rollouts of the model that tell
+_LESS, _LOWERED = 0.5, 5  # factor on the noise, at most so often
+_LINEAR, _EXCESS = 2, 1.05  # of them for the sake of deviations larger than the linear ones
 _REACH = 1e-3  # response of an entry to all actions below which they do not reach it
 _DOUBLINGS = 10  # of the horizon at most
 _LARGEST = 1e3  # a stationary gain, in comparable units, above which nothing is stabilised
