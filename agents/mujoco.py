@@ -434,7 +434,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         }
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
-        self._linearisations: dict[tuple[bool, int], Linearisation] = {}
+        self._linearisations: dict[tuple[Any, ...], Linearisation] = {}
         self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
 
     def _compile(self, conditions: Any) -> dict[ModelSource, Compiled]:
@@ -603,8 +603,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         return _Keyed(qpos, qvel, act, ctrl, poses, bool(ctrl.any()))
 
     def _prepare(self, condition: Condition, compiled: Compiled) -> Start:
-        """The condition's own model, made from the unshifted one, and its start."""
-        model, config = copy.copy(compiled.model), self.config
+        """The condition's start, and its model: the unshifted one where it shifts no body."""
+        model, config = compiled.model, self.config
         if condition.keyframe is None:
             begin = self._keyed(model, config.keyframe)
         else:
@@ -625,7 +625,11 @@ class MujocoAgent(SimulatedAgent[Start]):
             by = self._sized("conditions: qpos_offset", condition.qpos_offset, None, model.nv)
             qpos = moved(model, qpos, by)
         names = mocap_names(model)
-        if begin.mocap is not None:
+        keyed = bool(names) and begin.mocap is not None
+        if keyed or condition.mocap or condition.body_offsets:
+            model = copy.copy(model)  # meshes and all; else conditions share one
+        if keyed:
+            assert begin.mocap is not None
             for name in names:
                 body = model.body(name)
                 body.pos, body.quat = (pose[body.mocapid[0]] for pose in begin.mocap)
@@ -721,7 +725,10 @@ class MujocoAgent(SimulatedAgent[Start]):
         but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
         their medians. Raises SimulationError.
         """
-        key = (test, condition)
+        begin = self._condition(condition, test=test)
+        arrays = (begin.qpos, begin.qvel, begin.act, begin.ctrl)
+        # starts that are alike share one: large models take seconds
+        key = (id(begin.model), begin.keyed, *(a.tobytes() for a in arrays))
         if key not in self._linearisations:
             self._linearisations[key] = self._linearise(condition, test=test)
         return self._linearisations[key]

@@ -6,7 +6,7 @@ protocols of their own; nothing depends on classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -284,6 +284,11 @@ class DerivedState(KnownDynamics, Protocol):
         ...
 
 
+Predict = Callable[[LinearGaussianController, Array], Array]
+"""States (N, T, nx) of a controller under noise (N, T, nu) on a model that the agent knows; raises
+SimulationError."""
+
+
 @runtime_checkable
 class Linearises(Protocol):
     """An agent that can linearise its own dynamics about a start."""
@@ -310,8 +315,10 @@ class UsesLinearisation(Protocol):
         """What it assumes without one, for the log."""
         ...
 
-    def linearised(self, linearisation: Linearisation, T: int) -> LinearGaussianController:
-        """The controller for T steps."""
+    def linearised(
+        self, linearisation: Linearisation, T: int, predict: Predict | None = None
+    ) -> LinearGaussianController:
+        """The controller for T steps; `predict` rolls controllers out on the agent's own model."""
         ...
 
 

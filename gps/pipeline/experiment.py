@@ -12,6 +12,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+
 from gps.algorithms.state import (
     ConditionState,
     ConditionUpdate,
@@ -26,7 +28,7 @@ from gps.errors import ConfigError, GPSError
 from gps.execution import Deferred, Executor
 from gps.fields import Config, Count, Kind, Range
 from gps.policies.training import TrainingData
-from gps.protocols import Agent, Linearises, UsesLinearisation
+from gps.protocols import Agent, Linearises, UsesLinearisation, acting
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 log = logging.getLogger(__name__)
@@ -235,8 +237,14 @@ def initial_controller(
         try:
             if not isinstance(agent, Linearises):
                 raise ConfigError(f"{type(agent).__name__} does not know its own model")
+
+            def predict(controller: LinearGaussianController, noise: Array) -> Array:
+                start = np.zeros((len(noise), agent.n_start))
+                blind = acting(controller, records_images=False)
+                return agent.rollout(blind, condition, noise, start, test=test).X
+
             return (
-                initial.linearised(agent.linearise(condition, test=test), agent.T),
+                initial.linearised(agent.linearise(condition, test=test), agent.T, predict),
                 "from the model's linearisation at the start",
             )
         except GPSError as error:

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from gps.agents import MocapAction, MujocoConfig, PointMassConfig, cartpole
+from gps.agents import Condition, MocapAction, MujocoConfig, PointMassConfig, cartpole
 from gps.agents._linearise import Statics, smooth
 from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
 from gps.pipeline.experiment import initial_controller
@@ -254,6 +254,24 @@ def test_conditions_of_the_same_physics_have_the_same_numbers():
     again = agent.linearise(0)
     np.testing.assert_array_equal(agents[0].F, again.F)
     assert isinstance(agent, Linearises)
+
+
+def test_conditions_of_the_same_start_share_it_and_others_do_not():
+    starts = ((0.3, 0.0), (0.3, 0.0), (-0.2, 0.1))
+    config = replace(
+        cartpole(),
+        T=20,
+        conditions=tuple(Condition(qpos=q) for q in starts),
+        test_conditions=(
+            Condition(qpos=starts[0]),
+            Condition(body_offsets=(("pole", (0, 0, 0.1)),)),
+        ),
+    )
+    agent = config.build()
+    lin = agent.linearise(0)
+    assert agent.linearise(1) is agent.linearise(0, test=True) is lin
+    assert not np.array_equal(agent.linearise(2).x, lin.x)
+    assert not np.array_equal(agent.linearise(1, test=True).F, agent.linearise(2).F)
 
 
 def test_the_point_mass_is_linear():

@@ -7,8 +7,8 @@ import pytest
 from scipy.linalg import solve_discrete_are
 
 from gps.control import HoldConfig, PDConfig, hold_linearised, pd
-from gps.control.initial import EXPLORATION, FIRMNESS
-from gps.errors import ConfigError, NonFiniteError, ShapeError
+from gps.control.initial import EXPLORATION, FIRMNESS, STRAYS
+from gps.errors import ConfigError, NonFiniteError, ShapeError, SimulationError
 from gps.types import Layout, Linearisation
 
 DT, T = 0.05, 80
@@ -151,3 +151,83 @@ def test_pd_takes_a_gain_for_each_joint():
         pd(np.zeros(4), layout, 2, 3, PDConfig(position_gain=(1.0, 2.0, 3.0)))
     with pytest.raises(ConfigError, match=r"PDConfig\.position_gain must be .*non-empty"):
         PDConfig(position_gain=())
+
+
+def model_of(lin, further=lambda off: off):
+    """Rollouts of the linear model, whose deviations from the start `further` may change."""
+
+    def predict(controller, noise):
+        x = np.tile(lin.x, (len(noise), 1))
+        states = [x]
+        for t in range(len(controller.k) - 1):
+            u = controller.act(x, x, t, noise[:, t])
+            x = np.concatenate((x, u), axis=1) @ lin.F.T + lin.f
+            states.append(x)
+        return lin.x + further(np.stack(states, axis=1) - lin.x)
+
+    return predict
+
+
+def bursts(off):
+    """A velocity that grows thrice as large once a position leaves what is linear."""
+    grown = off.copy()
+    grown[:, :, VEL] *= np.where(np.abs(off[:, :, POS]).max(axis=(1, 2)) > 0.2, 3.0, 1.0)[
+        :, None, None
+    ]
+    return grown
+
+
+def flies(off):
+    """A position that goes further than its linear model says."""
+    return np.where(np.abs(off) > 0.2, 3.0 * off, off)
+
+
+def fails(off):
+    """A simulation that bears small deviations only."""
+    if np.abs(off[:, :, POS]).max() > 0.2:
+        raise SimulationError(0, [])
+    return off
+
+
+def test_a_model_that_is_what_its_linearisation_says_keeps_all_the_noise():
+    lin = linearisation()
+    plain = hold_linearised(lin, T)
+    tried = hold_linearised(lin, T, None, model_of(lin))
+    np.testing.assert_array_equal(tried.chol, plain.chol)
+    np.testing.assert_array_equal(tried.K, plain.K)
+
+
+@pytest.mark.parametrize("further", [bursts, flies, fails])
+def test_noise_is_lowered_to_what_the_model_bears(further):
+    lin = linearisation()
+    plain, noise = hold_linearised(lin, T), np.random.default_rng(3).normal(size=(10, T, 2))
+    tried = hold_linearised(lin, T, None, model_of(lin, further))
+    share = tried.chol / np.where(plain.chol > 0, plain.chol, 1.0)
+    assert share[0, 0, 0] in (0.5, 0.25)
+    np.testing.assert_allclose(share[:, [0, 1], [0, 1]], share[0, 0, 0])
+    np.testing.assert_array_equal(tried.K, plain.K)
+    off = model_of(lin, further)(tried, 0.9 * noise) - lin.x
+    assert np.abs(off[:, :, POS]).max() <= STRAYS
+
+
+def test_less_noise_does_not_help_what_falls_without_it_or_is_asked_for():
+    lin = linearisation()
+    plain = hold_linearised(lin, T)
+    falls = model_of(lin, lambda off: off + np.linspace(0.0, 5.0, T)[None, :, None])
+    np.testing.assert_array_equal(hold_linearised(lin, T, None, falls).chol, plain.chol)
+
+    def never(controller, noise):
+        raise SimulationError(0, [])
+
+    np.testing.assert_array_equal(hold_linearised(lin, T, None, never).chol, plain.chol)
+    asked = HoldConfig(variance=4.0)
+    np.testing.assert_array_equal(
+        asked.linearised(lin, T, model_of(lin, flies)).chol, asked.linearised(lin, T).chol
+    )
+
+
+def test_deviations_that_noise_does_not_cause_lower_it_no_further_than_needed():
+    lin = linearisation()
+    twice = model_of(lin, lambda off: 1.2 * off)
+    share = hold_linearised(lin, T, None, twice).chol / hold_linearised(lin, T).chol.clip(1e-300)
+    assert share[0, 0, 0] == 1.0
