@@ -260,9 +260,13 @@ def test_configurations_are_compared_by_value():
     assert a != NETWORKS[0]
 
 
-def test_a_module_of_another_package_cannot_be_stored():
-    with pytest.raises(ExperimentError, match="move it into the hyperparams file"):
-        config_io.to_json(ModuleConfig(module=Mine))
+def test_a_module_that_no_import_finds_cannot_be_stored():
+    class Inside(Mine):
+        pass
+
+    assert config_io.to_json(ModuleConfig(module=Mine))
+    with pytest.raises(ExperimentError, match="Inside cannot be stored: it is .*; define it"):
+        config_io.to_json(ModuleConfig(module=Inside))
 
 
 def test_another_network_than_the_kernels():
