@@ -265,7 +265,7 @@ def test_a_module_that_no_import_finds_cannot_be_stored():
         pass
 
     assert config_io.to_json(ModuleConfig(module=Mine))
-    with pytest.raises(ExperimentError, match="Inside cannot be stored: it is .*; define it"):
+    with pytest.raises(ExperimentError, match=r"Inside cannot be stored: it is .*; define it"):
         config_io.to_json(ModuleConfig(module=Inside))
 
 
