@@ -1,6 +1,6 @@
 """`HoldConfig()` on every fixed-base arm of other packages: how far it strays in 4 s.
 
-    python tests/benchmarks/hold_arms.py [FOLDER] [--only TEXT] [--samples N] [--dt SECONDS]
+    python tests/benchmarks/hold_arms.py FOLDER [--only TEXT] [--samples N] [--dt SECONDS]
 
 FOLDER holds the unpacked wheels (`pip download --no-deps`) of dm_control, gymnasium-robotics,
 metaworld, myosuite, robosuite; nothing of them is copied here. All MJCF files below it are loaded
@@ -130,7 +130,7 @@ def measure(path: Path, model: mujoco.MjModel, samples: int, dt: float) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", nargs="?", default="/tmp/models", type=Path)
+    parser.add_argument("folder", type=Path, help="where the packages are unpacked")
     parser.add_argument("--only", default="", help="text that the path contains")
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--dt", type=float, default=0.04, help="control step in seconds, about")

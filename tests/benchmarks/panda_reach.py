@@ -1,6 +1,6 @@
 """robosuite's Panda, torques and gravity, takes its hand to targets that no one has shown it.
 
-    python tests/benchmarks/panda_reach.py [ROBOT_XML] [--seeds 0 1 2 3 4] [--iterations N]
+    python tests/benchmarks/panda_reach.py ROBOT_XML [--seeds 0 1 2 3 4] [--iterations N]
         [--targets N] [--samples N] [--unseen N]
 
 ROBOT_XML is robots/panda/robot.xml among the assets of robosuite 1.5.2 (`pip download --no-deps`,
@@ -31,7 +31,6 @@ from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.errors import GPSError
 from gps.pipeline.sampling import evaluate_condition
 
-ROBOT = "/tmp/models/robosuite/models/assets/robots/panda/robot.xml"
 POSE = (0.0, 0.196, 0.0, -2.618, 0.0, 2.942, 0.785)  # robosuite's own start
 TORQUES = np.array([80.0] * 5 + [12.0] * 2)  # largest of each joint, in N m
 HAND = "sensor:hand_from_target"
@@ -40,7 +39,7 @@ BOX = ("target", (0.35, -0.25, 0.1), (0.65, 0.25, 0.5))
 
 def model() -> mujoco.MjSpec:
     """The Panda with a hand's site, a target and a sensor between them."""
-    spec = mujoco.MjSpec.from_file(os.environ.get("PANDA_XML", ROBOT))
+    spec = mujoco.MjSpec.from_file(os.environ["PANDA_XML"])
     spec.body("right_hand").add_site(name="hand", pos=[0, 0, 0.1])
     target = spec.worldbody.add_body(name="target", mocap=True, pos=[0.5, 0, 0.5])
     target.add_site(name="target")
@@ -102,15 +101,14 @@ def run(chosen: gps.Experiment, seed: int, unseen: int) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("model", nargs="?", type=Path, help=f"default {ROBOT}")
+    parser.add_argument("model", type=Path, help="robots/panda/robot.xml of robosuite")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--targets", type=int, default=20, help="training targets")
     parser.add_argument("--samples", type=int, default=5, help="rollouts of each and iteration")
     parser.add_argument("--unseen", type=int, default=20, help="targets of the test")
     args = parser.parse_args()
-    if args.model:
-        os.environ["PANDA_XML"] = str(args.model)
+    os.environ["PANDA_XML"] = str(args.model.resolve())  # for processes that call `model` too
     chosen = experiment(args.targets, args.unseen, args.samples, args.iterations)
     print(" seed  iteration    steps  training  unseen  mean mm  largest  seconds")
     for seed in args.seeds:
