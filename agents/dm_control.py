@@ -589,17 +589,18 @@ class _Episode:
         self.step_limit = float(env._step_limit)
         self.sizes = {name: int(np.size(v)) for name, v in first.observation.items()}
         self.size = sum(self.sizes.values())
-        for field, value, n in (
-            ("qpos", start.qpos, self.model.nq),
-            ("qvel", start.qvel, self.model.nv),
+        for field, value, array in (
+            ("qpos", start.qpos, self._data.qpos),
+            ("qvel", start.qvel, self._data.qvel),
         ):
             if value is None:
                 continue
-            if len(value) != n:
+            if len(value) != len(array):
                 raise ConfigError(
-                    f"DMControlStart.{field} must have {n} values for {self.name}, got {len(value)}"
+                    f"DMControlStart.{field} must have {len(array)} values for {self.name}, got "
+                    f"{len(value)}"
                 )
-            getattr(self._data, field)[:] = value
+            array[:] = value
             with warnings_to_log():
                 self.physics.after_reset()
         data = self._data

@@ -33,7 +33,7 @@ from gps.costs.base import Cost
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Deferred, Executor, Serial, each, over
 from gps.fields import Count, Range
-from gps.protocols import Agent, DerivedState, KnownDynamics, control_range_of
+from gps.protocols import Agent, BuildsAgent, DerivedState, KnownDynamics, control_range_of
 from gps.types import Array, Layout, LinearGaussianController, Rollouts
 
 __all__ = ["ILQRPlanningConfig", "iterate"]
@@ -66,8 +66,7 @@ class ILQRPlanningConfig(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        build = getattr(self.model, "build", None)
-        if isinstance(self.model, type) or not callable(build):
+        if isinstance(self.model, type) or not isinstance(self.model, BuildsAgent):
             raise ConfigError(
                 "ILQRPlanningConfig.model must be the configuration of an agent, such as the "
                 f"experiment's own, got {self.model!r}"

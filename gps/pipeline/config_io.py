@@ -100,7 +100,7 @@ def _top(module: str) -> str:
 
 def _is_own(module: str) -> bool:
     """Whether an imported module is the user's own file, not an installed package's."""
-    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    file = Path(sys.modules[module].__dict__.get("__file__") or "")
     installed = {"site-packages", "dist-packages"} & {*file.parts}
     return file.suffix == ".py" and not installed
 
