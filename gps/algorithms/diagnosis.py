@@ -257,7 +257,8 @@ def _flat(f: Figures) -> Finding:
     if min(np.nanmax(np.append(v, 0.0)) for v in (f.spread, f.action_spread)) < _FLAT:
         return Finding(
             "noise",
-            f"{same}, since they hardly differ at all: initial has too little exploration noise; "
+            f"the samples hardly differ, in cost by {f.cost_spread:.1g} of its size: initial has too "
+            "little exploration noise; "
             "raise its variance, or algorithm.exploration.floor",
             ("initial.variance", "algorithm.exploration.floor"),
         )
@@ -325,8 +326,8 @@ def why(f: Figures | None, reason: str = "") -> Finding:
         return Finding(
             "unstable",
             f"{grows}, as they do without feedback{share}: the robot falls or drifts, and the "
-            "controller does not hold it; give an initial that does (HoldConfig, or higher gains), "
-            "or a shorter agent.T",
+            "controller does not hold it; give an initial that does (HoldConfig, or where it is that "
+            "already, higher gains), or a shorter agent.T",
             ("initial", "agent.T"),
         )
     limited = f.clipped[np.isfinite(f.clipped)]
