@@ -387,11 +387,11 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
         if steering.stopping and (job.asynchronous or total is None or done < total):
             progress.line(f"stopped after {job.unit} {done}; resume with: gps resume {out}")
         elif done == 0 and args.until_converged and converged:
-            again = "continue without --until-converged"
-            progress.line(f"nothing to do: {out} has converged; {again}{_unused(job)}")
+            how = "continue without --until-converged"
+            progress.line(f"nothing to do: {out} has converged; {how}{_unused(job)}")
         elif done == 0 and job.made:
-            again = f"continue with --iterations {job.made + 1} or more"
-            progress.line(f"nothing to do: {out} has {job.made} iterations; {again}{_unused(job)}")
+            how = f"continue with --iterations {job.made + 1} or more"
+            progress.line(f"nothing to do: {out} has {job.made} iterations; {how}{_unused(job)}")
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {job.goal}")
         else:
