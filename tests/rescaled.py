@@ -35,6 +35,15 @@ class Units:
         x, u, cost = np.split(base**powers, [nx, nx + nu])
         return cls(x, u, float(cost[0]))
 
+    def within(self, layout, most=2.0**10):
+        """These, with units of one entry's values that differ by no more than the factor `most`
+        from its first: what varies by far less than its entry is large counts as rounding."""
+        x = self.x.copy()
+        for name in layout.names:
+            own = x[layout.slice(name)]
+            own[:] = own[0] * np.clip(own / own[0], 1 / most, most)
+        return replace(self, x=x)
+
     @cached_property
     def z(self):
         """Of [x; u], (nz,)."""

@@ -85,7 +85,7 @@ def sampled(seed=0):
         X[:, t + 1, 1] = x[:, 1] + 0.1 * np.sin(x[:, 0]) + 0.2 * U[:, t, 0]
         X[:, t + 1, 2] = 0.9 * x[:, 2] + 0.1 * U[:, t, 1]
         X[:, t + 1, 3] = 0.6 if t + 1 < T // 2 else x[:, 3] + 0.05 * x[:, 2]
-    layout = Layout((("a", 2), ("b", 1), ("block", 1)))
+    layout = Layout((("a", 1), ("speed", 1), ("b", 1), ("block", 1)))  # each of a unit of its own
     return Rollouts(X=X, U=U, obs=X, noise=U, layout=layout, condition=0)
 
 

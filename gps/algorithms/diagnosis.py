@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 
+from gps.distributions.gmm import ROUNDING, entry_sizes
 from gps.fields import Shape
 from gps.types import (
     Array,
@@ -94,7 +95,7 @@ class Figures(Record):
 
     @property
     def constant(self) -> tuple[str, ...]:
-        """Names of the state's entries none of whose values ever changes."""
+        """Names of the state's entries none of whose values ever changes by more than rounding."""
         return _names(self.layout, np.isnan(self.spread))
 
 
@@ -135,7 +136,8 @@ def figures(
     with np.errstate(all="ignore"):
         x_mean, x_var = X.mean(axis=0), X.var(axis=0).mean(axis=0)
         std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
-        std[std <= _STILL * size] = np.nan
+        trembles = std <= np.maximum(_STILL * size, ROUNDING * entry_sizes(std, rollouts.layout))
+        std[trembles] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
         slopes = (cost.C[:, nx:, nx:] @ U.transpose(1, 2, 0)).transpose(2, 0, 1)
         u_cost = (U * (cost.c[:, nx:] + 0.5 * slopes)).sum(axis=2)
@@ -255,7 +257,8 @@ def _flat(f: Figures) -> Finding:
     if min(np.nanmax(np.append(v, 0.0)) for v in (f.spread, f.action_spread)) < _FLAT:
         return Finding(
             "noise",
-            f"{same}, since they hardly differ at all: initial has too little exploration noise; "
+            f"the samples hardly differ, in cost by {f.cost_spread:.1g} of its size: initial has "
+            "too little exploration noise; "
             "raise its variance, or algorithm.exploration.floor",
             ("initial.variance", "algorithm.exploration.floor"),
         )
@@ -323,8 +326,8 @@ def why(f: Figures | None, reason: str = "") -> Finding:
         return Finding(
             "unstable",
             f"{grows}, as they do without feedback{share}: the robot falls or drifts, and the "
-            "controller does not hold it; give an initial that does (HoldConfig, or higher gains), "
-            "or a shorter agent.T",
+            "controller does not hold it; give an initial that does (HoldConfig, or where it is "
+            "that already, higher gains), or a shorter agent.T",
             ("initial", "agent.T"),
         )
     limited = f.clipped[np.isfinite(f.clipped)]

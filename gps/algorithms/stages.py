@@ -62,6 +62,7 @@ def fit_dynamics(
             linear.points(rollouts.X, rollouts.U),
             config.prior,
             stream(seed, "dynamics prior", iteration, rollouts.condition),
+            sizes=linear.point_sizes(rollouts),
         )
     return DynamicsModel(fit=linear.fit(rollouts, prior, config), prior=prior)
 

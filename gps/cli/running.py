@@ -86,6 +86,10 @@ class _Job:
     """Whether the run is continued."""
     limits: str = ""
     """When an asynchronous run stops, in words."""
+    made: int = 0
+    """Iterations that it has already."""
+    changes: tuple[str, ...] = ()
+    """Options that are to change from the next iteration on."""
     trainers: int = 0
     """Workers that are to be free of conditions."""
 
@@ -262,7 +266,8 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
         )
 
     total = held.iterations if args.iterations is None else args.iterations
-    return _follow(args, _Job(experiment.name, Path(args.run), start_again, total, resumed=True))
+    job = _Job(experiment.name, Path(args.run), start_again, total, resumed=True, made=start)
+    return _follow(args, replace(job, changes=tuple(values)))
 
 
 def _show_live(folder: RunFolder, experiment: Experiment) -> None:
@@ -382,12 +387,22 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
         if steering.stopping and (job.asynchronous or total is None or done < total):
             progress.line(f"stopped after {job.unit} {done}; resume with: gps resume {out}")
         elif done == 0 and args.until_converged and converged:
-            progress.line(f"nothing to do: {out} has converged; continue without --until-converged")
+            how = "continue without --until-converged"
+            progress.line(f"nothing to do: {out} has converged; {how}{_unused(job)}")
+        elif done == 0 and job.made:
+            how = f"continue with --iterations {job.made + 1} or more"
+            progress.line(f"nothing to do: {out} has {job.made} iterations; {how}{_unused(job)}")
         elif done == 0:
             progress.line(f"nothing to do: {out} has reached its {job.goal}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
         return 0, interrupt.requested
+
+
+def _unused(job: _Job) -> str:
+    """That options were given for iterations which are not made."""
+    names = ", ".join(_option(name) for name in job.changes)
+    return f"; not recorded: {names}" if names else ""
 
 
 def _show_best(progress: Progress, out: Path) -> bool:

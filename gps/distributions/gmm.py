@@ -24,12 +24,15 @@ import numpy.typing as npt
 from gps.distributions import _kernels
 from gps.errors import FitError, NonFiniteError, ShapeError
 from gps.fields import Config, Count, NonNegative, Positive, Shape
-from gps.types import Array, Record
+from gps.types import Array, Layout, Record
 
 log = logging.getLogger(__name__)
 
 NEVER = 1e-20
 """Spread of a coordinate that has always been 0: beside any other it adds nothing to a variance."""
+ROUNDING = 1e-7
+"""Share of its entry's size below which the spread of a value is that of rounding and of a contact
+solver's tolerance: an object at rest trembles by 1e-11 of a metre and 1e-9 of a radian."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +195,7 @@ def fit(
     config: GMMConfig,
     rng: np.random.Generator,
     warm: Mixture | None = None,
+    sizes: Array | None = None,
 ) -> GMMFit:
     """Fit a mixture to points (n, D) by EM on the objective in this module's docstring.
 
@@ -199,7 +203,7 @@ def fit(
     common within-cluster covariance. `warm` starts from a mixture of the same D: with fewer
     components than asked, the heaviest ones are split in two until there are enough; with more,
     the lightest are dropped. A component that dies is re-seeded by splitting the heaviest one; if
-    that lowers the objective it is undone, and no other is tried in this fit.
+    that lowers the objective it is undone, and no other is tried in this fit. sizes: see `spread`.
     Raises FitError, NonFiniteError, ShapeError.
     """
     Y = _points(points)
@@ -211,7 +215,7 @@ def fit(
         )
     if warm is not None and warm.D != D:
         raise ShapeError(f"warm mixture is over points of size {warm.D}, the points have {D}")
-    size = spread(Y)
+    size = spread(Y, sizes=sizes)
     scale = size if config.standardise else np.ones(D)
     em = _EM(Y, n_components, config.covariance_floor, scale, size / scale)
     if warm is None:
@@ -252,12 +256,16 @@ def fit(
     return GMMFit(em.mixture(), np.array(trace) - np.log(scale).sum(), int(reseeded))
 
 
-def spread(points: Array, earlier: Array | None = None) -> Array:
+def spread(points: Array, earlier: Array | None = None, sizes: Array | None = None) -> Array:
     """What a coordinate's numbers are measured by, (D,), above 0, whatever its unit.
 
     The standard deviation of points (n, D). Of a coordinate that is constant to rounding that of
     `earlier` points (m, D); where these say no more, its largest absolute value; of one that has
     always been 0, NEVER: nothing is known of its unit, and any variance could be too much.
+
+    sizes (D,): of the entry that a coordinate belongs to, `entry_sizes`. A coordinate that varies
+    by less than ROUNDING of that, in earlier points too, is as good as constant, and is measured by
+    it: in units of its own tremble it would explain whatever happens beside it.
     """
     std: Array = points.std(axis=0)
     size = np.abs(points).max(axis=0)
@@ -269,7 +277,24 @@ def spread(points: Array, earlier: Array | None = None) -> Array:
             known = flat & (past > 1e-13 * most)
             std[known] = past[known]
         std[std == 0.0] = NEVER
+    if sizes is not None:
+        trembles = ~flat & (std <= ROUNDING * sizes)
+        if earlier is not None:
+            trembles &= earlier.std(axis=0) <= ROUNDING * sizes
+        std[trembles] = sizes[trembles]
     return std
+
+
+def entry_sizes(X: Array, layout: Layout) -> Array:
+    """Largest absolute value of the entry that each value of states X (..., nx) is of, (nx,).
+
+    The values of an entry have one unit, or units that differ by far less than 1 / ROUNDING.
+    """
+    size = np.abs(X.reshape(-1, X.shape[-1])).max(axis=0)
+    for name in layout.names:
+        where = layout.slice(name)
+        size[where] = size[where].max(initial=0.0)
+    return size
 
 
 def m_step(points: npt.ArrayLike, responsibilities: npt.ArrayLike, floor: float) -> Mixture:

@@ -88,6 +88,7 @@ def update_prior(
     rng: np.random.Generator,
     *,
     replace_history: bool = False,
+    sizes: Array | None = None,
 ) -> MixturePrior:
     """Add the points (N, Tp, D) of N rollouts and fit the mixture again.
 
@@ -96,6 +97,7 @@ def update_prior(
     mixture; more data may add components, by splitting. Only a first fit draws from rng.
     With `replace_history` the points are the whole new history and only the mixture is taken over:
     for points that change with time, like the present policy's actions in remembered states.
+    sizes (D,): of the entries, by which rounding is told from movement; see `gmm.spread`.
     Raises FitError, NonFiniteError, ShapeError.
     """
     Y = np.asarray(points, dtype=np.float64)
@@ -113,7 +115,7 @@ def update_prior(
     Y = Y[-config.max_samples :]
     flat = Y.reshape(-1, Y.shape[2])
     warm = None if prior is None else prior.mixture
-    result = fit(flat, n_components(len(flat), config), config.gmm, rng, warm)
+    result = fit(flat, n_components(len(flat), config), config.gmm, rng, warm, sizes)
     return MixturePrior(Y, result.mixture)
 
 
@@ -125,6 +127,7 @@ def fit_linear_gaussian(
     strength: float = 1.0,
     ridge: float = 1e-5,
     standardise: bool = True,
+    sizes: Array | None = None,
 ) -> LinearGaussianFit:
     """Regress outputs (N, Tp, no) on inputs (N, Tp, ni), each step on its own.
 
@@ -136,7 +139,8 @@ def fit_linear_gaussian(
     gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample mean, not the posterior's, so
     that the model passes through the data), cov = P_oo - gain P_io. A mixture prior is worth
     `strength` samples: moments under the step's averaged responsibilities; an NIW prior is used as
-    it is at every step; without prior P = S, that is, ridge regression.
+    it is at every step; without prior P = S, that is, ridge regression. sizes (ni,): of the entries
+    that the inputs are of; an input that varies by rounding only, in comparison, has no gain.
     Raises FitError for N = 1, NonFiniteError, NotPositiveDefiniteError, ShapeError.
     """
     X, Z = np.asarray(inputs, dtype=np.float64), np.asarray(outputs, dtype=np.float64)
@@ -162,7 +166,7 @@ def fit_linear_gaussian(
         past = None
         if isinstance(prior, MixturePrior):
             past = prior.history[..., :n_in].reshape(-1, n_in)
-        added = ridge * spread(X.reshape(-1, n_in), past) ** 2
+        added = ridge * spread(X.reshape(-1, n_in), past, sizes) ** 2
     mean, joint = np.empty((Tp, D)), np.empty((Tp, D, D))
     gain, offset, W = np.empty((Tp, no, n_in)), np.empty((Tp, no)), np.empty((Tp, no, no))
     status = _kernels.regress(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from gps.distributions.gmm import spread
+from gps.distributions.gmm import entry_sizes, spread
 from gps.distributions.niw import prior_counts
 from gps.distributions.regression import (
     LinearGaussianFit,
@@ -61,6 +61,13 @@ def points(X: Array, U: Array) -> Array:
     return np.concatenate([X[:, :-1], U[:, :-1], X[:, 1:]], axis=2)
 
 
+def point_sizes(rollouts: Rollouts) -> Array:
+    """Sizes of the entries in `points`, (2 nx + nu,); 0 for the actions, each of a unit of its own,
+    of which no spread is rounding beside another."""
+    sizes = entry_sizes(rollouts.X, rollouts.layout)
+    return np.concatenate([sizes, np.zeros(rollouts.nu), sizes])
+
+
 def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) -> DynamicsFit:
     """Fit x[t+1] ~ N(F [x; u] + f, W) at each step to the N >= 2 rollouts of one condition.
 
@@ -88,6 +95,7 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
         strength=strength,
         ridge=config.ridge,
         standardise=config.standardise,
+        sizes=point_sizes(rollouts)[: nx + U.shape[2]],
     )
     past = None if prior is None else prior.history[:, :, :nx]
     scale = None

@@ -151,6 +151,7 @@ def _values(run: Path, base: Experiment, experiment: Experiment) -> list[str]:
         return [f"{path} changed since the run was made, and does not load: {error}"]
     # what the page or an option of gps resume has changed was not edited in the file
     edited = {name for name, _, _ in _differences(given, config_io.to_json(base), "")}
+    edited -= {"iterations", "seed"}  # gps run and gps resume have options for them
     found = list(_differences(given, config_io.to_json(experiment), ""))
     differ = [(name, mine, its) for name, mine, its in found if name in edited]
     if not differ:

@@ -153,8 +153,9 @@ def resume(
     until_converged: as in `run`; a run that has converged by then is left as it is. Options that
     had been changed during the run change again, in the same iterations. changes: options that are
     different from now on, `{"samples": 9, "algorithm.step.kl_max": 0.5, "seed": 3}`, by their names
-    on the command line; they are recorded in RUN/changes.json, and what cannot change in a run is
-    refused before anything is deleted. Raises StoreError, ConfigError, ExperimentError.
+    on the command line; they are recorded in RUN/changes.json, unless there is nothing to do, and
+    what cannot change in a run is refused before anything is deleted. Raises StoreError,
+    ConfigError, ExperimentError.
 
     The run goes on with the files that it has kept; what differs outside is a warning in the log.
     """
@@ -172,9 +173,13 @@ def resume(
         made = made.from_now(start + 1, change)
     try:
         with one_thread():
-            agent = made.apply(experiment, start + 1).validate()
+            following = made.apply(experiment, start + 1)
+            agent = following.validate()
             folder.truncate(start)
-            if changes:
+            total = following.iterations if iterations is None else iterations
+            rows = folder.results() if until_converged else []
+            idle = start >= total or (until_converged and progress.converged(rows))
+            if changes and not idle:  # else they would hold later, in a run resumed without them
                 folder.write_changes(made)
             stored = folder.read_state(start)
             state = replace(stored, costs=(experiment.cost,) * agent.n_conditions)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from gps.distributions.gmm import entry_sizes
 from gps.distributions.regression import (
     MixturePrior,
     MixturePriorConfig,
@@ -149,6 +150,7 @@ def linearise(
             strength=strength,
             ridge=config.ridge,
             standardise=config.standardise,
+            sizes=entry_sizes(rollouts.X, rollouts.layout),
         )
         K, k, scatter = fit.gain, fit.offset, fit.cov
     cov = scatter + policy.Sigma
@@ -241,7 +243,8 @@ def _updated(
         actions = mean_actions(policy, prior.obs, prior.images)
         old = MixturePrior(np.concatenate([X_old, actions], axis=2), prior.mixture)
         obs, images = np.concatenate([prior.obs, obs]), joined_images(prior.images, images)
-    new = update_prior(old, np.concatenate([rollouts.X, U], axis=2), config, rng)
+    sizes = np.append(entry_sizes(rollouts.X, rollouts.layout), np.zeros(U.shape[2]))
+    new = update_prior(old, np.concatenate([rollouts.X, U], axis=2), config, rng, sizes=sizes)
     last = slice(-new.history.shape[0], None)
     return PolicyPrior(
         new.history, new.mixture, obs[last], None if images is None else images[last]

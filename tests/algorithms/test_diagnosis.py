@@ -350,3 +350,40 @@ def test_nothing_is_said_where_nothing_is_known():
     state, reports, _ = advance(TrajOptConfig(), agent, state, 1)
     assert isinstance(reports[0].conditions[0].figures, Figures)
     assert blind(reports[0].conditions[0].figures) is None
+
+
+# --- an object at rest beside the robot
+
+
+BESIDE_A_BOX = """
+<mujoco><option timestep="0.004" integrator="implicitfast"/>
+<worldbody><geom type="plane" size="1 1 .1"/>
+<body pos="0 0 0.5"><joint name="arm" axis="0 1 0" damping="0.3"/>
+<geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.02" mass="0.3"/></body>
+<body pos="0 0 0.03"><freejoint/><geom type="box" size="0.015 0.015 0.03" mass="0.1"/></body>
+</worldbody><actuator><motor joint="arm" gear="3" ctrlrange="-1 1"/></actuator></mujoco>
+"""
+
+
+def test_an_object_at_rest_does_not_spoil_the_fits(tmp_path):
+    """It trembles by the rounding of its contacts, which is no input of anything."""
+    model = tmp_path / "arm.xml"
+    model.write_text(BESIDE_A_BOX)
+    agent = MujocoConfig(model=str(model), T=50, dt=0.02)
+    others = (0.0,) * 6
+    cost = StateCost(entry="joint_pos", target=(0.3, *others), weights=(1.0, *others), l2=10.0)
+    experiment = Experiment(
+        agent=agent, cost=cost + ActionCost(weights=1e-3), initial=HoldConfig(), samples=5,
+        algorithm=TrajOptConfig(), iterations=2,
+    )  # fmt: skip
+    for report in gps.run(experiment):
+        (made,) = report.report.conditions
+        X = report.rollouts[0].X
+        box = X[..., 1:4].std(axis=(0, 1))
+        assert (box > 0).any()
+        assert box[:2].max() < 1e-10  # m
+        assert np.isnan(made.figures.spread[1:3]).all()
+        assert np.isfinite(made.figures.spread[0])
+        assert made.updated
+        assert not made.event
+        assert made.figures.growth < 10

@@ -33,6 +33,7 @@ def course(name, drawn=None, iterations=4, samples=6):
     own = given.build()
     nx = own.layout.size
     units = Units.one(nx, own.nu) if drawn is None else Units.drawn(nx, own.nu, *drawn)
+    units = units.within(own.layout)
     agent = Agent(own, units)
     if hasattr(config, "model"):
         noise = tuple(0.05 * units.u)

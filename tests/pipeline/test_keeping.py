@@ -484,6 +484,19 @@ def test_what_cannot_change_is_refused_and_nothing_is_lost(finished, changes, me
     assert not (finished / "lock").exists()
 
 
+def test_where_there_is_nothing_to_do_no_change_is_recorded(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    argv = ["resume", str(run), "--executor", "serial", "--algorithm.step.kl-max", "0.5"]
+    assert cli.main([*argv, "--iterations", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "has 2 iterations; continue with --iterations 3 or more" in out.replace("\n", " ")
+    assert "not recorded: --algorithm.step.kl-max" in out.replace("\n", " ")
+    assert not (run / "changes.json").exists()
+    assert cli.main([*argv[:4], "--iterations", "1"]) == 0
+    assert "has 2 iterations" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that is only read."""
