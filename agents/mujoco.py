@@ -768,14 +768,18 @@ class MujocoAgent(SimulatedAgent[Start]):
         if not start.keyed:
             ctrl[chosen] = shift
         scales, large, time = direction_scales(model)
-        time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
+        longest = max(2.0, self.T / 4) * self.dt
         u, u_scale = np.zeros(self.nu), np.full(self.nu, np.inf)
         n = len(chosen)
         with warnings_to_log():
             statics = Statics(model, qpos, chosen, ctrl)
             held, act = statics.equilibrium(ctrl, act0)
-            authority, reach = statics.authority(held, act, scales, time)
             half = 0.5 * np.subtract(*reversed(control_limits(model)))
+            if time > longest:  # gravity says nothing of the robot
+                _, reach = statics.authority(held, act, scales, longest)
+                time = statics.driving_time(held, act, scales, np.fmin(half, reach))
+            time = float(np.clip(time, 2 * self.dt, longest))
+            authority, reach = statics.authority(held, act, scales, time)
             widen_slides(large, statics, held, act, np.fmin(half, reach), self.T * self.dt)
         u[:n], u_scale[:n] = held[chosen] - shift, authority[chosen]
         low, high = self.control_range

@@ -1,0 +1,126 @@
+"""The same robot in other units of length and mass: the same start in all that follows from it."""
+
+import numpy as np
+import pytest
+
+from gps.agents import MocapAction, MujocoConfig
+from gps.control import HoldConfig
+from gps.pipeline.experiment import initial_controller
+from gps.rng import stream
+
+UNITS = {"millimetres": (1e3, 1.0), "grams": (1.0, 1e3), "both": (1e3, 1e3), "large": (1e-2, 1e-4)}
+"""Of length and mass, in those of the model."""
+
+
+def links(size, m, gravity, actuators):
+    """Two links under gravity, `actuators` with a factor for torques."""
+    return f"""<mujoco><compiler angle="radian"/>
+  <option timestep="0.005" gravity="0 0 {-gravity * size!r}"/><worldbody>
+  <body pos="0 0 {size!r}"><joint name="a" axis="0 1 0" damping="{0.1 * m * size * size!r}" range="-2 2"/>
+    <geom type="capsule" fromto="0 0 0 {0.3 * size!r} 0 0" size="{0.03 * size!r}" mass="{m!r}"/>
+    <body pos="{0.3 * size!r} 0 0"><joint name="b" axis="0 1 0" damping="{0.1 * m * size * size!r}"/>
+      <geom type="capsule" fromto="0 0 0 {0.3 * size!r} 0 0" size="{0.03 * size!r}" mass="{0.5 * m!r}"/>
+      <site name="tip" pos="{0.3 * size!r} 0 0"/></body></body></worldbody>
+  <actuator>{actuators(m * size * size)}</actuator></mujoco>"""
+
+
+def motors(torque):
+    return (
+        f'<motor joint="a" gear="{5 * torque!r}" ctrlrange="-2 2"/>'
+        f'<motor joint="b" gear="{0.5 * torque!r}" ctrlrange="-10 10"/>'
+    )
+
+
+def free_motors(torque):
+    return f'<motor joint="a" gear="{5 * torque!r}"/><motor joint="b" gear="{0.5 * torque!r}"/>'
+
+
+def muscles(torque):
+    return "".join(
+        f'<muscle joint="{j}" gear="{g}" force="{40 * torque!r}" lengthrange="-4 4"/>'
+        for j in "ab"
+        for g in (1, -1)
+    )
+
+
+def arm(actuators, gravity=9.81, **options):
+    def build(size, m):
+        xml = links(size, m, gravity, actuators)
+        config = MujocoConfig(model=xml, T=40, dt=0.04, substeps=8, qpos=(0.4, -0.7), **options)
+        turning = {"end_points": size, "end_point_velocities": size}
+        return config, turning, 1.0
+
+    return build
+
+
+def cart(size, m):
+    """A pole on a cart that a servo moves, in the model's unit of length."""
+    xml = f"""<mujoco><option timestep="0.01" gravity="0 0 {-9.81 * size!r}"/>
+      <default><geom contype="0" conaffinity="0"/></default><worldbody><body>
+      <joint type="slide" axis="1 0 0" damping="{0.5 * m!r}"/>
+      <geom size="{0.1 * size!r}" mass="{m!r}"/>
+      <body><joint axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 {0.6 * size!r}"
+        size="{0.02 * size!r}" mass="{0.1 * m!r}"/></body></body></worldbody>
+      <actuator><general joint="" gainprm="{50 * m!r}" biastype="affine"
+        biasprm="0 {-50 * m!r} {-5 * m!r}" ctrlrange="{-size!r} {size!r}"/></actuator></mujoco>"""
+    xml = xml.replace('joint type="slide"', 'joint name="x" type="slide"')
+    xml = xml.replace('joint=""', 'joint="x"')
+    config = MujocoConfig(model=xml, T=40, dt=0.02, substeps=2)
+    both = np.array([size, 1.0])
+    return config, {"joint_pos": both, "joint_vel": both}, size
+
+
+def led(size, m):
+    """An arm whose hand a mocap body leads."""
+    xml = links(size, m, 9.81, lambda torque: "").replace(
+        "</worldbody>",
+        f"""<body name="lead" mocap="true" pos="0 0 0"><geom size="{0.02 * size!r}" contype="0"
+        conaffinity="0"/></body></worldbody><equality><weld body1="lead" body2="hand"
+        torquescale="0" solimp=".9 .95 {1e-3 * size!r}"/></equality>""",
+    )
+    xml = xml.replace(f'<body pos="{0.3 * size!r} 0 0">', f'<body name="hand" pos="{0.3 * size!r} 0 0">')
+    lead = MocapAction(body="lead", position="xz", max_displacement=0.02 * size, origin="welded")
+    config = MujocoConfig(
+        model=xml, mocap_actions=(lead,), qpos=(0.4, -0.7), T=40, dt=0.04, substeps=8,
+        sites=("tip",), state=("joint_pos", "joint_vel", "end_points"),
+    )  # fmt: skip
+    return config, {"end_points": size}, size
+
+
+HIDDEN = {"sites": ("tip",), "state": ("end_points", "end_point_velocities")}
+ROBOTS = {
+    "an arm": arm(motors),
+    "an arm with motors without range": arm(free_motors),
+    "an arm without gravity": arm(motors, gravity=0.0),
+    "an arm with nothing to go by": arm(free_motors, gravity=0.0),
+    "an arm with muscles": arm(muscles),
+    "muscles without gravity": arm(muscles, gravity=0.0),
+    "an arm whose joints are hidden": arm(motors, **HIDDEN),
+    "a cart": cart,
+    "a hand that is led": led,
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_a_start_does_not_depend_on_the_units(robot, unit):
+    size, m = UNITS[unit]
+    (here, _, _), (there, units, u) = ROBOTS[robot](1.0, 1.0), ROBOTS[robot](size, m)
+    here, there = here.build(), there.build()
+    x = np.concatenate([np.full(n, units.get(name, 1.0)) for name, n in here.layout.entries])
+    z = np.concatenate((x, np.full(here.nu, u)))
+    a, b = here.linearise(0), there.linearise(0)
+    assert b.response_time == pytest.approx(a.response_time, rel=1e-6)
+    same = {"rtol": 1e-4, "atol": 1e-5}
+    for name, by in (("x", x), ("f", x), ("x_scale", x), ("u", u), ("u_scale", u), ("u_range", u)):
+        np.testing.assert_allclose(getattr(b, name) / by, getattr(a, name), err_msg=name, **same)
+    np.testing.assert_allclose(b.F * z / x[:, None], a.F, **same)
+    one, other = (initial_controller(HoldConfig(), agent, 0)[0] for agent in (here, there))
+    np.testing.assert_allclose(other.K * x / u, one.K, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(other.chol / u, one.chol, **same)
+    noise = stream(0, "units").standard_normal((4, here.T, here.nu))
+    r, s = (agent.rollout(c, 0, noise) for agent, c in ((here, one), (there, other)))
+    np.testing.assert_allclose(s.X / x, r.X, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(s.U / u, r.U, rtol=1e-2, atol=1e-3)
+    if robot == "an arm":
+        assert not np.allclose(one.K, 0.0)
