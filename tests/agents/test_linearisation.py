@@ -297,6 +297,18 @@ def test_equilibrium_of_muscles_is_an_activation():
     assert (statics.authority(lin.u, lin.u, np.ones(2), 0.2)[0] > 0).all()
 
 
+@pytest.mark.parametrize("given", ["", 'ctrllimited="true" ctrlrange="-3 5"'])
+def test_muscles_take_controls_from_0_to_1_as_mujoco_clamps_them(given, rng):
+    bare = ARMS["pairs of muscles"].replace('ctrllimited="true" ctrlrange="0 1"', given)
+    assert given or "ctrl" not in bare
+    agent, stated = arm(bare), arm(ARMS["pairs of muscles"])
+    np.testing.assert_array_equal(agent.control_range, ([0.0] * 4, [1.0] * 4))
+    np.testing.assert_array_equal(agent.linearise(0).F, stated.linearise(0).F)
+    controller, _ = initial_controller(HoldConfig(), agent, 0)
+    assert strays(agent, controller, np.zeros((1, agent.T, 4))) < 0.05
+    assert strays(agent, controller, rng.normal(size=(5, agent.T, 4))) < 0.5
+
+
 def unchanged(lin):
     np.testing.assert_allclose(lin.F @ np.concatenate((lin.x, lin.u)) + lin.f, lin.x, atol=1e-5)
 

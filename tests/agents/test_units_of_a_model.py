@@ -9,19 +9,19 @@ from gps.pipeline.experiment import initial_controller
 from gps.rng import stream
 
 UNITS = {"millimetres": (1e3, 1.0), "grams": (1.0, 1e3), "both": (1e3, 1e3), "large": (1e-2, 1e-4)}
-"""Of length and mass, in those of the model."""
+"""How many of each there are in a metre and in a kilogram."""
 
 
-def links(size, m, gravity, actuators):
+def links(k, m, gravity, actuators):
     """Two links under gravity, `actuators` with a factor for torques."""
     return f"""<mujoco><compiler angle="radian"/>
-  <option timestep="0.005" gravity="0 0 {-gravity * size!r}"/><worldbody>
-  <body pos="0 0 {size!r}"><joint name="a" axis="0 1 0" damping="{0.1 * m * size * size!r}" range="-2 2"/>
-    <geom type="capsule" fromto="0 0 0 {0.3 * size!r} 0 0" size="{0.03 * size!r}" mass="{m!r}"/>
-    <body pos="{0.3 * size!r} 0 0"><joint name="b" axis="0 1 0" damping="{0.1 * m * size * size!r}"/>
-      <geom type="capsule" fromto="0 0 0 {0.3 * size!r} 0 0" size="{0.03 * size!r}" mass="{0.5 * m!r}"/>
-      <site name="tip" pos="{0.3 * size!r} 0 0"/></body></body></worldbody>
-  <actuator>{actuators(m * size * size)}</actuator></mujoco>"""
+  <option timestep="0.005" gravity="0 0 {-gravity * k!r}"/><worldbody>
+  <body pos="0 0 {k!r}"><joint name="a" axis="0 1 0" damping="{0.1 * m * k * k!r}" range="-2 2"/>
+    <geom type="capsule" fromto="0 0 0 {0.3 * k!r} 0 0" size="{0.03 * k!r}" mass="{m!r}"/>
+    <body pos="{0.3 * k!r} 0 0"><joint name="b" axis="0 1 0" damping="{0.1 * m * k * k!r}"/>
+      <geom type="capsule" fromto="0 0 0 {0.3 * k!r} 0 0" size="{0.03 * k!r}" mass="{0.5 * m!r}"/>
+      <site name="tip" pos="{0.3 * k!r} 0 0"/></body></body></worldbody>
+  <actuator>{actuators(m * k * k)}</actuator></mujoco>"""
 
 
 def motors(torque):
@@ -44,47 +44,47 @@ def muscles(torque):
 
 
 def arm(actuators, gravity=9.81, **options):
-    def build(size, m):
-        xml = links(size, m, gravity, actuators)
+    def build(k, m):
+        xml = links(k, m, gravity, actuators)
         config = MujocoConfig(model=xml, T=40, dt=0.04, substeps=8, qpos=(0.4, -0.7), **options)
-        turning = {"end_points": size, "end_point_velocities": size}
+        turning = {"end_points": k, "end_point_velocities": k}
         return config, turning, 1.0
 
     return build
 
 
-def cart(size, m):
+def cart(k, m):
     """A pole on a cart that a servo moves, in the model's unit of length."""
-    xml = f"""<mujoco><option timestep="0.01" gravity="0 0 {-9.81 * size!r}"/>
+    xml = f"""<mujoco><option timestep="0.01" gravity="0 0 {-9.81 * k!r}"/>
       <default><geom contype="0" conaffinity="0"/></default><worldbody><body>
       <joint type="slide" axis="1 0 0" damping="{0.5 * m!r}"/>
-      <geom size="{0.1 * size!r}" mass="{m!r}"/>
-      <body><joint axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 {0.6 * size!r}"
-        size="{0.02 * size!r}" mass="{0.1 * m!r}"/></body></body></worldbody>
+      <geom size="{0.1 * k!r}" mass="{m!r}"/>
+      <body><joint axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 {0.6 * k!r}"
+        size="{0.02 * k!r}" mass="{0.1 * m!r}"/></body></body></worldbody>
       <actuator><general joint="" gainprm="{50 * m!r}" biastype="affine"
-        biasprm="0 {-50 * m!r} {-5 * m!r}" ctrlrange="{-size!r} {size!r}"/></actuator></mujoco>"""
+        biasprm="0 {-50 * m!r} {-5 * m!r}" ctrlrange="{-k!r} {k!r}"/></actuator></mujoco>"""
     xml = xml.replace('joint type="slide"', 'joint name="x" type="slide"')
     xml = xml.replace('joint=""', 'joint="x"')
     config = MujocoConfig(model=xml, T=40, dt=0.02, substeps=2)
-    both = np.array([size, 1.0])
-    return config, {"joint_pos": both, "joint_vel": both}, size
+    both = np.array([k, 1.0])
+    return config, {"joint_pos": both, "joint_vel": both}, k
 
 
-def led(size, m):
+def led(k, m):
     """An arm whose hand a mocap body leads."""
-    xml = links(size, m, 9.81, lambda torque: "").replace(
+    xml = links(k, m, 9.81, lambda torque: "").replace(
         "</worldbody>",
-        f"""<body name="lead" mocap="true" pos="0 0 0"><geom size="{0.02 * size!r}" contype="0"
+        f"""<body name="lead" mocap="true" pos="0 0 0"><geom size="{0.02 * k!r}" contype="0"
         conaffinity="0"/></body></worldbody><equality><weld body1="lead" body2="hand"
-        torquescale="0" solimp=".9 .95 {1e-3 * size!r}"/></equality>""",
+        torquescale="0" solimp=".9 .95 {1e-3 * k!r}"/></equality>""",
     )
-    xml = xml.replace(f'<body pos="{0.3 * size!r} 0 0">', f'<body name="hand" pos="{0.3 * size!r} 0 0">')
-    lead = MocapAction(body="lead", position="xz", max_displacement=0.02 * size, origin="welded")
+    xml = xml.replace(f'<body pos="{0.3 * k!r} 0 0">', f'<body name="hand" pos="{0.3 * k!r} 0 0">')
+    lead = MocapAction(body="lead", position="xz", max_displacement=0.02 * k, origin="welded")
     config = MujocoConfig(
         model=xml, mocap_actions=(lead,), qpos=(0.4, -0.7), T=40, dt=0.04, substeps=8,
         sites=("tip",), state=("joint_pos", "joint_vel", "end_points"),
     )  # fmt: skip
-    return config, {"end_points": size}, size
+    return config, {"end_points": k}, k
 
 
 HIDDEN = {"sites": ("tip",), "state": ("end_points", "end_point_velocities")}
@@ -104,8 +104,8 @@ ROBOTS = {
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_a_start_does_not_depend_on_the_units(robot, unit):
-    size, m = UNITS[unit]
-    (here, _, _), (there, units, u) = ROBOTS[robot](1.0, 1.0), ROBOTS[robot](size, m)
+    k, m = UNITS[unit]
+    (here, _, _), (there, units, u) = ROBOTS[robot](1.0, 1.0), ROBOTS[robot](k, m)
     here, there = here.build(), there.build()
     x = np.concatenate([np.full(n, units.get(name, 1.0)) for name, n in here.layout.entries])
     z = np.concatenate((x, np.full(here.nu, u)))
