@@ -1,10 +1,13 @@
 """The same robot in other units of length and mass: the same start in all that follows from it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gps.agents import MocapAction, MujocoConfig
 from gps.control import HoldConfig
+from gps.errors import ConfigError, SimulationError
 from gps.pipeline.experiment import initial_controller
 from gps.rng import stream
 
@@ -124,3 +127,39 @@ def test_a_start_does_not_depend_on_the_units(robot, unit):
     np.testing.assert_allclose(s.U / u, r.U, rtol=1e-2, atol=1e-3)
     if robot == "an arm":
         assert not np.allclose(one.K, 0.0)
+
+    def act(self, x, obs, t, noise):
+        return np.full((len(x), 2), 1e9)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_unit_of_length_makes_a_sample_fail(unit):
+    k, m = UNITS[unit]
+    slide = f"""<mujoco><option gravity="0 0 0"/><worldbody><body><joint name="x" type="slide"/>
+      <geom size="{0.1 * k!r}" mass="{m!r}"/><site name="s"/></body></worldbody>
+      <actuator><motor joint="x" gear="{m * k!r}"/></actuator></mujoco>"""
+
+    class Away:
+        def act(self, x, obs, t, noise):
+            return np.full((len(x), 1), self.force)
+
+    config = MujocoConfig(
+        model=slide, T=20, dt=0.05, sites=("s",), state=("joint_vel", "end_points", "joint_pos")
+    )
+    agent, policy = config.build(), Away()
+    policy.force = 100.0  # some 50 m in a second, of a body of 0.2 m
+    r = agent.rollout(policy, 0, np.zeros((1, 20, 1)))
+    assert r.entry("joint_pos").max() > 40 * k
+    policy.force = 1e6
+    with pytest.raises(SimulationError, match=r"t=1: the state left .* \(joint_vel of 'x'\)"):
+        agent.rollout(policy, 0, np.zeros((1, 20, 1)))
+    far = replace(config, qpos=(1e6 * k,)).build()  # from afar too
+    policy.force = 100.0
+    far.rollout(policy, 0, np.zeros((1, 20, 1)))
+
+
+def test_a_limit_that_the_start_exceeds_is_refused_and_names_the_joint():
+    config, *_ = ROBOTS["an arm"](1.0, 1.0)
+    replace(config, limit=0.8).build()
+    with pytest.raises(ConfigError, match=r"\.limit: 0\.5 is less than .* joint_pos of 'b', 0\.7"):
+        replace(config, limit=0.5).build()
