@@ -73,6 +73,8 @@ class Statics:
         self.model, self._data = model, mujoco.MjData(model)
         self._data.qpos[:] = self._qpos = qpos
         mujoco.mj_forward(model, self._data)
+        self.stands = bool(self._data.ncon)
+        """Whether contacts have a part in it, see `smooth`."""
         self.M = np.zeros((model.nv, model.nv))
         mujoco.mj_fullM(model, self._data, self.M)
         self._factor = np.linalg.cholesky(self.M)

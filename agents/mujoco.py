@@ -756,8 +756,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
         with it. Derivatives are central differences of a whole control step. Both leave out dry
         friction and the limits of joints, which at rest hide what the actuators do, and contacts,
-        but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
-        their medians. Raises SimulationError.
+        but where they may carry the robot (`_linearise.smooth`), which the log warns of. Properties
+        under `randomise` have their medians. Raises SimulationError.
         """
         begin = self._condition(condition, test=test)
         arrays = (begin.qpos, begin.qvel, begin.act, begin.ctrl)
@@ -809,6 +809,13 @@ class MujocoAgent(SimulatedAgent[Start]):
             statics = Statics(model, qpos, chosen, ctrl)
             held, act = statics.equilibrium(ctrl, act0)
             half = 0.5 * np.subtract(*reversed(control_limits(model)))
+            if statics.stands:
+                warn_once(
+                    f"{shown(self.config.model)}: contacts may carry the robot at its start, and a "
+                    "controller made of one linearisation knows them only as they are there: it "
+                    "seldom holds a robot that stands on legs. See `gps check`; OpenLoopConfig or "
+                    "a controller of your own may do better than HoldConfig"
+                )
             if time > longest:  # gravity says nothing of the robot
                 _, reach = statics.authority(held, act, scales, longest)
                 time = statics.driving_time(held, act, scales, np.fmin(half, reach))

@@ -8,6 +8,7 @@ import pytest
 
 from gps.agents import Condition, MocapAction, MujocoConfig, PointMassConfig, cartpole
 from gps.agents._linearise import Statics, smooth
+from gps.agents._model import warn_once
 from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
 from gps.pipeline.experiment import initial_controller
 from gps.protocols import Linearises
@@ -239,13 +240,16 @@ LEG = """<mujoco><option timestep="0.002"/><worldbody><geom type="plane" size="5
   <actuator><motor joint="knee" ctrlrange="-200 200"/></actuator></mujoco>"""
 
 
-def test_a_leg_on_the_floor_carries_the_body_and_one_in_the_air_does_not_pull():
+def test_a_leg_on_the_floor_carries_the_body_and_one_in_the_air_does_not_pull(caplog):
     """The floor's force follows from the model's own step, not from an assumed one."""
     stands = MujocoConfig(model=LEG.format(height=399), T=50, dt=0.02, substeps=10).build()
     falls = MujocoConfig(model=LEG.format(height=600), T=5, dt=0.02, substeps=10).build()
+    warn_once.cache_clear()
     assert falls.linearise(0).u == pytest.approx([0.0], abs=1e-3)
+    assert "contacts" not in caplog.text
     # what stands on the leg is the body's weight
     assert stands.linearise(0).u == pytest.approx([-5 * 9.81], rel=0.2)
+    assert "contacts may carry the robot" in caplog.text
 
 
 def test_conditions_of_the_same_physics_have_the_same_numbers():
