@@ -69,7 +69,7 @@ def _columns_times(M: Array, i: int, t: int, row: int, col: int, Jr: Array) -> N
 @njit(cache=True, nogil=True)
 def _observe(
     t: int,
-    limit: float,
+    limit: Array,  # (n,) of every value of `full`: its largest size, unless it is of memory
     rows: Array,  # (N, nstate) the simulator's states
     qpos_at: int,  # where joint positions begin in a row
     qvel_at: int,
@@ -184,7 +184,7 @@ def _observe(
             full[k + j] = rows[i, extra[j]]
         k += ne
         for j in range(k):
-            good = good and abs(full[j]) <= limit  # NaN compares false
+            good = good and abs(full[j]) <= limit[j]  # NaN compares false
         for j in range(nm):
             full[k + j] = memory[i, j]
         k += nm

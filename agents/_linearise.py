@@ -12,8 +12,6 @@ from scipy.optimize import lsq_linear
 from gps.agents._run import Run
 from gps.types import Array, Layout, Linearisation
 
-GRAVITY = 9.81
-"""In m/s^2: with the size of a robot it gives the time in which it falls over."""
 _NEWTON = 8  # steps at most; actuators are linear in their controls but for muscles and contacts
 _ENOUGH = 1e-9
 _RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
@@ -75,15 +73,21 @@ class Statics:
         self.model, self._data = model, mujoco.MjData(model)
         self._data.qpos[:] = self._qpos = qpos
         mujoco.mj_forward(model, self._data)
+        self.stands = bool(self._data.ncon)
+        """Whether contacts have a part in it, see `smooth`."""
         self.M = np.zeros((model.nv, model.nv))
         mujoco.mj_fullM(model, self._data, self.M)
         self._factor = np.linalg.cholesky(self.M)
+        self._unit = 1.0
         self._moment = np.zeros((model.nactuator, model.nv))  # d length / d position
         d = self._data
         sparse = d.actuator_moment, d.moment_rownnz, d.moment_rowadr, d.moment_colind
         mujoco.mju_sparse2dense(self._moment, *sparse)
         self.driven = self._moment != 0.0
         """Which joint directions each actuator moves at the pose, (nactuator, nv)."""
+        # of forces: what gives the joints that are driven a large deviation in 1 s
+        ask = (self.M.diagonal() * direction_scales(model)[0] ** 2)[self.driven.any(axis=0)]
+        self._unit = float(np.sqrt(ask.max(initial=0.0))) or 1.0
         low, high = np.array([ctrl, ctrl])
         low[chosen], high[chosen] = (limit[chosen] for limit in control_limits(model))
         act_low, act_high = np.full(model.na, -np.inf), np.full(model.na, np.inf)
@@ -94,7 +98,10 @@ class Statics:
         self._low, self._high = np.concatenate((low, act_low)), np.concatenate((high, act_high))
 
     def _forces(self, y: Array, moved: Array | None = None, qvel: Array | None = None) -> Array:
-        """The acceleration in units of its kinetic metric, then the rates of the activations."""
+        """The acceleration in its kinetic metric, then the rates of the activations.
+
+        In a unit that goes with those of length and mass: the two are compared.
+        """
         model, data, nu = self.model, self._data, self.model.nu
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.ctrl[:], data.act[:] = self._qpos, y[:nu], y[nu:]
@@ -103,7 +110,7 @@ class Statics:
         if qvel is not None:
             data.qvel[:] = qvel
         mujoco.mj_forward(model, data)
-        return np.concatenate((self._factor.T @ data.qacc, data.act_dot / _RATE))
+        return np.concatenate((self._factor.T @ data.qacc / self._unit, data.act_dot / _RATE))
 
     def _inertia(self, moved: Array) -> Array:
         """The diagonal of the mass matrix at a pose that was moved, (nv,)."""
@@ -168,6 +175,28 @@ class Statics:
                 break
         return y[:nu], y[nu:]
 
+    def _pushes(self, y: Array) -> Array:
+        """The size of the force on each joint per unit of each control, which an activation
+        follows, (nv, nu)."""
+        model, nu = self.model, self.model.nu
+        push = np.abs(self._unit * self._factor @ self._derivatives(y)[: model.nv])
+        force = push[:, :nu].copy()
+        for i in map(int, np.flatnonzero(model.actuator_actnum)):
+            at = nu + int(model.actuator_actadr[i])
+            own = push[:, at : at + model.actuator_actnum[i]]
+            force[:, model.actuator_ctrladr[i]] += own.sum(axis=1)
+        return force
+
+    def driving_time(self, ctrl: Array, act: Array, scales: Array, u_range: Array) -> float:
+        """Half of the time in which actuators at half of their range, u_range (nu,), accelerate a
+        joint by its scale, in s: the median of the joints that actuators with a range drive."""
+        force = self._pushes(np.concatenate((ctrl, act)))[:, np.isfinite(u_range)]
+        rates = (force * u_range[np.isfinite(u_range)]).max(axis=1, initial=0.0)
+        rates /= self.M.diagonal() * scales
+        # what the other joints pull along, and rounding, is not driven
+        driven = self.driven.any(axis=0) & (rates > 1e-9 * rates.max(initial=0.0))
+        return 0.5 / float(np.sqrt(np.median(rates[driven]))) if driven.any() else np.inf
+
     def authority(self, ctrl: Array, act: Array, scales: Array, time: float) -> tuple[Array, Array]:
         """The change of each control that moves a joint that it drives by its scale, (nu,).
 
@@ -179,13 +208,8 @@ class Statics:
 
         And half of the range of controls within which no force is at its limit, (nu,).
         """
-        y, nv, nu = np.concatenate((ctrl, act)), self.model.nv, self.model.nu
-        push = np.abs(self._factor @ self._derivatives(y)[:nv])  # force per control, activation
-        force, model = push[:, :nu].copy(), self.model
-        for i in map(int, np.flatnonzero(model.actuator_actnum)):
-            at = nu + int(model.actuator_actadr[i])
-            own = push[:, at : at + model.actuator_actnum[i]]
-            force[:, model.actuator_ctrladr[i]] += own.sum(axis=1)
+        y, nv = np.concatenate((ctrl, act)), self.model.nv
+        force, model = self._pushes(y), self.model
         thirds = np.diag(scales / 3)
         near = [self._inertia(moved) for moved in (*thirds, *-thirds)]
         inertia = np.max([self.M.diagonal(), *near], axis=0)
@@ -194,7 +218,8 @@ class Statics:
             h = np.zeros(nv)
             h[j] = 1e-4 * scales[j]
             stiffness, damping = (
-                self._factor[j]
+                self._unit
+                * self._factor[j]
                 @ (self._forces(y, **{kind: h}) - self._forces(y, **{kind: -h}))[:nv]
                 for kind in ("moved", "qvel")
             )
@@ -245,7 +270,8 @@ def direction_scales(model: mujoco.MjModel) -> tuple[Array, Array, float]:
     """Scales of joint positions (nv,), large deviations of them (nv,), and a time to correct them.
 
     1 rad of a turn, the model's size of a slide, and at most half of the joint's range; a free
-    body has no large deviation. Half of the time in which gravity moves it by its size, in s.
+    body has no large deviation. Half of the time in which gravity moves it by its size, in s;
+    infinite without gravity.
     """
     size, scales = float(model.stat.extent), np.ones(model.nv)
     large, kinds = scales.copy(), mujoco.mjtJoint
@@ -261,7 +287,9 @@ def direction_scales(model: mujoco.MjModel) -> tuple[Array, Array, float]:
                 low, high = model.jnt_range[j]
                 scales[at] = max(min(scales[at], 0.5 * (high - low)), 1e-3 * scales[at])
             large[at] = scales[at]
-    return scales, large, 0.5 * float(np.sqrt(size / GRAVITY))
+    falls = not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
+    gravity = float(np.linalg.norm(model.opt.gravity)) * falls
+    return scales, large, 0.5 * float(np.sqrt(size / gravity)) if gravity else np.inf
 
 
 def linearise(
@@ -317,9 +345,12 @@ def linearise(
         x_scale[columns] = large
     else:
         weighted = G * widths
+        unit = np.linalg.norm(weighted, axis=1)  # entries have units of their own
+        unit[unit == 0.0] = 1.0
+        weighted /= unit[:, None]
         values = np.linalg.svd(weighted, compute_uv=False)
         if nx >= ns and values[-1] > 1e-6 * values[0]:
-            back = widths[:, None] * np.linalg.pinv(weighted)
+            back = widths[:, None] * np.linalg.pinv(weighted) / unit
         x_scale[columns[columns >= 0]] = large[columns >= 0]
         for name, scale in others.items():
             x_scale[layout.slice(name)] = scale

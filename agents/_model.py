@@ -136,8 +136,20 @@ def _names(code: CodeType) -> set[str]:
 def load_model(source: ModelSource, called: str = "") -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it.
 
-    called: how messages name it, where that is not the source.
+    Its muscles have the range of controls that MuJoCo clamps them to. called: how messages name
+    it, where that is not the source.
     """
+    model = _compiled(source, called)
+    for i in np.flatnonzero(model.actuator_dyntype == mujoco.mjtDyn.mjDYN_MUSCLE):
+        at = model.actuator_ctrladr[i]
+        low, high = model.actuator_ctrlrange[at] if model.actuator_ctrllimited[at] else (0.0, 1.0)
+        model.actuator_ctrlrange[at] = np.clip((low, high), 0.0, 1.0)
+        model.actuator_ctrllimited[at] = True
+    return model
+
+
+def _compiled(source: ModelSource, called: str) -> mujoco.MjModel:
+    """See `load_model`."""
     if isinstance(source, KeptFiles):
         return _load_kept(source)
     name, path, spec = called or shown(source), "", None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ class Setup:
 
     everything: the entries in the order in which the kernel finds them; layout and obs_layout: the
     selected ones. stage: the last stage that is computed at a new state. noisy: the values of the
-    observation that get noise.
+    observation that get noise. limit: largest size of each value of `everything`, (n,).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Setup:
         *,
         stage: int,
         sensors: bool,
-        limit: float,
+        limit: Array,
         noisy: np.ndarray,
     ) -> None:
         self.layout, self.no = layout, obs_layout.size
@@ -62,6 +62,7 @@ class Setup:
         self.warm = WARMSTART in everything.names
         self.fields = ("site_xpos", "cdof", "subtree_com", *(("sensordata",) if sensors else ()))
         self._state = entry_indices(everything, layout.names)
+        self._everything = everything
         self._view = entry_indices(everything, obs_layout.names)
         self._noisy = noisy
         self._columns = tuple(
@@ -81,6 +82,22 @@ class Setup:
         live = (site_xpos, cdof, com, sensordata, memory, batch.warning)
         maps = (*compiled.maps, self._noisy, self._state, self._view)
         return (batch.state, *at, *live, *maps, *self._columns, self._full)
+
+    def limits(self, names: Sequence[str]) -> Array:
+        """The largest size of each value of these entries."""
+        return self.limit[entry_indices(self._everything, names)]
+
+    def outside(self, x: Array, model: mujoco.MjModel) -> str:
+        """What is wrong with a state (nx,), and which of its values; empty if nothing is."""
+        for name in self.layout.names:
+            values, limits = x[self.layout.slice(name)], self.limits((name,))
+            for i in map(int, np.flatnonzero(~(np.abs(values) <= limits))):
+                joint = name in ENTRIES[:2] and model.joint(model.dof_jntid[i]).name
+                where = f"{name} of {joint!r}" if joint else f"{name}, value {i}"
+                if np.isnan(values[i]):
+                    return f"the state is NaN ({where})"
+                return f"the state left +-{limits[i]:g} ({where})"
+        return ""
 
     def reset(self, batch: Batch, begin: Start, start: Array, ids: np.ndarray | None) -> None:
         """Put simulations at their starts (N, nq + nv), with nothing left of what they did."""
@@ -222,7 +239,8 @@ class Run:
         if not observe(row, self._limit, *self._inputs, noise, X, obs, self._J, self._V, bad):
             return True
         for i in np.flatnonzero(bad):
-            self.failures.add(i, t, reason(self._batch.warning[i], self._limit))
+            outside = self._setup.outside(X[row, i], self._begin.model)
+            self.failures.add(i, t, reason(self._batch.warning[i], outside))
         goes_on = self._set_aside(bad)
         X[row, bad], obs[row, bad] = X[0, bad], obs[0, bad]
         return goes_on
@@ -257,7 +275,7 @@ class Run:
         """Stop the samples that failed, at their configured start; whether others are left."""
         start, model = self._start, self._begin.model
         safe = np.concatenate((model.qpos0, np.zeros(model.nv)))
-        rest = np.where(np.isfinite(start) & (np.abs(start) <= self._limit), start, safe)
+        rest = np.where(np.abs(start) < mujoco.mjMAXVAL, start, safe)
         self._setup.reset(self._batch, self._begin, rest, np.flatnonzero(bad).astype(np.int32))
         left = [i for i in range(len(start)) if i not in self.failures]
         self._alive = np.array(left, dtype=np.int32)
@@ -267,7 +285,7 @@ class Run:
 class Guarded:
     """A model that fails where a rollout of the agent would, and warns in the log only."""
 
-    def __init__(self, model: Any, limit: float) -> None:
+    def __init__(self, model: Any, limit: Array) -> None:
         self._model, self._limit = model, limit
         self.nx, self.nu = model.nx, model.nu
 
@@ -337,9 +355,9 @@ def offset(batch: Batch, name: str) -> int:
     return int(batch.bind(name).ctypes.data - batch.state.ctypes.data) // batch.state.itemsize
 
 
-def reason(warning: np.ndarray, limit: float) -> str:
+def reason(warning: np.ndarray, outside: str) -> str:
     """What a sample's warning counters say, or else that its state is not acceptable."""
     seen = [_WARNINGS.get(int(k), f"warning {k}") for k in np.flatnonzero(warning[:, 1])]
     if seen:
         return f"MuJoCo warning: {', '.join(seen)}"
-    return f"the state is NaN or left +-{limit:g}"
+    return outside or "a position or velocity is NaN or beyond MujocoConfig.limit"

@@ -105,6 +105,7 @@ from gps.types import (
 _KEPT_BATCHES = 4
 _USUAL_DT = 0.05
 _FEW_ITERATIONS = 10
+_FAR = 1e4  # times the size of what moves there, nothing goes in a rollout
 _DERIVED_AT_ONCE = 64  # states
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
@@ -333,8 +334,10 @@ class MujocoConfig(Config):
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
     """Whether smoothed noise is scaled back to unit variance."""
-    limit: Limit = 1e4
-    """A sample with a position or velocity above this, in SI units, has failed."""
+    limit: Limit | None = None
+    """A sample with a position or velocity above this, in the state's units, has failed, so that no
+    model is fitted to a simulation that blew up. None: 1e4 rad and rad/s, and 1e4 times the size of
+    the model and the start, whatever the unit of length, for slides, free bodies and end points."""
 
     def __post_init__(self) -> None:
         _refuse_text(self, "qpos", self.qpos)
@@ -407,15 +410,6 @@ class MujocoAgent(SimulatedAgent[Start]):
             [std for n, std in config.obs_noise for _ in range(self._obs_layout.length(n))]
         )
         self._late, self._timing = base.late, base.timing
-        self._setup = Setup(
-            everything,
-            self._layout,
-            self._obs_layout,
-            stage=ACC if base.late else VEL,
-            sensors=any(name.startswith(SENSOR) for name in base.sizes),
-            limit=config.limit,
-            noisy=entry_indices(self._obs_layout, [n for n, _ in config.obs_noise]),
-        )
         nv, parts = model.nv, []
         for field, std in (
             ("start_qpos_std", config.start_qpos_std),
@@ -432,10 +426,50 @@ class MujocoAgent(SimulatedAgent[Start]):
             test: [self._prepare(c, models[c.model or config.model]) for c in some]
             for test, some in conditions
         }
+        self._setup = Setup(
+            everything,
+            self._layout,
+            self._obs_layout,
+            stage=ACC if base.late else VEL,
+            sensors=any(name.startswith(SENSOR) for name in base.sizes),
+            limit=self._largest(everything),
+            noisy=entry_indices(self._obs_layout, [n for n, _ in config.obs_noise]),
+        )
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
         self._linearisations: dict[tuple[Any, ...], Linearisation] = {}
         self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
+
+    def _largest(self, everything: Layout) -> Array:
+        """The largest size of each value in a simulation that did not blow up; ConfigError for a
+        start beyond `limit`."""
+        nv, starts = self.model.nv, [s for some in self._conditions.values() for s in some]
+        held = [np.abs((joint_positions(s.compiled, s.qpos), s.qvel)) for s in starts]
+        joints, directions = self.model.jnt_type, np.arange(nv)
+        kinds = joints[self.model.dof_jntid]
+        along = kinds == int(mujoco.mjtJoint.mjJNT_SLIDE)
+        free = kinds == int(mujoco.mjtJoint.mjJNT_FREE)
+        along |= free & (directions - self.model.jnt_dofadr[self.model.dof_jntid] < 3)
+        if self.config.limit is not None:
+            for start, values in zip(starts, held, strict=True):
+                over = np.argwhere(values > self.config.limit)
+                for row, i in over[:1]:
+                    joint = start.model.joint(start.model.dof_jntid[i])
+                    raise ConfigError(
+                        f"MujocoConfig.limit: {self.config.limit:g} is less than the start's "
+                        f"{ENTRIES[row]} of {joint.name or f'joint {joint.id}'!r}, "
+                        f"{values[row, i]:g}: every sample would have failed at the start"
+                    )
+            return np.full(everything.size, self.config.limit)
+        largest = np.max(held, axis=0)
+        stats = [s.model.stat for s in starts]
+        size = max(float(s.extent + np.linalg.norm(s.center)) for s in stats)
+        size = max(size, float(largest[0, along].max(initial=0.0)))
+        limit = np.full(everything.size, np.inf)  # of what the joints do not show, NaN alone is bad
+        limit[: 2 * nv] = (_FAR * np.fmax(np.where(along, size, 1.0), largest)).ravel()
+        for name in ENTRIES[2:]:
+            limit[everything.slice(name)] = _FAR * size
+        return limit
 
     def _compile(self, conditions: Any) -> dict[ModelSource, Compiled]:
         """All models of the agent, by their source; ConfigError where they do not fit together."""
@@ -722,8 +756,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         (`Statics.equilibrium`), found from the start's own controls; activations are in equilibrium
         with it. Derivatives are central differences of a whole control step. Both leave out dry
         friction and the limits of joints, which at rest hide what the actuators do, and contacts,
-        but where they may carry the robot (`_linearise.smooth`). Properties under `randomise` have
-        their medians. Raises SimulationError.
+        but where they may carry the robot (`_linearise.smooth`), which the log warns of. Properties
+        under `randomise` have their medians. Raises SimulationError.
         """
         begin = self._condition(condition, test=test)
         arrays = (begin.qpos, begin.qvel, begin.act, begin.ctrl)
@@ -768,14 +802,25 @@ class MujocoAgent(SimulatedAgent[Start]):
         if not start.keyed:
             ctrl[chosen] = shift
         scales, large, time = direction_scales(model)
-        time = float(np.clip(time, 2 * self.dt, max(2.0, self.T / 4) * self.dt))
+        longest = max(2.0, self.T / 4) * self.dt
         u, u_scale = np.zeros(self.nu), np.full(self.nu, np.inf)
         n = len(chosen)
         with warnings_to_log():
             statics = Statics(model, qpos, chosen, ctrl)
             held, act = statics.equilibrium(ctrl, act0)
-            authority, reach = statics.authority(held, act, scales, time)
             half = 0.5 * np.subtract(*reversed(control_limits(model)))
+            if statics.stands:
+                warn_once(
+                    f"{shown(self.config.model)}: contacts may carry the robot at its start, and a "
+                    "controller made of one linearisation knows them only as they are there: it "
+                    "seldom holds a robot that stands on legs. See `gps check`; OpenLoopConfig or "
+                    "a controller of your own may do better than HoldConfig"
+                )
+            if time > longest:  # gravity says nothing of the robot
+                _, reach = statics.authority(held, act, scales, longest)
+                time = statics.driving_time(held, act, scales, np.fmin(half, reach))
+            time = float(np.clip(time, 2 * self.dt, longest))
+            authority, reach = statics.authority(held, act, scales, time)
             widen_slides(large, statics, held, act, np.fmin(half, reach), self.T * self.dt)
         u[:n], u_scale[:n] = held[chosen] - shift, authority[chosen]
         low, high = self.control_range
@@ -829,7 +874,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         self._refuse_actions("planned with")
         timing = self._condition(condition, test=test).compiled.timing
         known = models.MujocoModel(model, substeps=timing.substeps)
-        return Guarded(known, self.config.limit)
+        return Guarded(known, self._setup.limits(self.model_entries))
 
     def whole_states(
         self, condition: int, states: Array, *, test: bool = False
@@ -857,7 +902,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         found = {n: J[:, 0] for n, J in self._setup.empty_jacobians(S, 1).items()}
         qpos = raw_positions(compiled, states[:, :nv])
         starts = np.concatenate((qpos, states[:, nv : 2 * nv]), axis=1)
-        noise = np.zeros((N, len(self._obs_std)))
+        noise, anything = np.zeros((N, len(self._obs_std))), np.full_like(self._setup.limit, np.inf)
         for first in range(0, S, _DERIVED_AT_ONCE):
             some = slice(min(first, S - N), min(first, S - N) + N)  # the last ones overlap
             self._setup.reset(batch, begin, starts[some], None)
@@ -866,7 +911,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             now = np.empty((1, N, nx))
             own = self._setup.empty_jacobians(N, 1)
             J, V = (own.get(n, NO_ARRAY) for n in ENTRIES[2:])
-            observe(0, math.inf, *inputs, noise, now, obs, J, V, bad)
+            observe(0, anything, *inputs, noise, now, obs, J, V, bad)
             X[some] = now[0]
             for name, value in own.items():
                 found[name][some] = value[:, 0]
@@ -887,6 +932,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         X = np.empty((1, len(steps), nx))
         obs = np.empty((1, len(steps), self.obs_layout.size))
         noise = np.zeros((len(steps), len(self._obs_std)))
+        anything = np.full_like(self._setup.limit, np.inf)
         columns = np.concatenate([np.arange(where.start, where.stop) for where in own])
         J = np.zeros((len(states), nx, nx))
         for state, out in zip(states, J, strict=True):
@@ -894,7 +940,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             qpos = raw_positions(compiled, near[:, :nv])
             starts = np.concatenate((qpos, near[:, nv:]), axis=1)
             self._setup.reset(batch, begin, starts, None)
-            observe(0, math.inf, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
+            observe(0, anything, *inputs, noise, X, obs, NO_ARRAY, NO_ARRAY, bad)
             out[:, columns] = (X[0, : 2 * nv] - X[0, 2 * nv :]).T / (2 * h)
         return {name: J[:, self._layout.slice(name)] for name in names}
 

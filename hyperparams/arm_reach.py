@@ -21,10 +21,9 @@ experiment = Experiment(
         # Fast joints make the next step hard to predict.
         + 0.01 * StateCost(entry="joint_vel", target=0.0, l2=1.0)
     ),
-    # gains: acceleration of each joint per N m, from the inverse mass matrix at the start. With
-    # the default of 1 the initial controller would be far too stiff at the elbow.
-    # variance: noise of 2 N m, where shoulder and elbow can give 12 and 5.
-    initial=HoldConfig(gains=(4.5, 31.0), variance=4.0),
+    # From the model: the torques that hold each pose, gains for what the motors do there, and noise
+    # that moves the joints by some tenths of a radian.
+    initial=HoldConfig(),
     measure=EndpointMeasure(target=TARGET, threshold=0.02),
     algorithm=MDGPSConfig(
         # The way to the target leads far from the start: rollouts of the policy itself show what

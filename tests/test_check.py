@@ -168,7 +168,15 @@ def test_the_estimate_of_what_is_stored_is_about_right(name):
 
 
 def test_the_command_prints_the_table_and_says_by_its_code_what_it_found(capsys, tmp_path):
-    assert cli.main(["check", "arm_reach", "--conditions", "1"]) == 3
+    assert cli.main(["check", "arm_reach", "--conditions", "1"]) == 0
+    assert "holds its start: yes" in capsys.readouterr().out
+    falls = tmp_path / "falls.py"  # which takes gravity for nothing
+    falls.write_text(
+        "from dataclasses import replace\nimport gps\nfrom gps.control import HoldConfig\n"
+        "assumed = HoldConfig(gains=(4.5, 31.0), variance=4.0)\n"
+        "experiment = replace(gps.load('arm_reach'), initial=assumed)"
+    )
+    assert cli.main(["check", str(falls), "--conditions", "1"]) == 3
     text = capsys.readouterr().out
     assert "arm_reach: 1 of 4 conditions" in text
     assert "holds its start: no" in text

@@ -260,7 +260,7 @@ def hold_linearised(
     on average, at most half of u_range; all are lowered together where positions would deviate
     further by their sum. With `predict`, which rolls out the model itself, they are lowered as
     well where the noise takes a position that would be held without it further than STRAYS of its
-    x_scale, where the simulation fails, and where states deviate by 5 % more than the linear model
+    x_scale, where the simulation fails, and where states deviate by 10 % more than the linear model
     says: light joints next to heavy ones soon leave the range in which the gains hold them.
 
     `config.stiffness`, and `stiffness_vel` with it, weigh squared positions and velocities, by the
@@ -340,7 +340,7 @@ more standard deviations than a few samples have, if the model is what its linea
 
 _SAMPLES = 5  # rollouts of the model that tell
 _LESS, _LOWERED = 0.5, 5  # factor on the noise, at most so often
-_LINEAR, _EXCESS = 2, 1.05  # of them for the sake of deviations larger than the linear ones
+_LINEAR, _EXCESS = 2, 1.1  # of them for the sake of deviations larger than the linear ones
 _REACH = 1e-3  # response of an entry to all actions below which they do not reach it
 _DOUBLINGS = 10  # of the horizon at most
 _LARGEST = 1e3  # a stationary gain, in comparable units, above which nothing is stabilised

@@ -148,7 +148,8 @@ def rollout(
             return checked_rollouts(agent, found, samples, condition, records_images(actor))
         except SimulationError as error:
             if attempt == max_resamples:
-                if iteration == 0 and len(error.failures) == samples:
+                late = any(failure.t > 0 for failure in error.failures)
+                if iteration == 0 and len(error.failures) == samples and late:
                     error.add_note(
                         "none of the samples gets to the end under the initial controller: give "
                         "initial smaller gains or less variance, or make the steps shorter, or the "

@@ -8,6 +8,7 @@ import pytest
 
 from gps.agents import Condition, MocapAction, MujocoConfig, PointMassConfig, cartpole
 from gps.agents._linearise import Statics, smooth
+from gps.agents._model import warn_once
 from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
 from gps.pipeline.experiment import initial_controller
 from gps.protocols import Linearises
@@ -239,13 +240,16 @@ LEG = """<mujoco><option timestep="0.002"/><worldbody><geom type="plane" size="5
   <actuator><motor joint="knee" ctrlrange="-200 200"/></actuator></mujoco>"""
 
 
-def test_a_leg_on_the_floor_carries_the_body_and_one_in_the_air_does_not_pull():
+def test_a_leg_on_the_floor_carries_the_body_and_one_in_the_air_does_not_pull(caplog):
     """The floor's force follows from the model's own step, not from an assumed one."""
     stands = MujocoConfig(model=LEG.format(height=399), T=50, dt=0.02, substeps=10).build()
     falls = MujocoConfig(model=LEG.format(height=600), T=5, dt=0.02, substeps=10).build()
+    warn_once.cache_clear()
     assert falls.linearise(0).u == pytest.approx([0.0], abs=1e-3)
+    assert "contacts" not in caplog.text
     # what stands on the leg is the body's weight
     assert stands.linearise(0).u == pytest.approx([-5 * 9.81], rel=0.2)
+    assert "contacts may carry the robot" in caplog.text
 
 
 def test_conditions_of_the_same_physics_have_the_same_numbers():
@@ -295,6 +299,18 @@ def test_equilibrium_of_muscles_is_an_activation():
     mujoco.mj_forward(model, data)
     np.testing.assert_allclose(data.qacc, 0.0, atol=1e-3)
     assert (statics.authority(lin.u, lin.u, np.ones(2), 0.2)[0] > 0).all()
+
+
+@pytest.mark.parametrize("given", ["", 'ctrllimited="true" ctrlrange="-3 5"'])
+def test_muscles_take_controls_from_0_to_1_as_mujoco_clamps_them(given, rng):
+    bare = ARMS["pairs of muscles"].replace('ctrllimited="true" ctrlrange="0 1"', given)
+    assert given or "ctrl" not in bare
+    agent, stated = arm(bare), arm(ARMS["pairs of muscles"])
+    np.testing.assert_array_equal(agent.control_range, ([0.0] * 4, [1.0] * 4))
+    np.testing.assert_array_equal(agent.linearise(0).F, stated.linearise(0).F)
+    controller, _ = initial_controller(HoldConfig(), agent, 0)
+    assert strays(agent, controller, np.zeros((1, agent.T, 4))) < 0.05
+    assert strays(agent, controller, rng.normal(size=(5, agent.T, 4))) < 0.5
 
 
 def unchanged(lin):
