@@ -488,7 +488,8 @@ class Robot:
 
     def target_box(self, pointer: Pointer) -> tuple[Array, Array]:
         """A box of places that a pointer's moving end has, rounded, (3,) and (3,): from the first
-        to the last fifth along each axis in 100 poses about the start, within the limits."""
+        to the last fifth along each axis in 1000 poses about the start, within the limits; smaller
+        where a corner is far from all of these places, out of reach that is."""
         m, rng, data = self.model, np.random.default_rng(0), mujoco.MjData(self.model)
         k = m.sensor(pointer.sensor).id
         ends = (
@@ -497,7 +498,7 @@ class Robot:
         )
         kind, i = next(e for e in ends if (self.moves(self._body(*e)) & self.driven).any())
         places = []
-        for _ in range(100):
+        for _ in range(1000):
             way = self.goal(self.driven, rng.uniform(-1.5, 1.5, m.nv))
             data.qpos[:] = self._moved(way)
             mujoco.mj_kinematics(m, data)
@@ -505,6 +506,13 @@ class Robot:
             where = {of.mjOBJ_SITE: data.site_xpos, of.mjOBJ_GEOM: data.geom_xpos}
             places.append(where.get(of(int(kind)), data.xpos)[i].copy())
         low, high = np.percentile(places, (20, 80), axis=0)
+        middle, half = np.median(places, axis=0), 0.5 * (high - low)
+        signs = np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T
+        for share in (1.0, 0.8, 0.6, 0.4):
+            low, high = middle - share * half, middle + share * half
+            gaps = np.linalg.norm((middle + share * signs * half)[:, None] - places, axis=2)
+            if gaps.min(axis=1).max() <= 0.1 * np.linalg.norm(half):
+                break
         return rounded(low), rounded(high)
 
     # --- words -----------------------------------------------------------------------------------

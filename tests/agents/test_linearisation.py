@@ -406,3 +406,25 @@ def test_a_slide_without_limits_deviates_as_far_as_its_motor_takes_it():
     assert scales[2] == pytest.approx(10.0)
     limited = slide(100.0, 'range="-0.02 0.02" limited="true"').linearise(0)
     assert limited.x_scale[0] == pytest.approx(0.02)
+
+
+def test_the_noise_is_tried_in_rollouts_of_the_agent_from_its_undisturbed_start():
+    agent = replace(cartpole(), T=40, start_qpos_std=0.3).build()
+    plain = HoldConfig().linearised(agent.linearise(0), agent.T)
+    kept, _ = initial_controller(HoldConfig(), agent, 0)
+    np.testing.assert_array_equal(kept.chol, plain.chol)
+
+    class Wilder:
+        """The same agent, but its cart goes further than its linearisation says."""
+
+        def __getattr__(self, name):
+            return getattr(agent, name)
+
+        def rollout(self, policy, condition, noise, start_noise, *, test=False):
+            assert not start_noise.any()
+            found = agent.rollout(policy, condition, noise, start_noise, test=test)
+            rest = agent.start_state(0)
+            return replace(found, X=rest + (3.0 if noise.any() else 1.0) * (found.X - rest))
+
+    lowered, _ = initial_controller(HoldConfig(), Wilder(), 0)
+    assert (lowered.chol[:, 0, 0] < 0.6 * plain.chol[:, 0, 0]).all()
