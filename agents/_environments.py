@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import mujoco
 import numpy as np
@@ -38,7 +39,9 @@ def make(env: str, arguments: Sequence[tuple[str, Any]]) -> tuple[Any, Any]:
     refused = f"GymnasiumConfig.env: Gymnasium cannot make {env!r}: "
 
     def made() -> Any:
-        with warnings_to_log(), ExitStack() as files:
+        with warnings_to_log(), catch_warnings(), ExitStack() as files:
+            # of names that are out of date: what there is instead is said with the error
+            filterwarnings("ignore", ".*is out of date", DeprecationWarning)
             given = {
                 name: str(files.enter_context(v.opened())) if isinstance(v, KeptFiles) else v
                 for name, v in arguments
@@ -69,7 +72,8 @@ def make(env: str, arguments: Sequence[tuple[str, Any]]) -> tuple[Any, Any]:
         raise ConfigError(refused + _one_line(error) + takes) from error
     except (gymnasium.error.Error, ImportError, OSError) as error:
         # ImportError: gymnasium's own for the ids of MuJoCo's environments that have moved
-        raise ConfigError(refused + _one_line(error) + _instead(env, gymnasium)) from error
+        own = re.sub(r"\.? Did you mean: [^?]*\?", "", _one_line(error))  # without the version
+        raise ConfigError(refused + own + _instead(env, gymnasium)) from error
     except Exception as error:  # whatever the code of an environment may raise
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = "/".join(Path(at.filename).parts[-3:])

@@ -177,8 +177,23 @@ def _compiled(source: ModelSource, called: str) -> mujoco.MjModel:
             return mujoco.MjModel.from_xml_string(source)
         return mujoco.MjModel.from_xml_path(path)
     except (ValueError, TypeError, mujoco.FatalError) as error:
-        what = " ".join(str(error).split())
-        raise ConfigError(f"{name}: MuJoCo cannot load this model: {what}") from error
+        raise ConfigError(
+            f"{name}: MuJoCo cannot load this model: {_refusal(error, path)}"
+        ) from error
+
+
+def _refusal(error: Exception, path: str) -> str:
+    """MuJoCo's message in one line, without the numbers of its parser, and where it looked."""
+    what = " ".join(str(error).split())
+    found = re.search(r"Error=XML_ERROR_(\w+).*?Line number=(\d+)", what)
+    if found is not None:
+        about = found[1].removeprefix("PARSING_").replace("_", " ").lower()
+        return f"no valid XML, at line {found[2]} ({about})"
+    what = what.removeprefix("Error: ")
+    missing = re.search(r"Error opening file '([^']*)'", what)
+    if missing is not None and path and not os.path.isabs(missing[1]):
+        what += f", looked for in {Path(path).absolute().parent}"
+    return what
 
 
 def _is_urdf(source: str, *, text: bool) -> bool:

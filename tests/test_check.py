@@ -10,7 +10,7 @@ import gps
 from gps import cli
 from gps.agents import MujocoConfig, PointMassConfig
 from gps.algorithms import MDGPSConfig, TrajOptConfig
-from gps.control import OpenLoopConfig, PDConfig
+from gps.control import HoldConfig, OpenLoopConfig, PDConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost
 from gps.pipeline import checking
 
@@ -198,3 +198,104 @@ def test_the_command_prints_the_table_and_says_by_its_code_what_it_found(capsys,
     assert "--agent.T" in text
     assert cli.main(["check"]) == 2
     assert "gps check needs an experiment" in capsys.readouterr().err
+
+
+def link(strength, gravity=9.81, size=1.0, **options):
+    """A link of 0.3 m and 1.2 kg, held out horizontally, in units of 1/size m."""
+    xml = f"""<mujoco><option gravity="0 0 {-gravity * size}" timestep="0.01"/><worldbody><body>
+      <joint name="sh" type="hinge" axis="0 1 0" damping="{0.1 * size**2}"/>
+      <geom type="capsule" fromto="0 0 0 {0.3 * size} 0 0" size="{0.03 * size}" mass="1.2"/>
+      <site name="tip" pos="{0.3 * size} 0 0"/></body></worldbody><actuator>
+      <motor name="m" joint="sh" gear="{size**2}" ctrlrange="{-strength} {strength}"/></actuator>
+    </mujoco>"""
+    state = ("joint_pos", "joint_vel", "end_points")
+    agent = MujocoConfig(model=xml, T=20, dt=0.05, state=state, sites=("tip",))
+    return replace(cart, agent=agent, cost=ActionCost(weights=1.0), **options)
+
+
+@pytest.mark.parametrize("initial", [HoldConfig(), OpenLoopConfig(variance=1e-6)])
+def test_a_motor_that_cannot_carry_its_link_is_the_reason(initial):
+    found = gps.check(link(0.01, initial=initial))
+    weight = 1.2 * 9.81 * 0.15  # N m about the joint
+    (cause,) = found.causes
+    assert f"sh needs {weight:.2g} N m" in cause
+    assert "m has 0.01 N m" in cause
+    assert cause in found.advice
+    assert any("moves by" in line for line in found.advice)
+    assert not gps.check(link(1.1 * weight, initial=HoldConfig())).causes
+    assert gps.check(link(0.9 * weight, initial=HoldConfig())).causes
+
+
+def test_units_that_are_not_known_are_not_printed():
+    metres = gps.check(link(10.0, initial=HoldConfig()))
+    found = gps.check(link(10.0, size=1e3, initial=HoldConfig()))
+    assert entry(metres, "end_points").unit == "m"
+    assert entry(found, "end_points").unit == ""
+    assert entry(found, "joint_pos").unit == "rad"
+    (cause,) = gps.check(link(0.01, size=1e3, initial=HoldConfig())).causes
+    assert "N m" not in cause
+    assert "1.8e+06" in cause
+
+
+def test_a_slide_in_mm_is_held_to_as_much_as_one_in_m():
+    xml = """<mujoco><option gravity="0 0 -9810"/><worldbody><body><joint name="x" type="slide"
+      axis="1 0 0" damping="1"/><geom size="100" mass="1"/></body></worldbody><actuator>
+      <motor joint="x"/></actuator></mujoco>"""
+    hit = OpenLoopConfig(variance=1e-6, mean=(40.0,))  # 40 mm/s^2 for 1 s
+    agent = MujocoConfig(model=xml, T=20, dt=0.05, state=("joint_pos", "joint_vel"))
+    slide = entry(
+        gps.check(replace(cart, agent=agent, initial=hit, cost=ActionCost(weights=1.0))),
+        "joint_pos",
+    )
+    assert 1.0 < slide.drift < 1e3 * checking.HOLDS == pytest.approx(slide.tolerance, rel=1e-6)
+
+
+LEGS = """<mujoco><option timestep="0.005"/><worldbody><geom type="plane" size="5 5 .1"/>
+  <body name="trunk" pos="0 0 .29"><freejoint name="root"/>
+  <geom type="box" size=".2 .1 .04" mass="4"/>{legs}</body>
+  <body name="cube" pos="3 0 .05"><freejoint/><geom type="box" size=".05 .05 .05"/></body>
+  </worldbody><actuator>{motors}</actuator></mujoco>"""
+
+
+def test_contacts_that_carry_the_start_are_named():
+    legs = "".join(
+        f'<body pos="{x} {y} 0"><joint name="h{i}" axis="0 1 0" damping=".5" armature=".01"/>'
+        '<geom type="capsule" fromto="0 0 0 .05 0 -.25" size=".02" mass=".3"/></body>'
+        for i, (x, y) in enumerate([(0.2, 0.12), (0.2, -0.12), (-0.2, 0.12), (-0.2, -0.12)])
+    )
+    motors = "".join(f'<motor joint="h{i}" gear="20" ctrlrange="-1 1"/>' for i in range(4))
+    xml = LEGS.format(legs=legs, motors=motors)
+    agent = MujocoConfig(model=xml, T=20, dt=0.05, state=("joint_pos", "joint_vel"))
+    found = gps.check(replace(cart, agent=agent, initial=OpenLoopConfig(variance=1e-4)))
+    (cause,) = found.causes  # the cube is no robot, and rests on the floor
+    assert "no actuator moves root" in cause
+    assert "contacts" in cause
+    assert cause in found.advice
+    assert entry(found, "joint_pos", "m").constant == ("cube x", "cube y")
+
+
+def test_a_start_beyond_the_limits_of_a_joint_is_said():
+    xml = link(10.0).agent.model.replace('name="sh"', 'name="sh" limited="true" range="-1.5 1.5"')
+    xml = xml.replace("</mujoco>", '<keyframe><key name="up" qpos="0.5"/></keyframe></mujoco>')
+    agent = replace(link(10.0).agent, model=xml, keyframe="up")
+    found = gps.check(replace(link(10.0), agent=agent, initial=HoldConfig()))
+    assert any(  # 1.5 degrees
+        "sh starts at 0.5 rad, outside of its range -0.0262..0.0262 rad" in line
+        for line in found.advice
+    )
+    inside = xml.replace("<mujoco>", '<mujoco><compiler angle="radian"/>')
+    agent = replace(agent, model=inside)
+    found = gps.check(replace(link(10.0), agent=agent, initial=HoldConfig()))
+    assert not found.causes
+
+
+def test_what_actions_cost_beside_the_task_is_said():
+    dear = replace(cart, cost=ActionCost(weights=1e4) + cart.cost.terms[1].cost)
+    assert any("ActionCost is" in line for line in gps.check(dear).advice)
+    assert not any("ActionCost is" in line for line in gps.check(cart).advice)
+
+
+def test_less_noise_is_no_advice_for_an_action_at_its_limit():
+    held = replace(cart, initial=OpenLoopConfig(variance=(0.01, 1e-6), mean=(2.0, 0.0)))
+    (line,) = (line for line in gps.check(held).advice if "clipped" in line)
+    assert "less noise alone does not help" in line

@@ -476,3 +476,111 @@ def test_written_files_are_typed(here):
     code, said = tool("mypy", "--config-file", str(root / "setup.cfg"), *files)
     assert code == 0, said
     assert MODELS.is_dir()
+
+
+WEAK = """<mujoco><option timestep="0.004"/><worldbody><body><joint name="sh" axis="0 1 0"
+  damping="0.1"/><geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.03" mass="1.2"/>
+  <site name="tip" pos="0.3 0 0"/></body></worldbody>
+  <actuator><motor name="m" joint="sh" ctrlrange="-0.01 0.01"/></actuator></mujoco>"""
+
+
+def test_a_start_that_the_motors_cannot_hold_is_said_with_the_reason(here):
+    Path("weak.xml").write_text(WEAK)
+    made = scaffold.new("weak_arm", model="weak.xml")
+    said = str(made)
+    assert "HoldConfig is not what it starts with: sh moves by" in said
+    assert "m has 0.01 N m" in said
+
+
+def test_the_same_robot_in_mm_has_no_unit_of_length(here):
+    text = WEAK.replace("0.3 0 0", "300 0 0").replace('size="0.03"', 'size="30"')
+    text = text.replace('timestep="0.004"', 'timestep="0.004" gravity="0 0 -9810"')
+    text = text.replace('damping="0.1"', 'damping="1e5"').replace("0.01 0.01", "1e7 1e7")
+    Path("mm.xml").write_text(text)
+    made = scaffold.new("mm_arm", model="mm.xml")
+    assert made.check.holds
+    assert not any(e.unit.startswith("m") for e in made.check.entries)
+    assert made.check.distance_label == "distance"
+    assert " m from the target" not in made.path.read_text()
+
+
+def test_an_actuator_without_limits_is_as_strong_as_its_load_asks_for(here):
+    text = WEAK.replace('ctrlrange="-0.01 0.01"', "")
+    robot = Robot(mujoco.MjModel.from_xml_string(text))
+    M = np.zeros((1, 1))
+    mujoco.mj_fullM(robot.model, robot.data, M)
+    assert robot.half_range[0] == pytest.approx(1.2 * 9.81 * 0.15 + 10 * M[0, 0])
+    Path("free.xml").write_text(text)
+    made = scaffold.new("free_arm", model="free.xml")
+    assert made.check.holds
+    assert next(t.share for t in made.check.terms if t.name == "ActionCost") < 0.2
+
+
+def test_controls_of_muscles_are_within_what_mujoco_clamps_them_to():
+    text = WEAK.replace("motor", "muscle").replace('ctrlrange="-0.01 0.01"', 'force="10"')
+    text = text.replace('name="sh"', 'name="sh" range="-90 90" limited="true"')
+    robot = Robot(mujoco.MjModel.from_xml_string(text))
+    assert robot.half_range.tolist() == [0.5]
+    assert robot.bounded
+    assert any("0 .. 1" in line for line in robot.inventory())
+
+
+LED = """<mujoco><worldbody><body name="mc" mocap="true" pos="0 0 .3"/>
+  <body name="hand" pos="0 0 .3"><freejoint name="hf"/>
+  <geom type="box" size=".04 .02 .02" mass=".5"/><site name="grip"/>
+  <body pos=".04 0 0"><joint name="fj" axis="0 1 0" damping=".05" range="-60 60" limited="true"/>
+  <geom type="capsule" fromto="0 0 0 .05 0 0" size=".008" mass=".03"/></body></body></worldbody>
+  <equality><weld body1="mc" body2="hand"/></equality>
+  <actuator><position name="pf" joint="fj" kp="2" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+def test_what_a_mocap_body_leads_goes_somewhere_else():
+    point = Robot(mujoco.MjModel.from_xml_string(LED)).point()
+    assert point is not None
+    assert point.site == "grip"
+    assert (point.target > point.start + 0.01).all()
+
+
+def test_what_stands_on_legs_stays_up_first(here):
+    legs = "".join(
+        f'<body pos="{x} {y} 0"><joint name="h{i}" axis="0 1 0" damping=".5" armature=".01"/>'
+        '<geom type="capsule" fromto="0 0 0 .05 0 -.25" size=".02" mass=".3"/></body>'
+        for i, (x, y) in enumerate([(0.2, 0.12), (0.2, -0.12), (-0.2, 0.12), (-0.2, -0.12)])
+    )
+    motors = "".join(f'<motor joint="h{i}" gear="20" ctrlrange="-1 1"/>' for i in range(4))
+    Path("legs.xml").write_text(
+        '<mujoco><worldbody><geom type="plane" size="5 5 .1"/><body pos="0 0 .275">'
+        f'<freejoint name="root"/><geom type="box" size=".2 .1 .04" mass="4"/>{legs}</body>'
+        f"</worldbody><actuator>{motors}</actuator></mujoco>"
+    )
+    made = scaffold.new("legs_up", model="legs.xml")
+    assert "stay up where it starts" in made.path.read_text()
+    if made.check.holds is not True:
+        assert "no actuator moves root" in str(made)
+
+
+@pytest.mark.slow
+def test_trials_say_nothing_and_shorter_horizons_are_tried_with_feedback_again(here, caplog):
+    pytest.importorskip("gymnasium")
+    made = scaffold.new("two_poles", env="InvertedDoublePendulum-v5")
+    assert not caplog.records
+    assert "HoldConfig()" in made.path.read_text()
+
+
+def test_what_is_no_model_or_no_experiment_is_named_as_what_it_is(here, capsys):
+    Path("weak.xml").write_text(WEAK)
+    Path("folder").mkdir()
+    Path("bad.xml").write_text("garbage")
+    Path("gone.xml").write_text('<mujoco><asset><mesh file="gone.obj"/></asset></mujoco>')
+    for argv, said in (
+        (["check", "weak.xml"], "weak.xml is a model, no hyperparams file; gps new NAME --model"),
+        (["new", "q", "--model", ""], "got an empty text"),
+        (["new", "q", "--model", "folder"], "folder is a folder"),
+        (["new", "q", "--model", "bad.xml"], "no valid XML, at line 1 (text)"),
+        (["new", "q", "--model", "gone.xml"], f"'gone.obj', looked for in {Path.cwd()}"),
+    ):
+        assert cli.main(argv) == 2
+        text = capsys.readouterr().err
+        assert said in text
+        assert text.count("\n") == 1
+    assert not Path("q.py").exists()

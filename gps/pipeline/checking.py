@@ -51,8 +51,12 @@ MUCH_STORED = 2e9
 """Bytes of a run that are worth a word."""
 POSITIONS = ("joint_pos", "position")
 """State entries that initial controllers may hold."""
-_UNITS = {"end_points": "m", "end_point_velocities": "m/s"}
-_JOINT_UNITS = (("m",) * 3 + ("rad",) * 3, ("rad",) * 3, ("m",), ("rad",))
+MUCH_EFFORT = 0.5
+"""Share of the cost from which the actions say more than the task."""
+_PLACES = {"end_points": "", "end_point_velocities": "/s"}
+_LENGTH = "length"
+"""A unit of length that is not known; it is not printed."""
+_JOINT_UNITS = ((_LENGTH,) * 3 + ("rad",) * 3, ("rad",) * 3, (_LENGTH,), ("rad",))
 """Of the directions of free, ball, slide and hinge joints, by MuJoCo's number of the kind."""
 _SAME = 1e-12
 
@@ -63,7 +67,7 @@ class EntryCheck:
 
     name: str
     unit: str
-    """Empty where it is unknown."""
+    """Empty where it is unknown, as that of lengths where a model's gravity is not the earth's."""
     size: int
     start: float
     """Largest value at the starts, in magnitude; as the others, over all conditions."""
@@ -80,6 +84,8 @@ class EntryCheck:
     """The value that drifts most, by the name of its joint or by its number."""
     constant: tuple[str, ...]
     """Values that are the same in all rollouts at all steps."""
+    tolerance: float = HOLDS
+    """Largest drift up to which a position counts as held."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,14 @@ class Check:
     bytes_run: float
     advice: tuple[str, ...]
     """What is off, each with the options that would change it."""
+    causes: tuple[str, ...] = ()
+    """Why positions leave the start, whatever the controllers: what joints need and what their
+    actuators have, what only contacts carry, and starts outside of the limits."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether positions leave the start without noise, with or without feedback."""
+        return any(not e.drift <= e.tolerance for e in self.entries if e.name in POSITIONS)
 
     @property
     def good(self) -> bool:
@@ -216,6 +230,7 @@ def check(
         bytes_iteration=stored,
         bytes_run=stored * experiment.iterations,
         advice=(),
+        causes=tuple(_causes(agent, starts)),
     )
     object.__setattr__(
         found, "advice", tuple(map(own_options(experiment), _advice(found, experiment, agent)))
@@ -307,6 +322,10 @@ class _Names:
     joints: tuple[str, ...]
     units: tuple[str, ...]
     actions: tuple[str, ...]
+    length: str = "m"
+    """Unit of lengths."""
+    metre: float = 1.0
+    """In units of length."""
 
     @classmethod
     def of(cls, agent: Agent) -> _Names:
@@ -320,16 +339,16 @@ class _Names:
         if visual is None:
             return cls((), (), actions)
         model = visual.model
-        joints: list[str] = []
-        units: list[str] = []
-        for j in range(model.njnt):
-            own = _JOINT_UNITS[model.jnt_type[j]]
-            name = model.joint(j).name or str(model.jnt_dofadr[j])
-            joints += [name] if len(own) == 1 else [f"{name}.{i}" for i in range(len(own))]
-            units += own
+        from gps.pipeline import statics  # it needs MuJoCo, which other agents do without
+
+        metre = statics.length_scale(model)
+        length, metre = ("m", 1.0) if statics.metric(model) else ("", metre)
+        units = tuple(
+            length if u == _LENGTH else u for k in model.jnt_type for u in _JOINT_UNITS[k]
+        )
         if not isinstance(agent, NamesActions) and model.nu == model.nactuator == agent.nu:
             actions = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
-        return cls(tuple(joints), tuple(units), actions)
+        return cls(statics.direction_names(model), units, actions, length, metre)
 
 
 def _parts(agent: Agent, names: _Names) -> Iterator[tuple[str, str, Index, tuple[str, ...]]]:
@@ -338,12 +357,13 @@ def _parts(agent: Agent, names: _Names) -> Iterator[tuple[str, str, Index, tuple
         where = np.arange(agent.layout.size)[agent.layout.slice(name)]
         numbered = tuple(map(str, range(len(where))))
         if name not in ("joint_pos", "joint_vel") or len(names.units) != len(where):
-            yield name, _UNITS.get(name, ""), where, numbered
+            known = names.length and name in _PLACES
+            yield name, f"{names.length}{_PLACES[name]}" if known else "", where, numbered
             continue
         per = "/s" if name == "joint_vel" else ""
         for unit in dict.fromkeys(names.units):
             own = [i for i, u in enumerate(names.units) if u == unit]
-            yield name, unit + per, where[own], tuple(names.joints[i] for i in own)
+            yield name, unit and unit + per, where[own], tuple(names.joints[i] for i in own)
 
 
 def _entries(
@@ -373,6 +393,7 @@ def _entries(
             spread=(float(spread[at].min()), float(spread[at].max())),
             worst=values[most],
             constant=tuple(v for v, same in zip(values, constant[at], strict=True) if same),
+            tolerance=HOLDS * (1.0 if unit else names.metre),
         )
 
 
@@ -416,12 +437,32 @@ def _measured(experiment: Experiment, still: Sequence[Rollouts]) -> tuple[float,
     return float(np.mean([d for d, _ in found])), all(bool(s.all()) for _, s in found)
 
 
+def _causes(agent: Agent, starts: Array) -> Iterator[str]:
+    """See `Check.causes`; of the first condition but for the limits, which are of all."""
+    try:
+        visual = visual_model_of(agent, 0)
+    except GPSError:
+        visual = None
+    if visual is None:
+        return
+    from gps.pipeline import statics
+
+    data, beyond = visual.data(), []
+    for x in starts:
+        visual.set_state(data, x)
+        beyond += list(statics.outside(visual.model, data.qpos))
+    more = f"; so do {len(beyond) - 1} others, over all conditions" if len(beyond) > 1 else ""
+    yield from [f"{beyond[0]}{more}"] if beyond else []
+    visual.set_state(data, starts[0])
+    yield from statics.unheld(visual.model, data.qpos.copy(), agent.T * agent.dt, HOLDS)
+
+
 def _holds(entries: Sequence[EntryCheck], feedback: bool) -> bool | None:
     """See `Check.holds`; rollouts that do not end do not hold."""
     positions = [e for e in entries if e.name in POSITIONS]
     if not positions or not feedback:
         return None
-    return all(e.drift <= HOLDS for e in positions)
+    return all(e.drift <= e.tolerance for e in positions)
 
 
 # --- in words ------------------------------------------------------------------------------------
@@ -434,26 +475,24 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
             f"{len(found.failures)} rollouts cannot be simulated: a smaller step (agent.dt) or "
             "less exploration (initial.variance) helps, or another start"
         )
-    for e in found.entries if found.holds is not None else ():
+    lost = False
+    for e in found.entries:
         unit = f" {e.unit}".rstrip()
-        if e.name in POSITIONS and not e.drift <= HOLDS:
+        if e.name in POSITIONS and not e.drift <= e.tolerance:
+            lost = True
+            why = f"see the options of initial ({initial})"
+            if found.holds is None:
+                why = f"{initial} has no feedback"
             yield (
-                f"{e.name} is not held: {e.worst} moves by {e.drift:.2g}{unit} without noise; see "
-                f"the options of initial ({initial})"
+                f"{e.name} is not held: {e.worst} moves by {e.drift:.2g}{unit} without noise; {why}"
             )
-        elif e.name in POSITIONS and e.unit and e.explored > EXPLORES:
+        elif e.name in POSITIONS and e.unit and e.explored > EXPLORES and found.holds is not None:
             yield (
                 f"exploration moves {e.name} by up to {e.explored:.2g}{unit}: linear dynamics fit "
                 "samples that are closer together better; see initial.variance"
             )
-    much = [a for a in found.actions if a.clipped > CLIPPED]
-    if much:
-        worst = max(much, key=lambda a: a.clipped)
-        yield (
-            f"{len(much)} of {len(found.actions)} actions are clipped often, {worst.name} in "
-            f"{worst.clipped:.0%} of the steps: fitted dynamics learn nothing of them; less "
-            "exploration (initial.variance), or softer gains"
-        )
+    yield from found.causes if lost else [c for c in found.causes if "outside" in c]
+    yield from _clipped(found)
     still = [a for a in found.actions if a.std < LITTLE * (a.high - a.low) / 2 < math.inf]
     if still:
         names = _listed([a.name for a in still])
@@ -462,6 +501,11 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
         if len(e.constant) == e.size:
             yield f"{e.name} never changes: agent.state can do without, if nothing needs it"
     for j, term in enumerate(found.terms):
+        if term.share > MUCH_EFFORT and term.name == "ActionCost" and len(found.terms) > 1:
+            yield (
+                f"ActionCost is {term.share:.0%} of the cost, more than all of the task: see "
+                f"cost.terms.{j}.weight"
+            )
         if term.share < NO_SHARE:
             yield f"{term.name} has no share in the cost: see cost.terms.{j}.weight"
     if found.succeeds:
@@ -472,6 +516,24 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
         yield (
             f"a run stores {_bytes(found.bytes_run)}: fewer samples, agent.T or entries of "
             "agent.state need less"
+        )
+
+
+def _clipped(found: Check) -> Iterator[str]:
+    """What to do about clipped actions: what is at its limit on average is so without noise."""
+    much = [a for a in found.actions if a.clipped > CLIPPED]
+    ends = [a for a in much if min(a.high - a.mean, a.mean - a.low) <= a.std]
+    if much:
+        worst = max(much, key=lambda a: a.clipped)
+        remedy = "less exploration (initial.variance), or softer gains"
+        if worst in ends:
+            remedy = (
+                "its mean is as near to a limit as its noise is wide, so less noise alone does not "
+                "help; a start that asks for less of it does, or a wider control range"
+            )
+        yield (
+            f"{len(much)} of {len(found.actions)} actions are clipped often, {worst.name} in "
+            f"{worst.clipped:.0%} of the steps: fitted dynamics learn nothing of them; {remedy}"
         )
 
 

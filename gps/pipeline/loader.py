@@ -27,6 +27,7 @@ from functools import lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+from gps.data import SUFFIXES as MODEL_SUFFIXES
 from gps.data import paths_from
 from gps.errors import ConfigError, ExperimentError, GPSError, choices
 from gps.fields import described
@@ -257,12 +258,18 @@ def _installed() -> list[Path]:
 def _find(name_or_path: str | Path) -> Path:
     """The file of an experiment; ExperimentError lists the known names."""
     text = str(name_or_path)
-    if isinstance(name_or_path, Path) or text.endswith(".py") or "/" in text or "\\" in text:
+    model = Path(text).suffix.lower() in MODEL_SUFFIXES
+    path_like = text.endswith(".py") or "/" in text or "\\" in text or model
+    if isinstance(name_or_path, Path) or path_like:
         path = Path(name_or_path).expanduser()
         if path.is_dir():
             raise ExperimentError(f"{path} is a folder; give a hyperparams file")
         if not path.exists():
             raise ExperimentError(f"{path} does not exist; give an experiment's file or its name")
+        if model:
+            raise ExperimentError(
+                f"{path} is a model, no hyperparams file; gps new NAME --model {path} writes one"
+            )
         return path.absolute()
     known = {path.stem: path for path in _installed()}
     if text not in known:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.agents.actions import MocapAction, welded_mocap
+from gps.pipeline import statics
 from gps.types import Array
 
 Bools = npt.NDArray[np.bool_]
@@ -26,6 +27,8 @@ _SHOWN = 40
 """Rows of a table of the model's parts; larger models say how many more there are."""
 _SETTLING = 4.0
 """Time in which mocap bodies lead a robot to their place, in s."""
+_LED = 0.1
+"""Way along each axis of what a mocap body leads, in units of the model's extent."""
 _EFFORT = 0.3
 """Share of an actuator's range that a motion is planned with."""
 _SHORTEST, _LONGEST = 1.0, 5.0
@@ -289,14 +292,48 @@ class Robot:
     @cached_property
     def half_range(self) -> Array:
         """Half of each control's range, (nu,); of one without limits, what turns its joint by 10
-        rad/s^2, or moves it by 10 m/s^2."""
-        m = self.model
-        half = (m.actuator_ctrlrange[:, 1] - m.actuator_ctrlrange[:, 0]) / 2
-        free = ~m.actuator_ctrllimited.astype(bool) | (half <= 0)
-        for i in np.flatnonzero(free):
+        rad/s^2, or moves it by 10 m/s^2, against the weight that it carries at most."""
+        ends = statics.control_ends(self.model)
+        half = (ends[:, 1] - ends[:, 0]) / 2
+        for i in np.flatnonzero(~np.isfinite(half) | (half <= 0)):
             most = np.abs(self._acceleration[i]).max(initial=0.0)
-            half[i] = 10.0 / most if 1e-9 < most < 1e9 else 1.0
+            half[i] = 1.0
+            if 1e-9 < most < 1e9:
+                force, moment = abs(self._force(int(i))), np.abs(self.moments[i])
+                acts = moment > 1e-9
+                carried = float((self._weights[acts] / moment[acts]).max(initial=0.0))
+                half[i] = 10.0 / most + (carried / force if force > 0 else 0.0)
         return half
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether all controls have limits."""
+        return bool(np.isfinite(statics.control_ends(self.model)).all())
+
+    @cached_property
+    def _weights(self) -> Array:
+        """Largest force of gravity on each hinge and slide in any pose of it, (nv,)."""
+        m, d, found = self.model, self.data, np.zeros(self.model.nv)
+        g = float(np.linalg.norm(m.opt.gravity))
+        for dof in _where(self.scalar):
+            body = m.dof_bodyid[dof]
+            arm = d.subtree_com[body] - d.xanchor[m.dof_jntid[dof]]
+            found[dof] = m.body_subtreemass[body] * g
+            if self.hinges[dof]:
+                axis = d.xaxis[m.dof_jntid[dof]]
+                found[dof] *= float(np.linalg.norm(np.cross(arm, axis)))
+        return found
+
+    @cached_property
+    def length(self) -> str:
+        """The unit of its lengths; empty where it is not known."""
+        return "m" if statics.metric(self.model) else ""
+
+    @property
+    def stands(self) -> bool:
+        """Whether only contacts carry a free base."""
+        pose = list(statics.unheld(self.model, self.start, 1.0, 0.05))
+        return any("contacts carry" in text for text in pose)
 
     @cached_property
     def _acceleration(self) -> Array:
@@ -443,7 +480,8 @@ class Robot:
         for s in range(m.nsite):
             name, moves = m.site(s).name, self.moves(int(m.site_bodyid[s]))
             own = moves & self.driven & self.scalar
-            if not name or not own.any() or (moves & ~self.scalar).any():
+            led = any((self.moves(body) & ~self.scalar & moves).any() for _, body in self._led)
+            if not name or not (own.any() or led) or ((moves & ~self.scalar).any() and not led):
                 continue
             if re.search(_MARKS, name, re.IGNORECASE):
                 continue
@@ -451,6 +489,9 @@ class Robot:
             found.append((int(own.sum()) + 2 * named, s, own))
         for _, s, own in sorted(found, key=lambda f: (-f[0], f[1])):
             start, signs = self.place(s, np.zeros(m.nv)), np.sign(self.goal(own))
+            if (self.moves(int(m.site_bodyid[s])) & ~self.scalar).any():
+                # a mocap body leads it, to wherever; up and aside, away from the floor
+                return Point(m.site(s).name, start, rounded(start + _LED * float(m.stat.extent)))
             # of a pose and its opposite the higher one: it is less likely in the floor
             ways = [self.goal(own, share * signs) for share in (0.6, -0.6, 0.3, -0.3)]
             ways = [way for way in ways if not self.collides(way)][:2] or ways[:1]
@@ -569,17 +610,18 @@ class Robot:
                     "" if free else _some(by, 3) or "-",
                 )
             )
-        yield from _table(("joint", "kind", "range (rad, m)", "driven by"), rows)
+        units = "rad, m" if self.length else "rad, lengths as in the model"
+        yield from _table(("joint", "kind", f"range ({units})", "driven by"), rows)
         rows = []
         for i in range(m.nu):
-            low, high = m.actuator_ctrlrange[i]
+            low, high = statics.control_ends(m)[i]
             kind = self.kind(i)
             rows.append(
                 (
                     self.action(i),
                     kind,
                     self.drives(i),
-                    f"{low:.4g} .. {high:.4g}" if m.actuator_ctrllimited[i] else "no limit",
+                    f"{low:.4g} .. {high:.4g}" if math.isfinite(high - low) else "no limit",
                     f"{m.actuator_gear[i, 0]:.4g}",
                 )
             )

@@ -6,9 +6,11 @@ initial controllers the first one is taken with which `gps.check` finds nothing 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +60,19 @@ class Made:
     path: Path
     check: Check
     """Of the experiment as written."""
+    passed: tuple[str, ...] = ()
+    """Initial controllers that are not in it, and why."""
 
     def __str__(self) -> str:
-        holds = {True: "hold", False: "do not hold", None: "are not meant to hold"}
-        return (
-            f"wrote {self.path}: {self.check.n_conditions} conditions, {self.check.T} steps of "
-            f"{self.check.dt:g} s; its initial controllers {holds[self.check.holds]} the start\n"
-            f"next: gps check {self.path}; edit it; gps run {self.path}"
+        holds = {True: "hold", False: "do not hold", None: "have no feedback to hold"}
+        reasons = (*self.passed, *(self.check.causes if self.check.holds is not True else ()))
+        return "\n".join(
+            [
+                f"wrote {self.path}: {self.check.n_conditions} conditions, {self.check.T} steps of "
+                f"{self.check.dt:g} s; its initial controllers {holds[self.check.holds]} the start",
+                *(f"- {reason}" for reason in reasons),
+                f"next: gps check {self.path}; edit it; gps run {self.path}",
+            ]
         )
 
 
@@ -185,23 +193,63 @@ def _written(draft: _Draft, target: Path) -> Made:
     """Write the draft with the first initial controllers that do, or those that do best."""
     tried: list[tuple[tuple[float, ...], Argument, Check]] = []
     errors: list[GPSError] = []
+    passed: dict[str, str] = {}
     for initial in draft.initial:
         loader.write_new(target, draft.text(target.stem, initial), force=True)
+        kind = initial.value.name
         try:
-            found = check(loader.load(target).experiment, conditions=2)
+            with _unheard():
+                found = check(loader.load(target).experiment, conditions=2)
         except GPSError as error:
             errors.append(error)
+            passed.setdefault(kind, f"{kind} fails: {error}")
             continue
         tried.append((_faults(found), initial, found))
+        passed.setdefault(kind, f"{kind} is not what it starts with: {_objection(found)}")
         if found.good and not any(_faults(found)):
             break
     if not tried:
         raise errors[0]
     _, initial, found = min(tried, key=lambda t: t[0])
+    passed.pop(initial.value.name, None)
     loader.write_new(target, draft.text(target.stem, initial), force=True)
-    if draft.shorter is not None and (other := draft.shorter(loader.load(target).experiment)):
-        return _written(replace(other, initial=(initial,)), target)
-    return Made(target, found)
+    if draft.shorter is not None:
+        with _unheard():
+            other = draft.shorter(loader.load(target).experiment)
+        if other is not None:  # what falls within the longer horizon may be held in the shorter one
+            return _written(other, target)
+    before = [i.value.name for i in draft.initial].index(initial.value.name)
+    reasons = tuple(passed.get(i.value.name, "") for i in draft.initial[:before])
+    return Made(target, found, tuple(dict.fromkeys(filter(None, reasons))))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Without the warnings of what is only tried; what is written is checked by the user."""
+    log = logging.getLogger("gps")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _objection(found: Check) -> str:
+    """What speaks most against initial controllers that were tried."""
+    if found.failures:
+        return f"{len(found.failures)} of its rollouts cannot be simulated"
+    positions = [e for e in found.entries if e.name in POSITIONS]
+    drifts = [e for e in positions if not e.drift <= e.tolerance]
+    if drifts and found.holds is False:
+        e = max(drifts, key=lambda e: e.drift / e.tolerance)
+        return f"{e.worst} moves by {e.drift:.2g} {e.unit}".rstrip() + " without noise"
+    much = [a for a in found.actions if a.clipped > CLIPPED]
+    if much:
+        worst = max(much, key=lambda a: a.clipped)
+        return f"{worst.name} is clipped in {worst.clipped:.0%} of the steps"
+    far = max((e.explored for e in positions), default=math.nan)
+    return f"exploration moves positions by up to {far:.2g}"
 
 
 def _faults(found: Check) -> tuple[float, ...]:
@@ -222,6 +270,10 @@ def _of_model(source: str, folder: Path) -> _Draft:
     from gps.data import model_names
     from gps.pipeline.robot import Robot
 
+    if not source.strip():
+        raise ConfigError("--model must be a model's file or the name of one, got an empty text")
+    if source not in model_names() and Path(source).expanduser().is_dir():
+        raise ConfigError(f"{source} is a folder; give a model file, or the name of a model")
     if source not in model_names() and not os.path.isabs(source):
         path = Path(source).expanduser()
         source = str(path) if path.is_absolute() else os.path.relpath(path, folder)
@@ -244,7 +296,12 @@ def _of_model(source: str, folder: Path) -> _Draft:
     way = float(np.median(slow)) if len(slow) else 1.0
     cost = (
         *task.cost,
-        Argument(effort, above="The actions, each in units of its own range."),
+        Argument(
+            effort,
+            above="The actions, each in units of its own range."
+            if robot.bounded
+            else "The actions, each in units of its range, or of what moves its joint without one.",
+        ),
         Argument(
             Call.of(
                 "StateCost",
@@ -289,19 +346,21 @@ def _task(robot: Robot) -> _Task:
     timing, pointer = robot.timing(), robot.pointer()
     if pointer is not None and pointer.distance > 1e-6:
         entry = f"sensor:{pointer.sensor}"
-        measure = _measure(entry, (0.0, 0.0, 0.0), pointer.distance, "m")
+        measure = _measure(entry, (0.0, 0.0, 0.0), pointer.distance, robot.length)
         box = robot.target_box(pointer) if pointer.mocap else None
         title = f"reach the target, of which the sensor {pointer.sensor} tells"
         cost = _reach(
-            "StateCost", entry, 0.0, pointer.distance, "m", "What the sensor reports is 0"
+            "StateCost", entry, 0.0, pointer.distance, robot.length, "What the sensor reports is 0"
         )
         return _Task(title, timing, (), entry, (cost,), measure, box, pointer.mocap)
     point = robot.point()
     if point is not None:
         target = _values(point.target)
-        place = f"{point.site} is at {tuple(float(number(v, 3)) for v in point.start)} at the start"
-        cost = _reach("EndpointCost", None, target, point.distance, "m", f"m; {place}")
-        measure = _measure(None, target, point.distance, "m")
+        start = tuple(float(number(v, 3)) for v in _values(point.start))
+        place = f"{point.site} is at {start} at the start"
+        what = "; ".join(filter(None, (robot.length, place)))
+        cost = _reach("EndpointCost", None, target, point.distance, robot.length, what)
+        measure = _measure(None, target, point.distance, robot.length)
         title = f"take the site {point.site} to a place"
         return _Task(title, timing, (point.site,), "end_points", (cost,), measure, None)
     return _posture(robot, timing)
@@ -319,8 +378,9 @@ def _reach(
         log_weight=0.1,
         alpha=number((0.1 * distance) ** 2, 1),
     )
+    away = f"{number(distance, 2):g} {unit}".rstrip()
     above = (
-        f"{what}, {number(distance, 2):g} {unit} from the target. l2 pulls from afar, log_weight "
+        f"{what}, {away} from the target. l2 pulls from afar, log_weight "
         "asks for precision within sqrt(alpha)."
     )
     return Argument(call, above=above)
@@ -341,6 +401,8 @@ def _posture(robot: Robot, timing: Any) -> _Task:
     """Joints to a pose beside the start; a free root stays up, what nothing drives stays put."""
     m = robot.model
     way = robot.goal(robot.driven & robot.scalar)
+    if robot.stands:  # it has to stay up before it can do anything else
+        way[:] = 0.0
     start = np.zeros(m.nv)
     for dof in range(m.nv):
         start[dof] = robot.start[robot.qpos_of(dof)] if robot.scalar[dof] else 0.0
@@ -369,10 +431,10 @@ def _posture(robot: Robot, timing: Any) -> _Task:
         f"{what}, {number(moved, 2):g} away in all. l2 pulls from afar, log_weight asks for "
         "precision within sqrt(alpha)."
     )
-    units = ["rad" if h else "m" for h in robot.hinges]
-    unit = " or ".join(sorted(set(units), reverse=True))
+    units = {"rad" if h else robot.length for h in robot.hinges}
+    unit = " or ".join(sorted(units, reverse=True)) if all(units) else ""
     measure = _measure("joint_pos", tuple(map(float, target)), moved, unit, m.nv)
-    title = "take the joints to a pose"
+    title = "stay up where it starts" if robot.stands else "take the joints to a pose"
     return _Task(title, timing, (), "", (Argument(call, above=above),), measure, None)
 
 
@@ -436,7 +498,8 @@ def _starts(robot: Robot, task: _Task) -> tuple[tuple[tuple[str, Any], ...], tup
         option, what = "mocap_boxes", f"The mocap body {task.mocap} stands elsewhere in each."
     elif robot.shifts.any():
         name, value = "SHIFTS", _each(_shifts(robot), robot.directions, whole=True)
-        option, what = "qpos_std", "Starts that differ by so much, in rad or m."
+        units = "rad or m" if robot.length else "rad or the model's unit of length"
+        option, what = "qpos_std", f"Starts that differ by so much, in {units}."
     else:
         return (), ()
     drawn = Argument(Name(name), option)
@@ -474,6 +537,9 @@ def _initial(robot: Robot) -> Iterator[Argument]:
     yield Argument(Call("HoldConfig"))
     mean = np.zeros(len(robot.actions))
     mean[: m.nu] = np.where(robot.servos, 0.0, robot.control)
+    of = "half of each actuator's range"
+    if not robot.bounded:
+        of += ", or of what accelerates its joint by 10 where it has none"
     for share in (0.2, 0.05):
         yield Argument(
             Call.of(
@@ -481,7 +547,7 @@ def _initial(robot: Robot) -> Iterator[Argument]:
                 variance=_each((share * robot.action_range) ** 2, robot.actions),
                 mean=_named(_values(mean), robot.actions) if mean.any() else None,
             ),
-            above=f"Noise of {share:.0%} of half of each actuator's range, no feedback.",
+            above=f"Noise of {share:.0%} of {of}, no feedback.",
         )
 
 
