@@ -302,7 +302,7 @@ def test_an_initial_controller_that_explodes_is_named():
     free = replace(MASS, agent=replace(AGENT, force_limit=None), initial=wild)
     with pytest.raises(SimulationError) as error:
         next(gps.run(free))
-    assert any("initial" in note and "agent.dt" in note for note in error.value.__notes__)
+    assert any("initial" in note and "the steps shorter" in note for note in error.value.__notes__)
 
 
 def test_steps_that_are_too_long_for_linear_dynamics_are_named():
