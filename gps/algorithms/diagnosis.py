@@ -136,8 +136,9 @@ def figures(
     with np.errstate(all="ignore"):
         x_mean, x_var = X.mean(axis=0), X.var(axis=0).mean(axis=0)
         std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
-        trembles = std <= np.maximum(_STILL * size, ROUNDING * entry_sizes(std, rollouts.layout))
-        std[trembles] = np.nan
+        # what all of an entry does is a movement, however small
+        rounding = np.maximum(_STILL * size, ROUNDING * entry_sizes(X, rollouts.layout, 0.0))
+        std[std <= rounding] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
         slopes = (cost.C[:, nx:, nx:] @ U.transpose(1, 2, 0)).transpose(2, 0, 1)
         u_cost = (U * (cost.c[:, nx:] + 0.5 * slopes)).sum(axis=2)
