@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from gps.distributions.gmm import ROUNDING, entry_sizes
 from gps.fields import Shape
@@ -26,16 +27,17 @@ from gps.types import (
 )
 
 Cause = Literal[
-    "cost value", "weight", "noise", "constant", "flat cost", "short", "clipped", "stiff",
-    "unstable", "samples", "dt", "floor", "curvature", "unknown",
+    "cost value", "weight", "noise", "constant", "flat cost", "short", "clipped", "saturated",
+    "stiff", "unstable", "samples", "dt", "floor", "curvature", "unknown",
 ]  # fmt: skip
 """cost value: the cost is not finite; weight: all of it is that of the actions; noise: the samples
 do not differ; constant: it depends on entries that never change; flat cost: it depends on no state;
 short: the states hardly change within a rollout; clipped: the actions lie at the ends of their
-range; stiff: the feedback makes the closed loop diverge; unstable: the robot diverges, and the
-feedback does not prevent it; samples, dt: the fitted dynamics predict nothing, for want of samples
-or since a step is too long; floor: the variance floor of the start exceeds all that happens;
-curvature: the cost falls without bound with the actions; unknown: none of these."""
+range; saturated: so do the mean actions, whatever the noise; stiff: the feedback makes the closed
+loop diverge; unstable: the robot diverges, and the feedback does not prevent it; samples, dt: the
+fitted dynamics predict nothing, for want of samples or since a step is too long; floor: the
+variance floor of the start exceeds all that happens; curvature: the cost falls without bound with
+the actions; unknown: none of these."""
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 _STILL = 1e-13  # share of an entry's size by which it may differ by rounding
@@ -58,6 +60,9 @@ class Figures(Record):
     clipped: Annotated[Array, Shape("nu")]
     """Share of each actuator's actions that lie at an end of its control range; NaN for one
     without limits."""
+    saturated: Annotated[Array, Shape("nu")]
+    """Share of the steps at which the actions of all samples lie at the same end of an actuator's
+    control range: the mean action is there, and not the noise; NaN for one without limits."""
     action_spread: Annotated[Array, Shape("nu")]
     """Standard deviation of each action over the samples, root mean square over the steps, as a
     share of half of its actuator's range, or, where that has no limits, of `action_scale`."""
@@ -98,6 +103,11 @@ class Figures(Record):
         """Names of the state's entries none of whose values ever changes by more than rounding."""
         return _names(self.layout, np.isnan(self.spread))
 
+    @property
+    def without_effect(self) -> bool:
+        """Whether the limits of all actuators undo whatever an update changes."""
+        return bool((self.saturated >= _CLIPPED).all())  # False for NaN
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -136,8 +146,9 @@ def figures(
     with np.errstate(all="ignore"):
         x_mean, x_var = X.mean(axis=0), X.var(axis=0).mean(axis=0)
         std = np.sqrt(x_var + x_mean.var(axis=0))  # over samples and steps together
-        trembles = std <= np.maximum(_STILL * size, ROUNDING * entry_sizes(std, rollouts.layout))
-        std[trembles] = np.nan
+        # what all of an entry does is a movement, however small
+        rounding = np.maximum(_STILL * size, ROUNDING * entry_sizes(X, rollouts.layout, 0.0))
+        std[std <= rounding] = np.nan
         still = std * 0.0  # NaN for an entry that never changes
         slopes = (cost.C[:, nx:, nx:] @ U.transpose(1, 2, 0)).transpose(2, 0, 1)
         u_cost = (U * (cost.c[:, nx:] + 0.5 * slopes)).sum(axis=2)
@@ -155,6 +166,7 @@ def figures(
             layout=rollouts.layout,
             samples=rollouts.N,
             clipped=clipped_share(U, low, high),
+            saturated=_saturated(U, low, high),
             action_spread=np.sqrt(U.var(axis=0).mean(axis=0)) / half,
             spread=np.sqrt(x_var) / size + still,
             cost_spread=float(of_states.std() / whole),
@@ -176,8 +188,23 @@ def clipped_share(U: Array, low: Array, high: Array) -> Array:
     low, high (nu,): that range, infinite where an action has no limit, and NaN comes back where it
     has none at all. An agent that computes in float32 may be a rounding away from an end.
     """
+    return _of_limited(_at_ends(U, low, high).any(axis=0).mean(axis=(0, 1)), low, high)
+
+
+def _saturated(U: Array, low: Array, high: Array) -> Array:
+    """Share of the steps at which all samples' actions lie at the same end, (nu,)."""
+    same = _at_ends(U, low, high).all(axis=1).any(axis=0)
+    return _of_limited(same.mean(axis=0), low, high)
+
+
+def _at_ends(U: Array, low: Array, high: Array) -> npt.NDArray[np.bool_]:
+    """Whether actions U (N, T, nu) lie at the lower, and at the upper end, (2, N, T, nu)."""
     slack = [np.where(np.isfinite(end), CLIP_SLACK * np.abs(end), 0.0) for end in (low, high)]
-    share: Array = ((low + slack[0] >= U) | (high - slack[1] <= U)).mean(axis=(0, 1))
+    return np.stack([low + slack[0] >= U, high - slack[1] <= U])
+
+
+def _of_limited(share: Array, low: Array, high: Array) -> Array:
+    """NaN for the actions without limits."""
     share[np.isinf(low) & np.isinf(high)] = np.nan
     return share
 
@@ -212,11 +239,11 @@ def blind(f: Figures) -> Finding | None:
 
     True of a condition whose updates are accepted as well.
     """
-    if not f.cost_spread >= _FLAT and math.isfinite(f.cost_spread):
-        return _flat(f)
     limited = f.clipped[np.isfinite(f.clipped)]
     if limited.size and limited.size == f.clipped.size and limited.min() >= _CLIPPED:
         return _clipped(f)
+    if not f.cost_spread >= _FLAT and math.isfinite(f.cost_spread):
+        return _flat(f)
     ratio = upper_median(f.prediction)
     if ratio >= 1.0:
         times = "" if math.isinf(ratio) else f" ({ratio:.2g} times its error)"
@@ -246,7 +273,9 @@ def upper_median(values: Array | None) -> float:
 
 def _flat(f: Figures) -> Finding:
     """Why the cost of the states is the same in all samples."""
-    same = f"the samples' costs differ by {f.cost_spread:.1g} of their size"
+    same = "the samples' costs are the same"
+    if f.cost_spread > 0.0:
+        same = f"the samples' costs differ by {f.cost_spread:.1g} of their size"
     if not f.state_cost > 1e-3:
         return Finding(
             "weight",
@@ -257,9 +286,8 @@ def _flat(f: Figures) -> Finding:
     if min(np.nanmax(np.append(v, 0.0)) for v in (f.spread, f.action_spread)) < _FLAT:
         return Finding(
             "noise",
-            f"the samples hardly differ, in cost by {f.cost_spread:.1g} of its size: initial has "
-            "too little exploration noise; "
-            "raise its variance, or algorithm.exploration.floor",
+            f"{same}: initial has too little exploration noise; raise its variance, or "
+            "algorithm.exploration.floor",
             ("initial.variance", "algorithm.exploration.floor"),
         )
     depends = f.cost_slope > 1e-9
@@ -288,14 +316,24 @@ def _flat(f: Figures) -> Finding:
 
 
 def _clipped(f: Figures) -> Finding:
-    """That actions lie at the ends of their range."""
-    worst = int(np.nanargmax(f.clipped))
+    """That actions lie at the ends of their range, by their noise or by their mean."""
+    worst = int(np.nanargmax(f.clipped + f.saturated))
+    much = f"{100 * np.nanmean(f.clipped):.0f} % of the actions are clipped to the control range"
+    if f.saturated[worst] >= 0.9 * f.clipped[worst]:
+        return Finding(
+            "saturated",
+            f"{much}, action {worst} to the same end in all samples in "
+            f"{100 * f.saturated[worst]:.0f} % of the steps: the controller asks for more than the "
+            "actuator can do, as where it cannot carry its load, and neither more nor less noise "
+            "helps; widen the agent's control range, or give another start or initial, which asks "
+            "for less",
+            ("agent", "initial"),
+        )
     return Finding(
         "clipped",
-        f"{100 * np.nanmean(f.clipped):.0f} % of the actions are clipped to the control range "
-        f"(action {worst}: {100 * f.clipped[worst]:.0f} %), so that neither noise nor feedback "
-        "comes through: give initial smaller gains and less variance, or widen the agent's "
-        "control range",
+        f"{much} (action {worst}: {100 * f.clipped[worst]:.0f} %), so that neither noise nor "
+        "feedback comes through: give initial smaller gains and less variance, or widen the "
+        "agent's control range",
         ("initial.variance",),
     )
 

@@ -259,9 +259,10 @@ def hold_linearised(
     that it moves most deviate, in the closed loop and over T steps, by EXPLORATION of its x_scale
     on average, at most half of u_range; all are lowered together where positions would deviate
     further by their sum. With `predict`, which rolls out the model itself, they are lowered as
-    well where the noise takes a position that would be held without it further than STRAYS of its
-    x_scale, where the simulation fails, and where states deviate by 10 % more than the linear model
-    says: light joints next to heavy ones soon leave the range in which the gains hold them.
+    well where the noise takes a position that would be held without it further than MAX_DEVIATION
+    of its x_scale, where the simulation fails, and where states deviate by 10 % more than the
+    linear model says: light joints next to heavy ones soon leave the range in which the gains hold
+    them.
 
     `config.stiffness`, and `stiffness_vel` with it, weigh squared positions and velocities, by the
     names of their entries, against squared actions instead, all in their own units;
@@ -272,12 +273,11 @@ def hold_linearised(
     """
     config = _checks.config(HoldConfig, config)
     lin = linearisation
-    if not isinstance(lin, Linearisation):
-        raise ShapeError(f"linearisation must be a gps.types.Linearisation, got {lin!r}")
+    _checks.require("linearisation", lin, Linearisation, "an agent's `linearise` gives one")
     T = checked(T, Count, "T")
     nx, nu = len(lin.x), len(lin.u)
-    for name in ("x", "u", "F", "f"):
-        if not np.isfinite(getattr(lin, name)).all():
+    for name, value in {"x": lin.x, "u": lin.u, "F": lin.F, "f": lin.f}.items():
+        if not np.isfinite(value).all():
             raise NonFiniteError(f"Linearisation.{name} is not finite; check the start state")
     A, B = lin.F[:, :nx], lin.F[:, nx:]
     weights = np.where(np.isfinite(lin.x_scale), lin.x_scale**-2.0, 0.0)
@@ -302,15 +302,19 @@ def hold_linearised(
     # what the actions do not reach, and what nothing follows from, has no part in the problem
     scale = np.where(np.isfinite(lin.x_scale), lin.x_scale, 1.0)
     steps = max(2, round(2 * lin.response_time / lin.dt))
-    kept = _reached(A, B * u_scale, lin.x_scale, steps) & (A.any(axis=0) | (weights > 0))
-    weights[~kept] = 0.0
-    s, r, K = scale[kept], R**-0.5, np.zeros((nu, nx))
-    inner = A[np.ix_(kept, kept)] * s / s[:, None]
-    K[:, kept] = _stationary_gain(inner, B[kept] * r / s[:, None], weights[kept] * s**2)
+    reached = _reached(A, B * u_scale, lin.x_scale, steps) & (A.any(axis=0) | (weights > 0))
+    weights[~reached] = 0.0
+    s, r, K = scale[reached], R**-0.5, np.zeros((nu, nx))
+    inner = A[np.ix_(reached, reached)] * s / s[:, None]
+    K[:, reached] = _stationary_gain(inner, B[reached] * r / s[:, None], weights[reached] * s**2)
     K *= r[:, None] / scale
     gains = np.tile(K, (T, 1, 1))
-    if config.final_weight is not None:
-        gains = _riccati(A, B, weights, R, T, config.final_weight)[::-1]
+    if config.final_weight is not None and T > 1:
+        Q = np.diag(weights)
+        gains = lqr.backward(
+            LinearDynamics.from_matrices(A, B, T=T),
+            QuadraticCost.from_matrices(Q, np.diag(R), final=config.final_weight * Q, T=T),
+        ).K
     if config.variance is None:
         measured = np.zeros(nx, dtype=np.bool_)
         measured[slice(None) if pos is None else pos] = True
@@ -323,9 +327,9 @@ def hold_linearised(
         raise NonFiniteError("the gains overflow; check the scales of the linearisation")
     found = LinearGaussianController(gains, k, np.tile(np.diag(std), (T, 1, 1)))
     if predict is not None and config.variance is None:
-        own = weights > 0
-        held, positions = np.flatnonzero(own), np.flatnonzero(own & measured)
-        found = _tempered(found, lin, held, positions, predict)
+        weighed = weights > 0
+        entries, positions = np.flatnonzero(weighed), np.flatnonzero(weighed & measured)
+        found = _with_bearable_noise(found, lin, entries, positions, predict)
     return found
 
 
@@ -334,7 +338,7 @@ FIRMNESS = 4.0
 lean on how the joints drive each other at the start pose, and fail a third of a radian off."""
 EXPLORATION = 0.1
 """Standard deviation of positions under the noise of `hold_linearised`, as a share of x_scale."""
-STRAYS = 4.5 * EXPLORATION
+MAX_DEVIATION = 4.5 * EXPLORATION
 """Largest deviation of positions under the noise, in rollouts of the model, as a share of x_scale:
 more standard deviations than a few samples have, if the model is what its linearisation says."""
 
@@ -375,26 +379,14 @@ def _reached(A: Array, B: Array, scale: Array, steps: int) -> npt.NDArray[np.boo
     return reach > _REACH
 
 
-def _riccati(A: Array, B: Array, weights: Array, R: Array, steps: int, final: float) -> Array:
-    """Gains of the finite-horizon problem from its last step backwards, (steps, nu, nx)."""
-    V, gains = np.diag(final * weights), np.zeros((steps, B.shape[1], len(A)))
-    with np.errstate(all="ignore"):
-        for t in range(1, steps):
-            VB = V @ B
-            K = -np.linalg.solve(np.diag(R) + B.T @ VB, VB.T @ A)
-            V = np.diag(weights) + A.T @ (V @ (A + B @ K))
-            V = 0.5 * (V + V.T)
-            gains[t] = K
-            if not np.isfinite(V).all():
-                raise NonFiniteError("the gains of HoldConfig.final_weight overflow; leave it out")
-    return gains
-
-
 def _stationary_gain(A: Array, B: Array, weights: Array) -> Array:
     """The limit of the Riccati recursion, (nu, nx), in comparable units, where R is the identity;
     discounted where there is none.
 
-    By doubling: H is the value of 2^k steps after k of them. Source: E. K.-W. Chu, H.-Y. Fan, W.-W.
+    By doubling: H is the value of 2^k steps after k of them. Where there is a limit,
+    scipy.linalg.solve_discrete_are finds the same to rounding; it fails for entries that add up
+    what others do and have no weight, as the place of a free base, and takes ten times as long.
+    Source: E. K.-W. Chu, H.-Y. Fan, W.-W.
     Lin, C.-S. Wang, Structure-preserving algorithms for periodic discrete-time algebraic Riccati
     equations, International Journal of Control, 2004.
     """
@@ -445,14 +437,14 @@ def _exploration(
     return std * min(1.0, EXPLORATION / total) if total > 0 else std
 
 
-def _tempered(
+def _with_bearable_noise(
     controller: LinearGaussianController,
     lin: Linearisation,
-    held: Index,
+    entries: Index,
     positions: Index,
     predict: Predict,
 ) -> LinearGaussianController:
-    """The controller with as much of its noise as the model bears; held: entries that have a part
+    """The controller with as much of its noise as the model bears; entries: those that have a part
     in the problem, positions: those of them that the noise was chosen by."""
     T, nu = controller.k.shape
     draws = stream(0, "trial of an initial controller").standard_normal((_SAMPLES, T, nu))
@@ -461,9 +453,9 @@ def _tempered(
     except SimulationError:
         return controller
     off = np.abs((still - lin.x) / lin.x_scale)[:, :, positions]
-    if not off.max(initial=0.0) <= 0.5 * STRAYS:  # falls, with less noise too
+    if not off.max(initial=0.0) <= 0.5 * MAX_DEVIATION:  # falls, with less noise too
         return controller
-    promised = _deviations(_predicted(controller, lin, draws) - lin.x, lin, held)
+    promised = _deviations(_predicted(controller, lin, draws) - lin.x, lin, entries)
     bearable: LinearGaussianController | None = None
     for lowered in range(_LOWERED + 1):
         share = _LESS**lowered
@@ -473,11 +465,11 @@ def _tempered(
         except SimulationError:
             continue
         off = np.abs((X - lin.x) / lin.x_scale)[:, :, positions]
-        if not off.max(initial=0.0) <= STRAYS:
+        if not off.max(initial=0.0) <= MAX_DEVIATION:
             continue
         if lowered > _LINEAR:  # what less noise does not make linear is not due to the noise
             return bearable or tried
-        found, expected = _deviations(X - still, lin, held), share * promised
+        found, expected = _deviations(X - still, lin, entries), share * promised
         if not (found > _EXCESS * expected + 0.02 * expected.max(initial=0.0)).any():
             return tried
         bearable = bearable or tried

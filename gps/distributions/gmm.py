@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 NEVER = 1e-20
 """Spread of a coordinate that has always been 0: beside any other it adds nothing to a variance."""
 ROUNDING = 1e-7
-"""Share of its entry's size below which the spread of a value is that of rounding and of a contact
-solver's tolerance: an object at rest trembles by 1e-11 of a metre and 1e-9 of a radian."""
+"""Share of its entry's size, `entry_sizes`, below which the spread of a value is that of rounding
+and of a contact solver's tolerance: an object at rest moves by 1e-11 of a metre and 1e-9 of a
+radian."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +266,7 @@ def spread(points: Array, earlier: Array | None = None, sizes: Array | None = No
 
     sizes (D,): of the entry that a coordinate belongs to, `entry_sizes`. A coordinate that varies
     by less than ROUNDING of that, in earlier points too, is as good as constant, and is measured by
-    it: in units of its own tremble it would explain whatever happens beside it.
+    it: in units of its own rounding it would explain whatever else happens.
     """
     std: Array = points.std(axis=0)
     size = np.abs(points).max(axis=0)
@@ -278,19 +279,24 @@ def spread(points: Array, earlier: Array | None = None, sizes: Array | None = No
             std[known] = past[known]
         std[std == 0.0] = NEVER
     if sizes is not None:
-        trembles = ~flat & (std <= ROUNDING * sizes)
+        rests = ~flat & (std <= ROUNDING * sizes)
         if earlier is not None:
-            trembles &= earlier.std(axis=0) <= ROUNDING * sizes
-        std[trembles] = sizes[trembles]
+            rests &= earlier.std(axis=0) <= ROUNDING * sizes
+        std[rests] = sizes[rests]
     return std
 
 
-def entry_sizes(X: Array, layout: Layout) -> Array:
-    """Largest absolute value of the entry that each value of states X (..., nx) is of, (nx,).
+def entry_sizes(X: Array, layout: Layout, least: float = 1e-2) -> Array:
+    """How large the movements of the entry are that each value of states X (..., nx) is of, (nx,).
 
-    The values of an entry have one unit, or units that differ by far less than 1 / ROUNDING.
+    The largest standard deviation of its values, at least the share `least` of its largest absolute
+    value: what a robot does far from the origin, or with little noise, is no rounding. In the units
+    of the values, which have to be one unit for all of an entry, or units that differ by far less
+    than 1 / ROUNDING: whether the 1e-11 by which a value at 0 varies is much, only others of its
+    unit say.
     """
-    size = np.abs(X.reshape(-1, X.shape[-1])).max(axis=0)
+    values = X.reshape(-1, X.shape[-1])
+    size: Array = np.maximum(values.std(axis=0), least * np.abs(values).max(axis=0))
     for name in layout.names:
         where = layout.slice(name)
         size[where] = size[where].max(initial=0.0)

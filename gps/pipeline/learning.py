@@ -104,7 +104,8 @@ class Learning:
         """Take in an iteration, or the update of one condition; solved: whether all succeed."""
         for r in reports:
             before = self._failed.get(r.condition, (0, r))[0]
-            failed = r.updated is False and not solved
+            vain = r.updated is False or (r.figures is not None and r.figures.without_effect)
+            failed = vain and not solved
             self._failed[r.condition] = (before + 1 if failed else 0), r
 
     @property
@@ -114,7 +115,7 @@ class Learning:
 
     @property
     def _least(self) -> int:
-        """Iterations in a row in which no condition was updated."""
+        """Iterations in a row in which no condition was updated with any effect."""
         known = [n for n, _ in self._failed.values()]
         return min(known) if len(known) == self.conditions else 0
 
@@ -138,7 +139,8 @@ class Learning:
             if others:
                 how += f"; another {' or '.join(others)} needs a new run"
         why = "; ".join(lines) or "for no known reason"
-        text = f"no update of any condition in {n} iterations in a row: {why}{how}"
+        no = "no effective" if any(r.updated for r in reports) else "no"
+        text = f"{no} update of any condition in {n} iterations in a row: {why}{how}"
         return NotLearningError(text, iterations=n, diagnosis=lines)
 
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, TypeVarTuple
 
 import numpy as np
 
@@ -167,6 +167,10 @@ class TorchNetwork(Network):
         """What forward is given, in errors."""
         return "observations", *("images",) * self.needs_images, *("memory",) * self.has_memory
 
+    _memory0_needed: ClassVar[str] = (
+        ": initial_memory must return a tensor (size,), the memory before the first observation"
+    )
+
     def _inputs(
         self, network: torch.nn.Module, sizes: Sizes, obs: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
@@ -189,12 +193,12 @@ class TorchNetwork(Network):
 
         memory = self._call("initial_memory", self.initial_memory, network)
         if not isinstance(memory, torch.Tensor) or memory.dim() != 1 or not len(memory):
-            found = isinstance(memory, torch.Tensor)
-            got = f"shape {tuple(memory.shape)}" if found else f"a {type(memory).__name__}"
-            raise ConfigError(
-                f"{self._shown}: initial_memory must return a tensor (size,), the memory before "
-                f"the first observation; got {got}"
-            )
+            got = "none" if memory is None else f"a {type(memory).__name__}"
+            if isinstance(memory, torch.Tensor):
+                got = f"shape {tuple(memory.shape)}"
+            raise ConfigError(f"{self._shown}{self._memory0_needed}; got {got}")
+        if not torch.isfinite(memory).all():
+            raise ConfigError(f"{self._shown}: the first memory is not finite")
         return memory
 
     def _outputs(

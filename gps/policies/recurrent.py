@@ -58,6 +58,10 @@ class RecurrentConfig(UserModule):
 
     has_memory: ClassVar[bool] = True
     _given = ("observations", "hidden states")
+    _memory0_needed = (
+        " must have hidden0, a buffer or parameter of shape (nh,): the hidden state before the "
+        "first observation"
+    )
 
     def initial_memory(self, network: torch.nn.Module) -> torch.Tensor:
         """The hidden state before the first observation, (nh,)."""
@@ -76,21 +80,6 @@ class RecurrentConfig(UserModule):
         if isinstance(network, Along):
             return network.along(obs, self.initial_memory(network).expand(len(obs), -1))
         return super().outputs(network, obs, images)
-
-    def _memory0(self, network: torch.nn.Module) -> torch.Tensor:
-        import torch
-
-        hidden0 = _hidden0(network)
-        if not isinstance(hidden0, torch.Tensor) or hidden0.dim() != 1 or not len(hidden0):
-            found = isinstance(hidden0, torch.Tensor)
-            got = f"shape {tuple(hidden0.shape)}" if found else "no such attribute"
-            raise ConfigError(
-                f"{self._shown} must have hidden0, a buffer or parameter of shape (nh,): the "
-                f"hidden state before the first observation; got {got}"
-            )
-        if not torch.isfinite(hidden0).all():
-            raise ConfigError(f"{self._shown}: hidden0 is not finite")
-        return hidden0
 
     def _checked(
         self, network: torch.nn.Module, sizes: Sizes, inputs: tuple[torch.Tensor, ...]

@@ -69,6 +69,32 @@ def test_the_share_of_clipped_actions_counts_both_ends_and_no_unlimited_actuator
     assert clipped_share(U, *ends[:, None]) == 0.5
 
 
+def test_a_mean_action_at_a_limit_is_told_from_noise_that_reaches_it(some, rng):
+    """Steps count at which all samples are at one end, not those at which they are at both."""
+    r, l = some  # noqa: E741
+    limits, N, T = np.array([[-1.0], [1.0]]), 6, 30
+
+    def found(U):
+        r2 = Rollouts(X=r.X, U=U, obs=r.X, noise=np.zeros_like(U), layout=r.layout)
+        return figures(r2, l, plain_cost(T), limits, None)
+
+    low = np.full((N, T, 1), -1.0)
+    both, partly = low.copy(), low.copy()
+    both[: N // 2] = 1.0
+    partly[0, :3] = 0.5
+    some_high = low.copy()
+    some_high[:, : T // 2] = 1.0
+    for U, saturated in ((low, 1.0), (both, 0.0), (partly, 0.9), (some_high, 1.0)):
+        assert found(U).saturated == pytest.approx([saturated])
+    assert blind(found(low)).cause == blind(found(partly)).cause == "saturated"
+    assert blind(found(both)).cause == "clipped"
+    assert found(low).without_effect
+    assert not any(found(U).without_effect for U in (both, partly))
+    unlimited = figures(r, l, plain_cost(T), None, np.ones(1))
+    assert np.isnan(unlimited.saturated).all()
+    assert not unlimited.without_effect
+
+
 def test_the_growth_is_that_of_the_worst_deviation_in_units_of_the_spread(some, rng):
     r, l = some  # noqa: E741
     std = r.X.std(axis=(0, 1))
@@ -105,7 +131,7 @@ def test_figures_have_no_unit(some):
         other = rollouts_of(r.X * [sx, 1 / sx], r.U * su)
         cost = plain_cost(30, x=(sl / sx**2, 0.0), u=0.1 * sl / su**2)
         two = figures(other, l * sl, cost, limits * su, scale * su)
-        for name in ("clipped", "action_spread", "spread", "cost_slope"):
+        for name in ("clipped", "saturated", "action_spread", "spread", "cost_slope"):
             np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=1e-9)
         assert two.cost_spread == pytest.approx(one.cost_spread, rel=1e-9)
         assert two.state_cost == pytest.approx(one.state_cost, rel=1e-9)
@@ -274,6 +300,28 @@ def test_a_broken_set_up_yields_its_cause_and_no_other(changes, cause, option):
     assert len(said) == 1
     assert said[0].startswith("condition 0:" if base is LINEAR else "conditions 0-1:")
     assert said[0].count("condition") == 1
+
+
+WEAK = """<mujoco><option timestep="0.01"/><worldbody><body><joint name="j" axis="0 1 0"
+damping="0.1"/><geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.03" mass="1.2"/></body>
+</worldbody><actuator><motor joint="j" ctrlrange="-0.01 0.01"/></actuator></mujoco>"""
+
+
+def test_an_actuator_that_cannot_carry_its_link_is_named_and_ends_the_run(tmp_path):
+    """Whatever its controller is, the link falls: an accepted update changes nothing."""
+    (tmp_path / "weak.xml").write_text(WEAK)
+    weak = replace(
+        MASS,
+        agent=MujocoConfig(model=str(tmp_path / "weak.xml"), T=40, dt=0.05),
+        cost=1.0 * StateCost(entry="joint_pos", target=0.0, l2=1.0) + 1e-3 * ActionCost(weights=1),
+        initial=OpenLoopConfig(mean=(-0.05,), variance=1e-6),
+        iterations=9,
+    )
+    with pytest.raises(NotLearningError, match=r"no effective update.*cannot carry") as error:
+        list(gps.run(weak))
+    assert "widen the agent's control range" in str(error.value)
+    assert "exploration" not in str(error.value)
+    assert error.value.iterations == 3
 
 
 def test_a_cost_in_other_units_is_no_fault():

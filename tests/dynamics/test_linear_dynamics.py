@@ -52,6 +52,19 @@ def test_noiseless_dynamics_are_found_exactly(rng):
     assert dynamics.prediction_error(got, r).max() < 1e-9
 
 
+def test_neither_little_noise_nor_a_distant_origin_is_rounding(rng):
+    """Of positions as UTM coordinates have them, and of samples that hardly differ."""
+    near = simulate(truth(), rng, 12, noise=0.0)
+    want = dynamics.fit(near, None, NO_PRIOR).dynamics.F
+    config = dynamics.DynamicsConfig(prior=None)
+    plain = dynamics.fit(near, None, config).dynamics.F
+    assert np.abs(plain - want).max() < 0.05
+    for scale, offset in ((1.0, 5e7), (1e-8, 1.0)):
+        far = rollouts(offset + scale * near.X, scale * near.U)
+        found = dynamics.fit(far, None, config).dynamics.F
+        np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
 def test_noise_covariance_within_five_sigma(rng):
     model, N = truth(), 20_000
     fit = dynamics.fit(simulate(model, rng, N), None, NO_PRIOR)

@@ -247,6 +247,13 @@ class NoStart(Cell):
         del self.hidden0
 
 
+class NaNStart(Cell):
+    def __init__(self, no, nu):
+        super().__init__(no, nu)
+        del self.hidden0
+        self.register_buffer("hidden0", torch.full((8,), torch.nan))
+
+
 class Column(Cell):
     def __init__(self, no, nu):
         super().__init__(no, nu)
@@ -298,7 +305,8 @@ class Coupled(Lstm):
 
 
 REFUSED = [
-    (NoStart, r"must have hidden0, a buffer or parameter of shape \(nh,\).* no such attribute"),
+    (NoStart, r"must have hidden0, a buffer or parameter of shape \(nh,\).* got none"),
+    (NaNStart, "the first memory is not finite"),
     (Column, r"must have hidden0.* got shape \(1, 8\)"),
     (Forgets, "do not depend on the hidden state; .* named by ModuleConfig"),
     (Alone, "must return two tensors, actions and hidden states, got Tensor"),
