@@ -398,7 +398,7 @@ def _measure(entry: str | None, target: Any, distance: float, unit: str, size: i
 
 
 def _posture(robot: Robot, timing: Any) -> _Task:
-    """Joints to a pose beside the start; a free root stays up, what nothing drives stays put."""
+    """Joints to a pose near the start; a free root stays up, what nothing drives stays put."""
     m = robot.model
     way = robot.goal(robot.driven & robot.scalar)
     if robot.stands:  # it has to stay up before it can do anything else
@@ -426,7 +426,7 @@ def _posture(robot: Robot, timing: Any) -> _Task:
         log_weight=0.1,
         alpha=number((0.1 * moved) ** 2, 1),
     )
-    what = "Joints to a pose beside the start" if way.any() else "Joints stay where they start"
+    what = "Joints to a pose near the start" if way.any() else "Joints stay where they start"
     above = (
         f"{what}, {number(moved, 2):g} away in all. l2 pulls from afar, log_weight asks for "
         "precision within sqrt(alpha)."
