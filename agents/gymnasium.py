@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from gps.agents.base import Simulation, Steppable, check_condition
 from gps.errors import ConfigError, GPSError, NonFiniteError, SimulationError, choices
 from gps.fields import NonNegative, Positive, checked
-from gps.protocols import Agent, Renders, control_range_of
+from gps.protocols import Agent, Renders, control_limits_of
 from gps.types import Array, CostTerms, Layout, Rollouts
 
 _OPTIONS = ("condition", "test", "start_noise")
@@ -263,8 +263,7 @@ def _simulation(agent: object) -> Simulation:
 def _action_bounds(agent: Agent, action_bound: float) -> tuple[Array, Array]:
     """The control range, with `action_bound` where it has no end; (nu,) each."""
     action_bound = checked(action_bound, Positive, "as_gymnasium: action_bound")
-    everything = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
-    low, high = control_range_of(agent) or everything
+    low, high = control_limits_of(agent)
     low = np.where(np.isfinite(low), low, -action_bound)
     high = np.where(np.isfinite(high), high, action_bound)
     if not np.all(low < high):

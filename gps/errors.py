@@ -6,7 +6,7 @@ its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -80,12 +80,20 @@ class SampleFailure:
 class SimulationError(GPSError):
     """Samples of one condition ended in a simulator warning, NaN or infinity.
 
-    note: what holds for all of them, such as the time step of the simulation.
+    The message names those that failed for one reason together. note: what holds for all of them,
+    such as the time step of the simulation.
     """
 
     def __init__(self, condition: int, failures: Iterable[SampleFailure], note: str = "") -> None:
         self.condition, self.failures, self.note = condition, tuple(failures), note
-        what = "; ".join(f"sample {f.sample}, t={f.t}: {f.reason}" for f in self.failures)
+        alike: dict[str, list[SampleFailure]] = {}
+        for f in self.failures:
+            alike.setdefault(f.reason, []).append(f)
+        what = "; ".join(
+            f"sample{'s' if len(fs) > 1 else ''} {ranges(f.sample for f in fs)}, "
+            f"t={_span([f.t for f in fs])}: {reason}"
+            for reason, fs in alike.items()
+        )
         end = f"; {note}" if note else ""
         super().__init__(f"condition {condition}: simulation failed ({what}){end}")
 
@@ -124,6 +132,12 @@ def one_line(error: BaseException) -> str:
     """The error's text on one line, with its notes in brackets."""
     notes: list[str] = vars(error).get("__notes__", [])
     return " ".join(str(error).split()) + "".join(f" ({note})" for note in notes)
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """`3`, or `3..9`."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}..{high}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

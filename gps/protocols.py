@@ -257,6 +257,11 @@ def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
     return low, high
 
 
+def control_limits_of(agent: Agent) -> tuple[Array, Array]:
+    """Lowest and highest action, (nu,) each; infinite without a limit, or where it is unknown."""
+    return control_range_of(agent) or (np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf))
+
+
 @runtime_checkable
 class KnownDynamics(Protocol):
     """An agent whose dynamics are known, so that a controller can be planned with them."""

@@ -104,7 +104,8 @@ def test_failed_rollouts_are_named_and_the_others_are_judged():
     stopped = gps.check(replace(wild, agent=replace(wild.agent, limit=1e-9)))
     assert len(stopped.failures) == cart.samples  # without noise nothing moves
     assert math.isnan(entry(stopped, "joint_pos", "m").explored)
-    assert "-" in str(stopped)
+    (line,) = (line for line in str(stopped).splitlines() if line.startswith("failed: "))
+    assert line.startswith("failed: condition 0, sample 0, step 1, and 3 more: ")
 
 
 def test_shares_of_the_cost_and_terms_without_a_say():
@@ -237,6 +238,20 @@ def test_units_that_are_not_known_are_not_printed():
     assert "1.8e+06" in cause
 
 
+@pytest.mark.parametrize(("size", "unit"), [(1.0, "m"), (1e3, ""), (1e3, "mm")])
+def test_a_distance_has_the_unit_that_is_known(size, unit, tmp_path, capsys):
+    own = unit if unit == "mm" else None
+    measure = EndpointMeasure(target=(0.0, 0.0, 0.3 * size), threshold=0.1 * size, unit=own)
+    told = replace(link(10.0, size=size), measure=measure, initial=HoldConfig())
+    label = f"distance ({unit})" if unit else "distance"
+    assert gps.check(told).distance_label == label
+    list(gps.run(told, iterations=1, out=tmp_path / "run"))
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    head = capsys.readouterr().out
+    assert f" {label} " in head
+    assert unit or "distance (" not in head
+
+
 def test_a_slide_in_mm_is_held_to_as_much_as_one_in_m():
     xml = """<mujoco><option gravity="0 0 -9810"/><worldbody><body><joint name="x" type="slide"
       axis="1 0 0" damping="1"/><geom size="100" mass="1"/></body></worldbody><actuator>
@@ -272,6 +287,29 @@ def test_contacts_that_carry_the_start_are_named():
     assert "contacts" in cause
     assert cause in found.advice
     assert entry(found, "joint_pos", "m").constant == ("cube x", "cube y")
+
+
+def test_what_only_could_move_is_no_advice_whatever_its_name():
+    xml = """<mujoco><worldbody><geom type="plane" size="5 5 .1"/><body pos="0 0 .1">
+      <freejoint name="outside"/><geom type="box" size=".2 .2 .1" mass="9"/><body pos="0 0 .2">
+      <joint name="turn" axis="0 0 1" damping="1"/><geom size=".05" mass=".1"/></body></body>
+      </worldbody><actuator><motor joint="turn"/></actuator></mujoco>"""
+    agent = MujocoConfig(model=xml, T=20, dt=0.05, state=("joint_pos", "joint_vel"))
+    found = gps.check(replace(cart, agent=agent, initial=OpenLoopConfig(variance=1e-6)))
+    assert not found.moves
+    (cause,) = found.causes
+    assert "no actuator moves outside" in cause
+    assert cause not in found.advice
+
+
+def test_a_thruster_that_is_too_weak_moves_its_body_all_the_same():
+    xml = """<mujoco><worldbody><body><freejoint name="root"/><geom size=".1" mass="1"/>
+      <site name="s"/></body></worldbody><actuator>
+      <motor site="s" gear="0 0 1 0 0 0" ctrlrange="0 1"/></actuator></mujoco>"""
+    agent = MujocoConfig(model=xml, T=20, dt=0.05, state=("joint_pos", "joint_vel"))
+    found = gps.check(replace(cart, agent=agent, initial=OpenLoopConfig(variance=1e-6)))
+    assert found.moves
+    assert not any("no actuator moves" in cause for cause in found.causes)
 
 
 def test_a_start_beyond_the_limits_of_a_joint_is_said():

@@ -20,6 +20,7 @@ import pytest
 from gps import cli
 from gps.cli import terminal
 from gps.errors import ConfigError, GPSError, SimulationError
+from gps.parallel import executors
 from gps.pipeline import evaluation, progress, runner, sampling
 from gps.pipeline.store import RunFolder
 
@@ -405,14 +406,21 @@ def test_advice_after_a_failure(capsys, finished, tmp_path, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(runner, "metrics_row", metrics_row)
-    copy = f"(the run uses its own copy {out / 'hyperparams.py'})"
+    copy = f"(the run uses its copy {out / 'hyperparams.py'})"
     assert error_of(capsys, *argv) == f"no {copy}"
     fails[:] = [False, True]
     assert error_of(capsys, *argv) == f"no (resume with: gps resume {out}) {copy}"
 
 
-def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
-    out = tmp_path / "run"
+def test_an_asynchronous_run(capsys, slow_policy, tmp_path, monkeypatch):
+    out, reserved = tmp_path / "run", []
+    real = executors.make_executor
+
+    def make_executor(*args, reserve, **kwargs):
+        reserved.append(reserve)
+        return real(*args, reserve=reserve, **kwargs)
+
+    monkeypatch.setattr(executors, "make_executor", make_executor)
     argv = ["run", slow_policy, "--asynchronous", "--executor", "serial", "--out", out]
     assert cli.main([str(a) for a in (*argv, "--rollouts", "16", "--replay-batches", "1")]) == 0
     text = capsys.readouterr().out
@@ -427,7 +435,8 @@ def test_an_asynchronous_run(capsys, slow_policy, tmp_path):
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     assert "does not give the same bytes" in text
-    assert "nothing to do" in text
+    assert f"nothing to do: {out} has reached its 16 rollouts\n" in text
+    assert reserved == [1, 1]  # a worker is free to train the policy
     assert cli.main([*argv, "--updates", "3"]) == 0
     assert "6 updates of conditions, 3 of the policy" in capsys.readouterr().out
     assert cli.main([*argv, "--iterations", "4", "--replay-batches", "2"]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import subprocess
 import sys
@@ -12,11 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 from gps.cli import options
-from gps.errors import ConfigError, GPSError
+from gps.errors import ConfigError
 from gps.extras import require
 from gps.fields import Range, checked
-
-log = logging.getLogger(__name__)
 
 
 class Page:
@@ -100,7 +97,6 @@ def gui(args: argparse.Namespace) -> int:
     from gps.gui.app import serve
     from gps.pipeline.progress import choice
 
-    warn(Path(args.run))
     return serve(
         Path(args.run),
         iteration=None if args.iteration is None else choice(args.iteration),
@@ -111,15 +107,6 @@ def gui(args: argparse.Namespace) -> int:
         token=args.token,
         parent=args.wait,
     )
-
-
-def warn(run: Path) -> None:
-    """Say what is different now from when a run was made, as far as it can be read already."""
-    from gps.pipeline.store import RunFolder
-
-    with suppress(GPSError):  # said by what comes next, or the run is just beginning
-        for text in RunFolder.open(run).notices():
-            log.warning("%s", text)
 
 
 def plot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +126,6 @@ def plot(args: argparse.Namespace) -> int:
     from gps.gui.run_reader import RunReader
     from gps.pipeline.progress import choice
 
-    warn(Path(args.run))
     chosen = RunReader(args.run).choose(choice(args.iteration))
     written = plot_run(
         Path(args.run),

@@ -33,6 +33,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """`gps evaluate`."""
     from gps.cli import images, terminal
     from gps.pipeline import progress
+    from gps.pipeline.checking import distance_label
     from gps.pipeline.evaluation import evaluate
     from gps.pipeline.sampling import agent_of
     from gps.pipeline.store import RunFolder
@@ -55,7 +56,7 @@ def evaluate(args: argparse.Namespace) -> int:
     experiment, n = report.experiment, report.iteration
     judged = {"policy": report.policy, "local": report.local}
     results = {who: result for who, result in judged.items() if result is not None}
-    label = "distance" if experiment.measure is None else experiment.measure.distance_label
+    label = distance_label(experiment.measure, agent_of(experiment.agent))
     columns = [name for who in results for name in (f"{who} cost", label, "success")]
     rows = [
         [str(m), *(cell for result in results.values() for cell in _cells(result, m))]

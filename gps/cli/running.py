@@ -73,7 +73,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     options.page(parser)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     """A run that is about to be made, or continued."""
 
@@ -121,9 +121,15 @@ def _asynchronous_job(
     rollouts = config.total(experiment, M)
     limits = [f"{rollouts} rollouts"] if rollouts is not None else []
     limits += [f"{config.updates} policy updates"] if config.updates is not None else []
-    trainers = asynchronous.check(experiment).trainers
-    total = config.snapshots(experiment, M)
-    return _Job(name, out, start, total, resumed, " or ".join(limits), trainers)
+    return _Job(
+        name=name,
+        out=out,
+        start=start,
+        total=config.snapshots(experiment, M),
+        resumed=resumed,
+        limits=" or ".join(limits),
+        trainers=asynchronous.check(experiment).trainers,
+    )
 
 
 def _given(args: argparse.Namespace) -> dict[str, int]:
@@ -214,7 +220,8 @@ def run(args: argparse.Namespace, own: list[str]) -> int:
         M = agent.n_conditions
         job = _asynchronous_job(experiment.name, out, start_asynchronous, experiment, config, M)
         return _follow(args, job)
-    return _follow(args, _Job(experiment.name, out, start, experiment.iterations))
+    job = _Job(name=experiment.name, out=out, start=start, total=experiment.iterations)
+    return _follow(args, job)
 
 
 def resume(args: argparse.Namespace, own: list[str]) -> int:
@@ -235,7 +242,7 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
     start = folder.last() if args.start is None else args.start
     folder.check(start)
     if args.iterations is not None:
-        experiment = replace(experiment, iterations=args.iterations)  # checks it
+        replace(experiment, iterations=args.iterations)  # checks it
     given = _given(args)
     values: dict[str, Any] = options.by_name(own)
     values |= {} if args.seed is None else {"seed": args.seed}
@@ -243,13 +250,13 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
         _refuse_until_converged(args)
         if args.iterations is not None and args.rollouts is not None:
             raise ConfigError("give one of --iterations and --rollouts; either sets the rollouts")
-        return _resume_asynchronous(args, folder, given | {"changes": values})
+        return _resume_asynchronous(args, folder, experiment, given | {"changes": values})
     if given:
         raise ConfigError(
             f"{_option(next(iter(given)))} is for asynchronous runs; use --iterations"
         )
     # before workers are started, which takes seconds
-    held = folder.changes().apply(folder.experiment(), start + 1)
+    held = folder.changes().apply(experiment, start + 1)
     if values:
         held = live.changed(held, live.change_of(held, values).options)
         held.validate()
@@ -266,8 +273,16 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
         )
 
     total = held.iterations if args.iterations is None else args.iterations
-    job = _Job(experiment.name, Path(args.run), start_again, total, resumed=True, made=start)
-    return _follow(args, replace(job, changes=tuple(values)))
+    job = _Job(
+        name=experiment.name,
+        out=Path(args.run),
+        start=start_again,
+        total=total,
+        resumed=True,
+        made=start,
+        changes=tuple(values),
+    )
+    return _follow(args, job)
 
 
 def _show_live(folder: RunFolder, experiment: Experiment) -> None:
@@ -284,11 +299,13 @@ def _show_live(folder: RunFolder, experiment: Experiment) -> None:
             )
 
 
-def _resume_asynchronous(args: argparse.Namespace, folder: RunFolder, given: dict[str, Any]) -> int:
+def _resume_asynchronous(
+    args: argparse.Namespace, folder: RunFolder, base: Experiment, given: dict[str, Any]
+) -> int:
     from gps.pipeline import asynchronous
 
     values: dict[str, Any] = {**given, "iterations": args.iterations}
-    config, experiment = asynchronous.changed(folder, folder.experiment(), **values)
+    config, experiment = asynchronous.changed(folder, base, **values)
     agent = experiment.validate()
 
     def start(executor: Executor, steering: Steering) -> Iterable[IterationReport]:
@@ -373,7 +390,7 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
                 again = job.resumed and not done  # then that is the command which has failed
                 copy = out / "hyperparams.py"
                 notes = [] if again else [f"resume with: gps resume {out}"]
-                notes += [f"the run uses its own copy {copy}"] if copy.exists() else []
+                notes += [f"the run uses its copy {copy}"] if copy.exists() else []
                 for note in notes:
                     error.add_note(note)
             raise

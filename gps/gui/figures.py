@@ -137,7 +137,7 @@ def plot_run(
     plots: Sequence[str | Path] = (),
     log: bool = False,
 ) -> list[Path]:
-    """Write the plots of a run as PNG, and their numbers as CSV beside them.
+    """Write the plots of a run as PNG, and their numbers as CSV next to them.
 
     `out/progress/NAME.png` shows the whole run, together with the runs in `compare`;
     `out/iteration_0012/condition_0/TOPIC_NAME.png` one condition of one iteration. iteration:

@@ -13,7 +13,7 @@ is that of the random streams.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -134,16 +134,29 @@ def _refusal(experiment: Experiment, name: str, plain: str, known: Mapping[str, 
     parts = plain.split(".")
     begins = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     why = next((_WHY[part] for part in begins if part in _WHY), "")
-    names = [option.name for option in loader.settings(experiment)]
-    if why and (plain in names or plain in _WHY):
-        return f"{name!r} cannot change between iterations: {why}"
+    if why:
+        names = [option.name for option in loader.settings(experiment)]
+        meant = _meant(plain, names) if plain not in (*names, *_WHY) else []
+        of = f" (there is {', '.join(meant)})" if meant else ""
+        return f"{name!r}{of} cannot change between iterations: {why}"
     close = get_close_matches(plain, known, n=1)
     close = [k for k in known if k.rpartition(".")[2] == plain][:3] or close
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"; did you mean {' or '.join(close)}?" if close else ";"
     return (
-        f"{name!r} cannot change between iterations{hint}; what can: {', '.join(_ALWAYS)} and what "
+        f"{name!r} cannot change between iterations{hint} what can: {', '.join(_ALWAYS)} and what "
         "begins with algorithm. in gps run NAME --help, the network left out"
     )
+
+
+def _meant(given: str, names: Sequence[str]) -> list[str]:
+    """The options that begin and end as a name that does not exist, parts left out; or a close
+    one: `cost.terms.0.l2` for `cost.terms.0.cost.l2`."""
+
+    def within(name: str) -> bool:
+        parts = iter(name.split("."))
+        return all(part in parts for part in given.split("."))
+
+    return [n for n in names if within(n)][:3] or get_close_matches(given, names, 1, 0.9)
 
 
 def change_of(experiment: Experiment, values: Mapping[str, Any]) -> Change:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from gps.algorithms.diagnosis import clipped_share
 from gps.costs.base import Cost
+from gps.costs.measure import EndpointMeasure
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
@@ -26,8 +27,9 @@ from gps.protocols import (
     HasTerms,
     NamesActions,
     Policy,
+    VisualModel,
     WarmsUp,
-    control_range_of,
+    control_limits_of,
     visual_model_of,
 )
 from gps.rng import stream
@@ -54,10 +56,6 @@ POSITIONS = ("joint_pos", "position")
 MUCH_EFFORT = 0.5
 """Share of the cost from which the actions say more than the task."""
 _PLACES = {"end_points": "", "end_point_velocities": "/s"}
-_LENGTH = "length"
-"""A unit of length that is not known; it is not printed."""
-_JOINT_UNITS = ((_LENGTH,) * 3 + ("rad",) * 3, ("rad",) * 3, (_LENGTH,), ("rad",))
-"""Of the directions of free, ball, slide and hinge joints, by MuJoCo's number of the kind."""
 _SAME = 1e-12
 
 
@@ -153,8 +151,9 @@ class Check:
     advice: tuple[str, ...]
     """What is off, each with the options that would change it."""
     causes: tuple[str, ...] = ()
-    """Why positions leave the start, whatever the controllers: what joints need and what their
-    actuators have, what only contacts carry, and starts outside of the limits."""
+    """Why positions leave the start, whatever the controllers: starts outside of the limits, over
+    all conditions, and of the first one what only contacts carry, what joints need and what their
+    actuators have."""
 
     @property
     def moves(self) -> bool:
@@ -201,7 +200,10 @@ def check(
         seconds.append((time.perf_counter() - began) / experiment.samples)
         noisy += [] if some is None else [some]
     starts = np.array([agent.start_state(m) for m in range(len(sources))])
-    names = _Names.of(agent)
+    visual = visual_of(agent)
+    names = _Names.of(agent, visual)
+    outside = [] if visual is None else _outside(visual, starts)
+    unheld = [] if visual is None else _unheld(agent, visual, starts[0])
     entries = tuple(_entries(agent, names, starts, still, noisy))
     distance, succeeds = _measured(experiment, still)
     per_rollout = float(np.median(seconds))
@@ -222,7 +224,7 @@ def check(
         actions=tuple(_actions(agent, names, noisy)),
         terms=tuple(_terms(experiment.cost, noisy or still)),
         distance=distance,
-        distance_label=(experiment.measure.distance_label if experiment.measure else "distance"),
+        distance_label=_label(experiment.measure, names),
         succeeds=succeeds,
         seconds=per_rollout,
         seconds_rollouts=per_rollout * M * (experiment.samples + policies),
@@ -230,12 +232,10 @@ def check(
         bytes_iteration=stored,
         bytes_run=stored * experiment.iterations,
         advice=(),
-        causes=tuple(_causes(agent, starts)),
+        causes=(*outside, *unheld),
     )
-    object.__setattr__(
-        found, "advice", tuple(map(own_options(experiment), _advice(found, experiment, agent)))
-    )
-    return found
+    advice = _advice(found, experiment, agent, outside)
+    return replace(found, advice=tuple(map(own_options(experiment), advice)))
 
 
 # --- rollouts ------------------------------------------------------------------------------------
@@ -328,14 +328,10 @@ class _Names:
     """In units of length."""
 
     @classmethod
-    def of(cls, agent: Agent) -> _Names:
+    def of(cls, agent: Agent, visual: VisualModel | None) -> _Names:
         actions = tuple(str(i) for i in range(agent.nu))
         if isinstance(agent, NamesActions):
             actions = tuple(agent.action_names)
-        try:
-            visual = visual_model_of(agent, 0)
-        except GPSError:
-            visual = None
         if visual is None:
             return cls((), (), actions)
         model = visual.model
@@ -343,12 +339,30 @@ class _Names:
 
         metre = statics.length_scale(model)
         length, metre = ("m", 1.0) if statics.metric(model) else ("", metre)
-        units = tuple(
-            length if u == _LENGTH else u for k in model.jnt_type for u in _JOINT_UNITS[k]
-        )
+        units = tuple("rad" if turn else length for turn in statics.turns(model))
         if not isinstance(agent, NamesActions) and model.nu == model.nactuator == agent.nu:
             actions = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
         return cls(statics.direction_names(model), units, actions, length, metre)
+
+
+def visual_of(agent: Agent) -> VisualModel | None:
+    """The visual model of the first condition; None where there is none, or it cannot be had."""
+    try:
+        return visual_model_of(agent, 0)
+    except GPSError:
+        return None
+
+
+def distance_label(measure: EndpointMeasure | None, agent: Agent) -> str:
+    """The measure's `distance_label`, without the unit m where the agent's model has another one:
+    that of end points if `measure.unit` does not say otherwise."""
+    return _label(measure, _Names.of(agent, visual_of(agent)))
+
+
+def _label(measure: EndpointMeasure | None, names: _Names) -> str:
+    if measure is not None and measure.unit is None and not names.length:
+        measure = replace(measure, unit="")
+    return "distance" if measure is None else measure.distance_label
 
 
 def _parts(agent: Agent, names: _Names) -> Iterator[tuple[str, str, Index, tuple[str, ...]]]:
@@ -405,8 +419,7 @@ def _away(rollouts: Sequence[Rollouts], starts: Array) -> Array:
 
 
 def _actions(agent: Agent, names: _Names, noisy: Sequence[Rollouts]) -> Iterator[ActionCheck]:
-    limits = control_range_of(agent)
-    low, high = limits if limits else (np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf))
+    low, high = control_limits_of(agent)
     mean = std = clipped = np.full(agent.nu, math.nan)
     if noisy:
         U = np.concatenate([r.U for r in noisy])
@@ -437,14 +450,8 @@ def _measured(experiment: Experiment, still: Sequence[Rollouts]) -> tuple[float,
     return float(np.mean([d for d, _ in found])), all(bool(s.all()) for _, s in found)
 
 
-def _causes(agent: Agent, starts: Array) -> Iterator[str]:
-    """See `Check.causes`; of the first condition but for the limits, which are of all."""
-    try:
-        visual = visual_model_of(agent, 0)
-    except GPSError:
-        visual = None
-    if visual is None:
-        return
+def _outside(visual: VisualModel, starts: Array) -> list[str]:
+    """That a start, of any condition, is outside of the limits, in one text."""
     from gps.pipeline import statics
 
     data, beyond = visual.data(), []
@@ -452,9 +459,16 @@ def _causes(agent: Agent, starts: Array) -> Iterator[str]:
         visual.set_state(data, x)
         beyond += list(statics.outside(visual.model, data.qpos))
     more = f"; so do {len(beyond) - 1} others, over all conditions" if len(beyond) > 1 else ""
-    yield from [f"{beyond[0]}{more}"] if beyond else []
-    visual.set_state(data, starts[0])
-    yield from statics.unheld(visual.model, data.qpos.copy(), agent.T * agent.dt, HOLDS)
+    return [f"{beyond[0]}{more}"] if beyond else []
+
+
+def _unheld(agent: Agent, visual: VisualModel, start: Array) -> list[str]:
+    """Why no controls hold a start."""
+    from gps.pipeline import statics
+
+    data = visual.data()
+    visual.set_state(data, start)
+    return list(statics.unheld(visual.model, data.qpos.copy(), agent.T * agent.dt, HOLDS))
 
 
 def _holds(entries: Sequence[EntryCheck], feedback: bool) -> bool | None:
@@ -468,7 +482,9 @@ def _holds(entries: Sequence[EntryCheck], feedback: bool) -> bool | None:
 # --- in words ------------------------------------------------------------------------------------
 
 
-def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]:
+def _advice(
+    found: Check, experiment: Experiment, agent: Agent, outside: Sequence[str]
+) -> Iterator[str]:
     initial = type(experiment.initial).__name__
     if found.failures:
         yield (
@@ -491,7 +507,7 @@ def _advice(found: Check, experiment: Experiment, agent: Agent) -> Iterator[str]
                 f"exploration moves {e.name} by up to {e.explored:.2g}{unit}: linear dynamics fit "
                 "samples that are closer together better; see initial.variance"
             )
-    yield from found.causes if lost else [c for c in found.causes if "outside" in c]
+    yield from found.causes if lost else outside
     yield from _clipped(found)
     still = [a for a in found.actions if a.std < LITTLE * (a.high - a.low) / 2 < math.inf]
     if still:
@@ -555,8 +571,13 @@ def _text(found: Check) -> Iterator[str]:
     )
     holds = {True: "yes", False: "no", None: "not meant to: no feedback, or no positions"}
     yield f"holds its start: {holds[found.holds]}"
+    alike: dict[str, list[str]] = {}
     for text in found.failures:
-        yield f"failed: {text}"
+        rollout, _, reason = text.partition(": ")
+        alike.setdefault(reason, []).append(rollout)
+    for reason, rollouts in alike.items():
+        more = f", and {len(rollouts) - 1} more" if len(rollouts) > 1 else ""
+        yield f"failed: {rollouts[0]}{more}: {reason}"
     yield ""
     head = ("state entry", "unit", "size", "start", "drift", "explored", "largest", "spread")
     rows = [

@@ -13,9 +13,10 @@
 
 Names are `module:qualname`. Only names below `gps.` are imported, and nothing but a dataclass is
 called on reading. What the user's hyperparams file defines is named `hyperparams:MyCost`, what a
-module beside it defines, or one that a script has imported, `hyperparams.helper:MyCost`; the reader
-passes the names of the copy in the run folder in. Names of other installed packages are those of
-modules that this file has imported: a name alone, which may be a stranger's, imports none of them.
+module next to it defines, or one that a script has imported, `hyperparams.helper:MyCost`; the
+reader passes the names of the copy in the run folder in. Names of other installed packages are
+those of modules that this file has imported: a name alone, which may be a stranger's, imports none
+of them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _is_own(module: str) -> bool:
 
 
 def users_of(tree: Any) -> dict[str, list[str]]:
-    """What a stored tree names of the hyperparams file and of modules beside it, by module:
+    """What a stored tree names of the hyperparams file and of modules next to it, by module:
     `hyperparams`, `hyperparams.helper`."""
     return {m: names for m, names in _named_in(tree).items() if _top(m) == USER}
 
@@ -158,7 +159,7 @@ def find(name: str, user: Names | None = None) -> Any:
         if sibling:
             known = _sibling(known, sibling)
         if first not in known:
-            where = f"the module {sibling} beside the" if sibling else "the"
+            where = f"the module {sibling} next to the" if sibling else "the"
             raise ExperimentError(f"{where} hyperparams file does not define {first}")
         thing = known[first]
     elif top == "gps":
@@ -185,7 +186,7 @@ def find(name: str, user: Names | None = None) -> Any:
 
 
 def _sibling(names: Mapping[str, Any], module: str) -> Mapping[str, Any]:
-    """What a module beside the hyperparams file defines; ExperimentError where it has none."""
+    """What a module next to the hyperparams file defines; ExperimentError where it has none."""
     try:
         return vars(names[siblings.NAME].module(module))
     except (KeyError, ModuleNotFoundError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,6 @@ from gps.pipeline.files import AnyPath, write_whole
 from gps.pipeline.progress import Iteration
 from gps.policies.onnx import export_onnx
 from gps.protocols import Agent, HasCameras, control_range_of
-
-log = logging.getLogger(__name__)
 
 FORMATS = {".pt2": policies.export_program, ".onnx": export_onnx}
 """The exporter of a file, by its suffix."""
@@ -37,7 +34,7 @@ def export_policy(
     """Write the global policy of a stored run as a program that needs torch or onnxruntime only.
 
     run: its folder. path: a file that ends in .pt2 (for torch) or .onnx (for onnxruntime, and needs
-    the extra `onnx`); it is written beside and renamed, and replaces one that exists only if
+    the extra `onnx`); it is written whole or not at all, and replaces one that exists only if
     `force`. iteration: `best` (see `gps.pipeline.progress`), `last` or a number. clip: the program
     clips its mean action to the limits of the agent, which are among the metadata in any case.
     float32: an .onnx file takes float32 observations (a .pt2 file takes both in any case). Returns
@@ -93,8 +90,6 @@ def _stored(
         raise ConfigError(
             f"{folder.path} has no global policy: {experiment.name} trains local controllers only"
         )
-    for text in folder.notices(experiment):
-        log.warning("%s", text)
     agent = experiment.validate()
     policy, config = state.policy.policy, experiment.agent
     cameras = tuple(config.cameras) if isinstance(config, HasCameras) else ()

@@ -13,7 +13,7 @@ AnyPath = Annotated[str | Path, Kind("a path", (str, os.PathLike))]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, flush it to the disk and rename it; raises OSError."""
+    """Write a file next to its place, flush it to the disk and rename it; raises OSError."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:

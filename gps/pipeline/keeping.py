@@ -1,9 +1,9 @@
 """What a run keeps of the files it was made with, and how they differ from those outside.
 
     RUN/model/robot-1a2b3c4d5e/    the files of a model, in folders that lie to each other as before
-    RUN/hyperparams.py             the hyperparams file, with the modules beside it
+    RUN/hyperparams.py             the hyperparams file, with the modules next to it
 
-The run is continued and evaluated with its own copies. What differs is said in a line each.
+The run is continued and evaluated with these copies. What differs is said in a line each.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def notices(
     for files in found_in(experiment):
         if what := files.outside():
             copy = run / MODELS / files.folder / files.main
-            lines.append(f"{what} since the run was made, which goes on with its own copy {copy}")
+            lines.append(f"{what} since the run was made, which uses its copy {copy}")
     now, then = versions(), facts.get("versions") or {}
     lines += [
         f"the run was made with {name} {then[name]}, this is {name} {now[name]}"
@@ -127,7 +127,7 @@ def _edited(
         what = ", ".join(sorted({name for names in used.values() for name in names}))
         lines.append(
             f"{', '.join(str(run / name) for name in code)} changed since the run was made, which "
-            f"goes on with what they define now: {what}"
+            f"uses what they define now: {what}"
         )
     if "hyperparams.py" in changed and facts.get("source") and (run / "hyperparams.py").is_file():
         lines += _values(run, base, experiment)
@@ -163,8 +163,8 @@ def _values(run: Path, base: Experiment, experiment: Experiment) -> list[str]:
     options = "".join(f" --{name} {mine}" for name, mine in live if name in known)
     hint = f"; what can change in a run: gps resume {run}{options}" if options else ""
     return [
-        f"{', '.join(shown[:_LISTED])}{more}, which goes on with its own: values in its copy of "
-        f"the hyperparams file are not used{hint}"
+        f"{', '.join(shown[:_LISTED])}{more}: a run does not use the values in its copy of the "
+        f"hyperparams file{hint}"
     ]
 
 

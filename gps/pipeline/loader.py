@@ -181,7 +181,7 @@ def modules_beside(path: str | Path) -> dict[Path, bytes]:
 
 
 def imports(path: str | Path) -> set[str]:
-    """Dotted names of what a hyperparams file and the modules beside it import, or may import.
+    """Dotted names of what a hyperparams file and the modules next to it import, or may import.
 
     Raises ExperimentError.
     """
@@ -205,7 +205,7 @@ def source_of(tree: Any) -> Path | None:
 
 
 def modules_of(names: Sequence[str]) -> dict[Path, bytes]:
-    """The files of imported modules and of those beside them that they import, as above.
+    """The files of imported modules and of those next to them that they import, as above.
 
     Raises ExperimentError.
     """

@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from gps.agents.actions import MocapAction, welded_mocap
 from gps.pipeline import statics
+from gps.pipeline.statics import Bools
 from gps.types import Array
-
-Bools = npt.NDArray[np.bool_]
 
 JOINTS = ("free", "ball", "slide", "hinge")
 _SHOWN = 40
@@ -97,11 +96,6 @@ class Robot:
         names = [self.model.key(i).name for i in range(self.model.nkey)]
         return (names.index("home") if "home" in names else 0) if names else None
 
-    @property
-    def keyframe_name(self) -> str:
-        """Its name, or its number."""
-        return self.model.key(self.keyframe).name or str(self.keyframe)
-
     def _inside_limits(self) -> Array:
         """The model's own pose, but the middle of its range for a joint that is outside, and if its
         bodies are then inside each other also for those that are near a limit, or for all."""
@@ -161,12 +155,7 @@ class Robot:
     @cached_property
     def moments(self) -> Array:
         """Generalised force per actuator force at the start, (nu, nv)."""
-        moments = np.zeros((self.model.nu, self.model.nv))
-        d = self.data
-        for i in range(self.model.nu):
-            row = slice(d.moment_rowadr[i], d.moment_rowadr[i] + d.moment_rownnz[i])
-            moments[i, d.moment_colind[row]] = d.actuator_moment[row]
-        return moments
+        return statics.moments(self.model, self.data)
 
     @cached_property
     def driven(self) -> Bools:
@@ -203,15 +192,7 @@ class Robot:
     @cached_property
     def hinges(self) -> Bools:
         """Which directions are measured in rad, (nv,)."""
-        m = self.model
-        turn = np.equal(m.jnt_type[m.dof_jntid], int(mujoco.mjtJoint.mjJNT_HINGE))
-        for j in range(m.njnt):
-            first = m.jnt_dofadr[j]
-            if m.jnt_type[j] == mujoco.mjtJoint.mjJNT_BALL:
-                turn[first : first + 3] = True
-            elif m.jnt_type[j] == mujoco.mjtJoint.mjJNT_FREE:
-                turn[first + 3 : first + 6] = True
-        return turn
+        return statics.turns(self.model)
 
     @cached_property
     def tied(self) -> Bools:
@@ -332,8 +313,7 @@ class Robot:
     @property
     def stands(self) -> bool:
         """Whether only contacts carry a free base."""
-        pose = list(statics.unheld(self.model, self.start, 1.0, 0.05))
-        return any("contacts carry" in text for text in pose)
+        return statics.stands(self.model, self.start, 1.0, 0.05)
 
     @cached_property
     def _acceleration(self) -> Array:

@@ -157,7 +157,7 @@ def resume(
     what cannot change in a run is refused before anything is deleted. Raises StoreError,
     ConfigError, ExperimentError.
 
-    The run goes on with the files that it has kept; what differs outside is a warning in the log.
+    The run uses the files that it has stored; what differs outside is a warning in the log.
     """
     folder = RunFolder.open(path)
     if "asynchronous" in folder.info():

@@ -52,7 +52,7 @@ def agent_of(config: AgentConfig) -> Agent:
 
 def _actor(agent: Agent, policy: Policy, records_images: bool) -> Policy:
     """The policy as it acts in rollouts. An agent without cameras gets it as it is: a remote one
-    runs a local controller beside the robot, and asks for the actions of all others."""
+    runs a local controller next to the robot, and asks for the actions of all others."""
     return acting(policy, records_images=records_images or image_shape_of(agent) is None)
 
 
@@ -130,8 +130,8 @@ def rollout(
     """`samples` rollouts of one training condition; `source.actor` acts.
 
     A sample whose simulation fails is drawn again with fresh noise, `max_resamples` times; then the
-    SimulationError of the last try is raised. Images are drawn where a policy with images acts, or
-    is trained from these rollouts.
+    SimulationError of the last try is raised. The first try that fails is a warning in the log.
+    Images are drawn where a policy with images acts, or is trained from these rollouts.
     """
     agent = agent_of(config)
     actor = _actor(agent, source.actor, not isinstance(source, WithoutRecordedImages))
@@ -156,7 +156,8 @@ def rollout(
                         "rollouts (agent.T)"
                     )
                 raise
-            log.warning("%s; drawing these samples again", error)
+            level = logging.DEBUG if attempt else logging.WARNING  # the next ones fail alike
+            log.log(level, "%s; drawing these samples again", error)
             for failure in error.failures:
                 attempts[failure.sample] += 1
     raise AssertionError("unreachable")

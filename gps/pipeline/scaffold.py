@@ -19,7 +19,7 @@ import numpy as np
 
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import loader
-from gps.pipeline.checking import CLIPPED, EXPLORES, POSITIONS, Check, check
+from gps.pipeline.checking import CLIPPED, EXPLORES, POSITIONS, Check, check, visual_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.source_text import (
     Argument,
@@ -31,7 +31,7 @@ from gps.pipeline.source_text import (
     number,
     sum_of,
 )
-from gps.protocols import Agent, control_range_of, visual_model_of
+from gps.protocols import Agent, control_limits_of, control_range_of
 from gps.types import Array
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def _measure(entry: str | None, target: Any, distance: float, unit: str, size: i
 
 
 def _posture(robot: Robot, timing: Any) -> _Task:
-    """Joints to a pose beside the start; a free root stays up, what nothing drives stays put."""
+    """Joints to a pose near the start; a free root stays up, what nothing drives stays put."""
     m = robot.model
     way = robot.goal(robot.driven & robot.scalar)
     if robot.stands:  # it has to stay up before it can do anything else
@@ -426,7 +426,7 @@ def _posture(robot: Robot, timing: Any) -> _Task:
         log_weight=0.1,
         alpha=number((0.1 * moved) ** 2, 1),
     )
-    what = "Joints to a pose beside the start" if way.any() else "Joints stay where they start"
+    what = "Joints to a pose near the start" if way.any() else "Joints stay where they start"
     above = (
         f"{what}, {number(moved, 2):g} away in all. l2 pulls from afar, log_weight asks for "
         "precision within sqrt(alpha)."
@@ -643,17 +643,14 @@ def _ended(experiment: Experiment) -> int | None:
 
 def _half_range(agent: Agent) -> Array:
     """Half of each action's range, (nu,); 1 without limits."""
-    low, high = control_range_of(agent) or (np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf))
+    low, high = control_limits_of(agent)
     return np.where(np.isfinite(high - low), (high - low) / 2, 1.0)
 
 
 def _environment(title: str, agent: Agent, call: Call) -> _Draft:
     """A draft for an environment that has starts and a reward of its own."""
     half = _half_range(agent)
-    try:
-        visual = visual_model_of(agent, 0)
-    except GPSError:  # no model, so nothing to list
-        visual = None
+    visual = visual_of(agent)
     notes = [f"states of {agent.layout.size}, observations of {agent.obs_layout.size} numbers"]
     limits = control_range_of(agent)
     if limits is not None:

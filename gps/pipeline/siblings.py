@@ -1,4 +1,4 @@
-"""Modules beside a hyperparams file: `import helper` finds helper.py in the same folder.
+"""Modules next to a hyperparams file: `import helper` finds helper.py in the same folder.
 
 Every executed file gets modules of its own, whose names begin with its own unique one. So two
 experiments may have modules of the same name, `sys.path` stays as it is, and so does `sys.modules`
@@ -6,7 +6,7 @@ once the file has run. The statements that import such a module are compiled as 
 `Siblings`, those inside functions too, which run later and perhaps in another process. As with the
 file itself, what a module defines travels to workers by value.
 
-A module stands beside the file as `helper.py` or `helper/__init__.py`. It goes before an installed
+A module lies next to the file as `helper.py` or `helper/__init__.py`. It goes before an installed
 package of that name, but not before Python's own modules and `gps`. Only `import` statements are
 seen: `importlib.import_module("helper")` finds nothing.
 """
@@ -117,7 +117,7 @@ def beside(main: Source) -> dict[str, Source]:
 
 
 def imports(main: Source, sources: Mapping[str, Source]) -> set[str]:
-    """Dotted names of all that a file and the modules beside it import, or may import."""
+    """Dotted names of all that a file and the modules next to it import, or may import."""
     files = (main, *sources.values())
     return {name for source in files for name in _imports(_parsed(source), source.package)}
 
@@ -230,7 +230,7 @@ def _placed(new: ast.stmt, old: ast.stmt) -> ast.stmt:
 
 
 class Siblings:
-    """The modules beside one executed file."""
+    """The modules next to one executed file."""
 
     def __init__(self, root: str, sources: Mapping[str, Source]) -> None:
         """root: name of the file's own module. sources: as `beside` gives them."""

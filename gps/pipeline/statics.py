@@ -9,13 +9,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from gps.agents._linearise import control_limits
 from gps.types import Array
+
+Bools = npt.NDArray[np.bool_]
 
 STANDARD_GRAVITY = 9.81
 """In m/s^2."""
@@ -43,12 +47,12 @@ def metric(model: mujoco.MjModel) -> bool:
 def direction_names(model: mujoco.MjModel) -> tuple[str, ...]:
     """A name of each direction of motion, (nv,): its joint's, or its body's where that has none,
     with x, y, z, and turn x ... for the directions of free and ball joints."""
-    turns, names = tuple(f"turn {axis}" for axis in "xyz"), []
+    about, names = tuple(f"turn {axis}" for axis in "xyz"), []
     for j, kind in enumerate(map(int, model.jnt_type)):
         body = model.body(int(model.jnt_bodyid[j]))
         alone = int(model.body_jntnum[body.id]) == 1
         name = model.joint(j).name or (body.name if alone and body.name else f"joint {j}")
-        own = ((*"xyz", *turns), turns, ("",), ("",))[kind]
+        own = ((*"xyz", *about), about, ("",), ("",))[kind]
         names += [f"{name} {direction}".rstrip() for direction in own]
     return tuple(names)
 
@@ -72,22 +76,41 @@ def outside(model: mujoco.MjModel, qpos: Array) -> Iterator[str]:
         )
 
 
-def unheld(model: mujoco.MjModel, qpos: Array, time: float, tolerance: float) -> Iterator[str]:
-    """Why no controls hold the model at rest at qpos (nq,), in words; nothing where they do.
+def moments(model: mujoco.MjModel, data: Any) -> Array:
+    """Generalised force per actuator force at the pose of the data, (nactuator, nv)."""
+    found = np.zeros((model.nactuator, model.nv))
+    sparse = data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind
+    mujoco.mju_sparse2dense(found, *sparse)
+    return found
 
-    A joint is named where what it lacks would move it by more than `tolerance` (rad, or m) within
-    `time` (s), from rest and with constant acceleration. Joints that contacts, limits or equality
-    constraints act on are left out, since these may carry them.
-    """
+
+@dataclass(frozen=True)
+class _Balance:
+    """Forces at rest at a pose, of each direction, (nv,)."""
+
+    needs: Array
+    """What would keep it there."""
+    able: Array
+    """Magnitude that actuators and friction have towards that."""
+    moments: Array
+    """Generalised force per actuator force, (nactuator, nv)."""
+    falls: Bools
+    """Whether what is missing moves it by more than a tolerance."""
+    constrained: Bools
+    """Whether a contact, a limit or an equality constraint acts on it."""
+    floating: Bools
+    """Directions of free and ball joints that fall, and on which driven joints ride."""
+
+
+def _balance(model: mujoco.MjModel, qpos: Array, time: float, tolerance: float) -> _Balance:
+    """See `unheld`."""
     model = copy.copy(model)
     model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
-    tied, held = _constrained(model, data)
-    moments = np.zeros((model.nactuator, model.nv))
-    sparse = data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind
-    mujoco.mju_sparse2dense(moments, *sparse)
+    tied, constrained = _constrained(model, data)
+    moment = moments(model, data)
     forces = _forces(model, qpos)
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
     data.qvel[:] = data.qacc[:] = 0.0
@@ -95,71 +118,76 @@ def unheld(model: mujoco.MjModel, qpos: Array, time: float, tolerance: float) ->
     needs = data.qfrc_inverse.copy()
     M = np.zeros((model.nv, model.nv))
     mujoco.mj_fullM(model, data, M)
-    acts = (moments != 0.0)[:, :, None]
-    ends = np.where(acts, np.where(acts, moments[:, :, None], 1.0) * forces[:, None, :], 0.0)
+    acts = (moment != 0.0)[:, :, None]
+    ends = np.where(acts, np.where(acts, moment[:, :, None], 1.0) * forces[:, None, :], 0.0)
     ends.sort(axis=2)
     able = np.where(needs > 0, ends.max(axis=2).sum(axis=0), -ends.min(axis=2).sum(axis=0))
     able = np.fmax(able, 0.0) + model.dof_frictionloss
-    free = np.less(model.jnt_type[model.dof_jntid], int(mujoco.mjtJoint.mjJNT_SLIDE))
-    scale = np.where(_turns(model), 1.0, length_scale(model))
-    missing = np.abs(needs) - able
-    falls = 0.5 * missing / M.diagonal() * time**2 > tolerance * scale
-    driven = (moments != 0.0).any(axis=0)
+    scale = np.where(turns(model), 1.0, length_scale(model))
+    falls = 0.5 * (np.abs(needs) - able) / M.diagonal() * time**2 > tolerance * scale
+    driven = (moment != 0.0).any(axis=0)
     base = np.zeros(model.nv, dtype=np.bool_)
     for dof in map(int, np.flatnonzero(driven)):
         base |= _above(model, dof)
-    floating = base & falls & free & ~driven & ~tied
-    names = direction_names(model)
-    if floating.any():
-        j = model.dof_jntid[np.flatnonzero(floating)[0]]
+    floating = base & falls & _free(model) & ~driven & ~tied
+    return _Balance(needs, able, moment, falls, constrained, floating)
+
+
+def stands(model: mujoco.MjModel, qpos: Array, time: float, tolerance: float) -> bool:
+    """Whether only contacts carry a free base at rest at qpos (nq,); time, tolerance: as in
+    `unheld`."""
+    return bool(_balance(model, qpos, time, tolerance).floating.any())
+
+
+def unheld(model: mujoco.MjModel, qpos: Array, time: float, tolerance: float) -> Iterator[str]:
+    """Why no controls hold the model at rest at qpos (nq,), in words; nothing where they do.
+
+    A joint is named where what it lacks would move it by more than `tolerance` (rad, or m) within
+    `time` (s), from rest and with constant acceleration. Joints that contacts, limits or equality
+    constraints act on are left out, since these may carry them.
+    """
+    b, names = _balance(model, qpos, time, tolerance), direction_names(model)
+    if b.floating.any():
+        j = model.dof_jntid[np.flatnonzero(b.floating)[0]]
         root = names[model.jnt_dofadr[j]].rpartition(" ")[0].removesuffix(" turn")
         yield (
             f"no actuator moves {root}, so contacts carry the start: it is held as far as the "
             "robot stands by itself, and linear dynamics end where a contact does"
         )
-    riding = np.array([bool((_above(model, dof) & floating).any()) for dof in range(model.nv)])
-    short = falls & ~held & ~free & ~riding
+    riding = np.array([bool((_above(model, dof) & b.floating).any()) for dof in range(model.nv)])
+    short = b.falls & ~b.constrained & ~_free(model) & ~riding
+    missing, driven = np.abs(b.needs) - b.able, (b.moments != 0.0).any(axis=0)
     for able_to, remedy in (
         (driven, "no gains or noise change that, a wider control range or another start does"),
         (~driven, "it stays only as far as the motion of other joints keeps it there"),
     ):
         found = list(map(int, np.flatnonzero(short & able_to)))
         if found:
-            found.sort(key=lambda i: -missing[i] / abs(needs[i]))
-            told = [_lack(model, names, i, needs, able, moments) for i in found[:_SAID]]
+            found.sort(key=lambda i: -missing[i] / abs(b.needs[i]))
+            told = [_lack(model, names, i, b) for i in found[:_SAID]]
             more = f"; and {len(found) - _SAID} more joints" if len(found) > _SAID else ""
             yield f"{'; '.join(told)}{more}: {remedy}"
 
 
-def _lack(
-    model: mujoco.MjModel,
-    names: tuple[str, ...],
-    dof: int,
-    needs: Array,
-    able: Array,
-    moments: Array,
-) -> str:
+def _lack(model: mujoco.MjModel, names: tuple[str, ...], dof: int, b: _Balance) -> str:
+    """What a direction needs, and what its actuators have."""
     unit = ""
     if metric(model):
-        unit = " N m" if _turns(model)[dof] else " N"
-    own = [i for i in range(model.nactuator) if moments[i, dof] != 0.0]
-    need = f"{names[dof]} needs {abs(needs[dof]):.2g}{unit} to stay where it starts"
+        unit = " N m" if turns(model)[dof] else " N"
+    own = [i for i in range(model.nactuator) if b.moments[i, dof] != 0.0]
+    need = f"{names[dof]} needs {abs(b.needs[dof]):.2g}{unit} to stay where it starts"
     if not own:
         return f"{need}, and no actuator moves it"
     called = " and ".join(model.actuator(i).name or f"actuator {i}" for i in own[:_SAID])
-    return f"{need}, {called} {'has' if len(own) == 1 else 'have'} {able[dof]:.2g}{unit}"
+    return f"{need}, {called} {'has' if len(own) == 1 else 'have'} {b.able[dof]:.2g}{unit}"
 
 
 def control_ends(model: mujoco.MjModel) -> Array:
     """Lowest and highest control, (nu, 2), infinite without; of muscles what MuJoCo clamps to."""
-    ends = np.where(
-        model.actuator_ctrllimited.astype(bool)[:, None],
-        model.actuator_ctrlrange,
-        (-math.inf, math.inf),
-    )
-    muscles = model.actuator_dyntype == int(mujoco.mjtDyn.mjDYN_MUSCLE)
+    ends = np.stack(control_limits(model), axis=1)
+    muscles = model.actuator_ctrladr[model.actuator_dyntype == int(mujoco.mjtDyn.mjDYN_MUSCLE)]
     ends[muscles] = np.clip(ends[muscles], 0.0, 1.0)
-    return np.array(ends)
+    return ends
 
 
 def _forces(model: mujoco.MjModel, qpos: Array) -> Array:
@@ -188,9 +216,7 @@ def _forces(model: mujoco.MjModel, qpos: Array) -> Array:
     return np.array(forces)
 
 
-def _constrained(
-    model: mujoco.MjModel, data: Any
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _constrained(model: mujoco.MjModel, data: Any) -> tuple[Bools, Bools]:
     """Directions that equality constraints act on, (nv,), and those that limits or contacts may
     carry as well."""
     J = np.reshape(data.efc_J, (-1, model.nv))[: data.nefc] != 0.0
@@ -200,15 +226,20 @@ def _constrained(
     return np.array(equal), np.array(J[~np.isin(kinds, dry)].any(axis=0))
 
 
-def _turns(model: mujoco.MjModel) -> npt.NDArray[np.bool_]:
-    """Directions that are measured in rad, (nv,)."""
+def turns(model: mujoco.MjModel) -> Bools:
+    """Which directions are measured in rad, (nv,)."""
     found: list[bool] = []
     for kind in map(int, model.jnt_type):
         found += ((False,) * 3 + (True,) * 3, (True,) * 3, (False,), (True,))[kind]
     return np.array(found, dtype=np.bool_)
 
 
-def _above(model: mujoco.MjModel, dof: int) -> npt.NDArray[np.bool_]:
+def _free(model: mujoco.MjModel) -> Bools:
+    """Which directions are those of free and ball joints, (nv,)."""
+    return np.less(model.jnt_type[model.dof_jntid], int(mujoco.mjtJoint.mjJNT_SLIDE))
+
+
+def _above(model: mujoco.MjModel, dof: int) -> Bools:
     """The direction and those between it and the world, (nv,)."""
     found = np.zeros(model.nv, dtype=np.bool_)
     while dof >= 0:

@@ -2,7 +2,7 @@
 
     RUN/experiment.json        configuration, seed, versions, git commit; see `config_io`
     RUN/hyperparams.py         copy of the hyperparams file, where there was one, with the modules
-                               beside it that it imports
+                               next to it that it imports
     RUN/model/NAME-DIGEST/     files that the experiment is made of, such as a robot's model with
                                its meshes; see `keeping`
     RUN/iterations/0000.h5     the state before the first iteration
@@ -15,8 +15,8 @@
     RUN/tensorboard/           the same numbers as events
     RUN/lock                   present while a process writes to the run
 
-Every file is written beside its place and renamed: it is there whole or not at all. Iteration files
-hold no wall-clock time: the same seed gives the same bytes.
+Every file is written next to its place and renamed: it is there whole or not at all. Iteration
+files hold no wall-clock time: the same seed gives the same bytes.
 
 `snapshot` says what an iteration file holds, `trees` how.
 """
@@ -97,7 +97,7 @@ _IMPORTS = "# Added by gps: packages of this run's experiment that the file does
 
 
 def _copied(source: str | Path, tree: Any) -> dict[str, bytes]:
-    """A hyperparams file and the modules beside it that it imports, by their place in the run
+    """A hyperparams file and the modules next to it that it imports, by their place in the run
     folder; StoreError where a run has something else of that name.
 
     Packages that the experiment names, and the file does not, are imported at its end.
@@ -162,7 +162,7 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in a folder that is new or empty; raises StoreError.
 
-        source: the hyperparams file, to be copied with the modules beside it that it imports; None
+        source: the hyperparams file, to be copied with the modules next to it that it imports; None
         for that which classes and functions of the experiment come from, if there is one.
         extra: more entries for experiment.json.
         """

@@ -48,6 +48,18 @@ def test_live_options_are_samples_iterations_and_the_algorithm(experiment):
         ({"algorithm.step.kl-mx": "1"}, ConfigError, "did you mean algorithm.step.kl-max"),
         ({"agent.T": "3"}, ConfigError, "cannot change between iterations"),
         ({"algorithm.network.hidden": "3"}, ConfigError, "cannot change between iterations"),
+        (
+            {"cost.terms.0.cost.weights": "3"},
+            ConfigError,
+            "iterations: the iterations of a run are",
+        ),
+        (
+            {"cost.terms.0.weights": "3"},
+            ConfigError,
+            r"weights' \(there is cost.terms.0.cost.weights\) cannot change .*: the iterations of",
+        ),
+        ({"measure.treshold": "3"}, ConfigError, r"there is measure.threshold\).*: the iterations"),
+        ({"agent.friction": "3"}, ConfigError, "'agent.friction' cannot change .* of this agent"),
         ({"samples": "two"}, ExperimentError, "samples"),
         ({"samples": "0"}, ConfigError, "Experiment.samples must be"),
         ({"algorithm.step.kl-max": "-1"}, ConfigError, "kl_max must be a number above 0"),

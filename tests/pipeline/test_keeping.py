@@ -290,7 +290,7 @@ def test_a_run_goes_on_with_its_own_model(robot, tmp_path, model, caplog, monkey
     (robot.parent / "own.xml").write_text(OWN.replace("123456789", "5"))
     list(gps.resume(tmp_path / "elsewhere", iterations=3))
     assert files_of(tmp_path / "elsewhere") == whole
-    told = f"{robot} has changed since the run was made, which goes on with its own copy"
+    told = f"{robot} has changed since the run was made, which uses its copy"
     assert (told in caplog.text) == (model is None)
     assert (told in (tmp_path / "elsewhere" / "log.txt").read_text()) == (model is None)
     shutil.rmtree(robot.parents[1])
@@ -465,7 +465,8 @@ def test_later_changes_of_the_same_options_are_forgotten(robot, tmp_path):
     [
         ({"agent.dt": 0.1}, "'agent.dt' cannot change .*those of this agent"),
         ({"cost.terms.0.weight": 2}, "compared by it"),
-        ({"initial.noise": 2}, "what can: samples"),
+        ({"initial.noise": 2}, "only the first iteration begins with it"),
+        ({"patience": 2}, "what can: samples"),
         ({"name": "other"}, "it names the run's folder"),
         ({"sample": 3}, "did you mean samples"),
         ({"kl_max": 3}, r"did you mean algorithm\.step\.kl-max"),
@@ -727,7 +728,7 @@ def test_a_file_that_cannot_be_read_again_is_named_at_once(tmp_path, caplog):
     assert "weight.txt" in caplog.text
 
 
-def test_versions_of_simulators_are_told(finished, tmp_path):
+def test_versions_of_simulators_are_told_where_something_is_simulated(finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     facts = json.loads((run / "experiment.json").read_text())
@@ -736,3 +737,7 @@ def test_versions_of_simulators_are_told(finished, tmp_path):
     (run / "experiment.json").write_text(json.dumps(facts))
     line = f"the run was made with mujoco 3.0.0, this is mujoco {mujoco.__version__}"
     assert line in RunFolder.open(run).notices()
+    assert cli.main(["plot", str(run), "--out", str(tmp_path / "plots")]) == 0
+    assert line not in capsys.readouterr().err  # nothing moves in a plot
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert line in capsys.readouterr().err

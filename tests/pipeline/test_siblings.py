@@ -242,7 +242,10 @@ def test_unknown_modules_of_a_stored_run_are_named(tmp_path):
     names = vars(loader.execute(write(tmp_path)))
     for stored, message in (
         ("hyperparams.nothing:X", "imports no module nothing"),
-        ("hyperparams.helper:X", "the module helper beside the hyperparams file does not define X"),
+        (
+            "hyperparams.helper:X",
+            "the module helper next to the hyperparams file does not define X",
+        ),
         ("hyperparams.helper:ActionCost", "is not defined there"),
         ("hyperparams.kit.deep.speed:sys", "is not defined there"),
         ("hyperparamsx.helper:MyCost", "does not import hyperparamsx"),
