@@ -414,10 +414,19 @@ def moved(model: mujoco.MjModel, qpos: Array, by: Array) -> Array:
     if model.nq == model.nv:
         return qpos + by
     shape = np.broadcast_shapes(qpos.shape[:-1], by.shape[:-1])
-    out = np.array(np.broadcast_to(qpos, (*shape, model.nq)))
+    out = np.array(np.broadcast_to(qpos, (*shape, model.nq)), order="C")
     steps = np.ascontiguousarray(np.broadcast_to(by, (*shape, model.nv)))
     for q, v in zip(out.reshape(-1, model.nq), steps.reshape(-1, model.nv), strict=True):
         mujoco.mj_integratePos(model, q, v, 1.0)
+    return out
+
+
+def origin(model: mujoco.MjModel, nominal: Array) -> Array:
+    """qpos (nq,) from which positions count: the quaternions of a pose (nq,), else zero."""
+    out = np.zeros(model.nq)
+    _, _, turns = _directions(model)
+    for _, quat in turns:
+        out[quat : quat + 4] = nominal[quat : quat + 4]
     return out
 
 

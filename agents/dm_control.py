@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from gps.agents._given import Given
-from gps.agents._model import ACTIVATION, ENTRIES, QPOS
+from gps.agents._model import ACTIVATION, ENTRIES, QPOS, moved, origin
 from gps.agents._run import warnings_to_log
 from gps.agents.base import (
     Limit,
@@ -611,18 +611,11 @@ class _Episode:
         self._forces = np.repeat(late, self.model.sensor_dim)
         # where the angles of hinges lie in qpos
         self.hinges = self.model.jnt_qposadr[self.model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE]
-        self._origin = np.zeros(self.model.nq)
-        for kind, at in zip(self.model.jnt_type, self.model.jnt_qposadr, strict=True):
-            if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL):
-                at += 3 * (kind == mujoco.mjtJoint.mjJNT_FREE)
-                self._origin[at : at + 4] = self.model.qpos0[at : at + 4]
+        self._origin = origin(self.model, self.model.qpos0)
 
     def positions(self, joint_pos: Array) -> Array:
         """qpos (S, nq) of the entry joint_pos (S, nv)."""
-        qpos = np.tile(self._origin, (len(joint_pos), 1))
-        for q, shift in zip(qpos, np.ascontiguousarray(joint_pos), strict=True):
-            mujoco.mj_integratePos(self.model, q, shift, 1.0)
-        return qpos
+        return moved(self.model, self._origin, joint_pos)
 
     def look(
         self,

@@ -16,6 +16,7 @@ from gps.agents import _environments
 from gps.agents._environments import GOAL, OFFSET
 from gps.agents._given import Given
 from gps.agents._kept_model import kept
+from gps.agents._model import ACTIVATION, moved, origin
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
@@ -44,7 +45,6 @@ from gps.rng import stream
 from gps.types import Array, Layout, Linearisation, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
-ACTIVATION = "activation"
 Termination = Literal["ignore", "failure"]
 
 log = logging.getLogger(__name__)
@@ -494,10 +494,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
         with warnings_to_log():
             first.reset(start, None)  # may change the model
-        positions = np.ascontiguousarray(rollouts.entry("joint_pos")[sample, ::every])
-        qpos = np.tile(first.origin, (len(positions), 1))
-        for q, x in zip(qpos, positions, strict=True):
-            mujoco.mj_integratePos(first.model, q, x, 1.0)
+        qpos = moved(first.model, first.origin, rollouts.entry("joint_pos")[sample, ::every])
         return render_states(first.model, qpos, width=width, height=height, camera=camera)
 
     def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
@@ -514,16 +511,10 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         start = self._condition(condition, test=test)
         with warnings_to_log():
             first.reset(start, None)  # may change the model
-        model, origin = copy.copy(first.model), first.origin
-        where = self._layout.slice("joint_pos")
-
-        def positions(X: Array) -> Array:
-            qpos, shifts = np.tile(origin, (len(X), 1)), np.ascontiguousarray(X[:, where])
-            for q, shift in zip(qpos, shifts, strict=True):
-                mujoco.mj_integratePos(model, q, shift, 1.0)
-            return qpos
-
-        return MujocoVisualModel(model, self._layout.size, positions)
+        model, zero, where = copy.copy(first.model), first.origin, self._layout.slice("joint_pos")
+        return MujocoVisualModel(
+            model, self._layout.size, lambda X: moved(model, zero, X[:, where])
+        )
 
 
 @runtime_checkable
@@ -593,7 +584,9 @@ class _Instance:
             self.flat = not np.isin(
                 types, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
             ).any()
-            self.origin = self._origin("init_qpos" not in missing)
+            nominal = self.model.qpos0 if "init_qpos" in missing else base.init_qpos
+            self.origin = origin(self.model, nominal)
+            """qpos (nq,) where joint_pos is zero."""
         if self.settable:
             self._init = base.init_qpos.copy(), base.init_qvel.copy()
         self.dt = self._step_duration(config)
@@ -620,25 +613,8 @@ class _Instance:
         )
         if not same:
             raise GPSError(f"the actions of {self._name} are not the controls of its model")
-        quaternions = np.isin(self.model.jnt_type, (0, 1))
-        nominal = self._base.init_qpos if quaternions.any() else self.model.qpos0
-        if not np.allclose(self._origin_of(nominal), self._origin_of(self.model.qpos0)):
+        if not np.allclose(self.origin, origin(self.model, self.model.qpos0)):
             raise GPSError(f"{self._name} has another nominal orientation than its model")
-
-    def _origin(self, has_init: bool) -> Array:
-        """qpos where joint_pos is zero."""
-        return self._origin_of(self._base.init_qpos if has_init else self.model.qpos0)
-
-    def _origin_of(self, nominal: Array) -> Array:
-        """The quaternions of a pose, else zero."""
-        model = self.model
-        origin = np.zeros(model.nq)
-        for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-            if kind == mujoco.mjtJoint.mjJNT_FREE:
-                origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
-            elif kind == mujoco.mjtJoint.mjJNT_BALL:
-                origin[at : at + 4] = nominal[at : at + 4]
-        return origin
 
     def _step_duration(self, config: GymnasiumConfig) -> float:
         """What the environment reports of its step, in s; not needed if it is configured."""
@@ -683,7 +659,7 @@ class _Instance:
         qpos = np.array(qpos if start.qpos is None else start.qpos)
         qvel = np.array(qvel if start.qvel is None else start.qvel)
         if shift is not None:
-            mujoco.mj_integratePos(self.model, qpos, np.ascontiguousarray(shift[: self.nv]), 1.0)
+            qpos = moved(self.model, qpos, shift[: self.nv])
             qvel += shift[self.nv :]
         # a reset that lets the simulator step leaves its time and its solver's last solution behind
         mujoco.mj_resetData(self.model, base.data)
