@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from gps.agents._given import Given
+from gps.agents._linearise import after, require_entries, widened
 from gps.agents._model import ACTIVATION, ENTRIES, QPOS, moved, origin
 from gps.agents._run import warnings_to_log
 from gps.agents.base import (
@@ -438,31 +439,12 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         What the task observes follows from the rest. Raises GPSError where the state lacks what
         the simulation needs, and SimulationError.
         """
-        found, episode = (
-            self.simulator.linearise(condition, test=test),
-            self._condition(condition, test=test),
-        )
-        lacking = [n for n in found.layout.names if n not in self._layout.names]
-        if lacking:
-            raise GPSError(f"{', '.join(lacking)} not in DMControlConfig.state")
-        (ours, theirs), nx, nu = self._columns, self._layout.size, self.nu
-        after = found.F @ np.concatenate((found.x, found.u)) + found.f
-        x, x_after = self._at(episode, np.stack((found.x, after)))[:, self._state]
-        F, x_scale = np.zeros((nx, nx + nu)), np.full(nx, np.inf)
-        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
-            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
-        ]
-        x_scale[ours] = found.x_scale[theirs]
-        for name, slope in self._slopes(episode, found.x[None]).items():
-            F[self._layout.slice(name)] = slope[0] @ F
-        return replace(
-            found,
-            x=x,
-            F=F,
-            f=x_after - F @ np.concatenate((x, found.u)),
-            x_scale=x_scale,
-            layout=self._layout,
-        )
+        require_entries(self._layout, self.simulator.layout.names, "DMControlConfig.state")
+        found = self.simulator.linearise(condition, test=test)
+        episode = self._condition(condition, test=test)
+        x, x_after = self._at(episode, np.stack((found.x, after(found))))[:, self._state]
+        slopes = {n: slope[0] for n, slope in self._slopes(episode, found.x[None]).items()}
+        return widened(found, self._layout, x, x_after, slopes)
 
     def _slopes(self, episode: _Episode, X: Array) -> dict[str, Array]:
         """d entry / dx of what the task observes, at states of the simulator: (S, size, nx)."""

@@ -16,6 +16,7 @@ from gps.agents import _environments
 from gps.agents._environments import GOAL, OFFSET
 from gps.agents._given import Given
 from gps.agents._kept_model import kept
+from gps.agents._linearise import after, require_entries, widened
 from gps.agents._model import ACTIVATION, moved, origin
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
@@ -228,6 +229,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
             first.check_start(start)
         self._dt = config.dt or first.dt
         self._starts: dict[tuple[bool, int], tuple[Array, Array, Array]] = {}
+        self._linearisations: dict[tuple[bool, int], Linearisation] = {}
         self._check_repeatable()
 
     def _chosen(self, field: str, names: Sequence[str]) -> tuple[Layout, np.ndarray]:
@@ -357,38 +359,30 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         first = self._first
         first.require_plain()
         own = (*ENTRIES[:2], *((ACTIVATION,) if first.na else ()))
-        lacking = [name for name in own if name not in self._layout.names]
-        if lacking:
-            raise GPSError(f"{', '.join(lacking)} not in GymnasiumConfig.state")
+        require_entries(self._layout, own, "GymnasiumConfig.state")
         x, qpos, _ = self._start(condition, test=test)
-        model = copy.copy(first.model)
-        substeps = round(first.dt / model.opt.timestep)
-        agent = MujocoConfig(
-            model=Given(model, f"gymnasium.{self.config.env}"),
-            T=self.T,
-            dt=first.dt,
-            substeps=substeps,
-            state=own,
-            qpos=tuple(qpos),
-        ).build()
-        found = agent.linearise(0)
-        nx, nu = self._layout.size, self.nu
-        ours, theirs = entry_indices(self._layout, own), entry_indices(found.layout, own)
-        held, F, x_scale = x.copy(), np.zeros((nx, nx + nu)), np.full(nx, np.inf)
-        held[ours], x_scale[ours] = found.x[theirs], found.x_scale[theirs]
-        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
-            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
-        ]
-        after = held.copy()
-        after[ours] = (found.F @ np.concatenate((found.x, found.u)) + found.f)[theirs]
-        return replace(
-            found,
-            x=held,
-            F=F,
-            f=after - F @ np.concatenate((held, found.u)),
-            x_scale=x_scale,
-            layout=self._layout,
-        )
+        if (test, condition) not in self._linearisations:
+            model = self._model_of(condition, test=test)
+            agent = MujocoConfig(
+                model=Given(model, f"gymnasium.{self.config.env}"),
+                T=self.T,
+                dt=first.dt,
+                substeps=round(first.dt / model.opt.timestep),
+                state=own,
+                qpos=tuple(qpos),
+            ).build()
+            found, where = agent.linearise(0), entry_indices(self._layout, own)
+            at, x_after = x.copy(), x.copy()
+            at[where], x_after[where] = found.x, after(found)
+            self._linearisations[test, condition] = widened(found, self._layout, at, x_after, {})
+        return self._linearisations[test, condition]
+
+    def _model_of(self, condition: int, *, test: bool) -> mujoco.MjModel:
+        """The environment's own model, with what the reset of a condition makes of it."""
+        start = self._condition(condition, test=test)
+        with warnings_to_log():
+            self._first.reset(start, None)
+        return self._first.model
 
     def rollout(
         self,
@@ -487,15 +481,12 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         OpenGL is missing, where the state does not hold joint_pos, and for environments that are
         not MuJoCo's.
         """
-        first = self._first
         self._require_joints(rollouts.layout)
-        start = self._condition(rollouts.condition, test=test)
+        model = self._model_of(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
-        with warnings_to_log():
-            first.reset(start, None)  # may change the model
-        qpos = moved(first.model, first.origin, rollouts.entry("joint_pos")[sample, ::every])
-        return render_states(first.model, qpos, width=width, height=height, camera=camera)
+        qpos = moved(model, self._first.origin, rollouts.entry("joint_pos")[sample, ::every])
+        return render_states(model, qpos, width=width, height=height, camera=camera)
 
     def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown, with what its reset has made of the model.
@@ -508,10 +499,8 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
             raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
         if "joint_pos" not in self._layout.names:
             raise GPSError("an agent can only be shown if joint_pos is in its state")
-        start = self._condition(condition, test=test)
-        with warnings_to_log():
-            first.reset(start, None)  # may change the model
-        model, zero, where = copy.copy(first.model), first.origin, self._layout.slice("joint_pos")
+        model, where = self._model_of(condition, test=test), self._layout.slice("joint_pos")
+        model, zero = copy.copy(model), first.origin
         return MujocoVisualModel(
             model, self._layout.size, lambda X: moved(model, zero, X[:, where])
         )
