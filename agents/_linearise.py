@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from gps.agents._run import Run
+from gps.agents.actions import control_limits
 from gps.agents.base import entry_indices
 from gps.errors import GPSError
 from gps.types import Array, Layout, Linearisation
@@ -54,13 +55,6 @@ def within_limits(model: mujoco.MjModel, qpos: Array) -> Array:
         at = model.jnt_qposadr[j]
         qpos[at] = np.clip(qpos[at], *model.jnt_range[j])
     return qpos
-
-
-def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
-    """Lowest and highest control, (nu,) each; infinite where unlimited."""
-    limited = model.actuator_ctrllimited.astype(bool)
-    low, high = model.actuator_ctrlrange.T
-    return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
 
 class Statics:

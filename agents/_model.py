@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mujoco.batch import Batch
 
 ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
+JACOBIANS = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
+"""Entries whose Jacobians rollouts hold, and the entries that these need in the state."""
 ACTIVATION, QPOS, PLUGIN = "activation", "qpos", "plugin_state"
 HIDDEN = (ACTIVATION, HISTORY, PLUGIN, MOCAP)
 """Entries without which the state of some models is incomplete."""

@@ -7,7 +7,6 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from gps.agents._given import Given
 from gps.agents._linearise import after, require_entries, widened
-from gps.agents._model import ACTIVATION, ENTRIES, QPOS, moved, origin
+from gps.agents._model import ACTIVATION, ENTRIES, JACOBIANS, QPOS, moved, origin
 from gps.agents._run import warnings_to_log
 from gps.agents.base import (
     Limit,
@@ -33,23 +32,17 @@ from gps.agents.base import (
     entry_indices,
     option_pairs,
     require,
+    require_joint_pos,
+    start_seeds,
 )
 from gps.agents.mujoco import Condition, MujocoAgent, MujocoConfig, Pixels
 from gps.agents.randomise import Randomise
 from gps.agents.visual_model import MujocoVisualModel
-from gps.errors import ConfigError, GPSError, SimulationError, choices
+from gps.errors import ConfigError, choices
 from gps.extras import needed_by
 from gps.fields import Config, Count, Items, NonNegative, readonly
 from gps.protocols import Policy, acting, needs_images, records_images
-from gps.rng import stream
-from gps.types import (
-    Array,
-    Images,
-    Layout,
-    LinearGaussianController,
-    Linearisation,
-    Rollouts,
-)
+from gps.types import Array, Images, Layout, Linearisation, Rollouts
 
 REWARD = "reward"
 DIRECTIONS = "joint_directions"
@@ -73,9 +66,7 @@ def random_episodes(
 ) -> tuple[DMControlStart, ...]:
     """Starts that a task draws itself, each by a seed of its own; see `random_starts`."""
     # the task's generator is numpy's old one, whose seeds have 32 bits
-    return tuple(
-        DMControlStart(seed=int(stream(seed, purpose, i).integers(2**31))) for i in range(count)
-    )
+    return tuple(DMControlStart(seed=s) for s in start_seeds(count, seed, purpose))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,16 +176,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
                 f"(na={first.physics.model.na}); add {ACTIVATION!r}, or the state is incomplete"
             )
         self._dt = first.step_duration * config.repeat
-        nv = first.physics.model.nv
-        self._start_std = np.concatenate(
-            [
-                self._sized(field, std, nv)
-                for field, std in (
-                    ("start_qpos_std", config.start_qpos_std),
-                    ("start_qvel_std", config.start_qvel_std),
-                )
-            ]
-        )
+        self._start_std = self._start_stds(first.model.nv, config.name)
         self.simulator = _Simulator(
             MujocoConfig(
                 model=first.source,
@@ -241,15 +223,6 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
     def _inner(episode: _Episode) -> Condition:
         return Condition(qpos=tuple(episode.qpos), model=episode.source)
 
-    def _sized(self, field: str, std: float | tuple[float, ...], nv: int) -> Array:
-        vector = np.full(nv, std) if isinstance(std, (int, float)) else np.array(std)
-        if vector.shape != (nv,):
-            raise ConfigError(
-                f"DMControlConfig.{field} must have {nv} values, one per velocity of "
-                f"{self.config.name}, got {vector.size}"
-            )
-        return vector
-
     @property
     def dt(self) -> float:
         """Duration of one step in seconds."""
@@ -286,13 +259,8 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         self.simulator.check_images()
 
     def warm_up(self) -> None:
-        """Compile the kernels, or load them, by a rollout without controls."""
-        T, nu, nx = self.T, self.nu, self.layout.size
-        idle = LinearGaussianController(
-            K=np.zeros((T, nu, nx)), k=np.zeros((T, nu)), chol=np.tile(np.eye(nu), (T, 1, 1))
-        )
-        with suppress(SimulationError):
-            self.rollout(idle, 0, np.zeros((1, T, nu)), np.zeros((1, self.n_start)))
+        """Compile the kernels, or load them."""
+        self.simulator.warm_up()
 
     def model_of(self, condition: int, *, test: bool = False) -> mujoco.MjModel:
         """A copy of the model that a condition runs on, with what the task has drawn."""
@@ -390,11 +358,10 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
     def _kept(self, jacobians: Mapping[str, Array]) -> dict[str, Array]:
         """The Jacobians of entries that are in the state, if what they depend on is there too."""
         names = self._layout.names
-        needs = {ENTRIES[2]: ENTRIES[:1], ENTRIES[3]: ENTRIES[:2]}
         return {
             name: J
             for name, J in jacobians.items()
-            if name in names and all(n in names for n in needs.get(name, ENTRIES[:2]))
+            if name in names and all(n in names for n in JACOBIANS.get(name, ENTRIES[:2]))
         }
 
     def _wider(self, J: Array) -> Array:
@@ -514,13 +481,8 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         self, *, width: int, height: int, camera: str | int = -1, test: bool = False
     ) -> None:
         """Raise what `render` would of these arguments; see `MujocoAgent.check_render`."""
-        self._require_joints(self._layout)
+        require_joint_pos(self._layout)
         self.simulator.check_render(width=width, height=height, camera=camera, test=test)
-
-    @staticmethod
-    def _require_joints(layout: Layout) -> None:
-        if ENTRIES[0] not in layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
 
     def render(
         self,
@@ -540,7 +502,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
     def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown. Raises GPSError where the state does not hold joint_pos."""
-        self._require_joints(self._layout)
+        require_joint_pos(self._layout, "an agent can only be shown")
         episode, where = self._condition(condition, test=test), self._layout.slice(ENTRIES[0])
         model = self.model_of(condition, test=test)
         return MujocoVisualModel(model, self._layout.size, lambda X: episode.positions(X[:, where]))

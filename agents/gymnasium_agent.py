@@ -35,6 +35,8 @@ from gps.agents.base import (
     entry_indices,
     option_pairs,
     require,
+    require_joint_pos,
+    start_seeds,
 )
 from gps.agents.mujoco import MujocoConfig
 from gps.agents.rendering import Renderer, render_states
@@ -89,9 +91,7 @@ def random_starts(
     The same seed gives the same starts, and the first ones stay the same when `count` grows.
     Another `purpose` gives others: training and test starts need two.
     """
-    return tuple(
-        GymnasiumStart(seed=int(stream(seed, purpose, i).integers(2**31))) for i in range(count)
-    )
+    return tuple(GymnasiumStart(seed=s) for s in start_seeds(count, seed, purpose))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +218,13 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         state = config.state or (tuple(n for n, _ in joints) or seen)
         self._layout, self._state = self._chosen("state", state)
         self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
-        self._start_std = np.concatenate(
-            (
-                self._sized("start_qpos_std", config.start_qpos_std),
-                self._sized("start_qvel_std", config.start_qvel_std),
-            )
-        )
+        for field, std in (
+            ("start_qpos_std", config.start_qpos_std),
+            ("start_qvel_std", config.start_qvel_std),
+        ):
+            if np.any(std) and not first.settable:
+                raise ConfigError(f"GymnasiumConfig.{field} must be 0: {first.why_not_settable}")
+        self._start_std = self._start_stds(nv, config.env)
         self._conditions = {False: config.conditions, True: config.test_conditions}
         for start in (*config.conditions, *config.test_conditions):
             first.check_start(start)
@@ -241,18 +242,6 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
                     what += f"; {self.config.env} is not a MuJoCo environment"
                 raise ConfigError(f"GymnasiumConfig.{field}: {what}")
         return self._everything.select(names), entry_indices(self._everything, names)
-
-    def _sized(self, field: str, std: float | tuple[float, ...]) -> Array:
-        nv = self._first.nv
-        vector = np.full(nv, std) if isinstance(std, (int, float)) else np.array(std)
-        if np.any(std) and not self._first.settable:
-            raise ConfigError(f"GymnasiumConfig.{field} must be 0: {self._first.why_not_settable}")
-        if vector.shape != (nv,):
-            raise ConfigError(
-                f"GymnasiumConfig.{field} must have {nv} values, one per velocity of "
-                f"{self.config.env}, got {vector.size}"
-            )
-        return vector
 
     def _check_repeatable(self) -> None:
         """Refuse an environment that an equal reset does not bring back to the same place."""
@@ -454,15 +443,14 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
 
         ConfigError for a camera that is not there or a size; GPSError where nothing can be drawn.
         """
-        self._require_joints(self.layout)
+        self._require_joints(self.layout, "drawn")
         with Renderer(self._first.model, (camera,), height, width, plain=False):
             pass
 
-    def _require_joints(self, layout: Layout) -> None:
+    def _require_joints(self, layout: Layout, what: str) -> None:
         if not self._first.has_joints:
-            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be drawn")
-        if "joint_pos" not in layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be {what}")
+        require_joint_pos(layout, f"{self.config.env} can only be {what}")
 
     def render(
         self,
@@ -481,7 +469,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         OpenGL is missing, where the state does not hold joint_pos, and for environments that are
         not MuJoCo's.
         """
-        self._require_joints(rollouts.layout)
+        self._require_joints(rollouts.layout, "drawn")
         model = self._model_of(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
@@ -495,10 +483,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         MuJoCo's.
         """
         first = self._first
-        if not first.has_joints:
-            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
-        if "joint_pos" not in self._layout.names:
-            raise GPSError("an agent can only be shown if joint_pos is in its state")
+        self._require_joints(self._layout, "shown")
         model, where = self._model_of(condition, test=test), self._layout.slice("joint_pos")
         model, zero = copy.copy(model), first.origin
         return MujocoVisualModel(

@@ -17,7 +17,6 @@ from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
 from gps.agents._linearise import (
     Statics,
-    control_limits,
     direction_scales,
     linearise,
     smooth,
@@ -67,6 +66,7 @@ from gps.agents.actions import (
     MOCAP,
     Actions,
     MocapAction,
+    control_limits,
     mocap_names,
     servo_shift,
     steps_under_way,
@@ -85,11 +85,12 @@ from gps.agents.base import (
     check_start_noise,
     entry_indices,
     require,
+    require_joint_pos,
 )
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
-from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
+from gps.errors import ConfigError, ShapeError, SimulationError, choices
 from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
@@ -410,13 +411,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             [std for n, std in config.obs_noise for _ in range(self._obs_layout.length(n))]
         )
         self._late, self._timing = base.late, base.timing
-        nv, parts = model.nv, []
-        for field, std in (
-            ("start_qpos_std", config.start_qpos_std),
-            ("start_qvel_std", config.start_qvel_std),
-        ):
-            parts.append(self._sized(field, std if np.ndim(std) else (std,) * nv, None, nv))
-        self._start_std = np.concatenate(parts)
+        self._start_std = self._start_stds(model.nv, shown(config.model))
         self._sizes = (
             2 * model.nv if self._start_std.any() else 0,
             sum(r.size for r in config.randomise),
@@ -1162,15 +1157,10 @@ class MujocoAgent(SimulatedAgent[Start]):
         ConfigError for a camera that a model lacks or a size; GPSError where OpenGL is missing, and
         where the state does not hold joint_pos.
         """
-        self._require_joints(self._layout)
+        require_joint_pos(self._layout)
         for compiled in dict.fromkeys(start.compiled for start in self._conditions[test]):
             with Renderer(compiled.model, (camera,), height, width, plain=False):
                 pass
-
-    @staticmethod
-    def _require_joints(layout: Layout) -> None:
-        if "joint_pos" not in layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
 
     def render(
         self,
@@ -1189,7 +1179,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where
         the state does not hold joint_pos.
         """
-        self._require_joints(rollouts.layout)
+        require_joint_pos(rollouts.layout)
         model = self._nominal(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
@@ -1223,8 +1213,7 @@ class MujocoAgent(SimulatedAgent[Start]):
 
         Raises GPSError where the state does not hold joint_pos.
         """
-        if "joint_pos" not in self._layout.names:
-            raise GPSError("an agent can only be shown if joint_pos is in its state")
+        require_joint_pos(self._layout, "an agent can only be shown")
         model = self.model_of(condition, test=test)
         compiled = self._conditions[test][condition].compiled
         where = self._layout.slice("joint_pos")
