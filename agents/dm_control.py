@@ -28,7 +28,6 @@ from gps.agents.base import (
     Values,
     check_actions,
     check_noise,
-    check_start_noise,
     entry_indices,
     option_pairs,
     require,
@@ -176,7 +175,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
                 f"(na={first.physics.model.na}); add {ACTIVATION!r}, or the state is incomplete"
             )
         self._dt = first.step_duration * config.repeat
-        self._start_std = self._start_stds(first.model.nv, config.name)
+        self._start_stds(first.model.nv, config.name)  # whose errors name our own fields
         self.simulator = _Simulator(
             MujocoConfig(
                 model=first.source,
@@ -188,9 +187,8 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
                 obs=(QPOS, *(n for n in observed if n not in (*task, QPOS))),
                 conditions=tuple(self._inner(e) for e in self._conditions[False]),
                 test_conditions=tuple(self._inner(e) for e in self._conditions[True]),
-                # the start noise carries the drawn velocities, which a Condition does not
-                start_qpos_std=1.0,
-                start_qvel_std=1.0,
+                start_qpos_std=config.start_qpos_std,
+                start_qvel_std=config.start_qvel_std,
                 randomise=config.randomise,
                 cameras=config.cameras,
                 image_size=config.image_size,
@@ -221,7 +219,8 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
     @staticmethod
     def _inner(episode: _Episode) -> Condition:
-        return Condition(qpos=tuple(episode.qpos), model=episode.source)
+        qpos, qvel = tuple(episode.qpos), tuple(episode.qvel)
+        return Condition(qpos=qpos, qvel=qvel, model=episode.source)
 
     @property
     def dt(self) -> float:
@@ -241,8 +240,7 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
     @property
     def n_start(self) -> int:
         """Joint positions and velocities if starts are disturbed, then `randomise`."""
-        disturbed = len(self._start_std) if self._start_std.any() else 0
-        return disturbed + self.simulator.n_start - len(self._start_std)
+        return self.simulator.n_start
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -289,11 +287,10 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         """See `gps.protocols.Agent` and `MujocoAgent.rollout`, which steps the samples."""
         episode = self._condition(condition, test=test)
         noise = check_noise(noise, self.T, self.nu)
-        start = self._start_noise(episode, len(noise), start_noise)
         watching = _Watching(self, episode, policy, len(noise))
         stepped = self.simulator.rollout(
             acting(watching, records_images=records_images(policy)),
-            *(condition, noise, start),
+            *(condition, noise, start_noise),
             test=test,
         )
         return Rollouts(
@@ -316,21 +313,10 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
         def begin(condition: int, start_noise: Array | None, test: bool) -> _TaskRun:
             episode = self._condition(condition, test=test)
-            run = own._begin(condition, self._start_noise(episode, 1, start_noise), test)
+            run = own._begin(condition, start_noise, test)
             return _TaskRun(self, run, episode)
 
         return Simulation(begin)
-
-    def _start_noise(self, episode: _Episode, N: int, start_noise: Array | None) -> Array:
-        """The simulator's start noise (N, ...) for ours: the drawn velocities come in by it."""
-        given = check_start_noise(start_noise, N, self.n_start)
-        out, n = np.zeros((N, self.simulator.n_start)), len(self._start_std)
-        if self._start_std.any():
-            out[:, :n] = self._start_std * given[:, :n]
-        rest = out.shape[1] - n
-        out[:, n:] = given[:, given.shape[1] - rest :]
-        out[:, n // 2 : n] += episode.qvel
-        return out
 
     def _full(
         self,

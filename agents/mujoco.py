@@ -136,6 +136,8 @@ class Condition(Config):
     qpos: Values | None = None
     """Start positions in place of the configuration's or the keyframe's, rad or m, quaternions for
     balls."""
+    qvel: Values | None = None
+    """Start joint velocities in place of the configuration's or the keyframe's, rad/s or m/s."""
     qpos_offset: Values | None = None
     """Added to the start joint positions, rad or m; a rotation vector for each quaternion."""
     body_offsets: tuple[tuple[str, Vector3], ...] = ()
@@ -647,7 +649,9 @@ class MujocoAgent(SimulatedAgent[Start]):
                 fields.items(), (begin.qpos, begin.qvel, begin.act), strict=True
             )
         ]
-        qpos = start[0]
+        qpos, qvel, act = start
+        if condition.qvel is not None:
+            qvel = self._sized("conditions: qvel", condition.qvel, None, model.nv)
         if condition.qpos is not None:
             qpos = self._sized("conditions: qpos", condition.qpos, None, model.nq)
         if condition.qpos_offset is not None:
@@ -678,7 +682,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             set_const(model)
         for spec in self.config.randomise:
             spec.check(model)
-        return Start(compiled, model, qpos, start[1], start[2], begin.ctrl, begin.keyed)
+        return Start(compiled, model, qpos, qvel, act, begin.ctrl, begin.keyed)
 
     @property
     def noisy_entries(self) -> tuple[str, ...]:
@@ -755,7 +759,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         under `randomise` have their medians. Raises SimulationError.
         """
         begin = self._condition(condition, test=test)
-        arrays = (begin.qpos, begin.qvel, begin.act, begin.ctrl)
+        arrays = (begin.qpos, begin.act, begin.ctrl)
         # starts that are alike share one: large models take seconds
         key = (id(begin.model), begin.keyed, *(a.tobytes() for a in arrays))
         if key not in self._linearisations:
