@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -20,7 +21,6 @@ from gps.agents._run import warnings_to_log
 from gps.agents.base import (
     Limit,
     Names,
-    Seed,
     SimulatedAgent,
     Simulation,
     Std,
@@ -39,7 +39,7 @@ from gps.agents.randomise import Randomise
 from gps.agents.visual_model import MujocoVisualModel
 from gps.errors import ConfigError, choices
 from gps.extras import needed_by
-from gps.fields import Config, Count, Items, NonNegative, readonly
+from gps.fields import Config, Count, Items, NonNegative, Range, readonly
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.types import Array, Images, Layout, Linearisation, Rollouts
 
@@ -52,7 +52,7 @@ _STEP = 1e-6  # of the central differences of what a task observes, in rad, m an
 class DMControlStart(Config):
     """One episode's beginning, as the task draws it: pose, velocities, targets."""
 
-    seed: Seed = 0
+    seed: Annotated[int, Range(at_least=0, below=2**32)] = 0
     """Seed of the task's random numbers."""
     qpos: Values | None = None
     """Positions (nq,), rad or m, in place of the drawn ones."""
@@ -154,9 +154,10 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 
     def __init__(self, config: DMControlConfig, threads: int = 1) -> None:
         self.config = config
+        made = _Environments(config)
         self._conditions: dict[bool, list[_Episode]] = {
-            False: [_Episode(config, start) for start in config.conditions],
-            True: [_Episode(config, start) for start in config.test_conditions],
+            test: [_Episode(config, start, made.new(start.seed)) for start in some]
+            for test, some in ((False, config.conditions), (True, config.test_conditions))
         }
         first = self._conditions[False][0]
         seen, stateful = first.sizes, first.physics.model.na > 0
@@ -497,9 +498,8 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
 class _Episode:
     """One beginning of a task, and a physics of its own in which the task looks at states."""
 
-    def __init__(self, config: DMControlConfig, start: DMControlStart) -> None:
+    def __init__(self, config: DMControlConfig, start: DMControlStart, env: Any) -> None:
         self.name = config.name
-        env = loaded(config.domain, config.task, start.seed, config.options)
         with warnings_to_log():
             try:
                 first = env.reset()
@@ -576,6 +576,54 @@ class _Episode:
             out[at : at + n] = np.ravel(value)
             at += n
         out[at] = 0.0 if u is None else self.task.get_reward(self.physics)
+
+
+class _Environments:
+    """The suite's environment of a task with one seed after another.
+
+    Compiling its model takes long. So from the third on it is a copy of the first with random
+    numbers of its own, unless the second shows that what is made depends on them.
+    """
+
+    def __init__(self, config: DMControlConfig) -> None:
+        self._config = config
+        self._first: Any = None  # which is never reset
+        self._seed, self._alike = 0, False
+
+    def new(self, seed: int) -> Any:
+        """One that has not been reset."""
+        if self._alike:
+            env = copy.deepcopy(self._first)
+            env.task.random.seed(seed)
+            return env
+        config = self._config
+        env = loaded(config.domain, config.task, seed, config.options)
+        if self._first is None:
+            self._first, self._seed = copy.deepcopy(env), seed
+        elif seed != self._seed:
+            self._alike = _certainly_equal(_made(env, seed), _made(self._first, self._seed))
+        return env
+
+
+def _made(env: Any, seed: int) -> tuple[bytes, dict[str, Any]] | None:
+    """The model and the task of a new environment; None if it has drawn random numbers."""
+    model, random = env.physics.model.ptr, env.task.random
+    (_, drawn, at, *_), (_, fresh, first, *_) = (
+        r.get_state() for r in (random, np.random.RandomState(seed))
+    )
+    if at != first or not np.array_equal(drawn, fresh):
+        return None
+    buffer = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes(), {n: v for n, v in vars(env.task).items() if v is not random}
+
+
+def _certainly_equal(one: Any, other: Any) -> bool:
+    """Whether two results of `_made` are equal; False in case of doubt."""
+    try:
+        return one is not None and bool(one == other)
+    except ValueError:  # arrays
+        return False
 
 
 class _Simulator(MujocoAgent):
