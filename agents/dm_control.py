@@ -208,10 +208,10 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         self._obs_layout = self._everything.select(observed)
         self._state = entry_indices(self._everything, state)
         self._view = entry_indices(self._everything, observed)
-        self._late = entry_indices(
+        self._only_observed = entry_indices(
             inner.obs_layout, [n for n in inner.obs_layout.names if n not in inner.layout.names]
         )
-        self._looks = any(n in (*seen, REWARD) for n in (*state, *observed))
+        self._evaluates = any(n in (*seen, REWARD) for n in (*state, *observed))
         shared = [n for n in inner.layout.names if n in self._layout.names]
         self._columns = (
             entry_indices(self._layout, shared),
@@ -288,20 +288,20 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         """See `gps.protocols.Agent` and `MujocoAgent.rollout`, which steps the samples."""
         episode = self._condition(condition, test=test)
         noise = check_noise(noise, self.T, self.nu)
-        watching = _Watching(self, episode, policy, len(noise))
+        recorder = _Recorder(self, episode, policy, len(noise))
         stepped = self.simulator.rollout(
-            acting(watching, records_images=records_images(policy)),
+            acting(recorder, records_images=records_images(policy)),
             *(condition, noise, start_noise),
             test=test,
         )
         return Rollouts(
-            X=watching.X,
+            X=recorder.X,
             U=stepped.U,
-            obs=watching.obs,
+            obs=recorder.obs,
             noise=stepped.noise,
             layout=self.layout,
             condition=condition,
-            jacobians={n: self._wider(J) for n, J in self._kept(stepped.jacobians).items()},
+            jacobians=self._state_jacobians(stepped.jacobians),
             images=stepped.images,
         )
 
@@ -329,24 +329,25 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
     ) -> Array:
         """All entries (N, ·) of a step: the simulator's, then the task's, after actions (N, nu)."""
         own = np.zeros((len(x), episode.size + 1))
-        if self._looks:
+        if self._evaluates:
             inner, nq = self.simulator.layout, episode.model.nq
             act = x[:, inner.slice(ACTIVATION)] if ACTIVATION in inner.names else x[:, :0]
             vel = x[:, inner.slice(ENTRIES[1])]
             with warnings_to_log():
                 for i, row in enumerate(own):
                     after = None if u is None else u[i]
-                    felt = None if sensors is None else sensors[i]
-                    episode.look(obs[i, :nq], vel[i], act[i], after, felt, row)
+                    measured = None if sensors is None else sensors[i]
+                    episode.evaluate(obs[i, :nq], vel[i], act[i], after, measured, row)
         angles = obs[:, episode.hinges]
         turned = np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(len(x), -1)
-        return np.concatenate((x, obs[:, self._late], turned, own), axis=1)
+        return np.concatenate((x, obs[:, self._only_observed], turned, own), axis=1)
 
-    def _kept(self, jacobians: Mapping[str, Array]) -> dict[str, Array]:
-        """The Jacobians of entries that are in the state, if what they depend on is there too."""
+    def _state_jacobians(self, jacobians: Mapping[str, Array]) -> dict[str, Array]:
+        """The simulator's Jacobians in the columns of our state, of entries that it holds together
+        with what they depend on."""
         names = self._layout.names
         return {
-            name: J
+            name: self._wider(J)
             for name, J in jacobians.items()
             if name in names and all(n in names for n in JACOBIANS.get(name, ENTRIES[:2]))
         }
@@ -382,10 +383,9 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         """
         X, jacobians = self.simulator.whole_states(condition, states, test=test)
         episode = self._condition(condition, test=test)
-        kept = {n: self._wider(J) for n, J in self._kept(jacobians).items()}
-        kept |= self._slopes(episode, X)
+        slopes = self._state_jacobians(jacobians) | self._slopes(episode, X)
         full = self._at(episode, X)
-        return readonly(full[:, self._state]), {n: readonly(J) for n, J in kept.items()}
+        return readonly(full[:, self._state]), {n: readonly(J) for n, J in slopes.items()}
 
     def linearise(self, condition: int, *, test: bool = False) -> Linearisation:
         """See `gps.protocols.Linearises` and `MujocoAgent.linearise`.
@@ -547,7 +547,7 @@ class _Episode:
         """qpos (S, nq) of the entry joint_pos (S, nv)."""
         return moved(self.model, self._origin, joint_pos)
 
-    def look(
+    def evaluate(
         self,
         qpos: Array,
         qvel: Array,
@@ -644,7 +644,7 @@ class _Simulator(MujocoAgent):
         return run, model
 
 
-class _Watching:
+class _Recorder:
     """A policy that sees our entries in place of the simulator's, and notes them."""
 
     def __init__(self, agent: DMControlAgent, episode: _Episode, policy: Policy, N: int) -> None:
@@ -680,7 +680,7 @@ class _TaskRun:
         self._sensors = agent.simulator.sensors
         self.X, self.U = np.zeros((1, 1, agent.layout.size)), run.U
         self.obs = np.zeros((1, 1, agent.obs_layout.size))
-        self.jacobians = {n: agent._wider(J) for n, J in agent._kept(run.jacobians).items()}
+        self.jacobians = agent._state_jacobians(run.jacobians)
         self.failures, self.quiet = run.failures, run.quiet
         self.apply, self.advance = run.apply, run.advance
 

@@ -202,7 +202,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         first = _Instance(config)
         self._first = first
         self._pool = [first]
-        self._has_said = False
+        self._warned_of_ends = False
         nv, parts = first.nv, config.obs_entries or first.parts
         if sum(n for _, n in parts) != first.n_obs:
             raise ConfigError(
@@ -394,17 +394,17 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         try:
             drive(run, policy, noise)
         finally:
-            self._say_where_it_ends(run.ended)
+            self._warn_of_early_ends(run.ended)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
         )
 
-    def _say_where_it_ends(self, ended: Sequence[float]) -> None:
+    def _warn_of_early_ends(self, ended: Sequence[float]) -> None:
         """A warning, once: most samples go on for long after the environment would have stopped."""
         half, steps = self.T / 2, sorted(ended)
-        if self._has_said or sum(t < half for t in steps) <= len(steps) / 2:
+        if self._warned_of_ends or sum(t < half for t in steps) <= len(steps) / 2:
             return
-        self._has_said = True
+        self._warned_of_ends = True
         goes_on = "; it goes on from there (termination='ignore'), which its task does not mean"
         log.warning(
             "%s ends %d of %d samples before half of T=%d; T=%d would do for most of them%s",
@@ -708,10 +708,9 @@ class _Run:
         """Write the states and observations of step t into a row, and check them."""
         limit = self._config.limit
         for i in self._alive:
-            if self._instances[i].terminated:
-                self.ended[i] = min(self.ended[i], t)
-        for i in self._alive:
             instance = self._instances[i]
+            if instance.terminated:
+                self.ended[i] = min(self.ended[i], t)
             instance.write(self._windows[i])
             if instance.warned():
                 # after such a warning the simulator continues from its reset state, which is finite

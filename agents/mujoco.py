@@ -756,7 +756,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         with it. Derivatives are central differences of a whole control step. Both leave out dry
         friction and the limits of joints, which at rest hide what the actuators do, and contacts,
         but where they may carry the robot (`_linearise.smooth`), which the log warns of. Properties
-        under `randomise` have their medians. Raises SimulationError.
+        under `randomise` have their medians. Raises SimulationError, and ConfigError for models of
+        plugins with a state.
         """
         begin = self._condition(condition, test=test)
         arrays = (begin.qpos, begin.act, begin.ctrl)
@@ -769,7 +770,10 @@ class MujocoAgent(SimulatedAgent[Start]):
     def _linearise(self, condition: int, *, test: bool) -> Linearisation:
         """See `linearise`; it costs as much as some rollouts."""
         if PLUGIN in self.layout.names:
-            raise ConfigError("states of a plugin cannot be varied")
+            raise ConfigError(
+                f"{shown(self.config.model)} cannot be linearised: the states of its plugins "
+                "cannot be varied"
+            )
         start = self._condition(condition, test=test)
         nominal = self._nominal(condition, test=test)
         qpos = within_limits(nominal, start.qpos)
@@ -795,7 +799,6 @@ class MujocoAgent(SimulatedAgent[Start]):
             return run, put
 
         run, _ = begin(1)
-        act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
         memory = run.memory(n_kept)
         ctrl = start.ctrl.copy()
         if not start.keyed:
@@ -806,7 +809,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         n = len(chosen)
         with warnings_to_log():
             statics = Statics(model, qpos, chosen, ctrl)
-            held, act = statics.equilibrium(ctrl, act0)
+            held, act = statics.equilibrium(ctrl, start.act)
             half = 0.5 * np.subtract(*reversed(control_limits(model)))
             if statics.stands:
                 warn_once(
@@ -1019,7 +1022,7 @@ class MujocoAgent(SimulatedAgent[Start]):
                     break
                 if with_images:
                     assert run.poses is not None
-                    frame = self._pictures(compiled, models, run.poses[t : t + 1])[:, 0]
+                    frame = self._images(compiled, models, run.poses[t : t + 1])[:, 0]
                     frame.flags.writeable = False
                     frames.append(frame)
                     act_on: Any = act  # a policy with images has one more argument
@@ -1034,7 +1037,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
         if run.poses is not None and images is None and records_images(policy):
-            images = self._pictures(compiled, models, run.poses)
+            images = self._images(compiled, models, run.poses)
         if images is not None:
             images.flags.writeable = False
         return Rollouts(
@@ -1048,7 +1051,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             images=images,
         )
 
-    def _pictures(
+    def _images(
         self, compiled: Compiled, models: mujoco.MjModel | list[mujoco.MjModel], poses: Array
     ) -> Images:
         """What the cameras see at `Run.poses` (S, N, n), (N, S, height, width, channels)."""

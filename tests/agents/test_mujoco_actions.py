@@ -394,7 +394,7 @@ def test_mocap_bodies_are_drawn_where_actions_put_them():
     np.testing.assert_allclose(np.linalg.norm(angle), 0.5, atol=1e-9)
 
 
-def test_images_and_pictures_show_where_actions_put_mocap_bodies():
+def test_images_of_rollouts_and_render_show_where_actions_put_mocap_bodies():
     """A red box over a black floor goes from left to right, in rollouts' images and in `render`."""
     text = (
         '<mujoco><visual><headlight ambient="1 1 1"/></visual><worldbody><camera name="top" '
