@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import mujoco
 import numpy as np
 from scipy.optimize import lsq_linear
 
 from gps.agents._run import Run
+from gps.agents.actions import control_limits
+from gps.agents.base import entry_indices
+from gps.errors import GPSError
 from gps.types import Array, Layout, Linearisation
 
 _NEWTON = 8  # steps at most; actuators are linear in their controls but for muscles and contacts
@@ -51,13 +55,6 @@ def within_limits(model: mujoco.MjModel, qpos: Array) -> Array:
         at = model.jnt_qposadr[j]
         qpos[at] = np.clip(qpos[at], *model.jnt_range[j])
     return qpos
-
-
-def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
-    """Lowest and highest control, (nu,) each; infinite where unlimited."""
-    limited = model.actuator_ctrllimited.astype(bool)
-    low, high = model.actuator_ctrlrange.T
-    return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
 
 class Statics:
@@ -368,3 +365,37 @@ def linearise(
         dt=dt,
         response_time=response_time,
     )
+
+
+def require_entries(layout: Layout, names: Sequence[str], field: str) -> None:
+    """GPSError where a state lacks entries of a linearisation; field: where they belong."""
+    if lacking := [name for name in names if name not in layout.names]:
+        raise GPSError(f"{', '.join(lacking)} not in {field}")
+
+
+def after(found: Linearisation) -> Array:
+    """The state one step later, (nx,)."""
+    x: Array = found.F @ np.concatenate((found.x, found.u)) + found.f
+    return x
+
+
+def widened(
+    found: Linearisation,
+    layout: Layout,
+    x: Array,
+    x_after: Array,
+    slopes: Mapping[str, Array],
+) -> Linearisation:
+    """A linearisation in a layout that has all of its entries, and others.
+
+    x, x_after: the state (nx,) and that of the next step. slopes: d entry / dx, (size, nx), of
+    others that follow from its entries; those without one are taken to stay as they are.
+    """
+    nx, own = layout.size, entry_indices(layout, found.layout.names)
+    F, x_scale = np.zeros((nx, nx + len(found.u))), np.full(nx, np.inf)
+    F[np.ix_(own, np.concatenate((own, np.arange(nx, F.shape[1]))))] = found.F
+    x_scale[own] = found.x_scale
+    for name, slope in slopes.items():
+        F[layout.slice(name)] = slope @ F
+    f = x_after - F @ np.concatenate((x, found.u))
+    return replace(found, x=x, F=F, f=f, x_scale=x_scale, layout=layout)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mujoco.batch import Batch
 
 ENTRIES = ("joint_pos", "joint_vel", "end_points", "end_point_velocities")
+JACOBIANS = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
+"""Entries whose Jacobians rollouts hold, and the entries that these need in the state."""
 ACTIVATION, QPOS, PLUGIN = "activation", "qpos", "plugin_state"
 HIDDEN = (ACTIVATION, HISTORY, PLUGIN, MOCAP)
 """Entries without which the state of some models is incomplete."""
@@ -414,10 +416,19 @@ def moved(model: mujoco.MjModel, qpos: Array, by: Array) -> Array:
     if model.nq == model.nv:
         return qpos + by
     shape = np.broadcast_shapes(qpos.shape[:-1], by.shape[:-1])
-    out = np.array(np.broadcast_to(qpos, (*shape, model.nq)))
+    out = np.array(np.broadcast_to(qpos, (*shape, model.nq)), order="C")
     steps = np.ascontiguousarray(np.broadcast_to(by, (*shape, model.nv)))
     for q, v in zip(out.reshape(-1, model.nq), steps.reshape(-1, model.nv), strict=True):
         mujoco.mj_integratePos(model, q, v, 1.0)
+    return out
+
+
+def origin(model: mujoco.MjModel, nominal: Array) -> Array:
+    """qpos (nq,) from which positions count: the quaternions of a pose (nq,), else zero."""
+    out = np.zeros(model.nq)
+    _, _, turns = _directions(model)
+    for _, quat in turns:
+        out[quat : quat + 4] = nominal[quat : quat + 4]
     return out
 
 

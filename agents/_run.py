@@ -15,7 +15,7 @@ from mujoco.batch import Batch
 from mujoco.batch import SimulationError as BatchError
 
 from gps.agents._kernels import apply, observe
-from gps.agents._model import ENTRIES, WARMSTART, Compiled
+from gps.agents._model import ENTRIES, JACOBIANS, WARMSTART, Compiled
 from gps.agents.actions import HISTORY, MOCAP, MocapAt
 from gps.agents.base import Failures, entry_indices
 from gps.types import Array, Layout
@@ -124,10 +124,9 @@ class Setup:
     def empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
         """Zeros for d entry / dx of the entries that have it, name -> (N, T, size, nx)."""
         names, nx = self.layout.names, self.layout.size
-        needs = {"end_points": ENTRIES[:1], "end_point_velocities": ENTRIES[:2]}
         return {
             name: np.zeros((N, T, self.layout.length(name), nx))
-            for name, needed in needs.items()
+            for name, needed in JACOBIANS.items()
             if name in names and all(n in names for n in needed)
         }
 

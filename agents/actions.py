@@ -127,11 +127,7 @@ class Actions:
             controls += range(first, first + n)
             name = known[i] or f"actuator_{i}"
             names += [name] if n == 1 else [f"{name}:{k}" for k in range(n)]
-        limited = model.actuator_ctrllimited.astype(bool)
-        low, high = (
-            np.where(limited, limit, inf) - shift
-            for limit, inf in zip(model.actuator_ctrlrange.T, (-np.inf, np.inf), strict=True)
-        )
+        low, high = (limit - shift for limit in control_limits(model))
         self.controls = np.array(controls, dtype=np.int64)
         self.shift = shift[self.controls]
         self.names = (*names, *(name for m in mocap for name in m.names))
@@ -348,6 +344,13 @@ def _turn(vector: Array) -> Array:
     out = np.array([1.0, 0.0, 0.0, 0.0])
     mujoco.mju_quatIntegrate(out, vector, 1.0)
     return out
+
+
+def control_limits(model: mujoco.MjModel) -> tuple[Array, Array]:
+    """Lowest and highest control, (nu,) each; infinite where unlimited."""
+    limited = model.actuator_ctrllimited.astype(bool)
+    low, high = model.actuator_ctrlrange.T
+    return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
 
 def mocap_names(model: mujoco.MjModel) -> list[str]:

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from gps.errors import ConfigError, GPSError, SampleFailure, ShapeError, SimulationError
 from gps.fields import Finite, Items, NonNegative, Range
 from gps.protocols import Policy, acting
+from gps.rng import stream
 from gps.types import Array, Layout
 
 Steps = Annotated[int, Range(at_least=2, at_most=100_000, unit="steps")]
@@ -86,6 +87,17 @@ def check_actions(actions: Array, N: int, nu: int) -> Array:
     if actions.shape != (N, nu):
         raise ShapeError(f"the policy's actions must have shape {(N, nu)}, got {actions.shape}")
     return actions
+
+
+def require_joint_pos(layout: Layout, what: str = "a rollout can only be drawn") -> None:
+    """GPSError where a state does not say where the joints are."""
+    if "joint_pos" not in layout.names:
+        raise GPSError(f"{what} if joint_pos is in its state")
+
+
+def start_seeds(count: int, seed: int, purpose: str) -> list[int]:
+    """Seeds of starts, below 2**31; the first ones stay the same when `count` grows."""
+    return [int(stream(seed, purpose, i).integers(2**31)) for i in range(count)]
 
 
 def entry_indices(layout: Layout, names: Sequence[str]) -> np.ndarray:
@@ -325,6 +337,25 @@ class SimulatedAgent(Generic[C]):
         """What a condition starts with; ShapeError where it does not exist."""
         some = self._conditions[test]
         return some[check_condition(condition, len(some), test=test)]
+
+    def _start_stds(self, nv: int, of: str) -> Array:
+        """Standard deviations of start positions and velocities, (2 nv,); ConfigError for sizes.
+
+        of: whose velocities these are, in the message.
+        """
+        cfg, parts = self.config, []
+        for field, std in (
+            ("start_qpos_std", cfg.start_qpos_std),
+            ("start_qvel_std", cfg.start_qvel_std),
+        ):
+            part = np.array(std if np.ndim(std) else (std,) * nv, dtype=np.float64)
+            if part.shape != (nv,):
+                raise ConfigError(
+                    f"{type(cfg).__name__}.{field} must have {nv} values, one per velocity of "
+                    f"{of}, got {part.size}"
+                )
+            parts.append(part)
+        return np.concatenate(parts)
 
     def _smooth(self, noise: Array, nu: int) -> Array:
         """Checked action noise (N, T, nu), smoothed as the configuration says."""

@@ -16,6 +16,8 @@ from gps.agents import _environments
 from gps.agents._environments import GOAL, OFFSET
 from gps.agents._given import Given
 from gps.agents._kept_model import kept
+from gps.agents._linearise import after, require_entries, widened
+from gps.agents._model import ACTIVATION, moved, origin
 from gps.agents._run import reason, warnings_to_log
 from gps.agents.base import (
     Failures,
@@ -33,6 +35,8 @@ from gps.agents.base import (
     entry_indices,
     option_pairs,
     require,
+    require_joint_pos,
+    start_seeds,
 )
 from gps.agents.mujoco import MujocoConfig
 from gps.agents.rendering import Renderer, render_states
@@ -44,7 +48,6 @@ from gps.rng import stream
 from gps.types import Array, Layout, Linearisation, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
-ACTIVATION = "activation"
 Termination = Literal["ignore", "failure"]
 
 log = logging.getLogger(__name__)
@@ -88,9 +91,7 @@ def random_starts(
     The same seed gives the same starts, and the first ones stay the same when `count` grows.
     Another `purpose` gives others: training and test starts need two.
     """
-    return tuple(
-        GymnasiumStart(seed=int(stream(seed, purpose, i).integers(2**31))) for i in range(count)
-    )
+    return tuple(GymnasiumStart(seed=s) for s in start_seeds(count, seed, purpose))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         first = _Instance(config)
         self._first = first
         self._pool = [first]
-        self._has_said = False
+        self._warned_of_ends = False
         nv, parts = first.nv, config.obs_entries or first.parts
         if sum(n for _, n in parts) != first.n_obs:
             raise ConfigError(
@@ -217,17 +218,19 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         state = config.state or (tuple(n for n, _ in joints) or seen)
         self._layout, self._state = self._chosen("state", state)
         self._obs_layout, self._view = self._chosen("obs", config.obs or seen)
-        self._start_std = np.concatenate(
-            (
-                self._sized("start_qpos_std", config.start_qpos_std),
-                self._sized("start_qvel_std", config.start_qvel_std),
-            )
-        )
+        for field, std in (
+            ("start_qpos_std", config.start_qpos_std),
+            ("start_qvel_std", config.start_qvel_std),
+        ):
+            if np.any(std) and not first.settable:
+                raise ConfigError(f"GymnasiumConfig.{field} must be 0: {first.why_not_settable}")
+        self._start_std = self._start_stds(nv, config.env)
         self._conditions = {False: config.conditions, True: config.test_conditions}
         for start in (*config.conditions, *config.test_conditions):
             first.check_start(start)
         self._dt = config.dt or first.dt
         self._starts: dict[tuple[bool, int], tuple[Array, Array, Array]] = {}
+        self._linearisations: dict[tuple[bool, int], Linearisation] = {}
         self._check_repeatable()
 
     def _chosen(self, field: str, names: Sequence[str]) -> tuple[Layout, np.ndarray]:
@@ -239,18 +242,6 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
                     what += f"; {self.config.env} is not a MuJoCo environment"
                 raise ConfigError(f"GymnasiumConfig.{field}: {what}")
         return self._everything.select(names), entry_indices(self._everything, names)
-
-    def _sized(self, field: str, std: float | tuple[float, ...]) -> Array:
-        nv = self._first.nv
-        vector = np.full(nv, std) if isinstance(std, (int, float)) else np.array(std)
-        if np.any(std) and not self._first.settable:
-            raise ConfigError(f"GymnasiumConfig.{field} must be 0: {self._first.why_not_settable}")
-        if vector.shape != (nv,):
-            raise ConfigError(
-                f"GymnasiumConfig.{field} must have {nv} values, one per velocity of "
-                f"{self.config.env}, got {vector.size}"
-            )
-        return vector
 
     def _check_repeatable(self) -> None:
         """Refuse an environment that an equal reset does not bring back to the same place."""
@@ -357,38 +348,30 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         first = self._first
         first.require_plain()
         own = (*ENTRIES[:2], *((ACTIVATION,) if first.na else ()))
-        lacking = [name for name in own if name not in self._layout.names]
-        if lacking:
-            raise GPSError(f"{', '.join(lacking)} not in GymnasiumConfig.state")
+        require_entries(self._layout, own, "GymnasiumConfig.state")
         x, qpos, _ = self._start(condition, test=test)
-        model = copy.copy(first.model)
-        substeps = round(first.dt / model.opt.timestep)
-        agent = MujocoConfig(
-            model=Given(model, f"gymnasium.{self.config.env}"),
-            T=self.T,
-            dt=first.dt,
-            substeps=substeps,
-            state=own,
-            qpos=tuple(qpos),
-        ).build()
-        found = agent.linearise(0)
-        nx, nu = self._layout.size, self.nu
-        ours, theirs = entry_indices(self._layout, own), entry_indices(found.layout, own)
-        held, F, x_scale = x.copy(), np.zeros((nx, nx + nu)), np.full(nx, np.inf)
-        held[ours], x_scale[ours] = found.x[theirs], found.x_scale[theirs]
-        F[np.ix_(ours, np.concatenate((ours, nx + np.arange(nu))))] = found.F[theirs][
-            :, np.concatenate((theirs, len(theirs) + np.arange(nu)))
-        ]
-        after = held.copy()
-        after[ours] = (found.F @ np.concatenate((found.x, found.u)) + found.f)[theirs]
-        return replace(
-            found,
-            x=held,
-            F=F,
-            f=after - F @ np.concatenate((held, found.u)),
-            x_scale=x_scale,
-            layout=self._layout,
-        )
+        if (test, condition) not in self._linearisations:
+            model = self._model_of(condition, test=test)
+            agent = MujocoConfig(
+                model=Given(model, f"gymnasium.{self.config.env}"),
+                T=self.T,
+                dt=first.dt,
+                substeps=round(first.dt / model.opt.timestep),
+                state=own,
+                qpos=tuple(qpos),
+            ).build()
+            found, where = agent.linearise(0), entry_indices(self._layout, own)
+            at, x_after = x.copy(), x.copy()
+            at[where], x_after[where] = found.x, after(found)
+            self._linearisations[test, condition] = widened(found, self._layout, at, x_after, {})
+        return self._linearisations[test, condition]
+
+    def _model_of(self, condition: int, *, test: bool) -> mujoco.MjModel:
+        """The environment's own model, with what the reset of a condition makes of it."""
+        start = self._condition(condition, test=test)
+        with warnings_to_log():
+            self._first.reset(start, None)
+        return self._first.model
 
     def rollout(
         self,
@@ -411,17 +394,17 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         try:
             drive(run, policy, noise)
         finally:
-            self._say_where_it_ends(run.ended)
+            self._warn_of_early_ends(run.ended)
         return Rollouts(
             X=run.X, U=run.U, obs=run.obs, noise=noise, layout=self.layout, condition=condition
         )
 
-    def _say_where_it_ends(self, ended: Sequence[float]) -> None:
+    def _warn_of_early_ends(self, ended: Sequence[float]) -> None:
         """A warning, once: most samples go on for long after the environment would have stopped."""
         half, steps = self.T / 2, sorted(ended)
-        if self._has_said or sum(t < half for t in steps) <= len(steps) / 2:
+        if self._warned_of_ends or sum(t < half for t in steps) <= len(steps) / 2:
             return
-        self._has_said = True
+        self._warned_of_ends = True
         goes_on = "; it goes on from there (termination='ignore'), which its task does not mean"
         log.warning(
             "%s ends %d of %d samples before half of T=%d; T=%d would do for most of them%s",
@@ -460,15 +443,14 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
 
         ConfigError for a camera that is not there or a size; GPSError where nothing can be drawn.
         """
-        self._require_joints(self.layout)
+        self._require_joints(self.layout, "drawn")
         with Renderer(self._first.model, (camera,), height, width, plain=False):
             pass
 
-    def _require_joints(self, layout: Layout) -> None:
+    def _require_joints(self, layout: Layout, what: str) -> None:
         if not self._first.has_joints:
-            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be drawn")
-        if "joint_pos" not in layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
+            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be {what}")
+        require_joint_pos(layout, f"{self.config.env} can only be {what}")
 
     def render(
         self,
@@ -487,18 +469,12 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         OpenGL is missing, where the state does not hold joint_pos, and for environments that are
         not MuJoCo's.
         """
-        first = self._first
-        self._require_joints(rollouts.layout)
-        start = self._condition(rollouts.condition, test=test)
+        self._require_joints(rollouts.layout, "drawn")
+        model = self._model_of(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
-        with warnings_to_log():
-            first.reset(start, None)  # may change the model
-        positions = np.ascontiguousarray(rollouts.entry("joint_pos")[sample, ::every])
-        qpos = np.tile(first.origin, (len(positions), 1))
-        for q, x in zip(qpos, positions, strict=True):
-            mujoco.mj_integratePos(first.model, q, x, 1.0)
-        return render_states(first.model, qpos, width=width, height=height, camera=camera)
+        qpos = moved(model, self._first.origin, rollouts.entry("joint_pos")[sample, ::every])
+        return render_states(model, qpos, width=width, height=height, camera=camera)
 
     def visual_model(self, condition: int, *, test: bool = False) -> MujocoVisualModel:
         """How a condition is shown, with what its reset has made of the model.
@@ -507,23 +483,12 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         MuJoCo's.
         """
         first = self._first
-        if not first.has_joints:
-            raise GPSError(f"{self.config.env} is not a MuJoCo environment: it cannot be shown")
-        if "joint_pos" not in self._layout.names:
-            raise GPSError("an agent can only be shown if joint_pos is in its state")
-        start = self._condition(condition, test=test)
-        with warnings_to_log():
-            first.reset(start, None)  # may change the model
-        model, origin = copy.copy(first.model), first.origin
-        where = self._layout.slice("joint_pos")
-
-        def positions(X: Array) -> Array:
-            qpos, shifts = np.tile(origin, (len(X), 1)), np.ascontiguousarray(X[:, where])
-            for q, shift in zip(qpos, shifts, strict=True):
-                mujoco.mj_integratePos(model, q, shift, 1.0)
-            return qpos
-
-        return MujocoVisualModel(model, self._layout.size, positions)
+        self._require_joints(self._layout, "shown")
+        model, where = self._model_of(condition, test=test), self._layout.slice("joint_pos")
+        model, zero = copy.copy(model), first.origin
+        return MujocoVisualModel(
+            model, self._layout.size, lambda X: moved(model, zero, X[:, where])
+        )
 
 
 @runtime_checkable
@@ -593,7 +558,9 @@ class _Instance:
             self.flat = not np.isin(
                 types, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
             ).any()
-            self.origin = self._origin("init_qpos" not in missing)
+            nominal = self.model.qpos0 if "init_qpos" in missing else base.init_qpos
+            self.origin = origin(self.model, nominal)
+            """qpos (nq,) where joint_pos is zero."""
         if self.settable:
             self._init = base.init_qpos.copy(), base.init_qvel.copy()
         self.dt = self._step_duration(config)
@@ -620,25 +587,8 @@ class _Instance:
         )
         if not same:
             raise GPSError(f"the actions of {self._name} are not the controls of its model")
-        quaternions = np.isin(self.model.jnt_type, (0, 1))
-        nominal = self._base.init_qpos if quaternions.any() else self.model.qpos0
-        if not np.allclose(self._origin_of(nominal), self._origin_of(self.model.qpos0)):
+        if not np.allclose(self.origin, origin(self.model, self.model.qpos0)):
             raise GPSError(f"{self._name} has another nominal orientation than its model")
-
-    def _origin(self, has_init: bool) -> Array:
-        """qpos where joint_pos is zero."""
-        return self._origin_of(self._base.init_qpos if has_init else self.model.qpos0)
-
-    def _origin_of(self, nominal: Array) -> Array:
-        """The quaternions of a pose, else zero."""
-        model = self.model
-        origin = np.zeros(model.nq)
-        for kind, at in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-            if kind == mujoco.mjtJoint.mjJNT_FREE:
-                origin[at + 3 : at + 7] = nominal[at + 3 : at + 7]
-            elif kind == mujoco.mjtJoint.mjJNT_BALL:
-                origin[at : at + 4] = nominal[at : at + 4]
-        return origin
 
     def _step_duration(self, config: GymnasiumConfig) -> float:
         """What the environment reports of its step, in s; not needed if it is configured."""
@@ -683,7 +633,7 @@ class _Instance:
         qpos = np.array(qpos if start.qpos is None else start.qpos)
         qvel = np.array(qvel if start.qvel is None else start.qvel)
         if shift is not None:
-            mujoco.mj_integratePos(self.model, qpos, np.ascontiguousarray(shift[: self.nv]), 1.0)
+            qpos = moved(self.model, qpos, shift[: self.nv])
             qvel += shift[self.nv :]
         # a reset that lets the simulator step leaves its time and its solver's last solution behind
         mujoco.mj_resetData(self.model, base.data)
@@ -758,10 +708,9 @@ class _Run:
         """Write the states and observations of step t into a row, and check them."""
         limit = self._config.limit
         for i in self._alive:
-            if self._instances[i].terminated:
-                self.ended[i] = min(self.ended[i], t)
-        for i in self._alive:
             instance = self._instances[i]
+            if instance.terminated:
+                self.ended[i] = min(self.ended[i], t)
             instance.write(self._windows[i])
             if instance.warned():
                 # after such a warning the simulator continues from its reset state, which is finite

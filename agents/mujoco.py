@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import mujoco
 import numpy as np
@@ -17,7 +16,6 @@ from gps.agents._kept_model import kept
 from gps.agents._kernels import observe
 from gps.agents._linearise import (
     Statics,
-    control_limits,
     direction_scales,
     linearise,
     smooth,
@@ -36,19 +34,11 @@ from gps.agents._model import (
     WARMSTART,
     Compiled,
     ModelSource,
-    Timing,
     checked_source,
-    grouped,
-    hidden_entries,
-    ids,
     interned,
     joint_positions,
-    load_model,
-    locate,
     moved,
     raw_positions,
-    refuse_free,
-    set_const,
     shown,
     warn_once,
 )
@@ -62,15 +52,12 @@ from gps.agents._run import (
     locked,
     warnings_to_log,
 )
+from gps.agents._starts import Models
 from gps.agents.actions import (
     HISTORY,
     MOCAP,
-    Actions,
     MocapAction,
-    mocap_names,
-    servo_shift,
-    steps_under_way,
-    welded_mocap,
+    control_limits,
 )
 from gps.agents.base import (
     Limit,
@@ -85,11 +72,12 @@ from gps.agents.base import (
     check_start_noise,
     entry_indices,
     require,
+    require_joint_pos,
 )
 from gps.agents.randomise import Randomise, randomised
 from gps.agents.rendering import Renderer, render_states, require_display
 from gps.agents.visual_model import MujocoVisualModel
-from gps.errors import ConfigError, GPSError, ShapeError, SimulationError, choices
+from gps.errors import ConfigError, ShapeError, SimulationError, choices
 from gps.fields import Config, Count, Finite, Items, NonNegative, Range, Whole, checked
 from gps.protocols import Policy, acting, needs_images, records_images
 from gps.rng import stream
@@ -103,9 +91,6 @@ from gps.types import (
 )
 
 _KEPT_BATCHES = 4
-_USUAL_DT = 0.05
-_FEW_ITERATIONS = 10
-_FAR = 1e4  # times the size of what moves there, nothing goes in a rollout
 _DERIVED_AT_ONCE = 64  # states
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
@@ -135,6 +120,8 @@ class Condition(Config):
     qpos: Values | None = None
     """Start positions in place of the configuration's or the keyframe's, rad or m, quaternions for
     balls."""
+    qvel: Values | None = None
+    """Start joint velocities in place of the configuration's or the keyframe's, rad/s or m/s."""
     qpos_offset: Values | None = None
     """Added to the start joint positions, rad or m; a rotation vector for each quaternion."""
     body_offsets: tuple[tuple[str, Vector3], ...] = ()
@@ -398,292 +385,37 @@ class MujocoAgent(SimulatedAgent[Start]):
     def __init__(self, config: MujocoConfig, threads: int = 1) -> None:
         self.config = config
         self.threads: int = checked(threads, Count, "MujocoConfig.build(threads)")
-        conditions = ((False, config.conditions), (True, config.test_conditions))
-        models = self._compile(conditions)
-        base = models[config.model]
+        models = Models(config)
+        base, self._dt = models.base, models.dt
         self.model = model = base.model
-        self._actions, observed = base.actions, self._state if config.obs is None else config.obs
+        self._actions, observed = base.actions, models.state if config.obs is None else config.obs
         everything = Layout(tuple(base.sizes.items()))
-        self._layout = everything.select(self._state)
+        self._layout = everything.select(models.state)
         self._obs_layout = everything.select(observed)
         self._obs_std = np.array(
             [std for n, std in config.obs_noise for _ in range(self._obs_layout.length(n))]
         )
         self._late, self._timing = base.late, base.timing
-        nv, parts = model.nv, []
-        for field, std in (
-            ("start_qpos_std", config.start_qpos_std),
-            ("start_qvel_std", config.start_qvel_std),
-        ):
-            parts.append(self._sized(field, std if np.ndim(std) else (std,) * nv, None, nv))
-        self._start_std = np.concatenate(parts)
+        self._start_std = self._start_stds(model.nv, shown(config.model))
         self._sizes = (
             2 * model.nv if self._start_std.any() else 0,
             sum(r.size for r in config.randomise),
             config.T * len(self._obs_std),
         )
-        self._conditions = {
-            test: [self._prepare(c, models[c.model or config.model]) for c in some]
-            for test, some in conditions
-        }
+        self._conditions = models.starts
         self._setup = Setup(
             everything,
             self._layout,
             self._obs_layout,
             stage=ACC if base.late else VEL,
             sensors=any(name.startswith(SENSOR) for name in base.sizes),
-            limit=self._largest(everything),
+            limit=models.limits(everything),
             noisy=entry_indices(self._obs_layout, [n for n, _ in config.obs_noise]),
         )
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
         self._linearisations: dict[tuple[Any, ...], Linearisation] = {}
-        self._kept = _KEPT_BATCHES * (1 + max(m.group for m in models.values()))
-
-    def _largest(self, everything: Layout) -> Array:
-        """The largest size of each value in a simulation that did not blow up; ConfigError for a
-        start beyond `limit`."""
-        nv, starts = self.model.nv, [s for some in self._conditions.values() for s in some]
-        held = [np.abs((joint_positions(s.compiled, s.qpos), s.qvel)) for s in starts]
-        joints, directions = self.model.jnt_type, np.arange(nv)
-        kinds = joints[self.model.dof_jntid]
-        along = kinds == int(mujoco.mjtJoint.mjJNT_SLIDE)
-        free = kinds == int(mujoco.mjtJoint.mjJNT_FREE)
-        along |= free & (directions - self.model.jnt_dofadr[self.model.dof_jntid] < 3)
-        if self.config.limit is not None:
-            for start, values in zip(starts, held, strict=True):
-                over = np.argwhere(values > self.config.limit)
-                for row, i in over[:1]:
-                    joint = start.model.joint(start.model.dof_jntid[i])
-                    raise ConfigError(
-                        f"MujocoConfig.limit: {self.config.limit:g} is less than the start's "
-                        f"{ENTRIES[row]} of {joint.name or f'joint {joint.id}'!r}, "
-                        f"{values[row, i]:g}: every sample would have failed at the start"
-                    )
-            return np.full(everything.size, self.config.limit)
-        largest = np.max(held, axis=0)
-        stats = [s.model.stat for s in starts]
-        size = max(float(s.extent + np.linalg.norm(s.center)) for s in stats)
-        size = max(size, float(largest[0, along].max(initial=0.0)))
-        limit = np.full(everything.size, np.inf)  # of what the joints do not show, NaN alone is bad
-        limit[: 2 * nv] = (_FAR * np.fmax(np.where(along, size, 1.0), largest)).ravel()
-        for name in ENTRIES[2:]:
-            limit[everything.slice(name)] = _FAR * size
-        return limit
-
-    def _compile(self, conditions: Any) -> dict[ModelSource, Compiled]:
-        """All models of the agent, by their source; ConfigError where they do not fit together."""
-        config = self.config
-        found: dict[ModelSource, Compiled] = {}
-        users = [
-            (c.model, f"{'test ' * test}condition {m}")
-            for test, some in conditions
-            for m, c in enumerate(some)
-            if c.model is not None
-        ]
-        references: dict[str, Array] = {}
-        shift = np.zeros(0)
-        mocap: tuple[MocapAction, ...] = ()
-        for source, user in ((config.model, ""), *users):
-            if source in found:
-                continue
-            try:
-                model = load_model(source)
-                timing = self._timed(model, source)
-                _refuse_hidden(model, source, warm=WARMSTART in (config.state or ()))
-                if not user:
-                    # one of each for all, so that states and actions mean the same everywhere
-                    references = {n: model.body(n).quat.copy() for n in mocap_names(model)}
-                    shift = self._shift(model)
-                    mocap = config.mocap_actions or ()
-                    if config.mocap_actions is None and not model.nu:
-                        mocap = welded_mocap(model)
-                actions = Actions(
-                    model,
-                    config.actuators,
-                    mocap,
-                    shift if len(shift) == model.nu else np.zeros(model.nu),
-                    steps_under_way(model, timing.substeps),
-                    references,
-                )
-                needed = hidden_entries(model, actions)
-                if not user:
-                    self._state = config.state or (*ENTRIES[:2], *needed)
-                names = dict.fromkeys((*self._state, *(config.obs or ())))
-                found[source] = locate(model, config.sites, tuple(names), timing, actions)
-                self._check_entries(model, actions, needed, source)
-                ids(model, "camera", config.cameras, "MujocoConfig.cameras")
-            except ConfigError as error:
-                raise ConfigError(f"{user}: {error}" if user else str(error)) from error
-            if user:
-                _check_alike(found[config.model], found[source], f"{user}, {shown(source)}")
-        if len(found) > 1:
-            numbers = grouped([c.model for c in found.values()], Batch)
-            found = {
-                source: replace(c, group=g)
-                for (source, c), g in zip(found.items(), numbers, strict=True)
-            }
-        # one reference for all, so that a state means the same everywhere
-        refs = found[config.model].maps[6]
-        return {s: replace(c, maps=(*c.maps[:6], refs, *c.maps[7:])) for s, c in found.items()}
-
-    def _timed(self, model: mujoco.MjModel, source: ModelSource) -> Timing:
-        """The time step at which a model is simulated, which is set in it; ConfigError."""
-        config, own = self.config, float(model.opt.timestep)
-        if config.substeps is not None:
-            self._dt = _USUAL_DT if config.dt is None else config.dt
-            model.opt.timestep = self._dt / config.substeps
-            return Timing(own, config.substeps, float(model.opt.timestep))
-        if source == config.model:  # the first
-            usual = float(f"{max(1, round(_USUAL_DT / own)) * own:.12g}")  # 0.051, not 0.05100...04
-            self._dt = usual if config.dt is None else config.dt
-        n = max(1, round(self._dt / own))
-        if not math.isclose(n * own, self._dt, rel_tol=1e-4):
-            first = max(1, math.floor(self._dt / own))
-            near = f"{first * own:.10g} or {(first + 1) * own:.10g}"
-            raise ConfigError(
-                f"MujocoConfig.dt must be a multiple of the time step of {own:g} s that "
-                f"{shown(source)} asks for, such as {near}, got {self._dt:g}; or set substeps, for "
-                "a time step of dt / substeps"
-            )
-        return Timing(own, n, own)
-
-    def _shift(self, model: mujoco.MjModel) -> Array:
-        """What is added to the controls that actions name, (nu,)."""
-        if self.config.relative is False:
-            return np.zeros(model.nu)
-        begin, data = self._keyed(model, self.config.keyframe), mujoco.MjData(model)
-        data.qpos[:] = (
-            begin.qpos
-            if self.config.qpos is None
-            else self._sized("qpos", self.config.qpos, None, model.nq)
-        )
-        mujoco.mj_fwdPosition(model, data)
-        return servo_shift(model, data, self.config.relative, begin.ctrl if begin.keyed else None)
-
-    def _check_entries(
-        self,
-        model: mujoco.MjModel,
-        actions: Actions,
-        needed: Collection[str],
-        source: ModelSource,
-    ) -> None:
-        """ConfigError where the state lacks an entry of the model, or an entry has nothing."""
-        config, name = self.config, shown(source)
-        if not actions.nu:
-            raise ConfigError(
-                f"MujocoConfig.model: {name} has no actuators, so nothing could be controlled; add "
-                "some, or name mocap bodies in mocap_actions"
-            )
-        why = {
-            ACTIVATION: f"stateful actuators (na={model.na})",
-            HISTORY: f"actuators with a delay (nhistory={model.nhistory})",
-            MOCAP: "mocap bodies that actions displace from their own pose",
-        }
-        none = {
-            ACTIVATION: f"no actuator of {name} has an activation",
-            HISTORY: f"no actuator of {name} has a delay",
-            MOCAP: "no action displaces a mocap body from its own pose",
-        }
-        for entry in HIDDEN:
-            if entry in needed and entry not in self._state:
-                what = why.get(entry, f"plugins with a state (npluginstate={model.npluginstate})")
-                raise ConfigError(
-                    f"MujocoConfig.state: the model {name} has {what}; add {entry!r}, or the state "
-                    "is incomplete"
-                )
-            if entry not in needed and entry in (*self._state, *(config.obs or ())):
-                what = none.get(entry, f"no plugin of {name} has a state")
-                raise ConfigError(f"MujocoConfig.state, obs: {what}")
-        sensors = [n for n in self._state if n.startswith(SENSOR)]
-        found = ids(model, "sensor", [n[len(SENSOR) :] for n in sensors], "MujocoConfig.state, obs")
-        for entry, k in zip(sensors, found, strict=True):
-            if model.sensor_historyadr[k] >= 0:
-                raise ConfigError(
-                    f"MujocoConfig.state: {entry} shows earlier values (it has a delay, an "
-                    "interval or a history); leave it to the observation"
-                )
-
-    def _sized(self, field: str, value: Any, default: Any, n: int) -> Array:
-        vector = np.array(default if value is None else value, dtype=np.float64)
-        if vector.shape != (n,):
-            raise ConfigError(
-                f"MujocoConfig.{field} must have {n} values, one for each "
-                f"{'activation' if field == 'activation' else 'joint value'} of "
-                f"{shown(self.config.model)}, got {vector.size}"
-            )
-        return vector
-
-    def _keyed(
-        self, model: mujoco.MjModel, key: int | str | None, field: str = "MujocoConfig.keyframe"
-    ) -> _Keyed:
-        """What a keyframe says of the start, or the model without one; ConfigError."""
-        if key is None:
-            qvel, act, ctrl = (np.zeros(n) for n in (model.nv, model.na, model.nu))
-            return _Keyed(model.qpos0.copy(), qvel, act, ctrl, None, False)
-        names = [model.key(i).name for i in range(model.nkey)]
-        if isinstance(key, int):
-            known: list[Any] = list(range(model.nkey))
-        else:
-            known = [n for n in names if n]
-        if key not in known:
-            kind = f"keyframe of {shown(self.config.model)}"
-            raise ConfigError(f"{field}: {choices(kind, key, map(str, known))}")
-        i = key if isinstance(key, int) else names.index(key)
-        fields = (model.key_qpos, model.key_qvel, model.key_act, model.key_ctrl)
-        qpos, qvel, act, ctrl = (f[i].copy() for f in fields)
-        poses = (model.key_mpos[i].reshape(-1, 3), model.key_mquat[i].reshape(-1, 4))
-        # a keyframe without controls has zeros
-        return _Keyed(qpos, qvel, act, ctrl, poses, bool(ctrl.any()))
-
-    def _prepare(self, condition: Condition, compiled: Compiled) -> Start:
-        """The condition's start, and its model: the unshifted one where it shifts no body."""
-        model, config = compiled.model, self.config
-        if condition.keyframe is None:
-            begin = self._keyed(model, config.keyframe)
-        else:
-            begin = self._keyed(model, condition.keyframe, "Condition.keyframe")
-        fields = {"qpos": config.qpos, "qvel": config.qvel, "activation": config.activation}
-        if condition.keyframe is not None:
-            fields = dict.fromkeys(fields)
-        start = [
-            self._sized(name, value, default, len(default))
-            for (name, value), default in zip(
-                fields.items(), (begin.qpos, begin.qvel, begin.act), strict=True
-            )
-        ]
-        qpos = start[0]
-        if condition.qpos is not None:
-            qpos = self._sized("conditions: qpos", condition.qpos, None, model.nq)
-        if condition.qpos_offset is not None:
-            by = self._sized("conditions: qpos_offset", condition.qpos_offset, None, model.nv)
-            qpos = moved(model, qpos, by)
-        names = mocap_names(model)
-        keyed = bool(names) and begin.mocap is not None
-        if keyed or condition.mocap or condition.body_offsets:
-            model = copy.copy(model)  # meshes and all; else conditions share one
-        if keyed:
-            assert begin.mocap is not None
-            for name in names:
-                body = model.body(name)
-                body.pos, body.quat = (pose[body.mocapid[0]] for pose in begin.mocap)
-        for name, place, *turn in condition.mocap:
-            if name not in names:
-                raise ConfigError(f"Condition.mocap: {choices('mocap body', name, names)}")
-            # the simulator's reset takes mocap bodies from here
-            model.body(name).pos = place
-            for quaternion in turn:
-                model.body(name).quat = np.array(quaternion) / np.linalg.norm(quaternion)
-        offsets = condition.body_offsets
-        found = ids(model, "body", [b for b, _ in offsets], "Condition.body_offsets")
-        for body, (_, offset) in zip(found, offsets, strict=True):
-            refuse_free(model, body, "Condition.body_offsets")
-            model.body_pos[body] += offset
-        if offsets or condition.mocap:
-            set_const(model)
-        for spec in self.config.randomise:
-            spec.check(model)
-        return Start(compiled, model, qpos, start[1], start[2], begin.ctrl, begin.keyed)
+        self._kept = _KEPT_BATCHES * models.groups
 
     @property
     def noisy_entries(self) -> tuple[str, ...]:
@@ -757,10 +489,11 @@ class MujocoAgent(SimulatedAgent[Start]):
         with it. Derivatives are central differences of a whole control step. Both leave out dry
         friction and the limits of joints, which at rest hide what the actuators do, and contacts,
         but where they may carry the robot (`_linearise.smooth`), which the log warns of. Properties
-        under `randomise` have their medians. Raises SimulationError.
+        under `randomise` have their medians. Raises SimulationError, and ConfigError for models of
+        plugins with a state.
         """
         begin = self._condition(condition, test=test)
-        arrays = (begin.qpos, begin.qvel, begin.act, begin.ctrl)
+        arrays = (begin.qpos, begin.act, begin.ctrl)
         # starts that are alike share one: large models take seconds
         key = (id(begin.model), begin.keyed, *(a.tobytes() for a in arrays))
         if key not in self._linearisations:
@@ -770,7 +503,10 @@ class MujocoAgent(SimulatedAgent[Start]):
     def _linearise(self, condition: int, *, test: bool) -> Linearisation:
         """See `linearise`; it costs as much as some rollouts."""
         if PLUGIN in self.layout.names:
-            raise ConfigError("states of a plugin cannot be varied")
+            raise ConfigError(
+                f"{shown(self.config.model)} cannot be linearised: the states of its plugins "
+                "cannot be varied"
+            )
         start = self._condition(condition, test=test)
         nominal = self._nominal(condition, test=test)
         qpos = within_limits(nominal, start.qpos)
@@ -796,7 +532,6 @@ class MujocoAgent(SimulatedAgent[Start]):
             return run, put
 
         run, _ = begin(1)
-        act0 = self._batch(1, compiled, model).bind("act")[0].copy() if na else np.zeros(0)
         memory = run.memory(n_kept)
         ctrl = start.ctrl.copy()
         if not start.keyed:
@@ -807,7 +542,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         n = len(chosen)
         with warnings_to_log():
             statics = Statics(model, qpos, chosen, ctrl)
-            held, act = statics.equilibrium(ctrl, act0)
+            held, act = statics.equilibrium(ctrl, start.act)
             half = 0.5 * np.subtract(*reversed(control_limits(model)))
             if statics.stands:
                 warn_once(
@@ -1020,7 +755,7 @@ class MujocoAgent(SimulatedAgent[Start]):
                     break
                 if with_images:
                     assert run.poses is not None
-                    frame = self._pictures(compiled, models, run.poses[t : t + 1])[:, 0]
+                    frame = self._images(compiled, models, run.poses[t : t + 1])[:, 0]
                     frame.flags.writeable = False
                     frames.append(frame)
                     act_on: Any = act  # a policy with images has one more argument
@@ -1035,7 +770,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         run.failures.raise_if_any()
         images = np.stack(frames, axis=1) if frames else None
         if run.poses is not None and images is None and records_images(policy):
-            images = self._pictures(compiled, models, run.poses)
+            images = self._images(compiled, models, run.poses)
         if images is not None:
             images.flags.writeable = False
         return Rollouts(
@@ -1049,7 +784,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             images=images,
         )
 
-    def _pictures(
+    def _images(
         self, compiled: Compiled, models: mujoco.MjModel | list[mujoco.MjModel], poses: Array
     ) -> Images:
         """What the cameras see at `Run.poses` (S, N, n), (N, S, height, width, channels)."""
@@ -1162,15 +897,10 @@ class MujocoAgent(SimulatedAgent[Start]):
         ConfigError for a camera that a model lacks or a size; GPSError where OpenGL is missing, and
         where the state does not hold joint_pos.
         """
-        self._require_joints(self._layout)
+        require_joint_pos(self._layout)
         for compiled in dict.fromkeys(start.compiled for start in self._conditions[test]):
             with Renderer(compiled.model, (camera,), height, width, plain=False):
                 pass
-
-    @staticmethod
-    def _require_joints(layout: Layout) -> None:
-        if "joint_pos" not in layout.names:
-            raise GPSError("a rollout can only be drawn if joint_pos is in its state")
 
     def render(
         self,
@@ -1189,7 +919,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         the rollouts are of a test condition. Raises GPSError where OpenGL is missing, and where
         the state does not hold joint_pos.
         """
-        self._require_joints(rollouts.layout)
+        require_joint_pos(rollouts.layout)
         model = self._nominal(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
@@ -1223,8 +953,7 @@ class MujocoAgent(SimulatedAgent[Start]):
 
         Raises GPSError where the state does not hold joint_pos.
         """
-        if "joint_pos" not in self._layout.names:
-            raise GPSError("an agent can only be shown if joint_pos is in its state")
+        require_joint_pos(self._layout, "an agent can only be shown")
         model = self.model_of(condition, test=test)
         compiled = self._conditions[test][condition].compiled
         where = self._layout.slice("joint_pos")
@@ -1239,57 +968,6 @@ class MujocoAgent(SimulatedAgent[Start]):
             lambda X: raw_positions(compiled, X[:, where]),
             place if actions.mocap else None,
         )
-
-
-class _Keyed(NamedTuple):
-    """What a keyframe says of a start."""
-
-    qpos: Array
-    qvel: Array
-    act: Array
-    ctrl: Array
-    mocap: tuple[Array, Array] | None  # places and quaternions
-    keyed: bool  # whether the controls are given
-
-
-def _refuse_hidden(model: mujoco.MjModel, source: ModelSource, *, warm: bool) -> None:
-    """Switch off what would be hidden from the state, or ConfigError where that is not possible."""
-    flags = int(model.opt.enableflags)
-    if flags & int(mujoco.mjtEnableBit.mjENBL_IPC):
-        raise ConfigError(
-            f"MujocoConfig.model: {shown(source)} has the flag ipc, whose contacts keep a state "
-            "that MuJoCo does not give; remove it"
-        )
-    if flags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
-        model.opt.enableflags = flags & ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-        warn_once(f"{shown(source)}: sleeping is switched off, as no state shows what sleeps")
-    if model.opt.iterations < _FEW_ITERATIONS and not warm:
-        # a solver that converges ends at the same forces from every start, to its tolerance
-        warn_once(
-            f"{shown(source)}: the constraint solver has {model.opt.iterations} iterations at "
-            "most; where it does not converge, its start has a part in every step: more iterations "
-            f"would end that, or the entry {WARMSTART!r} in MujocoConfig.state shows it"
-        )
-
-
-def _check_alike(first: Compiled, other: Compiled, who: str) -> None:
-    """ConfigError names what a condition's model has otherwise than the configuration's."""
-    models = first.model, other.model
-    sizes = zip(("nq", "nv", "nu", "na"), *((m.nq, m.nv, m.nu, m.na) for m in models), strict=True)
-    for name, a, b in sizes:
-        if a != b:
-            raise ConfigError(f"Condition.model: {who}: {name} must be {a} as elsewhere, got {b}")
-    for name, size in first.sizes.items():
-        if other.sizes[name] != size:
-            raise ConfigError(
-                f"Condition.model: {who}: {name} must have {size} values as elsewhere, got "
-                f"{other.sizes[name]}"
-            )
-    if not np.array_equal(first.model.jnt_type, other.model.jnt_type):
-        raise ConfigError(f"Condition.model: {who}: the joints must be of the same kinds in order")
-    here, there = ((c.actions.low, c.actions.high) for c in (first, other))
-    if not np.array_equal(here, there):
-        raise ConfigError(f"Condition.model: {who}: the controls must have the same limits")
 
 
 def _swapped(array: Array) -> Array:

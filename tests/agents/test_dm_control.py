@@ -17,6 +17,7 @@ from gps.protocols import Linearises
 from gps.types import LinearGaussianController
 
 try:
+    from gps.agents import dm_control
     from gps.agents.dm_control import loaded
 
     loaded("cartpole", "swingup")
@@ -141,6 +142,27 @@ def test_a_rollout_is_what_dm_control_does_to_the_bit(domain, task):
     assert agent.dt == loaded(domain, task).control_timestep()
 
 
+@pytest.mark.parametrize(
+    ("domain", "task", "loads"),
+    [("reacher", "easy", 2), ("lqr", "lqr_2_1", 4)],  # lqr draws its springs
+)
+def test_a_model_is_compiled_for_each_start_only_where_random_numbers_are_in_it(
+    domain, task, loads, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(dm_control, "loaded", lambda *args: seen.append(args) or loaded(*args))
+    starts = random_episodes(4, seed=0)
+    agent = DMControlConfig(domain=domain, task=task, conditions=starts).build()
+    assert len(seen) == loads
+    for m, start in enumerate(starts):
+        env = loaded(domain, task, start.seed)
+        env.reset()
+        model, mine = env.physics.model.ptr, agent.model_of(m)
+        assert agent.start_joints(m)[0].tobytes() == env.physics.data.qpos.tobytes()
+        for field in ("geom_pos", "jnt_stiffness"):
+            np.testing.assert_array_equal(getattr(mine, field), getattr(model, field))
+
+
 def test_a_repeated_action_is_that_of_several_steps():
     config = replace(AGENTS["repeated"], start_qpos_std=0.0, start_qvel_std=0.0, repeat=3)
     agent, rng = config.build(), np.random.default_rng(1)
@@ -257,6 +279,7 @@ def test_the_linearisation_tells_the_next_step(domain, task, more):
         ({"options": (("random", 1),)}, "options must be without random"),
         ({"state": ("angle",)}, "unknown entry 'angle'; .*position"),
         ({"conditions": (DMControlStart(qpos=(1.0,)),)}, "qpos must have 2 values for cartpole"),
+        ({"conditions": (DMControlStart(qvel=(1.0,)),)}, "qvel must have 2 values for cartpole"),
         ({"start_qvel_std": (1.0,) * 3}, "start_qvel_std must have 2 values"),
     ],
 )

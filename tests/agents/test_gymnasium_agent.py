@@ -18,6 +18,7 @@ pytest.importorskip("imageio")  # gymnasium's MuJoCo environments load it
 import mujoco  # noqa: E402
 from gymnasium import spaces  # noqa: E402
 from gymnasium.envs.mujoco import MujocoEnv  # noqa: E402
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv  # noqa: E402
 from test_agents import (  # noqa: E402, F401
     NoisyDamping,
     assert_same_bytes,
@@ -469,6 +470,30 @@ def test_the_linearisation_of_a_mujoco_environment_tells_its_next_step(env_id, m
         np.testing.assert_allclose(r.X[0, 1, pos:], expected, rtol=0, atol=0.02 * moved)
     assert np.isfinite(found.x_scale[pos:]).all()
     assert np.isinf(found.x_scale[:pos]).all()
+
+
+class Gears(InvertedPendulumEnv):
+    """Its reset draws how strong its motor is."""
+
+    def reset_model(self):
+        self.model.actuator_gear[0, 0] = self.np_random.uniform(50.0, 200.0)
+        return super().reset_model()
+
+
+gymnasium.register("gps-test/Gears-v0", Gears)
+
+
+def test_each_condition_is_linearised_once_and_on_the_model_that_its_reset_makes():
+    config = GymnasiumConfig(env="gps-test/Gears-v0", T=5, conditions=random_starts(2, seed=0))
+    agent, noise = config.build(), np.zeros((1, 5, 1))
+    agent.start_state(0)
+    agent.rollout(Constant(np.zeros(1)), 1, noise)  # leaves the other model behind
+    for m in (0, 1):
+        found = agent.linearise(m)
+        alone = replace(config, conditions=config.conditions[m : m + 1]).build().linearise(0)
+        assert found.F.tobytes() == alone.F.tobytes()
+        assert agent.linearise(m) is found
+    assert not np.allclose(agent.linearise(0).F, agent.linearise(1).F)
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,15 @@ def test_what_is_given_besides_a_keyframe_stands_above_it():
             Condition(),
             Condition(keyframe="away"),
             Condition(keyframe=2, qpos=(0.7, 0.8)),
+            Condition(keyframe="home", qvel=(0.4, 0.5)),
             Condition(qpos_offset=(0.1, 0.1), mocap=(("goal", (3.0, 3.0, 3.0)),)),
         ),
     )
     agent = config.build()
-    starts = [agent.start_state(m) for m in range(4)]
-    want = [[0.5, 0.6, 0.1, -0.2], [-0.5, 0, 0, 0], [0.7, 0.8, 0, 0], [0.6, 0.7, 0.1, -0.2]]
-    np.testing.assert_allclose(starts, want, atol=1e-15)
-    np.testing.assert_array_equal(agent.model_of(3).body("goal").pos, [3, 3, 3])
+    starts = [agent.start_state(m) for m in range(5)]
+    want = [[0.5, 0.6, 0.1, -0.2], [-0.5, 0, 0, 0], [0.7, 0.8, 0, 0], [1.2, 0.3, 0.4, 0.5]]
+    np.testing.assert_allclose(starts, [*want, [0.6, 0.7, 0.1, -0.2]], atol=1e-15)
+    np.testing.assert_array_equal(agent.model_of(4).body("goal").pos, [3, 3, 3])
 
 
 def test_activations_of_a_keyframe():
@@ -175,6 +176,10 @@ def test_activations_of_a_keyframe():
         (lambda: MujocoConfig(model=ARM, qpos="home"), "keyframe='home'"),
         (lambda: Condition(qpos="home"), "Condition.qpos .* keyframe='home'"),
         (lambda: MujocoConfig(model=ARM, qvel="home"), "qvel must be a tuple"),
+        (
+            lambda: MujocoConfig(model=ARM, conditions=(Condition(qvel=(1.0,)),)).build(),
+            "conditions: qvel must have 2 values",
+        ),
         (lambda: MujocoConfig(model=ARM, keyframe=1.5), "keyframe must be"),
         (
             lambda: MujocoConfig(model=ARM, conditions=(Condition(keyframe="none"),)).build(),
@@ -389,7 +394,7 @@ def test_mocap_bodies_are_drawn_where_actions_put_them():
     np.testing.assert_allclose(np.linalg.norm(angle), 0.5, atol=1e-9)
 
 
-def test_images_and_pictures_show_where_actions_put_mocap_bodies():
+def test_images_of_rollouts_and_render_show_where_actions_put_mocap_bodies():
     """A red box over a black floor goes from left to right, in rollouts' images and in `render`."""
     text = (
         '<mujoco><visual><headlight ambient="1 1 1"/></visual><worldbody><camera name="top" '
