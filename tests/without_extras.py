@@ -1,8 +1,8 @@
 """A pytest plugin, `-p without_extras`: the core's tests where the extras' packages are missing.
 
-A test file that imports one of them gets a stand-in, and is skipped where it uses it; the toolkit
-itself gets the ModuleNotFoundError, which skips a test only where torch or MuJoCo are needed by
-their name: a cost in torch, a model of MuJoCo or torch.
+A test file that imports one of them, or an agent that needs one, gets a stand-in and is skipped
+where it uses it; the toolkit itself gets the ModuleNotFoundError, which skips a test only where
+torch or MuJoCo are needed by their name: a cost in torch, a model of MuJoCo or torch.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class _StandIn:
 def _import_or_stand_in(name: str, globals: Any = None, *rest: Any, **more: Any) -> Any:
     try:
         return _import(name, globals, *rest, **more)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
+    except ImportError as error:  # also that of gps.extras, for agents that need one
+        cause = _missing(error)
+        missing = ("" if cause is None else cause.name or "").partition(".")[0]
         if missing in MISSING and TESTS in Path((globals or {}).get("__file__") or "/").parents:
             return _StandIn(missing)
         raise
@@ -65,14 +66,21 @@ def pytest_runtest_setup() -> None:
     _tests_run.append(True)
 
 
+def _missing(error: BaseException | None) -> ModuleNotFoundError | None:
+    """What could not be imported, behind an error of `gps.extras` or of a test that met one."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Any:
     """Skip what needs torch or MuJoCo in the files that may need it, and in no other."""
     try:
         return (yield)
-    except ImportError as error:  # also that of gps.extras, which names the extra
-        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
-        if not isinstance(missing, ModuleNotFoundError):
+    except (ImportError, AssertionError) as error:
+        missing = _missing(error)
+        if missing is None:
             raise
         frames = traceback.extract_tb(missing.__traceback__)
         places = [frame.filename for frame in frames if frame.filename != __file__]

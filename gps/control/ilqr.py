@@ -552,7 +552,7 @@ class _Problem:
 
     def require_bounded(self, J: float, first: float) -> None:
         """Raise an error when the cost has fallen further than any cost with a minimum does."""
-        if abs(J) < 1e12 * (self.unit + abs(first)):
+        if abs(J) / 1e12 < self.unit + abs(first):
             return
         own = self.l_zz[:, self.nx :, self.nx :]
         smallest = [_checks.smallest(block) for block in own]

@@ -610,7 +610,7 @@ def _gains(
             smallest=smallest_eigenvalue(S),
             hint="the covariance of the state has grown out of all proportion: the dynamics may be "
             "unstable or badly scaled"
-            if np.abs(S).max() > 1e12 * max(np.abs(a).max(initial=0.0) for a in (V, W, S0))
+            if np.abs(S).max() / 1e12 > max(np.abs(a).max(initial=0.0) for a in (V, W, S0))
             else "a measurement without noise says again what is known exactly; add noise to V or "
             "W, or leave that measurement out",
         )
