@@ -424,6 +424,32 @@ class Marginals(Record):
     """Covariance at each step, symmetric positive semi-definite."""
 
 
+@dataclass(frozen=True)
+class StateStructure:
+    """What is known of each of a state's nx entries before any data."""
+
+    periodic: tuple[bool, ...]
+    """Whether it is an angle, of which 2 pi more is the same, in rad."""
+    velocity: tuple[int, ...]
+    """Index of the entry whose integral over time it is, or -1."""
+
+    def __post_init__(self) -> None:
+        n = len(self.periodic)
+        if len(self.velocity) != n:
+            raise ShapeError(f"velocity must have {n} values, got {len(self.velocity)}")
+        for i, j in enumerate(self.velocity):
+            if not -1 <= j < n or j == i or (j >= 0 and self.velocity[j] >= 0):
+                raise ShapeError(
+                    f"velocity[{i}] must be -1 or the index of another entry that integrates none, "
+                    f"got {j}"
+                )
+
+    @classmethod
+    def unknown(cls, nx: int) -> StateStructure:
+        """That nothing is known of nx entries."""
+        return cls((False,) * nx, (-1,) * nx)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearGaussianController(Record):
     """u ~ N(K[t] x + k[t], Sigma[t]) with absolute x and Sigma[t] = chol[t] chol[t]'."""

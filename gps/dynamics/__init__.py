@@ -1,5 +1,12 @@
-"""Fitting time-varying linear-Gaussian dynamics to rollouts."""
+"""Fitted dynamics: time-varying linear-Gaussian ones of a condition, and a global model of all."""
 
+from gps.dynamics.gaussian_process import GaussianProcess, GaussianProcessConfig
+from gps.dynamics.global_model import (
+    GlobalDynamics,
+    GlobalDynamicsConfig,
+    Transitions,
+    fit_global,
+)
 from gps.dynamics.linear import (
     DynamicsConfig,
     DynamicsFit,
@@ -12,7 +19,13 @@ from gps.dynamics.linear import (
 __all__ = [
     "DynamicsConfig",
     "DynamicsFit",
+    "GaussianProcess",
+    "GaussianProcessConfig",
+    "GlobalDynamics",
+    "GlobalDynamicsConfig",
+    "Transitions",
     "fit",
+    "fit_global",
     "points",
     "prediction_error",
     "start_covariance",

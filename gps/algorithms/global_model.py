@@ -1,0 +1,292 @@
+"""Planning with one probabilistic model of all that has been seen.
+
+After every iteration the model is fitted to the transitions of all conditions and iterations, and
+iLQR plans through its means from the start of each condition: from the last plan and from random
+actions, the best is executed in closed loop in the next iteration. Where the model has no data its
+variance is part of the cost. So one rollout per condition and iteration is enough, and what is
+learned in one condition serves all. Sources: M. P. Deisenroth, C. E. Rasmussen, PILCO, ICML 2011
+(Gaussian processes on all data, one trial at a time); Y. Tassa, T. Erez, E. Todorov, IROS 2012 (the
+planner).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from gps.algorithms import stages
+from gps.algorithms.base import LocalAlgorithm, PolicyAlgorithm, finish_iteration
+from gps.algorithms.exploration import ExplorationConfig
+from gps.algorithms.state import (
+    ConditionReport,
+    ConditionState,
+    CostModel,
+    DynamicsModel,
+    GPSState,
+    Report,
+)
+from gps.control import ilqr
+from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
+from gps.costs import CostOf
+from gps.costs.base import Cost
+from gps.dynamics.global_model import (
+    GlobalDynamics,
+    GlobalDynamicsConfig,
+    Transitions,
+    fit_global,
+)
+from gps.dynamics.linear import DynamicsFit
+from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
+from gps.execution import Deferred, Executor, Serial, each, over
+from gps.fields import NonNegative, Range, Shape, Whole
+from gps.protocols import Agent, state_structure_of
+from gps.rng import stream
+from gps.types import Array, Gaussian, LinearDynamics, LinearGaussianController, Record, Rollouts
+
+__all__ = ["GlobalModelConfig", "GlobalModelGPSConfig", "iterate"]
+
+log = logging.getLogger(__name__)
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalModelConfig(LocalAlgorithm):
+    """Plans through a global probabilistic model, local controllers only."""
+
+    min_samples: ClassVar[int] = 1
+
+    dynamics: GlobalDynamicsConfig = field(default_factory=GlobalDynamicsConfig)
+    """The model."""
+    planner: ILQRConfig = field(default_factory=lambda: ILQRConfig(iterations=60, tol_cost=1e-4))
+    """The search for a plan."""
+    starts: Whole = 2
+    """Plans that begin at random actions, next to the one that begins at the last plan."""
+    start_std: Annotated[float, Range(above=0)] = 0.3
+    """Standard deviation of these actions, as a share of half of each actuator's range."""
+    caution: NonNegative = 0.1
+    """Weight of the model's doubt in the cost: of the variance of each change over that of the
+    data, in units of the sampled cost of a step. 0 plans as if the model were right."""
+    exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(floor=1e-3))
+    """Noise of the plans' rollouts, all of it. Changing plans explore; noise is for several
+    samples, and for the policy, which learns from where it leads."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exploration.floor == 0:
+            raise ConfigError(
+                f"{type(self).__name__}.exploration.floor must be above 0: a controller has noise, "
+                "be it 1e-6"
+            )
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration, whose rollouts follow `controllers`."""
+        state = super().start(costs, controllers, agent, seed)
+        return replace(
+            state,
+            conditions=tuple(
+                replace(c, algorithm_state=Start(agent.start_state(m)))
+                for m, c in enumerate(state.conditions)
+            ),
+            dynamics=GlobalDynamics.unfitted(state_structure_of(agent), agent.nu, agent.dt),
+        )
+
+    def iterate(
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`."""
+        ex = executor or Serial()
+        return iterate(state, rollouts, self, ex)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalModelGPSConfig(GlobalModelConfig, PolicyAlgorithm):
+    """Plans through a global probabilistic model as teachers of a global policy."""
+
+    def iterate(
+        self,
+        state: GPSState,
+        rollouts: Sequence[Deferred[Rollouts]],
+        executor: Executor | None = None,
+    ) -> tuple[GPSState, Report]:
+        """See `iterate`; then the S-step on the plans' actions."""
+        ex = executor or Serial()
+        new, report = iterate(state, rollouts, self, ex)
+        policy = self.train_policy_at(ex, state, rollouts, new.conditions)
+        return replace(new, policy=policy), replace(report, policy_loss=ex.pick(policy, "loss"))
+
+
+@dataclass(frozen=True, eq=False)
+class Start(Record):
+    """Where the plans of a condition begin."""
+
+    x: Annotated[Array, Shape("nx")]
+
+
+def iterate(
+    state: GPSState,
+    rollouts: Sequence[Deferred[Rollouts]],
+    config: GlobalModelConfig,
+    ex: Executor,
+) -> tuple[GPSState, Report]:
+    """One iteration: the model of all transitions, then a plan for each condition."""
+    it, seed, samples = state.iteration, state.seed, over(rollouts)
+    costs = each(ex, stages.expand_cost, over(state.costs), samples)
+    assert state.dynamics is not None
+    model = ex.call(_fit, state.dynamics, list(rollouts), config.dynamics)
+    cond, m = over(state.conditions), over(range(len(costs)))
+    where = (cond, over(costs), over(state.costs), samples, model)
+    new = each(ex, _plan, *where, m, seed, it, config)
+    fits = each(ex, _linearised, over(new), samples, model)
+    after, report = finish_iteration(ex, state, new, state.policy, cost=costs, dynamics=fits)
+    return replace(after, dynamics=model), replace(report, policy_loss=_NAN)
+
+
+def _fit(
+    model: GlobalDynamics, rollouts: list[Rollouts], config: GlobalDynamicsConfig
+) -> GlobalDynamics:
+    """The model with the transitions of an iteration."""
+    first, *others = map(Transitions.of, rollouts)
+    return fit_global(model, first.joined(*others), config)
+
+
+def _plan(
+    condition: ConditionState,
+    sampled: CostModel,
+    cost: Cost,
+    rollouts: Rollouts,
+    model: GlobalDynamics,
+    m: int,
+    seed: int,
+    iteration: int,
+    config: GlobalModelConfig,
+) -> ConditionState:
+    """The best plan of several; where none is found the last controller stays."""
+    totals = sampled.l.sum(axis=1)
+    T, nu = condition.controller.k.shape
+    unit = max(float(np.abs(sampled.l).mean()), 1e-290)
+    plain = CostOf(cost, rollouts.layout, nu, T)
+    doubtful = Doubtful(plain, model, config.caution * unit)
+    assert isinstance(condition.algorithm_state, Start)
+    assert condition.action_scale is not None
+    x0, half = condition.algorithm_state.x, condition.action_scale
+    low, high = (-np.inf, np.inf) if condition.control_range is None else condition.control_range
+    rng = stream(seed, "plan", iteration, m)
+    found: list[ILQRResult] = []
+    why = ""
+    for i in range(1 + config.starts):
+        first = condition.controller if i == 0 and iteration > 0 else None
+        U = np.clip(config.start_std * half * rng.standard_normal((T, nu)), low, high)
+        try:
+            plan = ilqr.minimise(
+                *(model, doubtful, x0, U),
+                limits=(low, high),
+                controller=first,
+                config=config.planner,
+                temperature=0.0,
+            )
+        except (NonFiniteError, NotPositiveDefiniteError) as error:
+            why = str(error)
+            continue
+        found.append(plan)
+    seen = replace(condition, previous=condition.controller, sampled_cost=float(totals.mean()))
+    if not found:
+        report = _report(m, totals, _NAN, f"no plan, the last controller stays: {why}")
+        return replace(seen, report=report)
+    best = min(found, key=lambda plan: plan.cost)
+    std = config.exploration.std_floor(half)
+    assert std is not None
+    chol = np.tile(np.diag(std), (T, 1, 1))
+    predicted = float(plain.values(best.X[None], best.U[None]).sum())
+    log.debug("condition %d: planned cost %.6g, %s", m, predicted, best.reason)
+    return replace(
+        seen,
+        controller=replace(best.controller, chol=chol),
+        predicted_cost=predicted,
+        report=_report(m, totals, predicted, ""),
+    )
+
+
+def _linearised(
+    condition: ConditionState, rollouts: Rollouts, model: GlobalDynamics
+) -> DynamicsModel:
+    """The model along the first rollout, as the other algorithms' fitted dynamics."""
+    X, U = rollouts.X[0], rollouts.U[0]
+    F, variance, _ = model.linearised(X[:-1], U[:-1])
+    after = model.step(X[:-1], U[:-1])
+    f = after - np.einsum("txz,tz->tx", F, np.concatenate([X[:-1], U[:-1]], axis=1))
+    W = np.zeros_like(F[:, :, : model.nx])
+    W[:, np.arange(model.nx), np.arange(model.nx)] = variance + model.process.noise**2
+    x0 = rollouts.X[:, 0]
+    start = Gaussian(x0.mean(axis=0), np.diag(x0.var(axis=0)))
+    return DynamicsModel(fit=DynamicsFit(LinearDynamics(F, f, W), start), prior=None)
+
+
+class Doubtful:
+    """A cost plus a weight times the variances that the model gives the next state.
+
+    A variance counts relative to that of the entry's changes in the data, and its curvature by the
+    Gauss-Newton form of the standard deviation.
+    """
+
+    def __init__(self, cost: TrajectoryCost, model: GlobalDynamics, weight: float) -> None:
+        self._cost, self._model, self._weight = cost, model, weight
+        var = model.process.Y.var(axis=0)
+        known = (var > 0) & (np.array(model.structure.velocity) < 0)  # the others follow from these
+        self._share = np.where(known, weight / np.where(known, var, 1.0), 0.0)
+
+    def values(self, X: Array, U: Array) -> Array:
+        """See `gps.control.ilqr.TrajectoryCost`."""
+        values = self._cost.values(X, U)
+        if not self._weight:
+            return values
+        finite = np.isfinite(X).all(axis=(1, 2))
+        B, T = int(finite.sum()), X.shape[1]
+        flat = self._model.variances(X[finite].reshape(B * T, -1), U[finite].reshape(B * T, -1))
+        both = np.full(values.shape, np.inf)
+        both[finite] = values[finite] + (flat @ self._share).reshape(B, T)
+        return both
+
+    def derivatives(self, X: Array, U: Array) -> tuple[Array, Array]:
+        """See `gps.control.ilqr.TrajectoryCost`."""
+        gradient, hessian = self._cost.derivatives(X, U)
+        if not self._weight:
+            return gradient, hessian
+        _, variance, slope = self._model.linearised(X, U)
+        gradient = gradient + np.einsum("tx,txz->tz", np.tile(self._share, (len(X), 1)), slope)
+        root = slope / (2.0 * np.sqrt(np.maximum(variance, 1e-300)))[:, :, None]
+        root = root * np.sqrt(2.0 * self._share)[:, None]
+        return gradient, hessian + root.transpose(0, 2, 1) @ root
+
+
+def _report(m: int, totals: Array, predicted: float, event: str) -> ConditionReport:
+    """The iteration in numbers; there is no KL bound."""
+    return ConditionReport(
+        condition=m,
+        cost_mean=float(totals.mean()),
+        cost_min=float(totals.min()),
+        cost_max=float(totals.max()),
+        expected_cost=_NAN,
+        predicted_cost=predicted,
+        kl=_NAN,
+        kl_max=_NAN,
+        step_mult=_NAN,
+        eta=_NAN,
+        event=event,
+        updated=not event,
+        cause="unknown" if event else None,
+        advice=event or None,
+    )
