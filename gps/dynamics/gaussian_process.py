@@ -307,7 +307,7 @@ def _kernel(a: Array, half_a: Array, b: Array, half_b: Array, s: float) -> Array
 
 
 def _factor(k: Array, s: float, v: float, e: int) -> Array:
-    """Lower Cholesky factor of k + noise; NotPositiveDefiniteError names the output e."""
+    """Lower Cholesky factor of k + noise; FitError names the output e."""
     K = np.array(k, order="F")
     K[np.diag_indices(len(K))] += v * v + _JITTER * s * s
     L, status = lapack.dpotrf(K, lower=1, overwrite_a=1)

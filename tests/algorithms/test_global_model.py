@@ -61,16 +61,16 @@ def test_a_linear_system_is_solved_after_one_rollout():
     assert len(report.state.dynamics.transitions.X) == 2 * (AGENT.T - 1)
 
 
-def test_the_pendulum_is_up_after_two_rollouts():
-    reports = list(gps.run(swing_up(), seed=1))
+def test_the_pendulum_is_up_after_two_rollouts(tmp_path):
+    reports = list(gps.run(swing_up(), seed=1, out=tmp_path / "run"))
     agent = PENDULUM.build()
     controller = reports[-1].state.conditions[0].controller
     found = agent.rollout(controller, 0, np.zeros((1, 60, 1)), np.zeros((1, agent.n_start)))
     assert abs(found.entry("joint_pos")[0, -1, 0] - pi) % (2 * pi) < 0.1
     assert abs(found.entry("joint_vel")[0, -1, 0]) < 0.5
     assert reports[-1].row["env_steps"] == 2 * 60
-    (dynamics,) = reports[-1].models["dynamics"]
-    rollout = reports[-1].rollouts[0]
+    stored = RunFolder.open(tmp_path / "run").read(2)
+    (dynamics,), (rollout,) = stored.models["dynamics"], stored.rollouts
     fit = dynamics.fit.dynamics
     z = np.concatenate([rollout.X[0, :-1], rollout.U[0, :-1]], axis=1)
     off = np.einsum("txz,tz->tx", fit.F, z) + fit.f - rollout.X[0, 1:]
