@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from gps.algorithms import stages
-from gps.algorithms.base import LocalAlgorithm, PolicyAlgorithm, finish_iteration
+from gps.algorithms.base import LocalAlgorithm, PolicyAlgorithm, finish_iteration, unfitted
 from gps.algorithms.exploration import ExplorationConfig
 from gps.algorithms.state import (
     ConditionReport,
@@ -36,14 +36,12 @@ from gps.costs.base import Cost
 from gps.dynamics.global_model import (
     GlobalDynamics,
     GlobalDynamicsConfig,
-    Transitions,
-    fit_global,
 )
 from gps.dynamics.linear import DynamicsFit
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Deferred, Executor, Serial, each, over
 from gps.fields import NonNegative, Range, Shape, Whole
-from gps.protocols import Agent, state_structure_of
+from gps.protocols import Agent
 from gps.rng import stream
 from gps.types import Array, Gaussian, LinearDynamics, LinearGaussianController, Record, Rollouts
 
@@ -98,7 +96,7 @@ class GlobalModelConfig(LocalAlgorithm):
                 replace(c, algorithm_state=Start(agent.start_state(m)))
                 for m, c in enumerate(state.conditions)
             ),
-            dynamics=GlobalDynamics.unfitted(state_structure_of(agent), agent.nu, agent.dt),
+            dynamics=unfitted(agent),
         )
 
     def iterate(
@@ -146,21 +144,13 @@ def iterate(
     it, seed, samples = state.iteration, state.seed, over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
     assert state.dynamics is not None
-    model = ex.call(_fit, state.dynamics, list(rollouts), config.dynamics)
+    model = ex.call(stages.fit_global_dynamics, state.dynamics, list(rollouts), config.dynamics)
     cond, m = over(state.conditions), over(range(len(costs)))
     where = (cond, over(costs), over(state.costs), samples, model)
     new = each(ex, _plan, *where, m, seed, it, config)
     fits = each(ex, _linearised, over(new), samples, model)
     after, report = finish_iteration(ex, state, new, state.policy, cost=costs, dynamics=fits)
     return replace(after, dynamics=model), replace(report, policy_loss=_NAN)
-
-
-def _fit(
-    model: GlobalDynamics, rollouts: list[Rollouts], config: GlobalDynamicsConfig
-) -> GlobalDynamics:
-    """The model with the transitions of an iteration."""
-    first, *others = map(Transitions.of, rollouts)
-    return fit_global(model, first.joined(*others), config)
 
 
 def _plan(

@@ -71,7 +71,7 @@ def iterate(
     ex = executor or Serial()
     it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     sampled = state.policy if it > 0 else None
     linearise = config.linearise, seed, it
     linearised = each(ex, stages.linearise_sampled, sampled, samples, cond, *linearise)

@@ -79,9 +79,9 @@ def iterate(
 ) -> tuple[GPSState, Report]:
     """One iteration: expand costs, fit dynamics, PILQR, every condition by itself."""
     ex = executor or Serial()
-    it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
+    cond, samples = over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     rules = config.guard, config.step, config.pilqr.dual.entropy_weight
     checks = each(ex, stages.assess_own, cond, samples, over(costs), over(models), *rules)
     new = each(ex, _improve, cond, samples, over(costs), over(models), over(checks), config)

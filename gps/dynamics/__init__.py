@@ -4,6 +4,7 @@ from gps.dynamics.gaussian_process import GaussianProcess, GaussianProcessConfig
 from gps.dynamics.global_model import (
     GlobalDynamics,
     GlobalDynamicsConfig,
+    GlobalPriorConfig,
     Transitions,
     fit_global,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "GaussianProcessConfig",
     "GlobalDynamics",
     "GlobalDynamicsConfig",
+    "GlobalPriorConfig",
     "Transitions",
     "fit",
     "fit_global",

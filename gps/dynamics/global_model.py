@@ -17,13 +17,21 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
+from gps.distributions.niw import StepwiseNIW
 from gps.dynamics import gaussian_process
 from gps.dynamics.gaussian_process import GaussianProcess, GaussianProcessConfig, Hyperparameters
 from gps.errors import FitError, ShapeError
-from gps.fields import Config, Range, Shape
+from gps.fields import Config, Positive, Range, Shape
 from gps.types import Array, Record, Rollouts, StateStructure
 
-__all__ = ["GlobalDynamics", "GlobalDynamicsConfig", "Transitions", "fit_global"]
+__all__ = [
+    "GlobalDynamics",
+    "GlobalDynamicsConfig",
+    "GlobalPriorConfig",
+    "Transitions",
+    "fit_global",
+    "step_priors",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,16 @@ class GlobalDynamicsConfig(Config):
     from each other; its time grows with the cube, its memory with the square."""
     process: GaussianProcessConfig = field(default_factory=GaussianProcessConfig)
     """The Gaussian processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPriorConfig(Config):
+    """The global model as the prior of every condition's linear-Gaussian dynamics."""
+
+    model: GlobalDynamicsConfig = field(default_factory=GlobalDynamicsConfig)
+    """The model, of all conditions and iterations."""
+    strength: Positive = 1.0
+    """Samples that the prior is worth in the fit of one step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +196,35 @@ def fit_global(
         model.parameters,
     )
     return GlobalDynamics(structure, model.dt, t, process.parameters)
+
+
+def step_priors(
+    model: GlobalDynamics, X: Array, U: Array, least: Array, strength: float
+) -> StepwiseNIW:
+    """The model as the prior of a regression of x[t+1] on [x; u] at each step, worth `strength`
+    samples.
+
+    At the mean of the samples z = [x; u] of a step, with the model's slope F and the covariance S
+    of z: mu0 = [z; g(z)], Psi / strength = [S, S F'; F S, F S F' + Q], Q diagonal, what the model
+    says of its noise and its doubt. S is diagonal: the samples' variances, averaged over the steps,
+    and the variances `least` (nx+nu,) at least. Source: J. Fu, S. Levine, P. Abbeel, One-Shot
+    Learning of Manipulation Skills with Online Dynamics Adaptation and Neural Network Priors, IROS
+    2016, section IV.
+    X (N, T, nx), U (N, T, nu).
+    """
+    Z = np.concatenate([X[:, :-1], U[:, :-1]], axis=2)
+    (_, Tp, nz), nx = Z.shape, X.shape[2]
+    z = Z.mean(axis=0)
+    F, variance, _ = model.linearised(z[:, :nx], z[:, nx:])
+    S = np.maximum(Z.var(axis=0).mean(axis=0), least)
+    FS = F * S
+    Psi = np.zeros((Tp, nz + nx, nz + nx))
+    Psi[:, np.arange(nz), np.arange(nz)] = S
+    Psi[:, nz:, :nz], Psi[:, :nz, nz:] = FS, FS.transpose(0, 2, 1)
+    Psi[:, nz:, nz:] = FS @ F.transpose(0, 2, 1)
+    Psi[:, nz + np.arange(nx), nz + np.arange(nx)] += variance + model.process.noise**2
+    mu0 = np.concatenate([z, model.step(z[:, :nx], z[:, nx:])], axis=1)
+    return StepwiseNIW(mu0, strength * Psi, strength, strength)
 
 
 def features(X: Array, U: Array, structure: StateStructure) -> Array:
