@@ -146,6 +146,10 @@ class Layout:
             start += n
         raise ShapeError(choices("state entry", name, self.names))
 
+    def columns(self, names: Sequence[str]) -> npt.NDArray[np.intp]:
+        """Where the values of some entries lie in the vector, one entry after another."""
+        return np.concatenate([np.arange(self.size)[self.slice(name)] for name in names])
+
     def length(self, name: str) -> int:
         """Number of values of the entry."""
         where = self.slice(name)
@@ -443,6 +447,14 @@ class StateStructure:
                     f"velocity[{i}] must be -1 or the index of another entry that integrates none, "
                     f"got {j}"
                 )
+
+    def select(self, columns: npt.NDArray[np.intp]) -> StateStructure:
+        """Of some of the entries, (ns,), alone; a velocity that is left out is not known of."""
+        place = {int(old): new for new, old in enumerate(columns)}
+        return StateStructure(
+            tuple(self.periodic[i] for i in columns),
+            tuple(place.get(self.velocity[i], -1) for i in columns),
+        )
 
     @classmethod
     def unknown(cls, nx: int) -> StateStructure:

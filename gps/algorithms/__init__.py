@@ -2,7 +2,7 @@
 
 from gps.algorithms.badmm import BADMMConfig
 from gps.algorithms.exploration import ExplorationConfig
-from gps.algorithms.global_model import GlobalModelConfig, GlobalModelGPSConfig
+from gps.algorithms.global_model import GlobalModelConfig
 from gps.algorithms.mdgps import MDGPSConfig
 from gps.algorithms.mdgps_pilqr import MDGPSPILQRConfig
 from gps.algorithms.pi2 import PI2TrajOptConfig
@@ -20,7 +20,6 @@ __all__ = [
     "ExplorationConfig",
     "GPSState",
     "GlobalModelConfig",
-    "GlobalModelGPSConfig",
     "GuardConfig",
     "ILQRPlanningConfig",
     "MDGPSConfig",

@@ -179,6 +179,11 @@ class PolicyAlgorithm(LocalAlgorithm):
                 f"got {self.network!r}"
             )
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs."""
+        return max(super().min_samples, self.linearise.min_samples)
+
     def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
         """The sources, marked where the policy needs no images."""
         return tuple(sources) if self.network.needs_images else super().without_images(sources)

@@ -14,13 +14,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from gps.algorithms import stages
-from gps.algorithms.base import LocalAlgorithm, PolicyAlgorithm, finish_iteration, unfitted
+from gps.algorithms.base import LocalAlgorithm, finish_iteration, unfitted
 from gps.algorithms.exploration import ExplorationConfig
+from gps.algorithms.planning import agent_of
 from gps.algorithms.state import (
     ConditionReport,
     ConditionState,
@@ -31,7 +33,7 @@ from gps.algorithms.state import (
 )
 from gps.control import ilqr
 from gps.control.ilqr import ILQRConfig, ILQRResult, TrajectoryCost
-from gps.costs import CostOf
+from gps.costs import CostOf, model_cost
 from gps.costs.base import Cost
 from gps.dynamics.global_model import (
     GlobalDynamics,
@@ -39,13 +41,21 @@ from gps.dynamics.global_model import (
 )
 from gps.dynamics.linear import DynamicsFit
 from gps.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
-from gps.execution import Deferred, Executor, Serial, each, over
+from gps.execution import Deferred, Executor, Serial, each, over, stage
 from gps.fields import NonNegative, Range, Shape, Whole
-from gps.protocols import Agent
+from gps.protocols import Agent, KnownDynamics
 from gps.rng import stream
-from gps.types import Array, Gaussian, LinearDynamics, LinearGaussianController, Record, Rollouts
+from gps.types import (
+    Array,
+    Gaussian,
+    Layout,
+    LinearDynamics,
+    LinearGaussianController,
+    Record,
+    Rollouts,
+)
 
-__all__ = ["GlobalModelConfig", "GlobalModelGPSConfig", "iterate"]
+__all__ = ["GlobalModelConfig", "iterate"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +76,10 @@ class GlobalModelConfig(LocalAlgorithm):
     """Plans that begin at random actions, next to the one that begins at the last plan."""
     start_std: Annotated[float, Range(above=0)] = 0.3
     """Standard deviation of these actions, as a share of half of each actuator's range."""
+    kinematics: Any = None
+    """Agent that says where end points are and what sensors show at given positions and velocities,
+    usually the experiment's own: they are computed then, and not learned. None where no cost
+    depends on such entries."""
     caution: NonNegative = 0.1
     """Weight of the model's doubt in the cost: of the variance of each change over that of the
     data, in units of the sampled cost of a step. 0 plans as if the model were right."""
@@ -90,13 +104,18 @@ class GlobalModelConfig(LocalAlgorithm):
     ) -> GPSState:
         """The state before the first iteration, whose rollouts follow `controllers`."""
         state = super().start(costs, controllers, agent, seed)
+        space = _Space.of(self, agent.layout)
+        for m, cost in enumerate(costs):
+            space.require_plannable(cost, agent, m)
+        dynamics = unfitted(agent)
+        structure = dynamics.structure.select(space.columns)
         return replace(
             state,
             conditions=tuple(
                 replace(c, algorithm_state=Start(agent.start_state(m)))
                 for m, c in enumerate(state.conditions)
             ),
-            dynamics=unfitted(agent),
+            dynamics=GlobalDynamics.unfitted(structure, agent.nu, agent.dt),
         )
 
     def iterate(
@@ -110,28 +129,63 @@ class GlobalModelConfig(LocalAlgorithm):
         return iterate(state, rollouts, self, ex)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GlobalModelGPSConfig(GlobalModelConfig, PolicyAlgorithm):
-    """Plans through a global probabilistic model as teachers of a global policy."""
-
-    def iterate(
-        self,
-        state: GPSState,
-        rollouts: Sequence[Deferred[Rollouts]],
-        executor: Executor | None = None,
-    ) -> tuple[GPSState, Report]:
-        """See `iterate`; then the S-step on the plans' actions."""
-        ex = executor or Serial()
-        new, report = iterate(state, rollouts, self, ex)
-        policy = self.train_policy_at(ex, state, rollouts, new.conditions)
-        return replace(new, policy=policy), replace(report, policy_loss=ex.pick(policy, "loss"))
-
-
 @dataclass(frozen=True, eq=False)
 class Start(Record):
     """Where the plans of a condition begin."""
 
     x: Annotated[Array, Shape("nx")]
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """The states in which a plan is made: the agent's, or what the others of them follow from."""
+
+    layout: Layout  # of the agent's state
+    columns: npt.NDArray[np.intp]  # (ns,) where the plan's states lie in it
+    kinematics: Any  # an agent, or None
+
+    @classmethod
+    def of(cls, config: GlobalModelConfig, layout: Layout) -> _Space:
+        """ConfigError where the agent of `kinematics` does not know what its state follows from."""
+        if config.kinematics is None:
+            return cls(layout, np.arange(layout.size), None)
+        agent = agent_of(config.kinematics)
+        alike = agent.layout.entries == layout.entries
+        known = alike and isinstance(agent, KnownDynamics)
+        if not known or any(n not in layout.names for n in agent.model_entries):
+            raise ConfigError(
+                "GlobalModelConfig.kinematics must be the configuration of an agent with the "
+                "experiment's state, positions and velocities among it, that knows what the rest "
+                f"follows from, got {type(config.kinematics).__name__}"
+            )
+        return cls(layout, layout.columns(agent.model_entries), agent)
+
+    def cost(self, cost: Cost, nu: int, T: int, m: int) -> CostOf:
+        """The cost of condition m in states of the plan."""
+        if self.kinematics is None:
+            return CostOf(cost, self.layout, nu, T)
+        return model_cost(cost, self.kinematics, m)
+
+    def require_plannable(self, cost: Cost, agent: Agent, m: int) -> None:
+        """ConfigError for a cost that needs what is not known."""
+        x0 = np.tile(agent.start_state(m)[self.columns], (agent.T, 1))
+        try:
+            self.cost(cost, agent.nu, agent.T, m).derivatives(x0, np.zeros((agent.T, agent.nu)))
+        except ConfigError as error:
+            raise ConfigError(
+                f"GlobalModelConfig.kinematics: {error}; give the experiment's agent, if it knows "
+                "where its end points are"
+            ) from error
+
+    def reduced(self, controller: LinearGaussianController) -> LinearGaussianController:
+        """A plan's controller, for states of the plan."""
+        return replace(controller, K=controller.K[:, :, self.columns])
+
+    def widened(self, controller: LinearGaussianController) -> LinearGaussianController:
+        """A plan's controller, for states of the agent."""
+        K = np.zeros((*controller.K.shape[:2], self.layout.size))
+        K[:, :, self.columns] = controller.K
+        return replace(controller, K=K)
 
 
 def iterate(
@@ -144,13 +198,24 @@ def iterate(
     it, seed, samples = state.iteration, state.seed, over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
     assert state.dynamics is not None
-    model = ex.call(stages.fit_global_dynamics, state.dynamics, list(rollouts), config.dynamics)
+    model = ex.call(_fit, state.dynamics, list(rollouts), config)
     cond, m = over(state.conditions), over(range(len(costs)))
     where = (cond, over(costs), over(state.costs), samples, model)
     new = each(ex, _plan, *where, m, seed, it, config)
-    fits = each(ex, _linearised, over(new), samples, model)
-    after, report = finish_iteration(ex, state, new, state.policy, cost=costs, dynamics=fits)
+    models: dict[str, Sequence[Deferred[Record]]] = {"cost": costs}
+    if config.kinematics is None:  # else of other states than the agent's
+        models["dynamics"] = each(ex, _linearised, samples, model, config)
+    after, report = finish_iteration(ex, state, new, state.policy, **models)
     return replace(after, dynamics=model), replace(report, policy_loss=_NAN)
+
+
+@stage("fit_global")
+def _fit(
+    model: GlobalDynamics, rollouts: list[Rollouts], config: GlobalModelConfig
+) -> GlobalDynamics:
+    """The model with the transitions of an iteration, in the states of the plans."""
+    columns = _Space.of(config, rollouts[0].layout).columns
+    return stages.fit_global_dynamics(model, rollouts, config.dynamics, columns)
 
 
 def _plan(
@@ -168,17 +233,18 @@ def _plan(
     totals = sampled.l.sum(axis=1)
     T, nu = condition.controller.k.shape
     unit = max(float(np.abs(sampled.l).mean()), 1e-290)
-    plain = CostOf(cost, rollouts.layout, nu, T)
+    space = _Space.of(config, rollouts.layout)
+    plain = space.cost(cost, nu, T, m)
     doubtful = Doubtful(plain, model, config.caution * unit)
     assert isinstance(condition.algorithm_state, Start)
     assert condition.action_scale is not None
-    x0, half = condition.algorithm_state.x, condition.action_scale
+    x0, half = condition.algorithm_state.x[space.columns], condition.action_scale
     low, high = (-np.inf, np.inf) if condition.control_range is None else condition.control_range
     rng = stream(seed, "plan", iteration, m)
     found: list[ILQRResult] = []
     why = ""
     for i in range(1 + config.starts):
-        first = condition.controller if i == 0 and iteration > 0 else None
+        first = space.reduced(condition.controller) if i == 0 and iteration > 0 else None
         U = np.clip(config.start_std * half * rng.standard_normal((T, nu)), low, high)
         try:
             plan = ilqr.minimise(
@@ -204,23 +270,24 @@ def _plan(
     log.debug("condition %d: planned cost %.6g, %s", m, predicted, best.reason)
     return replace(
         seen,
-        controller=replace(best.controller, chol=chol),
+        controller=replace(space.widened(best.controller), chol=chol),
         predicted_cost=predicted,
         report=_report(m, totals, predicted, ""),
     )
 
 
 def _linearised(
-    condition: ConditionState, rollouts: Rollouts, model: GlobalDynamics
+    rollouts: Rollouts, model: GlobalDynamics, config: GlobalModelConfig
 ) -> DynamicsModel:
     """The model along the first rollout, as the other algorithms' fitted dynamics."""
-    X, U = rollouts.X[0], rollouts.U[0]
+    columns = _Space.of(config, rollouts.layout).columns
+    X, U = rollouts.X[0][:, columns], rollouts.U[0]
     F, variance, _ = model.linearised(X[:-1], U[:-1])
     after = model.step(X[:-1], U[:-1])
     f = after - np.einsum("txz,tz->tx", F, np.concatenate([X[:-1], U[:-1]], axis=1))
     W = np.zeros_like(F[:, :, : model.nx])
     W[:, np.arange(model.nx), np.arange(model.nx)] = variance + model.process.noise**2
-    x0 = rollouts.X[:, 0]
+    x0 = rollouts.X[:, 0][:, columns]
     start = Gaussian(x0.mean(axis=0), np.diag(x0.var(axis=0)))
     return DynamicsModel(fit=DynamicsFit(LinearDynamics(F, f, W), start), prior=None)
 

@@ -96,7 +96,7 @@ class MDGPSConfig(PolicyAlgorithm, FittedAlgorithm):
                 "MDGPSConfig.sample_from='policy' cannot run asynchronously: the policy that was "
                 "sampled has been replaced when the update starts; use 'controllers'"
             )
-        if self.min_samples < 2:
+        if self.dynamics.min_samples < 2:
             raise ConfigError(
                 "MDGPSConfig.dynamics.prior=GlobalPriorConfig cannot run asynchronously: its model "
                 "is of the rollouts of all conditions at once; use a mixture prior"

@@ -51,6 +51,11 @@ class MDGPSPILQRConfig(PolicyAlgorithm, FittedAlgorithm):
         """The policy, once it has been trained."""
         return self.without_images(sample_policy(state))
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs: PI2 compares them."""
+        return max(2, super().min_samples)
+
     def iterate(
         self,
         state: GPSState,

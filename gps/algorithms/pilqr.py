@@ -61,6 +61,11 @@ class PILQRTrajOptConfig(FittedAlgorithm):
     pilqr: PILQRConfig = field(default_factory=PILQRConfig)
     """The update."""
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs: PI2 compares them."""
+        return max(2, super().min_samples)
+
     def iterate(
         self,
         state: GPSState,

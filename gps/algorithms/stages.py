@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gps.algorithms import diagnosis
 from gps.algorithms.diagnosis import Finding, figures
@@ -79,10 +80,14 @@ def fit_dynamics(
 
 @stage("fit_global")
 def fit_global_dynamics(
-    model: GlobalDynamics, rollouts: list[Rollouts], config: GlobalDynamicsConfig
+    model: GlobalDynamics,
+    rollouts: list[Rollouts],
+    config: GlobalDynamicsConfig,
+    columns: npt.NDArray[np.intp] | None = None,
 ) -> GlobalDynamics:
-    """The model of all conditions with the transitions of an iteration."""
-    first, *others = map(Transitions.of, rollouts)
+    """The model of all conditions with the transitions of an iteration; columns: the entries of the
+    state that it is of, all where None."""
+    first, *others = (Transitions.of(r, columns) for r in rollouts)
     return fit_global(model, first.joined(*others), config)
 
 

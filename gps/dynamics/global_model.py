@@ -64,9 +64,10 @@ class Transitions(Record):
     X_next: Annotated[Array, Shape("n nx")]
 
     @staticmethod
-    def of(rollouts: Rollouts) -> Transitions:
-        """All of some rollouts, sample by sample."""
+    def of(rollouts: Rollouts, columns: npt.NDArray[np.intp] | None = None) -> Transitions:
+        """All of some rollouts, sample by sample; columns: the entries of the state to take."""
         X, U = rollouts.X, rollouts.U
+        X = X if columns is None else X[:, :, columns]
         parts = (X[:, :-1], U[:, :-1], X[:, 1:])
         return Transitions(*(np.array(p.reshape(-1, p.shape[2])) for p in parts))
 

@@ -67,6 +67,9 @@ def test_derivatives_are_those_of_its_steps(model):
     X, U = t.X * (1, 5, 5), 5 * t.U  # beyond the data, where there is a variance to speak of
     F, variance, slope = model.linearised(X, U)
     np.testing.assert_allclose(model.variances(X, U), variance, rtol=1e-6)
+    own = model.process.variance(features(X, U, STRUCTURE))
+    own[:, 0] += (0.5 * DT) ** 2 * own[:, 1]  # the position moves with the velocity
+    np.testing.assert_allclose(variance, own, rtol=1e-6)
     for i, h in enumerate(1e-4 * np.eye(4)):
         up, down = ((X + s * h[:3], U + s * h[3:]) for s in (1.0, -1.0))
         wanted = (model.step(*up) - model.step(*down)) / 2e-4
