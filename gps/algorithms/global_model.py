@@ -12,7 +12,7 @@ planner).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -73,9 +73,13 @@ class GlobalModelConfig(LocalAlgorithm):
     planner: ILQRConfig = field(default_factory=lambda: ILQRConfig(iterations=60, tol_cost=1e-4))
     """The search for a plan."""
     starts: Whole = 2
-    """Plans that begin at random actions, next to the one that begins at the last plan."""
+    """Plans that begin at random actions, next to those that begin at the last plan and at the one
+    with the lowest sampled cost."""
     start_std: Annotated[float, Range(above=0)] = 0.3
     """Standard deviation of these actions, as a share of half of each actuator's range."""
+    switch: NonNegative = 0.1
+    """Share by which a plan from random actions has to be cheaper than those from earlier plans to
+    be executed: what has been tried is known to work, or not to."""
     kinematics: Any = None
     """Agent that says where end points are and what sensors show at given positions and velocities,
     usually the experiment's own: they are computed then, and not learned. None where no cost
@@ -231,23 +235,29 @@ def _plan(
 ) -> ConditionState:
     """The best plan of several; where none is found the last controller stays."""
     totals = sampled.l.sum(axis=1)
+    cost_now = float(totals.mean())
     T, nu = condition.controller.k.shape
-    unit = max(float(np.abs(sampled.l).mean()), 1e-290)
     space = _Space.of(config, rollouts.layout)
     plain = space.cost(cost, nu, T, m)
+    unit = max(float(np.abs(sampled.l).mean()), 1e-290)
     doubtful = Doubtful(plain, model, config.caution * unit)
     assert isinstance(condition.algorithm_state, Start)
     assert condition.action_scale is not None
     x0, half = condition.algorithm_state.x[space.columns], condition.action_scale
     low, high = (-np.inf, np.inf) if condition.control_range is None else condition.control_range
-    rng = stream(seed, "plan", iteration, m)
-    found: list[ILQRResult] = []
-    why = ""
-    for i in range(1 + config.starts):
-        first = space.reduced(condition.controller) if i == 0 and iteration > 0 else None
-        U = np.clip(config.start_std * half * rng.standard_normal((T, nu)), low, high)
+    improves = not condition.sampled_cost <= cost_now  # True for NaN
+    seen = condition
+    if improves:
+        seen = replace(condition, previous=condition.controller, sampled_cost=cost_now)
+    earlier: list[LinearGaussianController] = []
+    if iteration > 0:  # the initial controllers' actions are noise
+        earlier = [condition.controller, *([] if improves else [condition.previous])]
+    why: list[str] = []
+
+    def planned(U: Array, first: LinearGaussianController | None = None) -> Iterator[ILQRResult]:
+        """A plan that begins at actions, or where a controller leads; none where that fails."""
         try:
-            plan = ilqr.minimise(
+            yield ilqr.minimise(
                 *(model, doubtful, x0, U),
                 limits=(low, high),
                 controller=first,
@@ -255,25 +265,44 @@ def _plan(
                 temperature=0.0,
             )
         except (NonFiniteError, NotPositiveDefiniteError) as error:
-            why = str(error)
-            continue
-        found.append(plan)
-    seen = replace(condition, previous=condition.controller, sampled_cost=float(totals.mean()))
-    if not found:
-        report = _report(m, totals, _NAN, f"no plan, the last controller stays: {why}")
-        return replace(seen, report=report)
-    best = min(found, key=lambda plan: plan.cost)
+            why.append(str(error))
+
+    rng = stream(seed, "plan", iteration, m)
+    draws = config.start_std * half * rng.standard_normal((max(1, config.starts), T, nu))
+    known = [plan for c in earlier for plan in planned(c.k, space.reduced(c))]
+    starts = draws[: max(config.starts, 1 - len(known))]
+    new = [plan for U in starts for plan in planned(np.clip(U, low, high))]
+    if not known and not new:
+        event = f"no plan, the last controller stays: {why[-1]}"
+        return replace(seen, report=_report(m, totals, _NAN, event))
+    best = _chosen(known, new, config.switch)
     std = config.exploration.std_floor(half)
     assert std is not None
-    chol = np.tile(np.diag(std), (T, 1, 1))
     predicted = float(plain.values(best.X[None], best.U[None]).sum())
     log.debug("condition %d: planned cost %.6g, %s", m, predicted, best.reason)
+    found = space.widened(best.controller)
     return replace(
         seen,
-        controller=replace(space.widened(best.controller), chol=chol),
+        controller=replace(found, chol=np.tile(np.diag(std), (T, 1, 1))),
         predicted_cost=predicted,
         report=_report(m, totals, predicted, ""),
     )
+
+
+def _chosen(known: list[ILQRResult], new: list[ILQRResult], switch: float) -> ILQRResult:
+    """The cheapest plan; one that begins at random actions only where it is cheaper by the share
+    `switch` than all that begin at earlier plans, whose rollouts have been seen."""
+    if not known:
+        return min(new, key=_cost)
+    kept = min(known, key=_cost)
+    if not new:
+        return kept
+    other = min(new, key=_cost)
+    return other if other.cost < kept.cost - switch * abs(kept.cost) else kept
+
+
+def _cost(plan: ILQRResult) -> float:
+    return plan.cost
 
 
 def _linearised(
