@@ -220,6 +220,13 @@ class NamesActions(Protocol):
         ...
 
 
+def action_names_of(agent: Agent) -> tuple[str, ...]:
+    """A name of each action, (nu,): the agent's own, or `action 0`, `action 1`, ..."""
+    if isinstance(agent, NamesActions):
+        return tuple(agent.action_names)
+    return tuple(f"action {i}" for i in range(agent.nu))
+
+
 @runtime_checkable
 class HasObservationNoise(Protocol):
     """An agent whose observation may differ from its state by noise."""

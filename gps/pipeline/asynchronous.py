@@ -54,11 +54,12 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning, own_options
+from gps.pipeline.learning import Learning, in_own_terms, own_terms
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
     metrics_row,
+    say,
     steered,
     succeeds,
     warn,
@@ -150,7 +151,8 @@ def run_asynchronous(
         sending.check(experiment)
     with one_thread():
         agent = experiment.validate()
-        state = initial_state(experiment, agent)
+        begins: list[str] = []
+        state = initial_state(experiment, agent, begins.append)
         M = agent.n_conditions
         nothing = AsynchronousState((0,) * M, 0, ((),) * M, False, 0.0, 0.0, 0.0)
         state = replace(state, asynchronous=nothing)
@@ -159,6 +161,7 @@ def run_asynchronous(
             where = "serial" if executor is None else type(executor).__name__.lower()
             extra = {"executor": where, "asynchronous": config_io.to_json(config)}
             folder = RunFolder.create(Path(out), experiment, source, extra=extra)
+        say(folder, *begins)
     steering = steering or Steering(pausable=False)
     begin = Snapshot.of_start(state)
     yield from _reports(experiment, agent, config, begin, folder, executor, stop, clock, steering)
@@ -498,8 +501,8 @@ class _Driver:
         self.ages: list[int] = []
         self.told: list[ConditionReport] = []  # of the updates since the last snapshot
         path = None if folder is None else folder.path
-        limit, named = experiment.max_without_update, own_options(experiment)
-        self.learning = Learning(limit, M, path, live=(), named=named)
+        self.learning = Learning(experiment.max_without_update, M, path, live=())
+        self.named = own_terms(experiment, agent)
         self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
@@ -636,7 +639,7 @@ class _Driver:
         except Exception as error:
             error.add_note(f"in update {self.counts[m] + 1} of that condition")
             raise
-        update = cast(ConditionUpdate, chain.update)
+        report, update = in_own_terms(report, self.named), cast(ConditionUpdate, chain.update)
         age = self.version - chain.version
         if self.folder is not None:  # first: what cannot be written has not happened
             row = {
@@ -673,8 +676,8 @@ class _Driver:
         tree = (update.state, cast(Rollouts, chain.rollouts), update.models, update.targets)
         state, rollouts, models, targets = self.ex.gather(tree)
         self.ex.keep(tree)
-        report = cast(ConditionReport, state.report)
-        self.newest[m] = _Newest(state, rollouts, models, report)
+        report = in_own_terms(cast(ConditionReport, state.report), self.named)
+        self.newest[m] = _Newest(replace(state, report=report), rollouts, models, report)
         self.replay_values[m].append(targets)
         known = [n.report.cost_mean for n in self.newest if n is not None]
         if len(known) == self.M and not np.isfinite(known).any():

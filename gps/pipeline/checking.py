@@ -20,15 +20,15 @@ from gps.costs.measure import EndpointMeasure
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
-from gps.pipeline.learning import own_options
+from gps.pipeline.learning import own_terms
 from gps.protocols import (
     Agent,
     HasEntry,
     HasTerms,
-    NamesActions,
     Policy,
     VisualModel,
     WarmsUp,
+    action_names_of,
     control_limits_of,
     visual_model_of,
 )
@@ -155,6 +155,9 @@ class Check:
     all conditions, and of the first one what only contacts carry, what joints need and what their
     actuators have."""
 
+    initial: tuple[str, ...] = ()
+    """Where the initial controllers come from, a line for all conditions that are alike."""
+
     @property
     def moves(self) -> bool:
         """Whether positions leave the start without noise, with or without feedback."""
@@ -186,7 +189,8 @@ def check(
     agent = experiment.validate()
     if isinstance(agent, WarmsUp):
         agent.warm_up()
-    state = initial_state(experiment, agent)
+    begins: list[str] = []
+    state = initial_state(experiment, agent, begins.append)
     sources = experiment.algorithm.sampling(state)[:conditions]
     failures: list[str] = []
     still, noisy, seconds = [], [], []
@@ -233,9 +237,10 @@ def check(
         bytes_run=stored * experiment.iterations,
         advice=(),
         causes=(*outside, *unheld),
+        initial=tuple(begins),
     )
     advice = _advice(found, experiment, agent, outside)
-    return replace(found, advice=tuple(map(own_options(experiment), advice)))
+    return replace(found, advice=tuple(map(own_terms(experiment, agent), advice)))
 
 
 # --- rollouts ------------------------------------------------------------------------------------
@@ -329,9 +334,7 @@ class _Names:
 
     @classmethod
     def of(cls, agent: Agent, visual: VisualModel | None) -> _Names:
-        actions = tuple(str(i) for i in range(agent.nu))
-        if isinstance(agent, NamesActions):
-            actions = tuple(agent.action_names)
+        actions = action_names_of(agent)
         if visual is None:
             return cls((), (), actions)
         model = visual.model
@@ -340,8 +343,6 @@ class _Names:
         metre = statics.length_scale(model)
         length, metre = ("m", 1.0) if statics.metric(model) else ("", metre)
         units = tuple("rad" if turn else length for turn in statics.turns(model))
-        if not isinstance(agent, NamesActions) and model.nu == model.nactuator == agent.nu:
-            actions = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
         return cls(statics.direction_names(model), units, actions, length, metre)
 
 
@@ -569,6 +570,7 @@ def _text(found: Check) -> Iterator[str]:
         f"{found.name or 'experiment'}: {some}{found.n_conditions} conditions, {found.samples} "
         f"samples, {found.T} steps of {found.dt:g} s"
     )
+    yield from found.initial
     holds = {True: "yes", False: "no", None: "not meant to: no feedback, or no positions"}
     yield f"holds its start: {holds[found.holds]}"
     alike: dict[str, list[str]] = {}

@@ -7,11 +7,12 @@ import pytest
 
 import gps
 from gps import cli
-from gps.agents import DMControlConfig
+from gps.agents import DMControlConfig, MujocoConfig
 from gps.agents.point_mass import PointMassAgent
 from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
 from gps.algorithms.state import ConditionReport
-from gps.control import DualConfig
+from gps.control import DualConfig, OpenLoopConfig
+from gps.costs import StateCost
 from gps.errors import (
     ConfigError,
     NotLearningError,
@@ -24,7 +25,7 @@ from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.changes import Change, Changes, live_options
-from gps.pipeline.learning import Learning, joined, own_options
+from gps.pipeline.learning import Learning, in_own_terms, joined, own_terms
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder
@@ -32,6 +33,10 @@ from gps.types import Layout
 
 NEVER = DualConfig(eta_min=1e-17, eta_max=1e-16)  # no controller is within the bound
 STEP = StepConfig(kl_max=0.01)
+POINT = gps.load("point_mass").agent.build()
+WEAK = """<mujoco><worldbody><body><joint name="a" axis="0 1 0"/>
+  <geom type="capsule" fromto="0 0 0 .3 0 0" size=".03" mass="1.2"/></body></worldbody>
+  <actuator><motor name="lift" joint="a" ctrlrange="-.01 .01"/></actuator></mujoco>"""
 
 
 @pytest.fixture
@@ -233,17 +238,38 @@ def test_messages_name_the_options_that_the_experiment_has():
     pi2 = gps.load("point_mass_pi2")
     other = replace(pi2, agent=DMControlConfig(domain="reacher", task="easy"))
     for experiment, missing in ((gps.load("point_mass"), []), (other, others)):
-        learning = Learning(1, 1, "runs/x", named=own_options(experiment))
-        learning.count([ill])
+        learning = Learning(1, 1, "runs/x")
+        told = in_own_terms(ill, own_terms(experiment, POINT))
+        learning.count([told])
         expected = text
         for name in missing:
             expected = expected.replace(name, others[name])
-        assert learning.events([ill]) == (f"condition 0: {expected}",)
+        assert learning.events([told]) == (f"condition 0: {expected}",)
         error = str(learning.error())
         assert expected in error
         live = "algorithm.pi2.kl-max" if missing else "algorithm.step.kl-max"
         assert f"gps resume runs/x --{live} VALUE" in error
         assert ("another agent.dt needs a new run" in error) is not bool(missing)
+
+
+def test_a_run_names_its_own_actions_and_keeps_them_so(tmp_path):
+    experiment = gps.Experiment(
+        name="weak",
+        agent=MujocoConfig(model=WEAK, T=10, dt=0.02),
+        cost=StateCost(entry="joint_pos", target=0.0, l2=1.0),
+        initial=OpenLoopConfig(mean=(1.0,), variance=1e-8),
+        algorithm=TrajOptConfig(),
+        max_without_update=2,
+    )
+    seen, error = until_it_ends(gps.run(experiment, out=tmp_path / "run"))
+    assert "lift to the same end in all samples in 100 % of the steps" in str(error)
+    stored = RunFolder.open(tmp_path / "run").read(2)
+    for r in (stored.report.conditions[0], stored.state.conditions[0].report):
+        assert "lift to the same end" in r.advice
+    assert seen[-1].report.conditions == stored.report.conditions
+    assert own_terms(experiment, POINT)("action 1, x.action 0, action 1.5") == (
+        "action 1, x.action 0, action 1.5"  # of an agent that gives them no names
+    )
 
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
