@@ -29,6 +29,7 @@ from gps.pipeline.learning import Learning, in_own_terms, joined, own_terms
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder
+from gps.protocols import control_range_of
 from gps.types import Layout
 
 NEVER = DualConfig(eta_min=1e-17, eta_max=1e-16)  # no controller is within the bound
@@ -345,6 +346,12 @@ class FaultyAgent(PointMassAgent):
                 return replace(r, U=U)
             case "array":
                 return X
+            case "lists":
+                arrays = {name: getattr(r, name).tolist() for name in ("X", "U", "obs", "noise")}
+                J = np.zeros((r.N, r.T, 2, 4)).tolist()
+                return replace(r, **arrays, jacobians={"position": J})
+            case "text":
+                return replace(r, jacobians={"position": "text"})
         return r
 
 
@@ -358,6 +365,7 @@ class FaultyAgent(PointMassAgent):
         ("observation", ShapeError, r"gave obs of shape \(\d, 12, 3\).*promises \(\d, 12, 4\)"),
         ("nan", SimulationError, r"sample \d, t=4: FaultyAgent.rollout gave X that is NaN"),
         ("commanded", ConfigError, r"gave 11 for action 1 at t=3; .*within .* -10 to 10"),
+        ("text", ShapeError, r"jacobians\['position'\] must be an array of numbers: real numbers"),
         ("array", ShapeError, r"must return gps.types.Rollouts, got ndarray"),
     ],
 )
@@ -375,8 +383,38 @@ def test_rollouts_that_an_agent_did_not_promise_are_refused(stuck, fault, error,
 
     with pytest.raises(error, match=text) as found:
         make()
-    assert "FaultyAgent" in str(found.value)
+    assert fault == "text" or "FaultyAgent" in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_lists_in_an_agents_rollouts_become_arrays_in_all_of_them(stuck):
+    values = {f: getattr(stuck.agent, f) for f in ("T", "dt", "starts", "force_limit")}
+    lists = replace(stuck, agent=Faulty(fault="lists", **values), max_without_update=None)
+    (found,) = gps.run(lists, iterations=1)
+    (expected,) = gps.run(replace(stuck, max_without_update=None), iterations=1)
+    for r, e in zip(found.rollouts, expected.rollouts, strict=True):
+        for name in ("X", "U", "obs", "noise"):
+            np.testing.assert_array_equal(getattr(r, name), getattr(e, name))
+        assert r.jacobians["position"].shape == (5, 12, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (([-1.0], [1.0, 1.0, 1.0]), r"of 2 actions, got shapes \(1,\), \(3,\)"),
+        ((-1.0,), r"two arrays, .* got shapes \(\)$"),
+        (("low", "high"), r"an array of numbers: real numbers are needed"),
+    ],
+)
+def test_a_control_range_of_another_kind_is_refused(limits, text):
+    agent = PointMassAgent(gps.load("point_mass").agent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PointMassAgent, "control_range", limits)
+        with pytest.raises(ShapeError, match=rf"^PointMassAgent\.control_range must be .*{text}"):
+            control_range_of(agent)
+        patch.setattr(PointMassAgent, "control_range", ([-1, -2], 3))
+        low, high = control_range_of(agent)
+    assert (low.tolist(), high.tolist()) == ([-1.0, -2.0], [3.0, 3.0])
 
 
 def _hold(experiment):
