@@ -333,6 +333,15 @@ def test_what_actions_cost_beside_the_task_is_said():
     assert not any("ActionCost is" in line for line in gps.check(cart).advice)
 
 
+def test_a_term_without_a_share_is_named_unless_the_robot_falls():
+    small = replace(cart, cost=ActionCost(weights=1e-9) + cart.cost.terms[1].cost)
+    falls = CART.replace('gravity="0 0 0"', 'gravity="0 0 -9.8"')
+    falling = replace(small, agent=replace(cart.agent, model=falls))
+    for experiment, named in ((small, True), (falling, False)):
+        said = gps.check(experiment).advice
+        assert any("ActionCost has no share" in line for line in said) is named
+
+
 def test_less_noise_is_no_advice_for_an_action_at_its_limit():
     held = replace(cart, initial=OpenLoopConfig(variance=(0.01, 1e-6), mean=(2.0, 0.0)))
     (line,) = (line for line in gps.check(held).advice if "clipped" in line)

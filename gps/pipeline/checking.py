@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from gps.algorithms.diagnosis import clipped_share
 from gps.costs.base import Cost
+from gps.costs.fitted import FittedRewardCost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
@@ -45,6 +46,9 @@ EXPLORES = 0.5
 """The same with exploration, above which the samples of a step are far apart."""
 CLIPPED = 0.2
 """Share of clipped actions above which the fitted dynamics suffer."""
+AT_END = 0.05
+"""Share of its range from an end of it up to which an action lies there, so that half of its noise
+is clipped whatever its size: muscles at rest, a gripper that is closed."""
 LITTLE = 0.01
 """Exploration below this share of an actuator's range moves next to nothing."""
 NO_SHARE = 1e-5
@@ -57,6 +61,8 @@ MUCH_EFFORT = 0.5
 """Share of the cost from which the actions say more than the task."""
 _PLACES = {"end_points": "", "end_point_velocities": "/s"}
 _SAME = 1e-12
+_EXPLAINED = 1e-4
+"""Share of the largest reward that a function of the actions alone may leave over."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,13 @@ class ActionCheck:
     clipped: float
     """Share of actions at a limit; NaN without limits, and in all of these where no sample is
     left."""
+    rest: float = math.nan
+    """Mean without noise; NaN where no such rollout ends."""
+
+    @property
+    def rests_at_end(self) -> bool:
+        """Whether it is at a limit without noise."""
+        return min(self.rest - self.low, self.high - self.rest) <= AT_END * (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -158,10 +171,21 @@ class Check:
     initial: tuple[str, ...] = ()
     """Where the initial controllers come from, a line for all conditions that are alike."""
 
+    unrewarded: str = ""
+    """That a reward of the environment says nothing of where to go, in the rollouts with
+    exploration; empty where it does, or there is none."""
+
     @property
     def moves(self) -> bool:
         """Whether positions leave the start without noise, with or without feedback."""
         return any(not e.drift <= e.tolerance for e in self.entries if e.name in POSITIONS)
+
+    @property
+    def often_clipped(self) -> tuple[ActionCheck, ...]:
+        """Actions more of which are clipped than need be; of those that hold the start from an end
+        of their range half of the noise always is."""
+        half = 0.0 if self.moves else 0.5
+        return tuple(a for a in self.actions if a.clipped > CLIPPED + half * a.rests_at_end)
 
     @property
     def good(self) -> bool:
@@ -225,7 +249,7 @@ def check(
         holds=_holds(entries, any(_has_feedback(s.actor) for s in sources)),
         failures=tuple(failures),
         entries=entries,
-        actions=tuple(_actions(agent, names, noisy)),
+        actions=tuple(_actions(agent, names, still, noisy)),
         terms=tuple(_terms(experiment.cost, noisy or still)),
         distance=distance,
         distance_label=_label(experiment.measure, names),
@@ -238,6 +262,7 @@ def check(
         advice=(),
         causes=(*outside, *unheld),
         initial=tuple(begins),
+        unrewarded=_unrewarded(experiment.cost, noisy),
     )
     advice = _advice(found, experiment, agent, outside)
     return replace(found, advice=tuple(map(own_terms(experiment, agent), advice)))
@@ -419,13 +444,17 @@ def _away(rollouts: Sequence[Rollouts], starts: Array) -> Array:
     return np.max([np.abs(r.X - starts[r.condition]).max(axis=(0, 1)) for r in rollouts], axis=0)
 
 
-def _actions(agent: Agent, names: _Names, noisy: Sequence[Rollouts]) -> Iterator[ActionCheck]:
+def _actions(
+    agent: Agent, names: _Names, still: Sequence[Rollouts], noisy: Sequence[Rollouts]
+) -> Iterator[ActionCheck]:
     low, high = control_limits_of(agent)
-    mean = std = clipped = np.full(agent.nu, math.nan)
+    mean = std = clipped = rest = np.full(agent.nu, math.nan)
+    if still:
+        rest = np.mean([r.U.mean(axis=(0, 1)) for r in still], axis=0)
     if noisy:
         U = np.concatenate([r.U for r in noisy])
         mean, std, clipped = U.mean(axis=(0, 1)), U.std(axis=(0, 1)), clipped_share(U, low, high)
-    for name, *values in zip(names.actions, low, high, mean, std, clipped, strict=True):
+    for name, *values in zip(names.actions, low, high, mean, std, clipped, rest, strict=True):
         yield ActionCheck(name, *map(float, values))
 
 
@@ -442,6 +471,33 @@ def _terms(cost: Cost, rollouts: Sequence[Rollouts]) -> Iterator[TermCheck]:
         entry = term.entry if isinstance(term, HasEntry) else None
         name = type(term).__name__ + (f" of {entry}" if entry else "")
         yield TermCheck(name, value, abs(value) / total)
+
+
+def _unrewarded(cost: Cost, rollouts: Sequence[Rollouts]) -> str:
+    """See `Check.unrewarded`: none is above 0, and they are a quadratic function of the actions."""
+    entries = _reward_entries(cost)
+    if not entries or not rollouts or rollouts[0].T < 3:
+        return ""
+    y = np.concatenate([r.entry(entries[0])[:, 1:].ravel() for r in rollouts])
+    u = np.concatenate([r.U[:, :-1].reshape(-1, r.nu) for r in rollouts])
+    i, j = np.triu_indices(u.shape[1])
+    Z = np.concatenate([np.ones((len(u), 1)), u, u[:, i] * u[:, j]], axis=1)
+    left = y - Z @ np.linalg.lstsq(Z, y)[0]
+    largest = np.abs(y).max()
+    if y.max() > 0 or len(y) <= 2 * Z.shape[1] or left.std() > _EXPLAINED * largest:
+        return ""
+    what = "is that of the actions alone" if y.std() > _SAME * largest else "never changes"
+    return (
+        f"the reward {what} in these rollouts, so that nothing says where to go: they must come "
+        "to what is rewarded, by more exploration (initial.variance), a longer agent.T or starts "
+        "that are nearer; or write a cost of the states (StateCost)"
+    )
+
+
+def _reward_entries(cost: Cost) -> list[str]:
+    """State entries that hold a reward."""
+    terms = [t.cost for t in cost.terms] if isinstance(cost, HasTerms) else [cost]
+    return [t.entry for t in terms if isinstance(t, FittedRewardCost)]
 
 
 def _measured(experiment: Experiment, still: Sequence[Rollouts]) -> tuple[float, bool]:
@@ -514,8 +570,11 @@ def _advice(
     if still:
         names = _listed([a.name for a in still])
         yield f"exploration is below 1 % of the range of {names}: raise initial.variance"
+    if found.unrewarded:
+        yield found.unrewarded
+    needed = _reward_entries(experiment.cost)
     for e in found.entries:
-        if len(e.constant) == e.size:
+        if len(e.constant) == e.size and e.name not in needed:
             yield f"{e.name} never changes: agent.state can do without, if nothing needs it"
     for j, term in enumerate(found.terms):
         if term.share > MUCH_EFFORT and term.name == "ActionCost" and len(found.terms) > 1:
@@ -523,7 +582,7 @@ def _advice(
                 f"ActionCost is {term.share:.0%} of the cost, more than all of the task: see "
                 f"cost.terms.{j}.weight"
             )
-        if term.share < NO_SHARE:
+        if term.share < NO_SHARE and not lost:  # what falls may cost far more than any action
             yield f"{term.name} has no share in the cost: see cost.terms.{j}.weight"
     if found.succeeds:
         yield "the initial controllers succeed already: see measure.threshold and measure.target"
@@ -538,7 +597,7 @@ def _advice(
 
 def _clipped(found: Check) -> Iterator[str]:
     """What to do about clipped actions: what is at its limit on average is so without noise."""
-    much = [a for a in found.actions if a.clipped > CLIPPED]
+    much = found.often_clipped
     ends = [a for a in much if min(a.high - a.mean, a.mean - a.low) <= a.std]
     if much:
         worst = max(much, key=lambda a: a.clipped)

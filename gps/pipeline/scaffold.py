@@ -19,7 +19,7 @@ import numpy as np
 
 from gps.errors import ConfigError, GPSError
 from gps.pipeline import loader
-from gps.pipeline.checking import CLIPPED, EXPLORES, POSITIONS, Check, check, visual_of
+from gps.pipeline.checking import EXPLORES, POSITIONS, Check, check, visual_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.source_text import (
     Argument,
@@ -65,7 +65,8 @@ class Made:
 
     def __str__(self) -> str:
         holds = {True: "hold", False: "do not hold", None: "have no feedback to hold"}
-        reasons = (*self.passed, *(self.check.causes if self.check.holds is not True else ()))
+        causes = self.check.causes if self.check.holds is not True else ()
+        reasons = filter(None, (*self.passed, *causes, self.check.unrewarded))
         return "\n".join(
             [
                 f"wrote {self.path}: {self.check.n_conditions} conditions, {self.check.T} steps of "
@@ -244,8 +245,7 @@ def _objection(found: Check) -> str:
     if drifts and found.holds is False:
         e = max(drifts, key=lambda e: e.drift / e.tolerance)
         return f"{e.worst} moves by {e.drift:.2g} {e.unit}".rstrip() + " without noise"
-    much = [a for a in found.actions if a.clipped > CLIPPED]
-    if much:
+    if much := found.often_clipped:
         worst = max(much, key=lambda a: a.clipped)
         return f"{worst.name} is clipped in {worst.clipped:.0%} of the steps"
     far = max((e.explored for e in positions), default=math.nan)
@@ -254,11 +254,10 @@ def _objection(found: Check) -> str:
 
 def _faults(found: Check) -> tuple[float, ...]:
     """What speaks against initial controllers, the worst first; zeros for nothing."""
-    clipped = any(a.clipped > CLIPPED for a in found.actions)
     away = max((e.explored for e in found.entries if e.name in POSITIONS), default=0.0)
     # in powers of ten: what falls anyhow falls about as far with other gains and less noise
     far = max(0, round(math.log10(away / EXPLORES))) if 0 < away < math.inf else 0
-    return bool(found.failures), far, (found.holds is False) + clipped
+    return bool(found.failures), far, (found.holds is False) + bool(found.often_clipped)
 
 
 # --- models --------------------------------------------------------------------------------------
@@ -622,8 +621,12 @@ def _of_env(env: str) -> _Draft:
         ended = _ended(experiment)
         if ended is None:
             return None
-        early = f"{why} Half of the first samples would end by step {ended}."
-        return draft(min(T, max(20, ended * 3 // 2)), early)
+        # what the environment means, and a little of what comes of failing
+        fits = max(5, min(T, 2 * ended, max(20, ended * 3 // 2)))
+        early = (
+            f"{why} Half of the first samples would end by step {ended}: raise it once they do not."
+        )
+        return draft(fits, early)
 
     T = min(limit or _ENV_T, _ENV_T)
     why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."

@@ -20,7 +20,7 @@ import gps
 from gps import cli, kept_files
 from gps.agents import GymnasiumConfig, MujocoConfig, PointMassConfig
 from gps.agents._kept_model import kept
-from gps.agents._model import load_model
+from gps.agents._model import load_model, warn_once
 from gps.agents.mujoco import Condition
 from gps.agents.real_time import RealTimeConfig
 from gps.errors import ConfigError, ExperimentError, StoreError
@@ -174,16 +174,21 @@ URDF = """<robot name="bot"><!-- <mesh filename="package://bot/urdf/tip.stl"/> -
 </robot>"""
 
 
-def test_the_folder_of_a_ros_package_keeps_its_name(tmp_path):
+def test_the_folder_of_a_ros_package_keeps_its_name(tmp_path, caplog):
     (tmp_path / "bot" / "urdf").mkdir(parents=True)
     path = tmp_path / "bot" / "urdf" / "bot.xml"
     path.write_text(URDF)
     (path.parent / "tip.stl").write_bytes(stl())
+    warn_once.cache_clear()
     before = fields_of(load_model(str(path)))
+    assert "motors added on x (-5 to 5 N)" in caplog.text
     files = kept(str(path))
     assert [name for name, _ in files.files] == ["bot/urdf/bot.xml", "bot/urdf/tip.stl"]
     shutil.rmtree(tmp_path / "bot")
+    warn_once.cache_clear()
+    caplog.clear()
     assert fields_of(load_model(files)) == before
+    assert not caplog.records  # it has been said when the run was made
 
 
 def test_kept_files_are_no_options(robot):
