@@ -151,16 +151,16 @@ def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
     more, error = until_it_ends(resume_asynchronous(out))
     assert more[-1].state.asynchronous.counts == (6, 6, 6, 6)
     # what the message says works, and it names no option that such a run refuses
-    advice = f"go on all the same with: gps resume {out} --max-without-update None; another "
+    advice = f"go on all the same with: gps resume {out} --max-without-update None, or with "
     assert advice in str(error)
-    assert " VALUE" not in str(error)
+    assert f"gps resume {out} --algorithm.step.kl-max VALUE; another samples needs" in str(error)
     argv = ["--max-without-update", "None", "--executor", "serial"]
     argv += ["--rollouts", str(28 * stuck_policy.samples)]
     assert cli.main(["resume", str(out), *argv]) == 0
     limit = {"rollouts": 40 * stuck_policy.samples}
     *_, last = resume_asynchronous(out, **limit, changes={"max_without_update": None})
     assert last.state.asynchronous.local_updates == 40
-    with pytest.raises(ConfigError, match="'samples' cannot change: an asynchronous run keeps"):
+    with pytest.raises(ConfigError, match="'samples' cannot change in an asynchronous run: it"):
         next(resume_asynchronous(out, changes={"max_without_update": None, "samples": 9}))
     on = replace(stuck_policy, max_without_update=None)
     config = AsynchronousConfig(rollouts=5 * 4 * on.samples)
