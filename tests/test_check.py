@@ -12,6 +12,8 @@ from gps.agents import MujocoConfig, PointMassConfig
 from gps.algorithms import MDGPSConfig, TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig, PDConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost
+from gps.gui.plots import progress
+from gps.gui.run_reader import RunReader
 from gps.pipeline import checking
 
 CART = """<mujoco><option gravity="0 0 0" timestep="0.01"/><worldbody>
@@ -250,6 +252,8 @@ def test_a_distance_has_the_unit_that_is_known(size, unit, tmp_path, capsys):
     head = capsys.readouterr().out
     assert f" {label} " in head
     assert unit or "distance (" not in head
+    (plot,) = (p for p in progress([RunReader(tmp_path / "run")]) if p.name == "distance")
+    assert plot.y_label == label
 
 
 def test_a_slide_in_mm_is_held_to_as_much_as_one_in_m():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gps.agents import PointMassConfig
 from gps.algorithms.state import ConditionReport
 from gps.control import kl, lqr
 from gps.control.dual import DualConfig, minimise, minimise_per_step
@@ -68,7 +69,7 @@ def fake_run(
     rows=(), reports=None, seed=0, kind="a", name="task", label=None, updates=(), measure=None
 ):
     return SimpleNamespace(
-        experiment=SimpleNamespace(measure=measure),
+        experiment=SimpleNamespace(measure=measure, agent=PointMassConfig()),
         rows=rows,
         seed=seed,
         kind=kind,
