@@ -18,6 +18,7 @@ from gps.data import MODELS, model_names
 from gps.errors import ConfigError, ExperimentError
 from gps.pipeline import checking, scaffold
 from gps.pipeline import source_text as source
+from gps.pipeline.draft import CONDITIONS
 from gps.pipeline.robot import Robot
 from gps.pipeline.source_text import Argument, Call, Items
 
@@ -402,7 +403,7 @@ def test_a_file_for_an_environment(here):
     formatted(text)
     experiment = gps.load(made.path)
     agent = experiment.validate()
-    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, scaffold._CONDITIONS)
+    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, CONDITIONS)
     assert "The environment's own limit is 200." in text
     assert experiment.initial.variance == pytest.approx((0.3 * 2.0) ** 2)
     assert "reward" in agent.layout.names
