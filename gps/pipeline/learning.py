@@ -31,7 +31,7 @@ def own_terms(experiment: Experiment, agent: Agent) -> Callable[[str], str]:
     have: `agent.dt`, for which a task of dm_control has `agent.repeat`, and some agents nothing;
     and actions by their number.
     """
-    actions = action_names_of(agent)
+    actions = dict(enumerate(action_names_of(agent)))
     names = [option.name for option in loader.settings(experiment)]
     bounds = [n.replace("-", "_") for n in names if n.endswith(".kl-max")]
     step = "agent.repeat" if "agent.repeat" in names else "the agent's time step"
@@ -43,7 +43,7 @@ def own_terms(experiment: Experiment, agent: Agent) -> Callable[[str], str]:
     def named(text: str) -> str:
         for old, own in new.items():
             text = re.sub(rf"(?<![\w.]){re.escape(old)}(?![\w.]*\w)", own, text)
-        return _ACTION.sub(lambda found: actions[int(found[1])], text)
+        return _ACTION.sub(lambda found: actions.get(int(found[1]), found[0]), text)
 
     return named
 

@@ -141,7 +141,7 @@ def test_an_algorithm_that_does_not_say_is_not_ended():
     assert not learning.over
 
 
-def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
+def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path, capsys):
     out = tmp_path / "run"
     seen, error = until_it_ends(run_asynchronous(stuck_policy, out=out))
     state = seen[-1].state.asynchronous
@@ -154,6 +154,10 @@ def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
     advice = f"go on all the same with: gps resume {out} --max-without-update None, or with "
     assert advice in str(error)
     assert f"gps resume {out} --algorithm.step.kl-max VALUE; another samples needs" in str(error)
+    assert cli.main(["resume", str(out), "--help"]) == 0
+    known = capsys.readouterr().out
+    assert "--algorithm.step.kl-max (now: " in known
+    assert "--samples" not in known
     argv = ["--max-without-update", "None", "--executor", "serial"]
     argv += ["--rollouts", str(28 * stuck_policy.samples)]
     assert cli.main(["resume", str(out), *argv]) == 0
@@ -268,9 +272,11 @@ def test_a_run_names_its_own_actions_and_keeps_them_so(tmp_path):
     for r in (stored.report.conditions[0], stored.state.conditions[0].report):
         assert "lift to the same end" in r.advice
     assert seen[-1].report.conditions == stored.report.conditions
-    assert own_terms(experiment, POINT)("action 1, x.action 0, action 1.5") == (
-        "action 1, x.action 0, action 1.5"  # of an agent that gives them no names
+    names = own_terms(experiment, experiment.validate())
+    assert names("action 0, x.action 0, action 0.5, action 7.") == (
+        "lift, x.action 0, action 0.5, action 7."
     )
+    assert own_terms(experiment, POINT)("action 1") == "action 1"  # an agent without names
 
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
