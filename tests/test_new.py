@@ -21,6 +21,7 @@ from gps.pipeline import source_text as source
 from gps.pipeline.draft import CONDITIONS
 from gps.pipeline.robot import Robot
 from gps.pipeline.source_text import Argument, Call, Items
+from gps.policies import TrainingConfig
 
 ARM = """<mujoco model="arm"><compiler angle="radian"/><option timestep="0.004"/><worldbody>
   <camera name="side" pos="0 -2 0.5"/>
@@ -476,7 +477,14 @@ def test_an_environment_that_rewards_nothing_near_its_start_is_named_so():
     try:
         made = scaffold.new("sparse", env="Sparse-v0")
         assert "the reward is that of the actions alone" in str(made)
-        assert made.check.unrewarded in gps.check(gps.load(made.path)).advice
+        experiment = gps.load(made.path)
+        assert made.check.unrewarded in gps.check(experiment).advice
+        quick = replace(experiment.algorithm, training=TrainingConfig(steps=5))
+        experiment = replace(experiment, agent=replace(experiment.agent, T=20), algorithm=quick)
+        first, second = gps.run(experiment, iterations=2)
+        assert made.check.unrewarded in first.news
+        assert "reward" not in second.news
+        assert made.check.unrewarded in next(gps.run_asynchronous(experiment)).news
     finally:
         del gymnasium.registry["Sparse-v0"]
 

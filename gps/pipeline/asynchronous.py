@@ -54,7 +54,7 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning, in_own_terms, own_terms
+from gps.pipeline.learning import Learning, in_own_terms, own_terms, unrewarded
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
@@ -353,6 +353,9 @@ def _reports(
                 rows.append(dict(report.row))
                 solved = succeeds(report.row)
                 advice = driver.learning.advice(report.report.conditions, solved)
+                if report.iteration == 1:
+                    nothing = unrewarded(experiment.cost, report.rollouts)
+                    advice = "; ".join(filter(None, (advice, nothing)))
                 news = "; ".join(filter(None, (progress.news(rows), advice)))
                 reports[k] = report = replace(report, news=news)
                 if folder is not None:

@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from gps.algorithms.diagnosis import clipped_share
 from gps.costs.base import Cost
-from gps.costs.fitted import FittedRewardCost
 from gps.costs.measure import EndpointMeasure
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
-from gps.pipeline.learning import own_terms
+from gps.pipeline.learning import own_terms, reward_entries, unrewarded
 from gps.protocols import (
     Agent,
     HasEntry,
@@ -61,8 +60,6 @@ MUCH_EFFORT = 0.5
 """Share of the cost from which the actions say more than the task."""
 _PLACES = {"end_points": "", "end_point_velocities": "/s"}
 _SAME = 1e-12
-_EXPLAINED = 1e-4
-"""Share of the largest reward that a function of the actions alone may leave over."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +259,7 @@ def check(
         advice=(),
         causes=(*outside, *unheld),
         initial=tuple(begins),
-        unrewarded=_unrewarded(experiment.cost, noisy),
+        unrewarded=unrewarded(experiment.cost, noisy),
     )
     advice = _advice(found, experiment, agent, outside)
     return replace(found, advice=tuple(map(own_terms(experiment, agent), advice)))
@@ -473,33 +470,6 @@ def _terms(cost: Cost, rollouts: Sequence[Rollouts]) -> Iterator[TermCheck]:
         yield TermCheck(name, value, abs(value) / total)
 
 
-def _unrewarded(cost: Cost, rollouts: Sequence[Rollouts]) -> str:
-    """See `Check.unrewarded`: none is above 0, and they are a quadratic function of the actions."""
-    entries = _reward_entries(cost)
-    if not entries or not rollouts or rollouts[0].T < 3:
-        return ""
-    y = np.concatenate([r.entry(entries[0])[:, 1:].ravel() for r in rollouts])
-    u = np.concatenate([r.U[:, :-1].reshape(-1, r.nu) for r in rollouts])
-    i, j = np.triu_indices(u.shape[1])
-    Z = np.concatenate([np.ones((len(u), 1)), u, u[:, i] * u[:, j]], axis=1)
-    left = y - Z @ np.linalg.lstsq(Z, y)[0]
-    largest = np.abs(y).max()
-    if y.max() > 0 or len(y) <= 2 * Z.shape[1] or left.std() > _EXPLAINED * largest:
-        return ""
-    what = "is that of the actions alone" if y.std() > _SAME * largest else "never changes"
-    return (
-        f"the reward {what} in these rollouts, so that nothing says where to go: they must come "
-        "to what is rewarded, by more exploration (initial.variance), a longer agent.T or starts "
-        "that are nearer; or write a cost of the states (StateCost)"
-    )
-
-
-def _reward_entries(cost: Cost) -> list[str]:
-    """State entries that hold a reward."""
-    terms = [t.cost for t in cost.terms] if isinstance(cost, HasTerms) else [cost]
-    return [t.entry for t in terms if isinstance(t, FittedRewardCost)]
-
-
 def _measured(experiment: Experiment, still: Sequence[Rollouts]) -> tuple[float, bool]:
     if experiment.measure is None or not still:
         return math.nan, False
@@ -572,7 +542,7 @@ def _advice(
         yield f"exploration is below 1 % of the range of {names}: raise initial.variance"
     if found.unrewarded:
         yield found.unrewarded
-    needed = _reward_entries(experiment.cost)
+    needed = reward_entries(experiment.cost)
     for e in found.entries:
         if len(e.constant) == e.size and e.name not in needed:
             yield f"{e.name} never changes: agent.state can do without, if nothing needs it"

@@ -11,15 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gps.algorithms.state import ConditionReport
+from gps.costs.base import Cost
+from gps.costs.fitted import FittedRewardCost
 from gps.errors import NotLearningError, ranges
 from gps.pipeline import loader
-from gps.protocols import Agent, action_names_of
+from gps.protocols import Agent, HasTerms, action_names_of
+from gps.types import Rollouts
 
 if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
+_SAME = 1e-12
+_EXPLAINED = 1e-4
+"""Share of the largest reward that a function of the actions alone may leave over."""
 _ACTION = re.compile(r"(?<![\w.])action (\d+)(?![\w.]*\w)")
 
 
@@ -202,4 +210,43 @@ def _short(text: str) -> str:
     return f"{head}, as before"
 
 
-__all__ = ["Learning", "diagnosis", "in_own_terms", "joined", "own_terms"]
+def unrewarded(cost: Cost, rollouts: Sequence[Rollouts]) -> str:
+    """That the rewards of an environment say nothing of where to go, in words; empty where they do,
+    or there are none.
+
+    None is above 0, and they are a quadratic function of the actions.
+    """
+    entries = reward_entries(cost)
+    if not entries or not rollouts or rollouts[0].T < 3:
+        return ""
+    y = np.concatenate([r.entry(entries[0])[:, 1:].ravel() for r in rollouts])
+    u = np.concatenate([r.U[:, :-1].reshape(-1, r.nu) for r in rollouts])
+    i, j = np.triu_indices(u.shape[1])
+    Z = np.concatenate([np.ones((len(u), 1)), u, u[:, i] * u[:, j]], axis=1)
+    left = y - Z @ np.linalg.lstsq(Z, y)[0]
+    largest = np.abs(y).max()
+    if y.max() > 0 or len(y) <= 2 * Z.shape[1] or left.std() > _EXPLAINED * largest:
+        return ""
+    what = "is that of the actions alone" if y.std() > _SAME * largest else "never changes"
+    return (
+        f"the reward {what} in these rollouts, so that nothing says where to go: they must come "
+        "to what is rewarded, by more exploration (initial.variance), a longer agent.T or starts "
+        "that are nearer; or write a cost of the states (StateCost)"
+    )
+
+
+def reward_entries(cost: Cost) -> list[str]:
+    """State entries that hold a reward."""
+    terms = [t.cost for t in cost.terms] if isinstance(cost, HasTerms) else [cost]
+    return [t.entry for t in terms if isinstance(t, FittedRewardCost)]
+
+
+__all__ = [
+    "Learning",
+    "diagnosis",
+    "in_own_terms",
+    "joined",
+    "own_terms",
+    "reward_entries",
+    "unrewarded",
+]

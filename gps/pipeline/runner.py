@@ -25,7 +25,7 @@ from gps.pipeline import keeping, progress, sampling, sending
 from gps.pipeline.changes import Change, Changes, change_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
-from gps.pipeline.learning import Learning, in_own_terms, own_terms
+from gps.pipeline.learning import Learning, in_own_terms, own_terms, unrewarded
 from gps.pipeline.steering import NOT_LEARNING, Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
@@ -422,6 +422,8 @@ def _loop(
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
         advice = learning.advice(report.conditions, solved=succeeds(row))
+        if done.iteration == 1:
+            advice = "; ".join(filter(None, (advice, unrewarded(experiment.cost, rollouts))))
         news = "; ".join(filter(None, (progress.news(rows), advice)))
         if folder is not None and news:
             folder.note(news, logging.WARNING if advice else logging.INFO)
