@@ -139,7 +139,7 @@ def load_model(source: ModelSource, called: str = "") -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it.
 
     Its muscles have the range of controls that MuJoCo clamps them to. called: how messages name
-    it, where that is not the source.
+    the copy that a run has kept.
     """
     model = _compiled(source, called)
     for i in np.flatnonzero(model.actuator_dyntype == mujoco.mjtDyn.mjDYN_MUSCLE):
@@ -172,7 +172,9 @@ def _compiled(source: ModelSource, called: str) -> mujoco.MjModel:
             read = mujoco.MjSpec.from_string if text else mujoco.MjSpec.from_file
             spec = read(str(source) if text else path)
             _find_packages(spec, Path.cwd() if text else Path(path).absolute().parent)
-            _add_motors(spec, name)
+            added = _add_motors(spec)
+            if added and not called:  # a run that has kept it has been told
+                warn_once(f"{name} has no actuators: motors added on {added}")
         if spec is not None:
             return spec.compile()
         if text:
@@ -220,10 +222,11 @@ def _find_packages(spec: mujoco.MjSpec, folder: Path) -> None:
                 break
 
 
-def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
-    """A motor for each hinge and slide of a robot without actuators, as strong as its effort."""
+def _add_motors(spec: mujoco.MjSpec) -> str:
+    """A motor for each hinge and slide of a robot without actuators, as strong as its effort; on
+    which joints, empty for a robot with actuators."""
     if spec.actuators:
-        return
+        return ""
     kinds = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
     follow = {e.name1 for e in spec.equalities if e.type == mujoco.mjtEq.mjEQ_JOINT}  # <mimic>
     said = []
@@ -240,7 +243,7 @@ def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
             motor.ctrlrange, motor.ctrllimited = (low, high), mujoco.mjtLimited.mjLIMITED_TRUE
             unit = "N m" if joint.type == kinds[0] else "N"
             said[-1] = f"{joint.name} ({low:g} to {high:g} {unit})"
-    warn_once(f"{name} has no actuators: motors added on {', '.join(said) or 'no joint'}")
+    return ", ".join(said) or "no joint"
 
 
 @lru_cache(maxsize=64)

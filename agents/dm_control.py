@@ -253,6 +253,11 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
         """Lowest and highest control of each actuator, (nu,) each; infinite where unlimited."""
         return self.simulator.control_range
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The actuator of each action."""
+        return self.simulator.action_names
+
     def check_images(self) -> None:
         """GPSError where no image could be drawn, as far as environment variables show."""
         self.simulator.check_images()
