@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from gps.agents._linearise import control_limits
+from gps.agents.actions import control_limits
 from gps.types import Array
 
 Bools = npt.NDArray[np.bool_]
