@@ -53,7 +53,9 @@ def shown(source: ModelSource) -> str:
     if isinstance(source, KeptFiles):
         return source.source
     if isinstance(source, str):
-        return "the MJCF text" if _is_text(source) else source
+        if _is_text(source):
+            return f"the {'URDF' if _is_urdf(source, text=True) else 'MJCF'} text"
+        return source
     return f"{source.__module__}.{source.__qualname__}"
 
 
@@ -71,8 +73,8 @@ def checked_source(source: Any, where: str) -> ModelSource:
         return source if _is_text(source) else located(source)
     if not callable(source):
         raise ConfigError(
-            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF text or a function "
-            f"that gives a mujoco.MjSpec, got {source!r}"
+            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF or URDF text or "
+            f"a function that gives a mujoco.MjSpec, got {source!r}"
         )
     # others cannot be found again by name: in another process, or from a stored run
     if "<" in getattr(source, "__qualname__", "<"):

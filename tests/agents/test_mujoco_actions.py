@@ -709,6 +709,7 @@ def test_a_urdf_gets_motors_within_its_effort_limits(kind, tmp_path, caplog):
     assert agent.action_names == ("lift", "slide")  # not the fixed one, nor the one that follows
     np.testing.assert_array_equal(agent.control_range[1], [5.0, np.inf])
     assert "lift (-5 to 5 N m), slide (no effort limit)" in caplog.text
+    assert ("the URDF text has no actuators" in caplog.text) == (kind == "text")
     assert np.abs(random_roll(agent).entry("joint_vel")).max() > 0
 
 
