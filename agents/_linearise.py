@@ -21,6 +21,7 @@ _ENOUGH = 1e-9
 _RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
 _RIDGE = 1e-4  # pull to the first guess, relative to what a control does
 _WIDTH = 1e-4  # of central differences, in units of the entry's scale
+_NARROWER, _NARROWED = 4, 1e-3  # tries, each with smaller differences where simulations failed
 
 
 def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
@@ -314,18 +315,24 @@ def linearise(
     ns, nu, nx = len(state), len(action), layout.size
     u_width = np.fmin(u_scale, u_range)
     u_width = np.where(np.isfinite(u_width) & (u_width > 0), u_width, 1.0 + np.abs(action))
-    h = _WIDTH * np.concatenate((widths, u_width))
-    z = np.concatenate((state, action)) + np.concatenate(
-        (np.zeros((1, ns + nu)), np.diag(h), -np.diag(h))
-    )
-    run, put = begin(len(z))
-    put(z[:, :ns])
-    with run.quiet():
-        fine = run.observe(0, 0) and run.apply(0, 0, np.ascontiguousarray(z[:, ns:]))
-        fine = fine and run.advance(0) and run.observe(1, 1)
-    run.failures.raise_if_any()
+    h, n = _WIDTH * np.concatenate((widths, u_width)), ns + nu
+    for left in reversed(range(_NARROWER)):
+        z = np.concatenate((state, action)) + np.concatenate(
+            (np.zeros((1, n)), np.diag(h), -np.diag(h))
+        )
+        run, put = begin(len(z))
+        put(z[:, :ns])
+        with run.quiet():
+            fine = run.observe(0, 0) and run.apply(0, 0, np.ascontiguousarray(z[:, ns:]))
+            fine = fine and run.advance(0) and run.observe(1, 1)
+        failed = [i for i in range(len(z)) if i in run.failures]
+        if not failed:
+            break
+        if not left or failed[0] == 0:
+            run.failures.raise_if_any()
+        # a joint that damping all but locks, say, has no such velocity
+        h[np.unique(np.subtract(failed, 1) % n)] *= _NARROWED
     assert fine
-    n = ns + nu
     applied = run.U[0, :, :]  # clipped, so that a width is what was left of it
     span = 2.0 * h
     span[ns:] = (applied[1 + ns : 1 + n] - applied[1 + n + ns :]).diagonal()

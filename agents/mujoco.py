@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -92,6 +93,7 @@ from gps.types import (
 
 _KEPT_BATCHES = 4
 _DERIVED_AT_ONCE = 64  # states
+_WORTH_THREADS = 1e5  # simulations times steps times directions: a tenth of a second, or more
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -517,7 +519,9 @@ class MujocoAgent(SimulatedAgent[Start]):
         n_kept = sum(kept.values())
 
         def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
-            batch = self._batch(N, compiled, model)
+            work = N * compiled.timing.substeps * nv
+            threads = len(os.sched_getaffinity(0)) if work > _WORTH_THREADS else 1
+            batch = self._batch(N, compiled, model, threads=max(self.threads, threads))
             still = np.tile(np.concatenate((qpos, np.zeros(nv))), (N, 1))
             noise = np.zeros((1, N, len(self._obs_std)))
             run = Run(self._setup, batch, start, condition, still, 2, noise)
@@ -869,6 +873,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         compiled: Compiled,
         model: mujoco.MjModel | list[mujoco.MjModel],
         own: dict[int, Batch] | None = None,
+        threads: int = 0,
     ) -> Batch:
         """N simulations on the given models; kept, since making them is not free."""
         if own is not None:
@@ -879,7 +884,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             batch = self._batches.pop(key, None)
             if batch is None:
                 # persistent: the stages computed after a step are the beginning of the next one
-                batch = Batch(compiled.model, N, self.threads, persistent=True)
+                batch = Batch(compiled.model, N, threads or self.threads, persistent=True)
             self._batches[key] = batch  # the newest comes last
             while len(self._batches) > self._kept:
                 del self._batches[next(iter(self._batches))]

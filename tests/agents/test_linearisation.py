@@ -444,3 +444,17 @@ def test_the_noise_is_tried_in_rollouts_of_the_agent_from_its_undisturbed_start(
 
     lowered, _ = initial_controller(HoldConfig(), Wilder(), 0)
     assert (lowered.chol[:, 0, 0] < 0.6 * plain.chol[:, 0, 0]).all()
+
+
+def test_a_joint_that_damping_all_but_locks_is_linearised():
+    """As the base of gymnasium-robotics' Fetch is: no such velocity as others have can be tried."""
+    locked = """<mujoco><worldbody><body><joint name="base" type="slide" axis="1 0 0"
+damping="1e15"/><geom size=".01" mass=".01"/><body><joint name="arm" axis="0 1 0" damping=".1"/>
+<geom type="capsule" size=".02" fromto="0 0 0 .3 0 0" mass=".1"/></body></body></worldbody>
+<actuator><motor joint="arm" ctrlrange="-2 2"/></actuator></mujoco>"""
+    agent = MujocoConfig(model=locked, T=40).build()
+    lin = agent.linearise(0)
+    assert np.isfinite(lin.F).all()
+    np.testing.assert_allclose(lin.F[2], 0.0, atol=1e-6)  # its velocity is gone after one step
+    free = MujocoConfig(model=locked.replace("1e15", "1e4"), T=40).build().linearise(0)
+    np.testing.assert_allclose(lin.F[[1, 3]][:, [1, 3, 4]], free.F[[1, 3]][:, [1, 3, 4]], rtol=1e-3)
