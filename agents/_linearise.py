@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import mujoco
@@ -21,6 +21,7 @@ _ENOUGH = 1e-9
 _RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
 _RIDGE = 1e-4  # pull to the first guess, relative to what a control does
 _WIDTH = 1e-4  # of central differences, in units of the entry's scale
+_OUTSIDE = 0.01  # share of a joint's range beyond it that is worth a word
 _NARROWER, _NARROWED = 4, 1e-3  # tries, each with smaller differences where simulations failed
 
 
@@ -49,13 +50,26 @@ def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
 def within_limits(model: mujoco.MjModel, qpos: Array) -> Array:
     """The pose with every hinge and slide inside its range: no control holds one against that."""
     qpos = qpos.copy()
-    single = np.isin(
-        model.jnt_type, [int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)]
-    )
-    for j in np.flatnonzero(single & model.jnt_limited.astype(bool)):
+    for j in _limited(model):
         at = model.jnt_qposadr[j]
         qpos[at] = np.clip(qpos[at], *model.jnt_range[j])
     return qpos
+
+
+def outside_limits(model: mujoco.MjModel, qpos: Array) -> Iterator[str]:
+    """The hinges and slides that are beyond their range, by a hundredth of it or more, in words."""
+    for j in _limited(model):
+        q, (low, high) = qpos[model.jnt_qposadr[j]], model.jnt_range[j]
+        if max(low - q, q - high) > _OUTSIDE * (high - low):
+            name = model.joint(j).name or f"joint {j}"
+            yield f"{name} starts at {q:.4g}, outside of its range {low:.4g} to {high:.4g}"
+
+
+def _limited(model: mujoco.MjModel) -> np.ndarray:
+    """Numbers of the hinges and slides that have limits."""
+    kinds = mujoco.mjtJoint
+    single = np.isin(model.jnt_type, [int(kinds.mjJNT_SLIDE), int(kinds.mjJNT_HINGE)])
+    return np.flatnonzero(single & model.jnt_limited.astype(bool))
 
 
 class Statics:

@@ -18,6 +18,7 @@ from gps.agents._linearise import (
     Statics,
     direction_scales,
     linearise,
+    outside_limits,
     smooth,
     widen_slides,
     within_limits,
@@ -419,6 +420,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
         self._linearisations: dict[tuple[Any, ...], Linearisation] = {}
+        self._pushed = False
         self._kept = _KEPT_BATCHES * models.groups
 
     @property
@@ -510,6 +512,14 @@ class MujocoAgent(SimulatedAgent[Start]):
         start = self._condition(condition, test=test)
         model = self.model_of(condition, test=test)
         qpos = within_limits(model, start.qpos)
+        pushed = list(outside_limits(model, start.qpos))
+        if pushed and not self._pushed:  # the others are so too
+            self._pushed = True
+            warn_once(
+                f"{shown(self.config.model)}: {', '.join(pushed)}, so that MuJoCo pushes it in, "
+                "with all that hangs on it; an initial controller of the model holds the pose with "
+                "the joints at their limits: start there, or inside (qpos, keyframe)"
+            )
         model = smooth(model, qpos)
         compiled, nv, na = start.compiled, model.nv, model.na
         actions = compiled.actions

@@ -458,3 +458,17 @@ damping="1e15"/><geom size=".01" mass=".01"/><body><joint name="arm" axis="0 1 0
     np.testing.assert_allclose(lin.F[2], 0.0, atol=1e-6)  # its velocity is gone after one step
     free = MujocoConfig(model=locked.replace("1e15", "1e4"), T=40).build().linearise(0)
     np.testing.assert_allclose(lin.F[[1, 3]][:, [1, 3, 4]], free.F[[1, 3]][:, [1, 3, 4]], rtol=1e-3)
+
+
+def test_a_start_outside_of_a_joints_range_is_said_once(caplog):
+    """As metaworld's arms have one, and are thrown by a radian."""
+    warn_once.cache_clear()
+    text = LINKS.format(integrator="Euler", before="", damping=1, actuators=ARMS["motors"])
+    starts = (Condition(), Condition(qpos=(2.5, 0.1)), Condition(qpos=(2.6, 0.2)))
+    agent = MujocoConfig(model=text, T=10, conditions=starts).build()
+    agent.linearise(0)
+    assert "outside" not in caplog.text
+    for m in (1, 2):
+        assert agent.linearise(m).x[0] == 2.0
+    assert caplog.text.count("a starts at 2.5, outside of its range -2 to 2") == 1
+    assert caplog.text.count("outside of its range") == 1
