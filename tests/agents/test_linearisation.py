@@ -1,12 +1,15 @@
 """The linearisation about a start, and the controllers that are made of it."""
 
+import os
 from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
+from mujoco.batch import Batch
 
 from gps.agents import Condition, MocapAction, MujocoConfig, PointMassConfig, cartpole
+from gps.agents import mujoco as mujoco_agent
 from gps.agents._linearise import Statics, smooth
 from gps.agents._model import warn_once
 from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
@@ -472,3 +475,22 @@ def test_a_start_outside_of_a_joints_range_is_said_once(caplog):
         assert agent.linearise(m).x[0] == 2.0
     assert caplog.text.count("a starts at 2.5, outside of its range -2 to 2") == 1
     assert caplog.text.count("outside of its range") == 1
+
+
+def test_large_models_are_linearised_by_all_cores_to_the_same_bits(monkeypatch):
+    text = LINKS.format(integrator="Euler", before=BOX, damping=1, actuators=ARMS["motors"])
+    found, asked = [], []
+    for threshold, threads in ((np.inf, 1), (0.0, len(os.sched_getaffinity(0)))):
+        monkeypatch.setattr(mujoco_agent, "_WORTH_THREADS", threshold)
+        agent = MujocoConfig(model=text, T=10).build()
+
+        def counted(model, N, threads, **options):
+            asked.append(threads)
+            return Batch(model, N, threads, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(mujoco_agent, "Batch", counted)
+            found.append(agent.linearise(0))
+        assert asked.pop() == threads
+    for name in ("x", "u", "F", "f", "x_scale", "u_scale", "u_range"):
+        np.testing.assert_array_equal(*(getattr(lin, name) for lin in found))
