@@ -51,9 +51,10 @@ class MocapAction(Config):
     displacement that would leave it is cut, and recorded as it was cut."""
     origin: Literal["welded", "mocap"] | None = None
     """What is displaced: `welded`, the pose in which the body that is welded to the mocap body
-    would need no force, so that the mocap body cannot run away from a hand that is held up;
-    `mocap`, the mocap body's own last pose, which then is the state entry `mocap`. None: welded
-    where the model welds the mocap body to another one, else mocap."""
+    would need no force, so that the mocap body cannot run away from a hand that is held up, but
+    sinks with one that gravity pulls down, unless actions lift it; `mocap`, its own last pose,
+    which then is the state entry `mocap`. None: welded where the model welds the mocap body to
+    another one, else mocap."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
