@@ -53,7 +53,9 @@ def shown(source: ModelSource) -> str:
     if isinstance(source, KeptFiles):
         return source.source
     if isinstance(source, str):
-        return "the MJCF text" if _is_text(source) else source
+        if _is_text(source):
+            return f"the {'URDF' if _is_urdf(source, text=True) else 'MJCF'} text"
+        return source
     return f"{source.__module__}.{source.__qualname__}"
 
 
@@ -71,8 +73,8 @@ def checked_source(source: Any, where: str) -> ModelSource:
         return source if _is_text(source) else located(source)
     if not callable(source):
         raise ConfigError(
-            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF text or a function "
-            f"that gives a mujoco.MjSpec, got {source!r}"
+            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF or URDF text or "
+            f"a function that gives a mujoco.MjSpec, got {source!r}"
         )
     # others cannot be found again by name: in another process, or from a stored run
     if "<" in getattr(source, "__qualname__", "<"):
@@ -490,6 +492,51 @@ def set_const(model: mujoco.MjModel, data: mujoco.MjData | None = None) -> None:
     kept = model.eq_data[rows].copy()
     mujoco.mj_setConst(model, mujoco.MjData(model) if data is None else data)
     model.eq_data[rows] = kept
+
+
+def mocap_poses(model: mujoco.MjModel) -> tuple[Array, Array]:
+    """Places (nmocap, 3) and quaternions (nmocap, 4) at which mocap bodies stand in a model."""
+    bodies = np.flatnonzero(model.body_mocapid >= 0)
+    return model.body_pos[bodies], model.body_quat[bodies]
+
+
+def put_mocap(model: mujoco.MjModel, poses: tuple[Array, Array]) -> None:
+    """Let mocap bodies stand there in the model, see `mocap_poses`."""
+    bodies = np.flatnonzero(model.body_mocapid >= 0)
+    model.body_pos[bodies], model.body_quat[bodies] = poses
+
+
+_LARGE = (
+    "bvh_",
+    "hfield_",
+    "mesh_",
+    "name",
+    "oct_",
+    "skin_",
+    "tex_",
+)  # nothing follows from places
+_PLACES = ("body_pos", "body_quat")
+
+
+def same_but_mocap(model: mujoco.MjModel, other: mujoco.MjModel) -> bool:
+    """Whether simulations on a copy of a model differ by where its mocap bodies stand alone.
+
+    other: the copy, after `set_const`.
+    """
+    fixed = model.body_mocapid < 0
+    moving = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM)
+    rows = dict.fromkeys(_PLACES, fixed)
+    # read by cameras and lights that follow a centre of mass
+    rows |= {f"{n}_poscom0": getattr(model, f"{n}_mode") == moving for n in ("cam", "light")}
+    for name in dir(model):
+        if name.startswith(("_", *_LARGE)):
+            continue
+        a, b = getattr(model, name), getattr(other, name)
+        if isinstance(a, np.ndarray):
+            some = rows.get(name, ...)
+            if not np.array_equal(a[some], b[some]):
+                return False
+    return True
 
 
 def refuse_free(model: mujoco.MjModel, body: int, what: str) -> None:
