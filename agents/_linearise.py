@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import mujoco
@@ -21,6 +21,8 @@ _ENOUGH = 1e-9
 _RATE = 0.1  # s: rates of activations matter as much as the accelerations after this time
 _RIDGE = 1e-4  # pull to the first guess, relative to what a control does
 _WIDTH = 1e-4  # of central differences, in units of the entry's scale
+_OUTSIDE = 0.01  # share of a joint's range beyond it that is worth a word
+_NARROWER, _NARROWED = 4, 1e-3  # tries, each with smaller differences where simulations failed
 
 
 def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
@@ -48,13 +50,26 @@ def smooth(model: mujoco.MjModel, qpos: Array) -> mujoco.MjModel:
 def within_limits(model: mujoco.MjModel, qpos: Array) -> Array:
     """The pose with every hinge and slide inside its range: no control holds one against that."""
     qpos = qpos.copy()
-    single = np.isin(
-        model.jnt_type, [int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)]
-    )
-    for j in np.flatnonzero(single & model.jnt_limited.astype(bool)):
+    for j in _limited(model):
         at = model.jnt_qposadr[j]
         qpos[at] = np.clip(qpos[at], *model.jnt_range[j])
     return qpos
+
+
+def outside_limits(model: mujoco.MjModel, qpos: Array) -> Iterator[str]:
+    """The hinges and slides that are beyond their range, by a hundredth of it or more, in words."""
+    for j in _limited(model):
+        q, (low, high) = qpos[model.jnt_qposadr[j]], model.jnt_range[j]
+        if max(low - q, q - high) > _OUTSIDE * (high - low):
+            name = model.joint(j).name or f"joint {j}"
+            yield f"{name} starts at {q:.4g}, outside of its range {low:.4g} to {high:.4g}"
+
+
+def _limited(model: mujoco.MjModel) -> np.ndarray:
+    """Numbers of the hinges and slides that have limits."""
+    kinds = mujoco.mjtJoint
+    single = np.isin(model.jnt_type, [int(kinds.mjJNT_SLIDE), int(kinds.mjJNT_HINGE)])
+    return np.flatnonzero(single & model.jnt_limited.astype(bool))
 
 
 class Statics:
@@ -314,18 +329,24 @@ def linearise(
     ns, nu, nx = len(state), len(action), layout.size
     u_width = np.fmin(u_scale, u_range)
     u_width = np.where(np.isfinite(u_width) & (u_width > 0), u_width, 1.0 + np.abs(action))
-    h = _WIDTH * np.concatenate((widths, u_width))
-    z = np.concatenate((state, action)) + np.concatenate(
-        (np.zeros((1, ns + nu)), np.diag(h), -np.diag(h))
-    )
-    run, put = begin(len(z))
-    put(z[:, :ns])
-    with run.quiet():
-        fine = run.observe(0, 0) and run.apply(0, 0, np.ascontiguousarray(z[:, ns:]))
-        fine = fine and run.advance(0) and run.observe(1, 1)
-    run.failures.raise_if_any()
+    h, n = _WIDTH * np.concatenate((widths, u_width)), ns + nu
+    for left in reversed(range(_NARROWER)):
+        z = np.concatenate((state, action)) + np.concatenate(
+            (np.zeros((1, n)), np.diag(h), -np.diag(h))
+        )
+        run, put = begin(len(z))
+        put(z[:, :ns])
+        with run.quiet():
+            fine = run.observe(0, 0) and run.apply(0, 0, np.ascontiguousarray(z[:, ns:]))
+            fine = fine and run.advance(0) and run.observe(1, 1)
+        failed = [i for i in range(len(z)) if i in run.failures]
+        if not failed:
+            break
+        if not left or failed[0] == 0:
+            run.failures.raise_if_any()
+        # a joint that damping all but locks, say, has no such velocity
+        h[np.unique(np.subtract(failed, 1) % n)] *= _NARROWED
     assert fine
-    n = ns + nu
     applied = run.U[0, :, :]  # clipped, so that a width is what was left of it
     span = 2.0 * h
     span[ns:] = (applied[1 + ns : 1 + n] - applied[1 + n + ns :]).diagonal()

@@ -53,7 +53,9 @@ def shown(source: ModelSource) -> str:
     if isinstance(source, KeptFiles):
         return source.source
     if isinstance(source, str):
-        return "the MJCF text" if _is_text(source) else source
+        if _is_text(source):
+            return f"the {'URDF' if _is_urdf(source, text=True) else 'MJCF'} text"
+        return source
     return f"{source.__module__}.{source.__qualname__}"
 
 
@@ -71,8 +73,8 @@ def checked_source(source: Any, where: str) -> ModelSource:
         return source if _is_text(source) else located(source)
     if not callable(source):
         raise ConfigError(
-            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF text or a function "
-            f"that gives a mujoco.MjSpec, got {source!r}"
+            f"{where} must be a name, a path to a file that MuJoCo reads, MJCF or URDF text or "
+            f"a function that gives a mujoco.MjSpec, got {source!r}"
         )
     # others cannot be found again by name: in another process, or from a stored run
     if "<" in getattr(source, "__qualname__", "<"):
@@ -139,7 +141,7 @@ def load_model(source: ModelSource, called: str = "") -> mujoco.MjModel:
     """The compiled model; ConfigError where it does not exist or MuJoCo refuses it.
 
     Its muscles have the range of controls that MuJoCo clamps them to. called: how messages name
-    it, where that is not the source.
+    the copy that a run has kept.
     """
     model = _compiled(source, called)
     for i in np.flatnonzero(model.actuator_dyntype == mujoco.mjtDyn.mjDYN_MUSCLE):
@@ -172,7 +174,9 @@ def _compiled(source: ModelSource, called: str) -> mujoco.MjModel:
             read = mujoco.MjSpec.from_string if text else mujoco.MjSpec.from_file
             spec = read(str(source) if text else path)
             _find_packages(spec, Path.cwd() if text else Path(path).absolute().parent)
-            _add_motors(spec, name)
+            added = _add_motors(spec)
+            if added and not called:  # a run that has kept it has been told
+                warn_once(f"{name} has no actuators: motors added on {added}")
         if spec is not None:
             return spec.compile()
         if text:
@@ -220,10 +224,11 @@ def _find_packages(spec: mujoco.MjSpec, folder: Path) -> None:
                 break
 
 
-def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
-    """A motor for each hinge and slide of a robot without actuators, as strong as its effort."""
+def _add_motors(spec: mujoco.MjSpec) -> str:
+    """A motor for each hinge and slide of a robot without actuators, as strong as its effort; on
+    which joints, empty for a robot with actuators."""
     if spec.actuators:
-        return
+        return ""
     kinds = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
     follow = {e.name1 for e in spec.equalities if e.type == mujoco.mjtEq.mjEQ_JOINT}  # <mimic>
     said = []
@@ -240,7 +245,7 @@ def _add_motors(spec: mujoco.MjSpec, name: str) -> None:
             motor.ctrlrange, motor.ctrllimited = (low, high), mujoco.mjtLimited.mjLIMITED_TRUE
             unit = "N m" if joint.type == kinds[0] else "N"
             said[-1] = f"{joint.name} ({low:g} to {high:g} {unit})"
-    warn_once(f"{name} has no actuators: motors added on {', '.join(said) or 'no joint'}")
+    return ", ".join(said) or "no joint"
 
 
 @lru_cache(maxsize=64)
@@ -487,6 +492,51 @@ def set_const(model: mujoco.MjModel, data: mujoco.MjData | None = None) -> None:
     kept = model.eq_data[rows].copy()
     mujoco.mj_setConst(model, mujoco.MjData(model) if data is None else data)
     model.eq_data[rows] = kept
+
+
+def mocap_poses(model: mujoco.MjModel) -> tuple[Array, Array]:
+    """Places (nmocap, 3) and quaternions (nmocap, 4) at which mocap bodies stand in a model."""
+    bodies = np.flatnonzero(model.body_mocapid >= 0)
+    return model.body_pos[bodies], model.body_quat[bodies]
+
+
+def put_mocap(model: mujoco.MjModel, poses: tuple[Array, Array]) -> None:
+    """Let mocap bodies stand there in the model, see `mocap_poses`."""
+    bodies = np.flatnonzero(model.body_mocapid >= 0)
+    model.body_pos[bodies], model.body_quat[bodies] = poses
+
+
+_LARGE = (
+    "bvh_",
+    "hfield_",
+    "mesh_",
+    "name",
+    "oct_",
+    "skin_",
+    "tex_",
+)  # nothing follows from places
+_PLACES = ("body_pos", "body_quat")
+
+
+def same_but_mocap(model: mujoco.MjModel, other: mujoco.MjModel) -> bool:
+    """Whether simulations on a copy of a model differ by where its mocap bodies stand alone.
+
+    other: the copy, after `set_const`.
+    """
+    fixed = model.body_mocapid < 0
+    moving = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM)
+    rows = dict.fromkeys(_PLACES, fixed)
+    # read by cameras and lights that follow a centre of mass
+    rows |= {f"{n}_poscom0": getattr(model, f"{n}_mode") == moving for n in ("cam", "light")}
+    for name in dir(model):
+        if name.startswith(("_", *_LARGE)):
+            continue
+        a, b = getattr(model, name), getattr(other, name)
+        if isinstance(a, np.ndarray):
+            some = rows.get(name, ...)
+            if not np.array_equal(a[some], b[some]):
+                return False
+    return True
 
 
 def refuse_free(model: mujoco.MjModel, body: int, what: str) -> None:

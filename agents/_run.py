@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from mujoco.batch import Batch
 from mujoco.batch import SimulationError as BatchError
 
 from gps.agents._kernels import apply, observe
-from gps.agents._model import ENTRIES, JACOBIANS, WARMSTART, Compiled
+from gps.agents._model import ENTRIES, JACOBIANS, WARMSTART, Compiled, mocap_poses, put_mocap
 from gps.agents.actions import HISTORY, MOCAP, MocapAt
 from gps.agents.base import Failures, entry_indices
 from gps.types import Array, Layout
@@ -105,9 +106,14 @@ class Setup:
         where = slice(None) if ids is None else ids
         for name in self.fields:
             batch.bind(name)  # filled by the forward() below
+        led = (batch.bind("xpos"), batch.bind("xquat")) if begin.led else ()
         batch.reset(ids, stage=_NONE)
         nq = model.nq
         batch.bind("qpos")[where], batch.bind("qvel")[where] = start[where, :nq], start[where, nq:]
+        if model.nmocap:
+            pos, quat = batch.bind("mocap_pos"), batch.bind("mocap_quat")
+            for live, given in zip((pos, quat), begin.mocap, strict=True):
+                live[where] = np.broadcast_to(given, live.shape)[where]
         if model.na:
             batch.bind("act")[where] = begin.act
         if begin.ctrl.any():
@@ -115,11 +121,15 @@ class Setup:
             history = batch.bind("history")
             for i in np.flatnonzero(model.actuator_historyadr >= 0):
                 # times are those of a reset; the controls count as applied before
-                n, at = model.actuator_history[i, 0], model.actuator_historyadr[i] + 2
+                kept, at = model.actuator_history[i, 0], model.actuator_historyadr[i] + 2
                 first, count = model.actuator_ctrladr[i], model.actuator_ctrlnum[i]
-                values = np.tile(begin.ctrl[first : first + count], n)
-                history[where, at + n : at + n + len(values)] = values
+                values = np.tile(begin.ctrl[first : first + count], kept)
+                history[where, at + kept : at + kept + len(values)] = values
         batch.forward(ids, stage=self.stage)
+        if led and (start[where, :nq] != begin.qpos).any():
+            for n in np.arange(len(start)) if ids is None else ids:
+                begin.compiled.actions.settle(begin.led, pos[n], quat[n], *(a[n] for a in led))
+            batch.forward(ids, stage=self.stage)
 
     def empty_jacobians(self, N: int, T: int) -> dict[str, Array]:
         """Zeros for d entry / dx of the entries that have it, name -> (N, T, size, nx)."""
@@ -136,12 +146,26 @@ class Start:
     """What a condition begins with."""
 
     compiled: Compiled
-    model: mujoco.MjModel  # the condition's own: mocap bodies stand in it where they begin
+    model: mujoco.MjModel  # shared by conditions that differ in where mocap bodies begin
     qpos: Array
     qvel: Array
     act: Array
     ctrl: Array  # what actuators that no action controls keep
     keyed: bool  # whether the controls come from a keyframe
+    mocap: tuple[Array, Array]  # where mocap bodies begin, ([N,] nmocap, 3) and (..., 4)
+    led: tuple[int, ...]  # numbers of those that begin where their weld is at rest
+
+    def poses(self, model: mujoco.MjModel) -> tuple[Array, Array]:
+        """`mocap`, shifted as the bodies are in another model than the condition's own."""
+        (own, _), (pos, _) = mocap_poses(self.model), mocap_poses(model)
+        place, quat = self.mocap
+        return np.where(place == own, pos, place + (pos - own)), quat
+
+    def placed(self) -> mujoco.MjModel:
+        """A copy of the model, its mocap bodies where they begin."""
+        model = copy.copy(self.model)
+        put_mocap(model, self.mocap)
+        return model
 
 
 class Run:
@@ -150,8 +174,8 @@ class Run:
     A rollout keeps every step in a row of its own; one that is stepped from outside has one
     row. Each of the three parts of a step returns whether any sample is left. obs_noise: (T, N, n)
     what the noisy values of the observation get; from step T on it begins again. positions: whether
-    `poses` (rows, N, nq) are kept too; where actions move mocap bodies, with all of their places
-    and quaternions behind.
+    `poses` (rows, N, nq + 7 nmocap) are kept too: positions, then the places of all mocap bodies,
+    then their quaternions.
     """
 
     def __init__(
@@ -191,7 +215,7 @@ class Run:
             np.empty((rows, N, self._actions.nu)),
         )
         self.obs = np.empty((rows, N, setup.no))
-        drawn = model.nq + (7 * model.nmocap if self._actions.mocap else 0)
+        drawn = model.nq + 7 * model.nmocap
         self.poses = np.empty((rows, N, drawn)) if positions else None
         self.jacobians = setup.empty_jacobians(N, rows)
         self._J, self._V = (self.jacobians.get(name, NO_ARRAY) for name in ENTRIES[2:])

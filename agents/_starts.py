@@ -27,8 +27,11 @@ from gps.agents._model import (
     joint_positions,
     load_model,
     locate,
+    mocap_poses,
     moved,
+    put_mocap,
     refuse_free,
+    same_but_mocap,
     set_const,
     shown,
     warn_once,
@@ -268,32 +271,53 @@ class Models:
         if condition.qpos_offset is not None:
             by = self._sized("conditions: qpos_offset", condition.qpos_offset, None, model.nv)
             qpos = moved(model, qpos, by)
-        names = mocap_names(model)
-        keyed = bool(names) and begin.mocap is not None
-        if keyed or condition.mocap or condition.body_offsets:
-            model = copy.copy(model)  # meshes and all; else conditions share one
-        if keyed:
-            assert begin.mocap is not None
-            for name in names:
-                body = model.body(name)
-                body.pos, body.quat = (pose[body.mocapid[0]] for pose in begin.mocap)
+        mocap, led = self._mocap(condition, compiled, begin, qpos)
+        offsets = condition.body_offsets
+        found = ids(model, "body", [b for b, _ in offsets], "Condition.body_offsets")
+        own = model
+        if offsets or condition.mocap:
+            # what follows from places is of this condition; meshes and all are shared if they can
+            own = copy.copy(model)
+            put_mocap(own, mocap)
+            for body, (_, offset) in zip(found, offsets, strict=True):
+                refuse_free(model, body, "Condition.body_offsets")
+                own.body_pos[body] += offset
+            mocap = mocap_poses(own)
+            set_const(own)
+            own = model if same_but_mocap(model, own) else own
+        for spec in self._config.randomise:
+            spec.check(own)
+        return Start(compiled, own, qpos, qvel, act, begin.ctrl, begin.keyed, mocap, led)
+
+    def _mocap(
+        self, condition: Condition, compiled: Compiled, begin: _Keyed, qpos: Array
+    ) -> tuple[tuple[Array, Array], tuple[int, ...]]:
+        """Where mocap bodies begin, and which of them where their welds are at rest."""
+        model, names = compiled.model, mocap_names(compiled.model)
+        own = mocap_poses(model)
+        pos, quat = (p.copy() for p in (begin.mocap or own))
+        said = {names.index(n) for n, *_ in condition.mocap if n in names}
+        if np.array_equal(qpos, begin.qpos):  # a keyframe has the model's where it has none itself
+            said |= {
+                i
+                for i in range(len(names))
+                if (pos[i] != own[0][i]).any() or (quat[i] != own[1][i]).any()
+            }
+        offset = {b for b, _ in condition.body_offsets}
+        offset |= {n for r in self._config.randomise if r.what == "body_pos" for n in r.names}
+        led = tuple(i for i in compiled.actions.led if i not in said and names[i] not in offset)
+        if led:
+            data = mujoco.MjData(model)
+            data.qpos[:] = qpos
+            mujoco.mj_kinematics(model, data)
+            compiled.actions.settle(led, pos, quat, data.xpos, data.xquat)
         for name, place, *turn in condition.mocap:
             if name not in names:
                 raise ConfigError(f"Condition.mocap: {choices('mocap body', name, names)}")
-            # the simulator's reset takes mocap bodies from here
-            model.body(name).pos = place
+            pos[names.index(name)] = place
             for quaternion in turn:
-                model.body(name).quat = np.array(quaternion) / np.linalg.norm(quaternion)
-        offsets = condition.body_offsets
-        found = ids(model, "body", [b for b, _ in offsets], "Condition.body_offsets")
-        for body, (_, offset) in zip(found, offsets, strict=True):
-            refuse_free(model, body, "Condition.body_offsets")
-            model.body_pos[body] += offset
-        if offsets or condition.mocap:
-            set_const(model)
-        for spec in self._config.randomise:
-            spec.check(model)
-        return Start(compiled, model, qpos, qvel, act, begin.ctrl, begin.keyed)
+                quat[names.index(name)] = np.array(quaternion) / np.linalg.norm(quaternion)
+        return (pos, quat), led
 
     def limits(self, everything: Layout) -> Array:
         """The largest size of each value in a simulation that did not blow up; ConfigError for a

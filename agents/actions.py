@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Axes = Literal["", "x", "y", "z", "xy", "xz", "yz", "xyz"]
 Corner = tuple[Finite, Finite, Finite]
 HISTORY, MOCAP = "history", "mocap"
+_ROUNDING = 1e-9  # of files, which have some digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,10 @@ class MocapAction(Config):
     displacement that would leave it is cut, and recorded as it was cut."""
     origin: Literal["welded", "mocap"] | None = None
     """What is displaced: `welded`, the pose in which the body that is welded to the mocap body
-    would need no force, so that the mocap body cannot run away from a hand that is held up;
-    `mocap`, the mocap body's own last pose, which then is the state entry `mocap`. None: welded
-    where the model welds the mocap body to another one, else mocap."""
+    would need no force, so that the mocap body cannot run away from a hand that is held up, but
+    sinks with one that gravity pulls down, unless actions lift it; `mocap`, its own last pose,
+    which then is the state entry `mocap`. None: welded where the model welds the mocap body to
+    another one, else mocap."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,6 +217,20 @@ class Actions:
             for sample in zip(u, *at.pose(rows, m.number), *poses, strict=True):
                 m.displace(*sample)
 
+    @property
+    def led(self) -> tuple[int, ...]:
+        """Numbers of the mocap bodies that actions move and to which another body is welded."""
+        return tuple(m.number for m in self.mocap if m.welded)
+
+    def settle(
+        self, led: Sequence[int], pos: Array, quat: Array, xpos: Array, xquat: Array
+    ) -> None:
+        """Put some of these where their welds ask for nothing: poses of a simulation's mocap bodies
+        (nmocap, 3), (nmocap, 4), by those of its bodies (nbody, 3), (nbody, 4)."""
+        for m in self.mocap:
+            if m.number in led:
+                m.settle(pos[m.number], quat[m.number], xpos, xquat)
+
     def place(self, data: mujoco.MjData, entry: Array) -> None:
         """Put the mocap bodies of a data where a state has them; its kinematics are computed.
 
@@ -275,7 +291,7 @@ class _Moved:
             raise ConfigError(
                 f"MocapAction.origin: no body of the model is welded to {config.body}; use 'mocap'"
             )
-        self._weld = None if config.origin == "mocap" else weld
+        self._lead, self._weld = weld, None if config.origin == "mocap" else weld
         everywhere = ((-np.inf,) * 3, (np.inf,) * 3)
         self._low, self._high = map(np.array, config.workspace or everywhere)
         self._unturned = _inverse(references[config.body])
@@ -294,6 +310,25 @@ class _Moved:
         pos[self._axes] = entry[: len(self._axes)]
         if self._about:
             quat[:] = _product(_turn(entry[len(self._axes) :]), _inverse(self._unturned))
+
+    @property
+    def welded(self) -> bool:
+        """Whether another body is welded to it."""
+        return self._lead is not None
+
+    def settle(self, pos: Array, quat: Array, xpos: Array, xquat: Array) -> None:
+        """Write all of the pose (3,) and (4,) that the weld asks for, whatever actions move.
+
+        One that is there up to rounding stays as it is.
+        """
+        assert self._lead is not None
+        at, other = xpos[self._lead.body], xquat[self._lead.body]
+        new = self._lead.orientation(other)
+        place = self._lead.position(at, other, new)
+        size = np.linalg.norm(at) + np.linalg.norm(place - at)
+        same = np.linalg.norm(place - pos) <= _ROUNDING * size
+        if not same or abs(quat @ new) < (1.0 - _ROUNDING) * np.linalg.norm(quat):
+            pos[:], quat[:] = place, new
 
     def at_rest(self, pos: Array, quat: Array, xpos: Array, xquat: Array) -> None:
         """Write the pose (3,) and (4,) that the weld asks for, in what actions move of it."""

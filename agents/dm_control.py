@@ -72,7 +72,7 @@ def random_episodes(
 class DMControlConfig(Config):
     """A task of dm_control's suite, with its model, its starts, its observation and its reward.
 
-    The states are those of dm_control's `env.step` for the same actions, to rounding; samples are
+    The states are those of dm_control's `env.step` for the same actions, to the bit; samples are
     stepped together as those of a `MujocoConfig`. State entries to choose from: those of a
     `MujocoConfig` (joint_pos, joint_vel, activation, end_points of `sites`, sensor:NAME),
     joint_directions (cosine and sine of each hinge's angle, one after the other), what the task
@@ -252,6 +252,11 @@ class DMControlAgent(SimulatedAgent["_Episode"]):
     def control_range(self) -> tuple[Array, Array]:
         """Lowest and highest control of each actuator, (nu,) each; infinite where unlimited."""
         return self.simulator.control_range
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The actuator of each action."""
+        return self.simulator.action_names
 
     def check_images(self) -> None:
         """GPSError where no image could be drawn, as far as environment variables show."""

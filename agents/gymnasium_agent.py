@@ -312,6 +312,14 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
         """Ends of the action space, (nu,) each; infinite where it has none."""
         return self._first.low.copy(), self._first.high.copy()
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The actuator of each action, where the environment's model has one for each."""
+        model = self._first.model if self._first.has_joints else None
+        if model is None or model.nu != self.nu or model.nactuator != self.nu:
+            return tuple(f"action {i}" for i in range(self.nu))
+        return tuple(model.actuator(i).name or f"actuator_{i}" for i in range(self.nu))
+
     def start_state(self, condition: int, *, test: bool = False) -> Array:
         """The undisturbed state (nx,) at which rollouts of `condition` start."""
         return self._start(condition, test=test)[0]

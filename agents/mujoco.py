@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from gps.agents._linearise import (
     Statics,
     direction_scales,
     linearise,
+    outside_limits,
     smooth,
     widen_slides,
     within_limits,
@@ -38,6 +39,7 @@ from gps.agents._model import (
     checked_source,
     interned,
     joint_positions,
+    mocap_poses,
     moved,
     raw_positions,
     shown,
@@ -95,6 +97,7 @@ from gps.types import (
 
 _KEPT_BATCHES = 4
 _DERIVED_AT_ONCE = 64  # states
+_WORTH_THREADS = 1e5  # simulations times steps times directions: a tenth of a second, or more
 Vector3 = tuple[Finite, Finite, Finite]
 Quaternion = tuple[Finite, Finite, Finite, Finite]
 Pixels = Annotated[int, Range(at_least=1, at_most=8192, unit="pixels")]
@@ -132,7 +135,9 @@ class Condition(Config):
     mocap: tuple[tuple[str, Vector3] | tuple[str, Vector3, Quaternion], ...] = ()
     """Where mocap bodies begin, and stand for the whole rollout unless actions move them:
     (name, (x, y, z)) in m in the world, or (name, (x, y, z), (w, x, y, z)) with a quaternion. The
-    others stand as in the keyframe or the model."""
+    others stand as in the keyframe or the model; but one that actions move, and to which another
+    body is welded, begins where its weld is at rest in the start positions, unless they are those
+    of a keyframe that says where it stands."""
     model: ModelSource | None = None
     """A model in place of the configuration's, given like it. It has to have the same kinds of
     joints in the same order, the same numbers of controls and activations with the same limits,
@@ -418,6 +423,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         self._batches: dict[tuple[int, int], Batch] = {}
         self._renderers: dict[Compiled, Renderer] = {}
         self._linearisations: dict[tuple[Any, ...], Linearisation] = {}
+        self._pushed = False
         self._kept = _KEPT_BATCHES * models.groups
 
     @property
@@ -472,11 +478,7 @@ class MujocoAgent(SimulatedAgent[Start]):
 
     def model_of(self, condition: int, *, test: bool = False) -> mujoco.MjModel:
         """A copy of the model that a condition runs on, its bodies shifted, mocap bodies too."""
-        return copy.copy(self._nominal(condition, test=test))
-
-    def _nominal(self, condition: int, *, test: bool) -> mujoco.MjModel:
-        """The condition's model, which rollouts without start noise run on."""
-        model = self._condition(condition, test=test).model
+        model = self._condition(condition, test=test).placed()
         if self.config.randomise:
             (model,) = randomised(model, self.config.randomise, np.zeros((1, self._sizes[1])))
         return model
@@ -496,7 +498,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         plugins with a state.
         """
         begin = self._condition(condition, test=test)
-        arrays = (begin.qpos, begin.act, begin.ctrl)
+        arrays = (begin.qpos, begin.act, begin.ctrl, *begin.mocap)
         # starts that are alike share one: large models take seconds
         key = (id(begin.model), begin.keyed, *(a.tobytes() for a in arrays))
         if key not in self._linearisations:
@@ -511,17 +513,28 @@ class MujocoAgent(SimulatedAgent[Start]):
                 "cannot be varied"
             )
         start = self._condition(condition, test=test)
-        nominal = self._nominal(condition, test=test)
-        qpos = within_limits(nominal, start.qpos)
-        model = smooth(nominal, qpos)
+        model = self.model_of(condition, test=test)
+        qpos = within_limits(model, start.qpos)
+        pushed = list(outside_limits(model, start.qpos))
+        if pushed and not self._pushed:  # the others are so too
+            self._pushed = True
+            warn_once(
+                f"{shown(self.config.model)}: {', '.join(pushed)}, so that MuJoCo pushes it in, "
+                "with all that hangs on it; an initial controller of the model holds the pose with "
+                "the joints at their limits: start there, or inside (qpos, keyframe)"
+            )
+        model = smooth(model, qpos)
         compiled, nv, na = start.compiled, model.nv, model.na
-        actions, start = compiled.actions, replace(start, model=model)
+        actions = compiled.actions
+        start = replace(start, model=model, mocap=mocap_poses(model))
         chosen, shift = actions.controls, actions.shift
         kept = {n: self.layout.length(n) for n in (HISTORY, MOCAP) if n in self.layout.names}
         n_kept = sum(kept.values())
 
         def begin(N: int) -> tuple[Run, Callable[[Array], None]]:
-            batch = self._batch(N, compiled, model)
+            work = N * compiled.timing.substeps * nv
+            threads = len(os.sched_getaffinity(0)) if work > _WORTH_THREADS else 1
+            batch = self._batch(N, compiled, model, threads=max(self.threads, threads))
             still = np.tile(np.concatenate((qpos, np.zeros(nv))), (N, 1))
             noise = np.zeros((1, N, len(self._obs_std)))
             run = Run(self._setup, batch, start, condition, still, 2, noise)
@@ -612,9 +625,9 @@ class MujocoAgent(SimulatedAgent[Start]):
         for models with delays or plugins, for actions that are not controls of the model, and
         where the state holds a sensor of accelerations or forces.
         """
-        model = self.model_of(condition, test=test)
         self._refuse_late("planned with")
         self._refuse_actions("planned with")
+        model = self.model_of(condition, test=test)
         timing = self._condition(condition, test=test).compiled.timing
         known = models.MujocoModel(model, substeps=timing.substeps)
         return Guarded(known, self._setup.limits(self.model_entries))
@@ -628,7 +641,10 @@ class MujocoAgent(SimulatedAgent[Start]):
         sensors as well, by central differences. Raises ShapeError, and ConfigError where more than
         the model's state matters: for sensors of accelerations and forces.
         """
-        model = self._nominal(condition, test=test)
+        begin = self._condition(condition, test=test)
+        if self.config.randomise:
+            model = self.model_of(condition, test=test)
+            begin = replace(begin, model=model, mocap=mocap_poses(model))
         self._refuse_late("derived from positions and velocities")
         self._refuse_memory("derived from positions and velocities")
         states, nv = np.ascontiguousarray(states, dtype=np.float64), self.model.nv
@@ -636,10 +652,9 @@ class MujocoAgent(SimulatedAgent[Start]):
         if states.ndim != 2 or states.shape[1] != ns:
             raise ShapeError(f"states must have shape (S, {ns}), got {states.shape}")
         S, nx = len(states), self.layout.size
-        begin = replace(self._conditions[test][condition], model=model)
         compiled = begin.compiled
         N = min(S, _DERIVED_AT_ONCE)
-        batch = self._batch(N, compiled, model)
+        batch = self._batch(N, compiled, begin.model)
         inputs, bad = self._setup.inputs(batch, compiled), np.zeros(N, dtype=np.bool_)
         X, obs = np.empty((S, nx)), np.empty((1, N, self.obs_layout.size))
         found = {n: J[:, 0] for n, J in self._setup.empty_jacobians(S, 1).items()}
@@ -807,10 +822,8 @@ class MujocoAgent(SimulatedAgent[Start]):
         nq, places = self.model.nq, self.model.nq + 3 * self.model.nmocap
 
         def draw(model: mujoco.MjModel, rows: Array, images: Images) -> None:
-            pos = quat = None
-            if rows.shape[1] > nq:
-                pos = rows[:, nq:places].reshape(len(rows), -1, 3)
-                quat = rows[:, places:].reshape(len(rows), -1, 4)
+            pos = rows[:, nq:places].reshape(len(rows), -1, 3)
+            quat = rows[:, places:].reshape(len(rows), -1, 4)
             renderer.render(model, rows[:, :nq], pos, quat, out=images)
 
         if isinstance(models, list):
@@ -862,6 +875,8 @@ class MujocoAgent(SimulatedAgent[Start]):
                 model = randomised(
                     ready.model, self.config.randomise, numbers[:, first : first + second]
                 )
+                places, turns = zip(*map(ready.poses, model), strict=True)
+                ready = replace(ready, mocap=(np.stack(places), np.stack(turns)))
             if third:
                 drawn = numbers[:, -third:].reshape(N, self.config.T, -1)
                 obs_noise = np.ascontiguousarray((self._obs_std * drawn).transpose(1, 0, 2))
@@ -876,6 +891,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         compiled: Compiled,
         model: mujoco.MjModel | list[mujoco.MjModel],
         own: dict[int, Batch] | None = None,
+        threads: int = 0,
     ) -> Batch:
         """N simulations on the given models; kept, since making them is not free."""
         if own is not None:
@@ -886,7 +902,7 @@ class MujocoAgent(SimulatedAgent[Start]):
             batch = self._batches.pop(key, None)
             if batch is None:
                 # persistent: the stages computed after a step are the beginning of the next one
-                batch = Batch(compiled.model, N, self.threads, persistent=True)
+                batch = Batch(compiled.model, N, threads or self.threads, persistent=True)
             self._batches[key] = batch  # the newest comes last
             while len(self._batches) > self._kept:
                 del self._batches[next(iter(self._batches))]
@@ -928,7 +944,7 @@ class MujocoAgent(SimulatedAgent[Start]):
         the state does not hold joint_pos.
         """
         require_joint_pos(rollouts.layout)
-        model = self._nominal(rollouts.condition, test=test)
+        model = self.model_of(rollouts.condition, test=test)
         if not 0 <= sample < rollouts.N:
             raise ShapeError(f"sample {sample} does not exist; there are {rollouts.N}")
         compiled = self._conditions[test][rollouts.condition].compiled

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from gps.errors import ShapeError
+from gps.fields import numbers
 from gps.types import (
     Array,
     Images,
@@ -221,6 +223,13 @@ class NamesActions(Protocol):
         ...
 
 
+def action_names_of(agent: Agent) -> tuple[str, ...]:
+    """A name of each action, (nu,): the agent's own, or `action 0`, `action 1`, ..."""
+    if isinstance(agent, NamesActions):
+        return tuple(agent.action_names)
+    return tuple(f"action {i}" for i in range(agent.nu))
+
+
 @runtime_checkable
 class HasObservationNoise(Protocol):
     """An agent whose observation may differ from its state by noise."""
@@ -250,11 +259,22 @@ class BuildsAgent(Protocol):
 
 
 def control_range_of(agent: Agent) -> tuple[Array, Array] | None:
-    """Lowest and highest action, (nu,) each and infinite without a limit; None if unknown."""
+    """Lowest and highest action, (nu,) each and infinite without a limit; None if unknown.
+
+    Raises ShapeError for anything else.
+    """
     limits = agent.control_range if isinstance(agent, HasControlRange) else None
     if limits is None:
         return None
-    low, high = (np.array(np.broadcast_to(np.asarray(v, float), (agent.nu,))) for v in limits)
+    name = f"{type(agent).__name__}.control_range"
+    ends = [numbers(end, name) for end in limits]
+    if len(ends) != 2 or any(end.shape not in ((), (1,), (agent.nu,)) for end in ends):
+        shapes = ", ".join(str(end.shape) for end in ends)
+        raise ShapeError(
+            f"{name} must be two arrays, the lowest and the highest of {agent.nu} actions, got "
+            f"shapes {shapes}"
+        )
+    low, high = (np.array(np.broadcast_to(end, (agent.nu,))) for end in ends)
     return low, high
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gps.errors import ShapeError, choices
-from gps.fields import Shape, Whole, check_shapes, checked, numbers, readonly
+from gps.fields import Shape, Whole, check_shapes, checked, numbers
 
 Array = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -187,7 +187,7 @@ class Rollouts(Record):
         N, T, nx = self.X.shape
         if self.layout.size != nx:
             raise ShapeError(f"Rollouts.layout describes {self.layout.size} values, X has {nx}")
-        jac = {name: readonly(J) for name, J in self.jacobians.items()}
+        jac = {n: numbers(J, f"Rollouts.jacobians[{n!r}]") for n, J in self.jacobians.items()}
         for name, J in jac.items():
             want = (N, T, self.layout.length(name), nx)
             if J.shape != want:

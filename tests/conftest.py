@@ -26,7 +26,7 @@ ALONE = (
 functions below tests/; a new one that starts workers, or waits for what another process does,
 belongs here. Whatever else starts a process (an example, say) only waits for its end."""
 
-LONG = ("test_examples.py", "control/test_batch.py", "test_readme.py")
+LONG = ("test_breadth.py", "test_examples.py", "control/test_batch.py", "test_readme.py")
 """Files that take long, which nobody should be left with at the end."""
 
 

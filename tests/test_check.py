@@ -12,6 +12,8 @@ from gps.agents import MujocoConfig, PointMassConfig
 from gps.algorithms import MDGPSConfig, TrajOptConfig
 from gps.control import HoldConfig, OpenLoopConfig, PDConfig
 from gps.costs import ActionCost, EndpointMeasure, StateCost
+from gps.gui.plots import progress
+from gps.gui.run_reader import RunReader
 from gps.pipeline import checking
 
 CART = """<mujoco><option gravity="0 0 0" timestep="0.01"/><worldbody>
@@ -250,6 +252,8 @@ def test_a_distance_has_the_unit_that_is_known(size, unit, tmp_path, capsys):
     head = capsys.readouterr().out
     assert f" {label} " in head
     assert unit or "distance (" not in head
+    (plot,) = (p for p in progress([RunReader(tmp_path / "run")]) if p.name == "distance")
+    assert plot.y_label == label
 
 
 def test_a_slide_in_mm_is_held_to_as_much_as_one_in_m():
@@ -331,6 +335,15 @@ def test_what_actions_cost_beside_the_task_is_said():
     dear = replace(cart, cost=ActionCost(weights=1e4) + cart.cost.terms[1].cost)
     assert any("ActionCost is" in line for line in gps.check(dear).advice)
     assert not any("ActionCost is" in line for line in gps.check(cart).advice)
+
+
+def test_a_term_without_a_share_is_named_unless_the_robot_falls():
+    small = replace(cart, cost=ActionCost(weights=1e-9) + cart.cost.terms[1].cost)
+    falls = CART.replace('gravity="0 0 0"', 'gravity="0 0 -9.8"')
+    falling = replace(small, agent=replace(cart.agent, model=falls))
+    for experiment, named in ((small, True), (falling, False)):
+        said = gps.check(experiment).advice
+        assert any("ActionCost has no share" in line for line in said) is named
 
 
 def test_less_noise_is_no_advice_for_an_action_at_its_limit():

@@ -18,8 +18,10 @@ from gps.data import MODELS, model_names
 from gps.errors import ConfigError, ExperimentError
 from gps.pipeline import checking, scaffold
 from gps.pipeline import source_text as source
+from gps.pipeline.draft import CONDITIONS
 from gps.pipeline.robot import Robot
 from gps.pipeline.source_text import Argument, Call, Items
+from gps.policies import TrainingConfig
 
 ARM = """<mujoco model="arm"><compiler angle="radian"/><option timestep="0.004"/><worldbody>
   <camera name="side" pos="0 -2 0.5"/>
@@ -311,6 +313,15 @@ def test_a_robot_that_a_mocap_body_leads_is_led_by_actions(here):
     assert len(experiment.cost.terms[1].cost.weights) == 4
 
 
+def test_a_gripper_that_starts_closed_has_its_noise_clipped_by_half(here):
+    made, _, text = write(here, "led")
+    (grip,) = (a for a in made.check.actions if a.name == "grip")
+    assert grip.clipped > 0.2
+    assert grip.rests_at_end
+    assert "HoldConfig()" in text
+    assert not any("clipped" in line for line in made.check.advice)
+
+
 def test_steps_and_keyframes_are_left_to_the_model(here):
     _, experiment, text = write(here, "servo")
     assert experiment.agent.keyframe == "home"
@@ -393,7 +404,7 @@ def test_a_file_for_an_environment(here):
     formatted(text)
     experiment = gps.load(made.path)
     agent = experiment.validate()
-    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, scaffold._CONDITIONS)
+    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, CONDITIONS)
     assert "The environment's own limit is 200." in text
     assert experiment.initial.variance == pytest.approx((0.3 * 2.0) ** 2)
     assert "reward" in agent.layout.names
@@ -402,11 +413,12 @@ def test_a_file_for_an_environment(here):
     assert not (here / "nowhere.py").exists()
 
 
-def test_rollouts_are_not_much_longer_than_an_environment_lasts():
+@pytest.mark.parametrize(("lasts", "T"), [(24, 36), (7, 14)])
+def test_rollouts_are_not_much_longer_than_an_environment_lasts(lasts, T, caplog):
     gymnasium = pytest.importorskip("gymnasium")
 
     class Falls(gymnasium.Env):
-        """Ends after 24 steps, whatever is done."""
+        """Ends after so many steps, whatever is done."""
 
         metadata = {"render_modes": []}  # noqa: RUF012
         dt = 0.05
@@ -420,16 +432,61 @@ def test_rollouts_are_not_much_longer_than_an_environment_lasts():
 
         def step(self, action):
             self.t, self.x = self.t + 1, self.x + action
-            return self.x, -float(self.x[0] ** 2), self.t >= 24, False, {}
+            return self.x, -float(self.x[0] ** 2), self.t >= lasts, False, {}
 
     gymnasium.register("Falls-v0", Falls, max_episode_steps=500)
     try:
         made = scaffold.new("falls", env="Falls-v0")
         text = " ".join(made.path.read_text().replace("#", "").split())
-        assert "Half of the first samples would end by step 24." in text
-        assert gps.load(made.path).agent.T == 36
+        assert (
+            f"Half of the first samples would end by step {lasts}: raise it once they do not."
+            in text
+        )
+        experiment = gps.load(made.path)
+        assert experiment.agent.T == T
+        assert made.check.unrewarded == ""
+        caplog.clear()
+        next(gps.run(experiment, iterations=1))
+        assert "before half of T" not in caplog.text  # what is written is not warned of
     finally:
         del gymnasium.registry["Falls-v0"]
+
+
+def test_an_environment_that_rewards_nothing_near_its_start_is_named_so():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Sparse(gymnasium.Env):
+        """A long way to the reward, and actions cost something."""
+
+        metadata = {"render_modes": []}  # noqa: RUF012
+        dt = 0.05
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.x = self.np_random.normal(size=1).astype(np.float32)
+            return self.x, {}
+
+        def step(self, action):
+            self.x = self.x + 0.1 * action[:1]
+            reward = 100.0 * (self.x[0] > 50) - 0.1 * float(action @ action)
+            return self.x, reward, False, False, {}
+
+    gymnasium.register("Sparse-v0", Sparse, max_episode_steps=500)
+    try:
+        made = scaffold.new("sparse", env="Sparse-v0")
+        assert "the reward is that of the actions alone" in str(made)
+        experiment = gps.load(made.path)
+        assert made.check.unrewarded in gps.check(experiment).advice
+        quick = replace(experiment.algorithm, training=TrainingConfig(steps=5))
+        experiment = replace(experiment, agent=replace(experiment.agent, T=20), algorithm=quick)
+        first, second = gps.run(experiment, iterations=2)
+        assert made.check.unrewarded in first.news
+        assert "reward" not in second.news
+        assert made.check.unrewarded in next(gps.run_asynchronous(experiment)).news
+    finally:
+        del gymnasium.registry["Sparse-v0"]
 
 
 def test_a_task_of_dm_control(here):

@@ -114,6 +114,7 @@ def _asynchronous_job(
     config: Any,
     M: int,
     resumed: bool = False,
+    changes: tuple[str, ...] = (),
 ) -> _Job:
     """The job of an asynchronous run of M conditions."""
     from gps.pipeline import asynchronous
@@ -127,6 +128,7 @@ def _asynchronous_job(
         start=start,
         total=config.snapshots(experiment, M),
         resumed=resumed,
+        changes=changes,
         limits=" or ".join(limits),
         trainers=asynchronous.check(experiment).trainers,
     )
@@ -287,12 +289,14 @@ def resume(args: argparse.Namespace, own: list[str]) -> int:
 
 def _show_live(folder: RunFolder, experiment: Experiment) -> None:
     """The options that can change in a run, with their present values."""
+    from gps.pipeline import asynchronous
     from gps.pipeline import changes as live
 
     held = folder.changes().apply(experiment, folder.last() + 1)
+    fixed = asynchronous.FIXED if "asynchronous" in folder.info() else ("iterations",)
     print("options that can change in this run, from the next iteration on:\n")
     for name, option in live.live_options(held).items():
-        if name != "iterations":
+        if name not in fixed:
             print(f"  --{name} (now: {live.text(option.value)})")
             print(
                 textwrap.fill(option.help, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -305,10 +309,11 @@ def _resume_asynchronous(
     from gps.pipeline import asynchronous
 
     values: dict[str, Any] = {**given, "iterations": args.iterations}
-    config, experiment = asynchronous.changed(folder, base, **values)
+    start = folder.last() if args.start is None else args.start
+    config, experiment, _ = asynchronous.changed(folder, base, start=start, **values)
     agent = experiment.validate()
 
-    def start(executor: Executor, steering: Steering) -> Iterable[IterationReport]:
+    def again(executor: Executor, steering: Steering) -> Iterable[IterationReport]:
         return asynchronous.resume_asynchronous(
             args.run, start=args.start, executor=executor, steering=steering, **values
         )
@@ -318,7 +323,9 @@ def _resume_asynchronous(
         "as without the break"
     )
     out, M = Path(args.run), agent.n_conditions
-    job = _asynchronous_job(experiment.name, out, start, experiment, config, M, resumed=True)
+    job = _asynchronous_job(
+        *(experiment.name, out, again, experiment, config, M, True), tuple(given["changes"])
+    )
     return _follow(args, job)
 
 
@@ -410,7 +417,7 @@ def _watch(args: argparse.Namespace, job: _Job) -> tuple[int, bool]:
             how = f"continue with --iterations {job.made + 1} or more"
             progress.line(f"nothing to do: {out} has {job.made} iterations; {how}{_unused(job)}")
         elif done == 0:
-            progress.line(f"nothing to do: {out} has reached its {job.goal}")
+            progress.line(f"nothing to do: {out} has reached its {job.goal}{_unused(job)}")
         else:
             progress.line(f"done; look at the result with: gps evaluate {out}")
         return 0, interrupt.requested

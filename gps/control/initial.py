@@ -458,6 +458,8 @@ def _with_bearable_noise(
     promised = _deviations(_predicted(controller, lin, draws) - lin.x, lin, entries)
     bearable: LinearGaussianController | None = None
     for lowered in range(_LOWERED + 1):
+        if lowered > _LINEAR and bearable is not None:
+            break  # what less noise does not make linear is not due to the noise
         share = _LESS**lowered
         tried = replace(controller, chol=share * controller.chol)
         try:
@@ -467,8 +469,8 @@ def _with_bearable_noise(
         off = np.abs((X - lin.x) / lin.x_scale)[:, :, positions]
         if not off.max(initial=0.0) <= MAX_DEVIATION:
             continue
-        if lowered > _LINEAR:  # what less noise does not make linear is not due to the noise
-            return bearable or tried
+        if lowered > _LINEAR:
+            return tried
         found, expected = _deviations(X - still, lin, entries), share * promised
         if not (found > _EXCESS * expected + 0.02 * expected.max(initial=0.0)).any():
             return tried

@@ -490,28 +490,38 @@ class MujocoModel:
         return low, np.where(limited, m.actuator_ctrlrange[:, 1], np.inf)
 
     def state(self, qpos: Array, qvel: Array, act: Array | None = None) -> Array:
-        """States (B, nx) of MuJoCo's qpos (B, nq), qvel (B, nv) and act (B, na)."""
-        positions = np.empty(np.shape(qvel))
-        positions[:, self._plain] = qpos[:, self._plain_at]
+        """States (..., nx) of MuJoCo's qpos (..., nq), qvel (..., nv) and act (..., na), such as
+        those of one `mujoco.MjData`. Without act all activations are zero. Raises ShapeError."""
+        qpos, qvel = np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64)
+        first, na = qvel.shape[:-1], self.model.na
+        act = np.zeros((*first, na)) if act is None else np.asarray(act, dtype=np.float64)
+        sizes = (("qpos", qpos, self.model.nq), ("qvel", qvel, self.model.nv), ("act", act, na))
+        for name, value, n in sizes:
+            if value.shape != (*first, n):
+                raise ShapeError(f"{name} must have shape {(*first, n)}, got {value.shape}")
+        positions = np.empty(qvel.shape)
+        positions[..., self._plain] = qpos[..., self._plain_at]
         for v, q in self._turns:
             ref = self.model.qpos0[q : q + 4] * (1.0, -1.0, -1.0, -1.0)
-            turn = _product(ref, qpos[:, q : q + 4])
-            turn = np.where(turn[:, :1] < 0, -turn, turn)
-            sine = np.linalg.norm(turn[:, 1:], axis=1, keepdims=True)
-            angle = 2.0 * np.arctan2(sine, turn[:, :1])
-            positions[:, v : v + 3] = turn[:, 1:] * (angle / np.where(sine > 1e-300, sine, 1.0))
-        parts = (positions, qvel, np.empty((len(qvel), 0)) if act is None else act)
-        return np.concatenate(parts, axis=1)
+            turn = _product(ref, qpos[..., q : q + 4])
+            turn = np.where(turn[..., :1] < 0, -turn, turn)
+            sine = np.linalg.norm(turn[..., 1:], axis=-1, keepdims=True)
+            angle = 2.0 * np.arctan2(sine, turn[..., :1])
+            positions[..., v : v + 3] = turn[..., 1:] * (angle / np.where(sine > 1e-300, sine, 1.0))
+        return np.concatenate((positions, qvel, act), axis=-1)
 
     def qpos(self, X: Array) -> Array:
-        """MuJoCo's qpos (B, nq) of states (B, nx)."""
-        out = np.empty((len(X), self.model.nq))
-        out[:, self._plain_at] = X[:, self._plain]
+        """MuJoCo's qpos (..., nq) of states (..., nx). Raises ShapeError."""
+        X = np.asarray(X, dtype=np.float64)
+        if X.shape[-1:] != (self.nx,):
+            raise ShapeError(f"states must have shape (..., {self.nx}), got {X.shape}")
+        out = np.empty((*X.shape[:-1], self.model.nq))
+        out[..., self._plain_at] = X[..., self._plain]
         for v, q in self._turns:
-            half = 0.5 * X[:, v : v + 3]
-            angle = np.linalg.norm(half, axis=1, keepdims=True)
-            turn = np.concatenate((np.cos(angle), half * np.sinc(angle / np.pi)), axis=1)
-            out[:, q : q + 4] = _product(self.model.qpos0[q : q + 4], turn)
+            half = 0.5 * X[..., v : v + 3]
+            angle = np.linalg.norm(half, axis=-1, keepdims=True)
+            turn = np.concatenate((np.cos(angle), half * np.sinc(angle / np.pi)), axis=-1)
+            out[..., q : q + 4] = _product(self.model.qpos0[q : q + 4], turn)
         return out
 
     def _stepper(self, B: int) -> tuple[Callable[[Array], None], Callable[[Array], Array]]:
@@ -595,7 +605,7 @@ _AT_ONCE = 2048  # simulations of differences
 
 
 def _product(a: Array, b: Array) -> Array:
-    """Of a quaternion (4,) with quaternions (B, 4)."""
-    w, v = b[:, :1], b[:, 1:]
+    """Of a quaternion (4,) with quaternions (..., 4)."""
+    w, v = b[..., :1], b[..., 1:]
     vector = a[0] * v + a[1:] * w + np.cross(a[1:], v)
-    return np.concatenate((a[0] * w - v @ a[1:, None], vector), axis=1)
+    return np.concatenate((a[0] * w - v @ a[1:, None], vector), axis=-1)

@@ -54,11 +54,12 @@ from gps.pipeline.experiment import (
     Experiment,
     initial_state,
 )
-from gps.pipeline.learning import Learning, own_options
+from gps.pipeline.learning import Learning, in_own_terms, own_terms, unrewarded
 from gps.pipeline.runner import (
     IterationReport,
     memory_row,
     metrics_row,
+    say,
     steered,
     succeeds,
     warn,
@@ -74,6 +75,11 @@ from gps.types import Record, Rollouts
 log = logging.getLogger(__name__)
 
 UPDATES = "updates.csv"
+FIXED = {
+    "samples": "it counts its rollouts in batches of so many",
+    "iterations": "iterations, rollouts and updates are limits of their own",
+}
+"""Options that stay, unlike in a synchronous run, and why."""
 _POLL = 0.2  # seconds between checks of everything else: a stop, a stored snapshot
 
 
@@ -101,6 +107,16 @@ class AsynchronousConfig(Config):
         if self.rollouts is not None:
             return max(conditions, -(-self.rollouts // batch)) * batch
         return None if self.updates is not None else experiment.iterations * conditions * batch
+
+    def over(self, experiment: Experiment, conditions: int, batches: int, version: int) -> bool:
+        """Whether no more rollouts are to be started after so many batches and policy updates."""
+        limit = self.total(experiment, conditions)
+        done = limit is not None and batches * experiment.samples >= limit
+        return done or self.trained_enough(version)
+
+    def trained_enough(self, version: int) -> bool:
+        """Whether the policy has been updated often enough."""
+        return self.updates is not None and version >= self.updates
 
     def snapshots(self, experiment: Experiment, conditions: int) -> int | None:
         """About how many snapshots a run makes; None if that is not known."""
@@ -150,7 +166,8 @@ def run_asynchronous(
         sending.check(experiment)
     with one_thread():
         agent = experiment.validate()
-        state = initial_state(experiment, agent)
+        begins: list[str] = []
+        state = initial_state(experiment, agent, begins.append)
         M = agent.n_conditions
         nothing = AsynchronousState((0,) * M, 0, ((),) * M, False, 0.0, 0.0, 0.0)
         state = replace(state, asynchronous=nothing)
@@ -159,6 +176,7 @@ def run_asynchronous(
             where = "serial" if executor is None else type(executor).__name__.lower()
             extra = {"executor": where, "asynchronous": config_io.to_json(config)}
             folder = RunFolder.create(Path(out), experiment, source, extra=extra)
+        say(folder, *begins)
     steering = steering or Steering(pausable=False)
     begin = Snapshot.of_start(state)
     yield from _reports(experiment, agent, config, begin, folder, executor, stop, clock, steering)
@@ -185,28 +203,38 @@ def resume_asynchronous(
     start: the snapshot to resume from (later ones are deleted); None takes the last whole one.
     rollouts, updates: new limits in place of the run's own; iterations: the limit on rollouts as
     so many synchronous iterations; replay_batches: another size of the replay buffer, from now on.
-    changes: `{"max_without_update": None}` or another number for what is left of the run; no other
-    option can change. Raises StoreError, ConfigError.
+    changes: as for `gps.resume`, options and seed that are different from now on; `samples` stays.
+    They are recorded in RUN/changes.json at the number of the next snapshot, unless there is
+    nothing to do. Raises StoreError, ConfigError.
     """
     folder = RunFolder.open(Path(path))
-    experiment = folder.experiment()
-    config, experiment = changed(
+    base = folder.experiment()
+    start = folder.last() if start is None else start
+    folder.check(start)
+    config, experiment, made = changed(
         folder,
-        experiment,
+        base,
+        start=start,
         rollouts=rollouts,
         updates=updates,
         iterations=iterations,
         replay_batches=replay_batches,
         changes=changes,
     )
-    start = folder.last() if start is None else start
     snapshot = folder.read(start)
     try:
-        folder.truncate(start)
-        folder.cut_lines(UPDATES, _progress(snapshot.state).local_updates)
+        known = _progress(snapshot.state)
         with one_thread():
             agent = experiment.validate()
-        warn(folder, experiment)
+        folder.truncate(start)
+        folder.cut_lines(UPDATES, known.local_updates)
+        M, batches = agent.n_conditions, known.local_updates
+        if made != folder.changes() and not config.over(experiment, M, batches, known.version):
+            folder.write_changes(made)
+        seed = made.seed(start + 1)
+        if seed is not None:
+            snapshot = replace(snapshot, state=replace(snapshot.state, seed=seed))
+        warn(folder, base)
     except BaseException:
         folder.close()
         raise
@@ -234,13 +262,15 @@ def changed(
     folder: RunFolder,
     experiment: Experiment,
     *,
+    start: int,
     rollouts: int | None = None,
     updates: int | None = None,
     iterations: int | None = None,
     replay_batches: int | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> tuple[AsynchronousConfig, Experiment]:
-    """A stored run's configurations with other limits and replay buffer.
+) -> tuple[AsynchronousConfig, Experiment, live.Changes]:
+    """A stored run's configurations with other limits and replay buffer from a snapshot on, and
+    all changes up to then.
 
     changes: as for `resume_asynchronous`. Raises StoreError, ConfigError.
     """
@@ -253,15 +283,17 @@ def changed(
         config = replace(config, rollouts=rollouts, updates=updates)
     if replay_batches is not None:
         config = replace(config, replay_batches=replay_batches)
+    # a process makes all of its snapshots with the same options: later ones are made anew
+    made = live.Changes(tuple((n, c) for n, c in folder.changes().at if n <= start + 1))
     for name in changes or ():
-        if name.replace("_", "-") != "max-without-update":
-            raise ConfigError(
-                f"{name!r} cannot change: an asynchronous run keeps its options, apart from "
-                "iterations, rollouts, updates, replay-batches and max-without-update"
-            )
+        if why := FIXED.get(name.replace("_", "-")):
+            raise ConfigError(f"{name!r} cannot change in an asynchronous run: {why}")
     if changes:
-        experiment = live.changed(experiment, live.change_of(experiment, changes).options)
-    return config, experiment
+        change = live.change_of(made.apply(experiment, start + 1), changes)
+        made = made.from_now(start + 1, change)
+    experiment = made.apply(experiment, start + 1)
+    check(experiment)
+    return config, experiment, made
 
 
 def check(experiment: Experiment) -> AsynchronousAlgorithm:
@@ -321,6 +353,9 @@ def _reports(
                 rows.append(dict(report.row))
                 solved = succeeds(report.row)
                 advice = driver.learning.advice(report.report.conditions, solved)
+                if report.iteration == 1:
+                    nothing = unrewarded(experiment.cost, report.rollouts)
+                    advice = "; ".join(filter(None, (advice, nothing)))
                 news = "; ".join(filter(None, (progress.news(rows), advice)))
                 reports[k] = report = replace(report, news=news)
                 if folder is not None:
@@ -460,7 +495,6 @@ class _Driver:
         self.folder, self.ex, self.clock = folder, ex, clock
         self.asked_to_stop = stop or (lambda: False)
         M = self.M = agent.n_conditions
-        self.limit = config.total(experiment, M)
         self.every = config.snapshot_every or M
         state, known = begin.state, _progress(begin.state)
         self.seed, self.number = state.seed, state.iteration
@@ -498,8 +532,8 @@ class _Driver:
         self.ages: list[int] = []
         self.told: list[ConditionReport] = []  # of the updates since the last snapshot
         path = None if folder is None else folder.path
-        limit, named = experiment.max_without_update, own_options(experiment)
-        self.learning = Learning(limit, M, path, live=(), named=named)
+        self.learning = Learning(experiment.max_without_update, M, path, live=("algorithm.",))
+        self.named = own_terms(experiment, agent)
         self.solved = False  # by the last snapshot
         self.stored_at = (self.local_updates, self.version)  # of the last snapshot
         self.last_moment = clock()
@@ -588,11 +622,10 @@ class _Driver:
 
     def _over(self) -> bool:
         """Whether no more rollouts are to be started."""
-        done = self.limit is not None and self.batches * self.experiment.samples >= self.limit
-        return done or self._trained_enough()
+        return self.config.over(self.experiment, self.M, self.batches, self.version)
 
     def _trained_enough(self) -> bool:
-        return self.config.updates is not None and self.version >= self.config.updates
+        return self.config.trained_enough(self.version)
 
     def _start_chain(self, m: int) -> None:
         """Roll out the condition's newest controller."""
@@ -636,7 +669,7 @@ class _Driver:
         except Exception as error:
             error.add_note(f"in update {self.counts[m] + 1} of that condition")
             raise
-        update = cast(ConditionUpdate, chain.update)
+        report, update = in_own_terms(report, self.named), cast(ConditionUpdate, chain.update)
         age = self.version - chain.version
         if self.folder is not None:  # first: what cannot be written has not happened
             row = {
@@ -673,8 +706,8 @@ class _Driver:
         tree = (update.state, cast(Rollouts, chain.rollouts), update.models, update.targets)
         state, rollouts, models, targets = self.ex.gather(tree)
         self.ex.keep(tree)
-        report = cast(ConditionReport, state.report)
-        self.newest[m] = _Newest(state, rollouts, models, report)
+        report = in_own_terms(cast(ConditionReport, state.report), self.named)
+        self.newest[m] = _Newest(replace(state, report=report), rollouts, models, report)
         self.replay_values[m].append(targets)
         known = [n.report.cost_mean for n in self.newest if n is not None]
         if len(known) == self.M and not np.isfinite(known).any():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from gps.errors import ConfigError, StoreError
 from gps.fields import checked
 from gps.pipeline import loader
 from gps.pipeline.experiment import Experiment, Seed
+from gps.types import iter_fields
 
 SCHEMA, SCHEMA_VERSION = "gps changes", 1
 _ALWAYS = ("samples", "iterations", "max-resamples", "max-without-update")
@@ -136,7 +137,8 @@ def _refusal(experiment: Experiment, name: str, plain: str, known: Mapping[str, 
     why = next((_WHY[part] for part in begins if part in _WHY), "")
     if why:
         names = [option.name for option in loader.settings(experiment)]
-        meant = _meant(plain, names) if plain not in (*names, *_WHY) else []
+        known_name = plain in (*names, *_WHY) or _is_field(experiment, parts)
+        meant = [] if known_name else _meant(plain, names)
         of = f" (there is {', '.join(meant)})" if meant else ""
         return f"{name!r}{of} cannot change between iterations: {why}"
     close = get_close_matches(plain, known, n=1)
@@ -146,6 +148,16 @@ def _refusal(experiment: Experiment, name: str, plain: str, known: Mapping[str, 
         f"{name!r} cannot change between iterations{hint} what can: {', '.join(_ALWAYS)} and what "
         "begins with algorithm. in gps run NAME --help, the network left out"
     )
+
+
+def _is_field(config: Any, parts: Sequence[str]) -> bool:
+    """Whether a field has that name, be it one that is no option."""
+    for part in parts:
+        inside = dict(iter_fields(config)) if is_dataclass(config) else {}
+        if part.replace("-", "_") not in inside:
+            return False
+        config = inside[part.replace("-", "_")]
+    return True
 
 
 def _meant(given: str, names: Sequence[str]) -> list[str]:

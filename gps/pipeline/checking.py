@@ -20,15 +20,15 @@ from gps.costs.measure import EndpointMeasure
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
-from gps.pipeline.learning import own_options
+from gps.pipeline.learning import own_terms, reward_entries, unrewarded
 from gps.protocols import (
     Agent,
     HasEntry,
     HasTerms,
-    NamesActions,
     Policy,
     VisualModel,
     WarmsUp,
+    action_names_of,
     control_limits_of,
     visual_model_of,
 )
@@ -45,6 +45,9 @@ EXPLORES = 0.5
 """The same with exploration, above which the samples of a step are far apart."""
 CLIPPED = 0.2
 """Share of clipped actions above which the fitted dynamics suffer."""
+AT_END = 0.05
+"""Share of its range from an end of it up to which an action lies there, so that half of its noise
+is clipped whatever its size: muscles at rest, a gripper that is closed."""
 LITTLE = 0.01
 """Exploration below this share of an actuator's range moves next to nothing."""
 NO_SHARE = 1e-5
@@ -100,6 +103,13 @@ class ActionCheck:
     clipped: float
     """Share of actions at a limit; NaN without limits, and in all of these where no sample is
     left."""
+    rest: float = math.nan
+    """Mean without noise; NaN where no such rollout ends."""
+
+    @property
+    def rests_at_end(self) -> bool:
+        """Whether it is at a limit without noise."""
+        return min(self.rest - self.low, self.high - self.rest) <= AT_END * (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -155,10 +165,24 @@ class Check:
     all conditions, and of the first one what only contacts carry, what joints need and what their
     actuators have."""
 
+    initial: tuple[str, ...] = ()
+    """Where the initial controllers come from, a line for all conditions that are alike."""
+
+    unrewarded: str = ""
+    """That a reward of the environment says nothing of where to go, in the rollouts with
+    exploration; empty where it does, or there is none."""
+
     @property
     def moves(self) -> bool:
         """Whether positions leave the start without noise, with or without feedback."""
         return any(not e.drift <= e.tolerance for e in self.entries if e.name in POSITIONS)
+
+    @property
+    def often_clipped(self) -> tuple[ActionCheck, ...]:
+        """Actions more of which are clipped than need be; of those that hold the start from an end
+        of their range half of the noise always is."""
+        half = 0.0 if self.moves else 0.5
+        return tuple(a for a in self.actions if a.clipped > CLIPPED + half * a.rests_at_end)
 
     @property
     def good(self) -> bool:
@@ -186,7 +210,8 @@ def check(
     agent = experiment.validate()
     if isinstance(agent, WarmsUp):
         agent.warm_up()
-    state = initial_state(experiment, agent)
+    begins: list[str] = []
+    state = initial_state(experiment, agent, begins.append)
     sources = experiment.algorithm.sampling(state)[:conditions]
     failures: list[str] = []
     still, noisy, seconds = [], [], []
@@ -221,7 +246,7 @@ def check(
         holds=_holds(entries, any(_has_feedback(s.actor) for s in sources)),
         failures=tuple(failures),
         entries=entries,
-        actions=tuple(_actions(agent, names, noisy)),
+        actions=tuple(_actions(agent, names, still, noisy)),
         terms=tuple(_terms(experiment.cost, noisy or still)),
         distance=distance,
         distance_label=_label(experiment.measure, names),
@@ -233,9 +258,11 @@ def check(
         bytes_run=stored * experiment.iterations,
         advice=(),
         causes=(*outside, *unheld),
+        initial=tuple(begins),
+        unrewarded=unrewarded(experiment.cost, noisy),
     )
     advice = _advice(found, experiment, agent, outside)
-    return replace(found, advice=tuple(map(own_options(experiment), advice)))
+    return replace(found, advice=tuple(map(own_terms(experiment, agent), advice)))
 
 
 # --- rollouts ------------------------------------------------------------------------------------
@@ -329,9 +356,7 @@ class _Names:
 
     @classmethod
     def of(cls, agent: Agent, visual: VisualModel | None) -> _Names:
-        actions = tuple(str(i) for i in range(agent.nu))
-        if isinstance(agent, NamesActions):
-            actions = tuple(agent.action_names)
+        actions = action_names_of(agent)
         if visual is None:
             return cls((), (), actions)
         model = visual.model
@@ -340,8 +365,6 @@ class _Names:
         metre = statics.length_scale(model)
         length, metre = ("m", 1.0) if statics.metric(model) else ("", metre)
         units = tuple("rad" if turn else length for turn in statics.turns(model))
-        if not isinstance(agent, NamesActions) and model.nu == model.nactuator == agent.nu:
-            actions = tuple(model.actuator(i).name or str(i) for i in range(model.nu))
         return cls(statics.direction_names(model), units, actions, length, metre)
 
 
@@ -418,13 +441,17 @@ def _away(rollouts: Sequence[Rollouts], starts: Array) -> Array:
     return np.max([np.abs(r.X - starts[r.condition]).max(axis=(0, 1)) for r in rollouts], axis=0)
 
 
-def _actions(agent: Agent, names: _Names, noisy: Sequence[Rollouts]) -> Iterator[ActionCheck]:
+def _actions(
+    agent: Agent, names: _Names, still: Sequence[Rollouts], noisy: Sequence[Rollouts]
+) -> Iterator[ActionCheck]:
     low, high = control_limits_of(agent)
-    mean = std = clipped = np.full(agent.nu, math.nan)
+    mean = std = clipped = rest = np.full(agent.nu, math.nan)
+    if still:
+        rest = np.mean([r.U.mean(axis=(0, 1)) for r in still], axis=0)
     if noisy:
         U = np.concatenate([r.U for r in noisy])
         mean, std, clipped = U.mean(axis=(0, 1)), U.std(axis=(0, 1)), clipped_share(U, low, high)
-    for name, *values in zip(names.actions, low, high, mean, std, clipped, strict=True):
+    for name, *values in zip(names.actions, low, high, mean, std, clipped, rest, strict=True):
         yield ActionCheck(name, *map(float, values))
 
 
@@ -513,8 +540,11 @@ def _advice(
     if still:
         names = _listed([a.name for a in still])
         yield f"exploration is below 1 % of the range of {names}: raise initial.variance"
+    if found.unrewarded:
+        yield found.unrewarded
+    needed = reward_entries(experiment.cost)
     for e in found.entries:
-        if len(e.constant) == e.size:
+        if len(e.constant) == e.size and e.name not in needed:
             yield f"{e.name} never changes: agent.state can do without, if nothing needs it"
     for j, term in enumerate(found.terms):
         if term.share > MUCH_EFFORT and term.name == "ActionCost" and len(found.terms) > 1:
@@ -522,7 +552,7 @@ def _advice(
                 f"ActionCost is {term.share:.0%} of the cost, more than all of the task: see "
                 f"cost.terms.{j}.weight"
             )
-        if term.share < NO_SHARE:
+        if term.share < NO_SHARE and not lost:  # what falls may cost far more than any action
             yield f"{term.name} has no share in the cost: see cost.terms.{j}.weight"
     if found.succeeds:
         yield "the initial controllers succeed already: see measure.threshold and measure.target"
@@ -537,7 +567,7 @@ def _advice(
 
 def _clipped(found: Check) -> Iterator[str]:
     """What to do about clipped actions: what is at its limit on average is so without noise."""
-    much = [a for a in found.actions if a.clipped > CLIPPED]
+    much = found.often_clipped
     ends = [a for a in much if min(a.high - a.mean, a.mean - a.low) <= a.std]
     if much:
         worst = max(much, key=lambda a: a.clipped)
@@ -569,6 +599,7 @@ def _text(found: Check) -> Iterator[str]:
         f"{found.name or 'experiment'}: {some}{found.n_conditions} conditions, {found.samples} "
         f"samples, {found.T} steps of {found.dt:g} s"
     )
+    yield from found.initial
     holds = {True: "yes", False: "no", None: "not meant to: no feedback, or no positions"}
     yield f"holds its start: {holds[found.holds]}"
     alike: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ does not fit together, before the first rollout.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ from gps.algorithms.state import (
 )
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
-from gps.errors import ConfigError, GPSError
+from gps.errors import ConfigError, GPSError, ranges
 from gps.execution import Deferred, Executor
 from gps.fields import Config, Count, Kind, Range
 from gps.policies.training import TrainingData
@@ -260,12 +260,21 @@ def initial_controller(
     return controller, f"{how}{why}"
 
 
-def initial_state(experiment: Experiment, agent: Agent) -> GPSState:
-    """Controllers, and an untrained policy where the algorithm has one."""
+def initial_state(
+    experiment: Experiment, agent: Agent, note: Callable[[str], object] = log.info
+) -> GPSState:
+    """Controllers, and an untrained policy where the algorithm has one.
+
+    note: is told where the controllers come from, in a line for all conditions that are alike.
+    """
     initial = experiment.initial
     found = [initial_controller(initial, agent, m) for m in range(agent.n_conditions)]
-    for how in dict.fromkeys(how for _, how in found):
-        log.info("initial controller: %s: %s", type(initial).__name__, how)
+    alike: dict[str, list[int]] = {}
+    for m, (_, how) in enumerate(found):
+        alike.setdefault(how, []).append(m)
+    for how, which in alike.items():
+        where = "" if len(alike) == 1 else f" of condition{'s'[: len(which) - 1]} {ranges(which)}"
+        note(f"initial controller{where}: {type(initial).__name__}: {how}")
     controllers = tuple(controller for controller, _ in found)
     costs = (experiment.cost,) * agent.n_conditions
     return experiment.algorithm.start(costs, controllers, agent, experiment.seed)

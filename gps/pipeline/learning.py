@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gps.algorithms.state import ConditionReport
+from gps.costs.base import Cost
+from gps.costs.fitted import FittedRewardCost
 from gps.errors import NotLearningError, ranges
 from gps.pipeline import loader
+from gps.protocols import Agent, HasTerms, action_names_of
+from gps.types import Rollouts
 
 if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
+_SAME = 1e-12
+_EXPLAINED = 1e-4
+"""Share of the largest reward that a function of the actions alone may leave over."""
+_ACTION = re.compile(r"(?<![\w.])action (\d+)(?![\w.]*\w)")
 
 
-def own_options(experiment: Experiment) -> Callable[[str], str]:
-    """A function that names in a text the options which an experiment has, in place of others.
+def own_terms(experiment: Experiment, agent: Agent) -> Callable[[str], str]:
+    """A function that names in a text the options and actions which an experiment has, in place of
+    others.
 
-    What finds a cause knows neither the agent nor the algorithm, and names the options that most
-    have: `agent.dt`, for which a task of dm_control has `agent.repeat`, and some agents nothing.
+    What finds a cause knows neither the agent nor the algorithm. It names the options that most
+    have: `agent.dt`, for which a task of dm_control has `agent.repeat`, and some agents nothing;
+    and actions by their number.
     """
+    actions = dict(enumerate(action_names_of(agent)))
     names = [option.name for option in loader.settings(experiment)]
     bounds = [n.replace("-", "_") for n in names if n.endswith(".kl-max")]
     step = "agent.repeat" if "agent.repeat" in names else "the agent's time step"
@@ -37,9 +51,21 @@ def own_options(experiment: Experiment) -> Callable[[str], str]:
     def named(text: str) -> str:
         for old, own in new.items():
             text = re.sub(rf"(?<![\w.]){re.escape(old)}(?![\w.]*\w)", own, text)
-        return text
+        return _ACTION.sub(lambda found: actions.get(int(found[1]), found[0]), text)
 
     return named
+
+
+def in_own_terms(report: ConditionReport, named: Callable[[str], str]) -> ConditionReport:
+    """The report of a condition with the names of `own_terms`."""
+    options = (named(o.replace("-", "_")).replace("_", "-") for o in (report.options or "").split())
+    known = [o for o in options if " " not in o]  # words, where the experiment has no such option
+    return replace(
+        report,
+        event=named(report.event),
+        advice=report.advice and named(report.advice),
+        options=report.options and " ".join(known),
+    )
 
 
 class Learning:
@@ -47,7 +73,7 @@ class Learning:
 
     limit: of iterations in a row without an update, None for none. conditions: how many there are.
     path: of the run folder. live: what the options begin with that can change when it is resumed,
-    besides the limit. named: puts the options into a text that the experiment has, `own_options`.
+    besides the limit.
     """
 
     def __init__(
@@ -56,10 +82,8 @@ class Learning:
         conditions: int,
         path: object = None,
         live: tuple[str, ...] = ("samples", "algorithm."),
-        named: Callable[[str], str] = str,
     ) -> None:
         self.limit, self.conditions, self.path, self._live = limit, conditions, path, live
-        self._named = named
         self._failed: dict[int, tuple[int, ConditionReport]] = {}  # updates in a row, and the last
         self._said: set[str] = set()
         self._suspected: set[str] = set()
@@ -74,7 +98,7 @@ class Learning:
         already is left out."""
         advised = {_NUMBER.sub("#", r.event) for r in reports if r.advice and r.advice in r.event}
         lines = tuple(
-            f"{_conditions(who)}: " + (_short(text) if key in self._said else self._named(text))
+            f"{_conditions(who)}: " + (_short(text) if key in self._said else text)
             for who, text, key in joined((r.condition, r.event) for r in reports if r.event)
         )
         self._said = advised
@@ -98,7 +122,7 @@ class Learning:
         lasting, self._suspected = now & self._suspected, now
         new = lasting - self._advised
         self._advised |= lasting
-        return self._named("; ".join(diagnosis([r for r in ill if r.cause in new])))
+        return "; ".join(diagnosis([r for r in ill if r.cause in new]))
 
     def count(self, reports: Sequence[ConditionReport], solved: bool = False) -> None:
         """Take in an iteration, or the update of one condition; solved: whether all succeed."""
@@ -122,13 +146,8 @@ class Learning:
     def error(self) -> NotLearningError:
         """What ends the run, with how to go on."""
         reports = [r for _, r in self._failed.values()]
-        lines, n = [self._named(line) for line in diagnosis(reports)], self._least
-        named = (
-            self._named(o.replace("-", "_")).replace("_", "-")
-            for r in reports
-            for o in (r.options or "").split()
-        )
-        options = dict.fromkeys(o for o in named if " " not in o)
+        lines, n = diagnosis(reports), self._least
+        options = dict.fromkeys(o for r in reports for o in (r.options or "").split())
         live = [o for o in options if o.startswith(self._live)]
         others = [o for o in options if o not in live]
         how = ""
@@ -191,4 +210,43 @@ def _short(text: str) -> str:
     return f"{head}, as before"
 
 
-__all__ = ["Learning", "diagnosis", "joined", "own_options"]
+def unrewarded(cost: Cost, rollouts: Sequence[Rollouts]) -> str:
+    """That the rewards of an environment say nothing of where to go, in words; empty where they do,
+    or there are none.
+
+    None is above 0, and they are a quadratic function of the actions.
+    """
+    entries = reward_entries(cost)
+    if not entries or not rollouts or rollouts[0].T < 3:
+        return ""
+    y = np.concatenate([r.entry(entries[0])[:, 1:].ravel() for r in rollouts])
+    u = np.concatenate([r.U[:, :-1].reshape(-1, r.nu) for r in rollouts])
+    i, j = np.triu_indices(u.shape[1])
+    Z = np.concatenate([np.ones((len(u), 1)), u, u[:, i] * u[:, j]], axis=1)
+    left = y - Z @ np.linalg.lstsq(Z, y)[0]
+    largest = np.abs(y).max()
+    if y.max() > 0 or len(y) <= 2 * Z.shape[1] or left.std() > _EXPLAINED * largest:
+        return ""
+    what = "is that of the actions alone" if y.std() > _SAME * largest else "never changes"
+    return (
+        f"the reward {what} in these rollouts, so that nothing says where to go: they must come "
+        "to what is rewarded, by more exploration (initial.variance), a longer agent.T or starts "
+        "that are nearer; or write a cost of the states (StateCost)"
+    )
+
+
+def reward_entries(cost: Cost) -> list[str]:
+    """State entries that hold a reward."""
+    terms = [t.cost for t in cost.terms] if isinstance(cost, HasTerms) else [cost]
+    return [t.entry for t in terms if isinstance(t, FittedRewardCost)]
+
+
+__all__ = [
+    "Learning",
+    "diagnosis",
+    "in_own_terms",
+    "joined",
+    "own_terms",
+    "reward_entries",
+    "unrewarded",
+]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from gps.pipeline.experiment import Experiment
 
 _counter = itertools.count(1)
+_LINE = 300
+"""Characters of a text up to which it is an option."""
 _LONGEST = 8
 """Items of a tuple of configurations that get options of their own; longer tuples get none."""
 
@@ -436,8 +438,9 @@ def _options(value: Any) -> list[_Option]:
             found.append(_Option(f.name, type(now), now, text))
         elif (items := _items(now)) is not None:
             found.append(_Option(f.name, _Items, items, text))
-        elif _is_plain(hint):
-            found.append(_Option(f.name, _narrow_first(hint), now, text, declared[f.name]))
+        elif (plain := _plain_part(hint, now)) is not None:
+            known = declared[f.name] if _is_plain(hint) else plain
+            found.append(_Option(f.name, _narrow_first(plain), now, text, known))
     return found
 
 
@@ -463,6 +466,19 @@ def _is_plain(hint: Any) -> bool:
     if origin in (Union, types.UnionType, tuple, list):
         return bool(args) and all(a is Ellipsis or _is_plain(a) for a in args)
     return False
+
+
+def _plain_part(hint: Any, now: Any) -> Any:
+    """What of a type can be given as text, None for nothing: of `str | Callable` that is str, as
+    long as the present value is one that fits into a line."""
+    if _is_plain(hint):
+        return hint
+    if get_origin(hint) not in (Union, types.UnionType):
+        return None
+    kinds = [kind for kind in get_args(hint) if _is_plain(kind)]
+    short = type(now) in kinds and not (isinstance(now, str) and len(now) > _LINE)
+    some = any(kind not in (type(None), None) for kind in kinds)
+    return reduce(operator.or_, kinds) if short and some else None
 
 
 def _narrow_first(hint: Any) -> Any:

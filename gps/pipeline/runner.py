@@ -25,7 +25,7 @@ from gps.pipeline import keeping, progress, sampling, sending
 from gps.pipeline.changes import Change, Changes, change_of
 from gps.pipeline.experiment import Experiment, initial_state
 from gps.pipeline.files import AnyPath
-from gps.pipeline.learning import Learning, own_options
+from gps.pipeline.learning import Learning, in_own_terms, own_terms, unrewarded
 from gps.pipeline.steering import NOT_LEARNING, Steering
 from gps.pipeline.steering_socket import serving
 from gps.pipeline.store import RunFolder, Snapshot
@@ -123,13 +123,15 @@ def run(
         )  # a change that cannot work is refused before the first rollout
     with one_thread():
         agent = experiment.validate()
-        state = initial_state(experiment, agent)
+        begins: list[str] = []
+        state = initial_state(experiment, agent, begins.append)
         folder = None
         if out is not None:
             where = "serial" if executor is None else type(executor).__name__.lower()
             folder = RunFolder.create(out, experiment, source, extra={"executor": where})
             if changes.at:
                 folder.write_changes(changes)
+        say(folder, *begins)
     run = _Run(experiment, agent, changes, None, until_converged)
     yield from _checked_loop(run, state, folder, executor, ahead, steering)
 
@@ -193,9 +195,15 @@ def resume(
 
 def warn(folder: RunFolder, experiment: Experiment) -> None:
     """Say in the log, and in that of the run, what is different now from when it was made."""
-    for text in folder.notices(experiment):
-        log.warning("%s", text)
-        folder.note(text, logging.WARNING)
+    say(folder, *folder.notices(experiment), level=logging.WARNING)
+
+
+def say(folder: RunFolder | None, *texts: str, level: int = logging.INFO) -> None:
+    """Write to the log, and to that of the run."""
+    for text in texts:
+        log.log(level, "%s", text)
+        if folder is not None:
+            folder.note(text, level)
 
 
 @dataclass
@@ -317,7 +325,7 @@ def _loop(
     )
     repeated = False
     path = None if folder is None else folder.path
-    learning = Learning(None, len(M), path, named=own_options(experiment))
+    learning, named = Learning(None, len(M), path), own_terms(experiment, agent)
     while True:
         command = steering.take(experiment, state.iteration)
         if command is not None and command.kind == "stop":
@@ -364,6 +372,10 @@ def _loop(
             except Exception as error:
                 error.add_note(f"in iteration {it + 1}")
                 raise
+            reports = tuple(in_own_terms(r, named) for r in report.conditions)
+            report = replace(report, conditions=reports)
+            each = zip(done.conditions, reports, strict=True)
+            done = replace(done, conditions=tuple(replace(c, report=r) for c, r in each))
             stage_seconds = ex.seconds()
             row = metrics_row(report, local, policy, done)
             sampled = run.changes.rollouts(run.base, done.iteration)
@@ -410,6 +422,8 @@ def _loop(
             for event in events:
                 folder.note(f"iteration {done.iteration}, {event}", logging.WARNING)
         advice = learning.advice(report.conditions, solved=succeeds(row))
+        if done.iteration == 1:
+            advice = "; ".join(filter(None, (advice, unrewarded(experiment.cost, rollouts))))
         news = "; ".join(filter(None, (progress.news(rows), advice)))
         if folder is not None and news:
             folder.note(news, logging.WARNING if advice else logging.INFO)

@@ -21,6 +21,7 @@ from gps.protocols import (
     Agent,
     Policy,
     acting,
+    action_names_of,
     control_range_of,
     image_shape_of,
     records_images,
@@ -108,8 +109,9 @@ def checked_rollouts(
         if len(wrong):
             n, t, j = wrong[0]
             raise ConfigError(
-                f"{who} gave {r.U[n, t, j]:g} for action {j} at t={t}; U must hold the actions as "
-                f"applied, within the agent's control range, {low[j]:g} to {high[j]:g}"
+                f"{who} gave {r.U[n, t, j]:g} for {action_names_of(agent)[j]} at t={t}; U must "
+                f"hold the actions as applied, within the agent's control range, {low[j]:g} to "
+                f"{high[j]:g}"
             )
     return r
 

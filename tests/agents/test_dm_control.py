@@ -125,6 +125,8 @@ def test_a_rollout_is_what_dm_control_does_to_the_bit(domain, task):
     config = replace(config, state=(*config.build().layout.names, "reward"))
     agent, rng = config.build(), np.random.default_rng(0)
     low, high = agent.control_range
+    model = agent.model_of(0)
+    assert agent.action_names == tuple(model.actuator(i).name for i in range(model.nu))
     U = rng.uniform(low, high, (3, agent.T, agent.nu))
     for test, starts in ((False, config.conditions), (True, config.test_conditions)):
         r = agent.rollout(Fixed(U), 1, np.zeros_like(U), test=test)

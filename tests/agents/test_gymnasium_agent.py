@@ -244,6 +244,11 @@ def test_an_unstable_simulation_is_a_failure_and_leaves_nothing_behind():
         tight.rollout(NoisyDamping(), 0, noise)
 
 
+def test_actions_have_the_names_of_their_actuators():
+    assert GymnasiumConfig(env="InvertedPendulum-v5", T=5).build().action_names == ("slide",)
+    assert AGENTS["pendulum"].build().action_names == ("action 0",)  # without a model
+
+
 def test_actions_are_recorded_as_applied():
     agent = AGENTS["pendulum"].build()
     r = agent.rollout(NoisyDamping(1e3), 0, draw(agent)[0])

@@ -1,12 +1,15 @@
 """The linearisation about a start, and the controllers that are made of it."""
 
+import os
 from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
+from mujoco.batch import Batch
 
 from gps.agents import Condition, MocapAction, MujocoConfig, PointMassConfig, cartpole
+from gps.agents import mujoco as mujoco_agent
 from gps.agents._linearise import Statics, smooth
 from gps.agents._model import warn_once
 from gps.control import HoldConfig, OpenLoopConfig, models, open_loop
@@ -444,3 +447,50 @@ def test_the_noise_is_tried_in_rollouts_of_the_agent_from_its_undisturbed_start(
 
     lowered, _ = initial_controller(HoldConfig(), Wilder(), 0)
     assert (lowered.chol[:, 0, 0] < 0.6 * plain.chol[:, 0, 0]).all()
+
+
+def test_a_joint_that_damping_all_but_locks_is_linearised():
+    """As the base of gymnasium-robotics' Fetch is: no such velocity as others have can be tried."""
+    locked = """<mujoco><worldbody><body><joint name="base" type="slide" axis="1 0 0"
+damping="1e15"/><geom size=".01" mass=".01"/><body><joint name="arm" axis="0 1 0" damping=".1"/>
+<geom type="capsule" size=".02" fromto="0 0 0 .3 0 0" mass=".1"/></body></body></worldbody>
+<actuator><motor joint="arm" ctrlrange="-2 2"/></actuator></mujoco>"""
+    agent = MujocoConfig(model=locked, T=40).build()
+    lin = agent.linearise(0)
+    assert np.isfinite(lin.F).all()
+    np.testing.assert_allclose(lin.F[2], 0.0, atol=1e-6)  # its velocity is gone after one step
+    free = MujocoConfig(model=locked.replace("1e15", "1e4"), T=40).build().linearise(0)
+    np.testing.assert_allclose(lin.F[[1, 3]][:, [1, 3, 4]], free.F[[1, 3]][:, [1, 3, 4]], rtol=1e-3)
+
+
+def test_a_start_outside_of_a_joints_range_is_said_once(caplog):
+    """As metaworld's arms have one, and are thrown by a radian."""
+    warn_once.cache_clear()
+    text = LINKS.format(integrator="Euler", before="", damping=1, actuators=ARMS["motors"])
+    starts = (Condition(), Condition(qpos=(2.5, 0.1)), Condition(qpos=(2.6, 0.2)))
+    agent = MujocoConfig(model=text, T=10, conditions=starts).build()
+    agent.linearise(0)
+    assert "outside" not in caplog.text
+    for m in (1, 2):
+        assert agent.linearise(m).x[0] == 2.0
+    assert caplog.text.count("a starts at 2.5, outside of its range -2 to 2") == 1
+    assert caplog.text.count("outside of its range") == 1
+
+
+def test_large_models_are_linearised_by_all_cores_to_the_same_bits(monkeypatch):
+    text = LINKS.format(integrator="Euler", before=BOX, damping=1, actuators=ARMS["motors"])
+    found, asked = [], []
+    for threshold, threads in ((np.inf, 1), (0.0, len(os.sched_getaffinity(0)))):
+        monkeypatch.setattr(mujoco_agent, "_WORTH_THREADS", threshold)
+        agent = MujocoConfig(model=text, T=10).build()
+
+        def counted(model, N, threads, **options):
+            asked.append(threads)
+            return Batch(model, N, threads, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(mujoco_agent, "Batch", counted)
+            found.append(agent.linearise(0))
+        assert asked.pop() == threads
+    for name in ("x", "u", "F", "f", "x_scale", "u_scale", "u_range"):
+        np.testing.assert_array_equal(*(getattr(lin, name) for lin in found))

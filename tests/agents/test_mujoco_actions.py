@@ -372,6 +372,75 @@ def test_a_model_without_actuators_is_moved_by_its_welded_mocap_bodies():
         ).build()
 
 
+HANGING = """<mujoco><option timestep=".002" gravity="0 0 0"/><worldbody>
+<body name="lead" mocap="true" pos=".8 0 0"/><body name="goal" mocap="true" pos="0 0 1"/>
+<body><joint name="a" axis="0 1 0" damping="1"/><geom size=".03" fromto="0 0 0 .4 0 0"
+type="capsule"/><body pos=".4 0 0"><joint name="b" axis="0 1 0" damping="1"/><geom size=".03"
+fromto="0 0 0 .4 0 0" type="capsule"/><body name="hand" pos=".4 0 0"><joint name="c" axis="0 1 0"
+damping="1"/><geom size=".05"/></body></body></body></worldbody>
+<equality><weld body1="lead" body2="hand"/></equality>
+<keyframe><key name="bent" qpos=".5 -1 .2"/><key name="pulled" qpos=".5 -1 .2" mpos=".8 0 .1 0 0 1"
+mquat="1 0 0 0 1 0 0 0"/></keyframe></mujoco>"""
+
+
+@pytest.mark.parametrize("origin", ["welded", "mocap"])
+def test_what_a_mocap_body_leads_stays_where_it_starts(origin):
+    """Its weld is at rest at a start that is not the model's own pose, turned or disturbed too."""
+    lead = MocapAction(body="lead", origin=origin)  # which does not turn it
+    here = (
+        Condition(qpos=(0.5, -1.0, 0.2)),
+        Condition(qpos_offset=(0.2, 0.4, 0.8)),
+        Condition(keyframe="bent"),
+        Condition(keyframe="pulled", qpos=(0.3, 0.3, 0.3)),
+    )
+    lead_there, goal_there = ((name, (0.7, 0.0, 0.0)) for name in ("lead", "goal"))
+    there = (
+        Condition(keyframe="pulled"),
+        Condition(qpos=(0.5, -1.0, 0.2), mocap=(lead_there,)),
+        Condition(qpos=(0.5, -1.0, 0.2), body_offsets=(("lead", (0.1, 0.0, 0.0)),)),
+    )
+    config = MujocoConfig(model=HANGING, T=10, mocap_actions=(lead,), conditions=(*here, *there))
+    agent = config.build()
+    for m in range(len(here)):
+        q = roll(agent, condition=m).entry("joint_pos")[0]
+        np.testing.assert_allclose(q, np.broadcast_to(q[0], q.shape), atol=1e-6)
+        data = mujoco.MjData(agent.model_of(m))  # as it is drawn
+        data.qpos[:] = q[0]
+        mujoco.mj_forward(agent.model_of(m), data)
+        assert np.abs(data.efc_pos[: data.ne]).max() < 1e-9
+    for m in range(len(here), len(here) + len(there)):  # told where it begins
+        q = roll(agent, condition=m).entry("joint_pos")[0]
+        assert np.abs(q - q[0]).max() > 0.05
+    both = replace(config, start_qpos_std=0.3, conditions=(Condition(mocap=(goal_there,)),)).build()
+    numbers = stream(0, "start").normal(size=(3, both.n_start))
+    noise = np.zeros((3, both.T, both.nu))
+    r = both.rollout(idle(both), 0, noise, numbers)
+    q = r.entry("joint_pos")
+    np.testing.assert_allclose(q, np.broadcast_to(q[:, :1], q.shape), atol=1e-6)
+    assert np.ptp(q[:, 0], axis=0).min() > 0.1
+    both.linearise(0)  # which starts its differences there
+
+
+def test_conditions_that_differ_in_mocap_bodies_share_their_model():
+    """Of tens of MB; but not where what the model says follows from where they stand."""
+    places = [Condition(mocap=(("goal", (0.1 * m, 0.0, 3.0)),)) for m in range(3)]
+    config = MujocoConfig(model=ARM, T=3, conditions=(Condition(), *places))
+    agent = config.build()
+    assert len({id(s.model) for s in agent._conditions[False]}) == 1
+    for m, place in enumerate(places, start=1):
+        np.testing.assert_array_equal(agent.model_of(m).body("goal").pos, place.mocap[0][1])
+    pulled = ARM.replace("</body>\n<body name", '<site name="here"/></body>\n<body name')
+    pulled = pulled.replace('pos="1 0 0"/>', 'pos="1 0 0"><site name="there"/></body>')
+    assert pulled.count("<site") == 2
+    pulled = pulled.replace(
+        "<actuator>",
+        '<tendon><spatial name="cord" limited="true" range="0 .5"><site site="here"/>'
+        '<site site="there"/></spatial></tendon><actuator>',
+    )
+    agent = replace(config, model=pulled, conditions=(Condition(), *places)).build()
+    assert len({id(s.model) for s in agent._conditions[False]}) == 4
+
+
 def test_mocap_bodies_are_drawn_where_actions_put_them():
     moves = (MocapAction(body="lead", rotation="z"), MocapAction(body="peg"))
     agent = MujocoConfig(model=LED.format("lead", "hand"), T=6, dt=0.1, mocap_actions=moves).build()
@@ -640,6 +709,7 @@ def test_a_urdf_gets_motors_within_its_effort_limits(kind, tmp_path, caplog):
     assert agent.action_names == ("lift", "slide")  # not the fixed one, nor the one that follows
     np.testing.assert_array_equal(agent.control_range[1], [5.0, np.inf])
     assert "lift (-5 to 5 N m), slide (no effort limit)" in caplog.text
+    assert ("the URDF text has no actuators" in caplog.text) == (kind == "text")
     assert np.abs(random_roll(agent).entry("joint_vel")).max() > 0
 
 

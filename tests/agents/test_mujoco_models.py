@@ -176,7 +176,7 @@ def test_a_function_that_travelled_is_the_one_that_was_seen_before():
     ("model", "match"),
     [
         (lambda: spec(), "defined at the top level"),
-        (3, "a name, a path to a file that MuJoCo reads, MJCF text or a function"),
+        (3, "a name, a path to a file that MuJoCo reads, MJCF or URDF text or a function"),
         (no_spec, r"no_spec\(\) must give a mujoco.MjSpec, got str"),
         ("<mujoco><worldbod/></mujoco>", "the MJCF text: MuJoCo cannot load this model"),
         (None, "MujocoConfig.model must be"),

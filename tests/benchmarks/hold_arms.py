@@ -1,12 +1,12 @@
 """`HoldConfig()` on every fixed-base arm of other packages: how far it strays in 4 s.
 
-    python tests/benchmarks/hold_arms.py FOLDER [--only TEXT] [--samples N] [--dt SECONDS]
+    pip install --no-deps --target .breadth -r tests/breadth.txt
+    python tests/benchmarks/hold_arms.py [FOLDER] [--only TEXT] [--samples N] [--dt SECONDS]
 
-FOLDER holds the unpacked wheels (`pip download --no-deps`) of dm_control, gymnasium-robotics,
-metaworld, myosuite, robosuite; nothing of them is copied here. All MJCF files below it are loaded
-that MuJoCo can load. An arm has DRIVEN directions of motion or more that actuators move, none of
-them behind a joint that no actuator moves. The start is robosuite's own pose of its robots, the
-first keyframe, or the model's reference pose moved into the joints' ranges.
+All MJCF files below the folder are loaded that MuJoCo can load; nothing of them is copied here.
+tests/test_breadth.py holds some of them. An arm has DRIVEN directions of motion or more that
+actuators move, none of them behind a joint that no actuator moves. The start is robosuite's own
+pose of its robots, the first keyframe, or the model's reference pose moved into the joints' ranges.
 
 A line for each arm: the largest |joint - start| of the driven directions over 4 s without noise
 (bound 0.05 rad or m) and over N samples with the initial controller's noise (bound 0.5), the spread
@@ -21,17 +21,19 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from gps.agents import MujocoConfig
+from gps.agents import MujocoAgent, MujocoConfig
 from gps.control import HoldConfig
 from gps.errors import GPSError
 from gps.pipeline.experiment import initial_controller
 
-DRIVEN = 3
+FOLDER = Path(__file__).parents[2] / ".breadth"
+DRIVEN, DT = 3, 0.04
 SECONDS, NOISE_FREE, NOISY = 4.0, 0.05, 0.5
 
 
@@ -87,53 +89,82 @@ def own_pose(path: Path, nq: int) -> np.ndarray | None:
     return None
 
 
-def measure(path: Path, model: mujoco.MjModel, samples: int, dt: float) -> str:
-    """The line of an arm."""
+@dataclass(frozen=True)
+class Held:
+    """How far an arm strays, in rad or m, and why."""
+
+    still: float
+    """Without noise."""
+    noisy: float
+    """With the initial controller's noise."""
+    std: np.ndarray
+    """Of each driven direction under it."""
+    clipped: float
+    """The largest share of clipped actions."""
+    seconds: float
+    """That the controller took to make."""
+    moving: bool
+    """Whether its controls leave an acceleration at the start."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it stays within the bounds."""
+        return self.still <= NOISE_FREE and self.noisy <= NOISY
+
+    def __str__(self) -> str:
+        why = "no control within limits holds it" if self.moving else "strays"
+        return (
+            f"{self.still:9.4f} {self.noisy:9.3f} {np.median(self.std):9.3f} {self.std.max():9.3f} "
+            f"{self.clipped:8.0%} {self.seconds:8.2f}  {'holds' if self.holds else why}"
+        )
+
+
+def agent_of(path: Path, model: mujoco.MjModel, dt: float = DT) -> MujocoAgent:
+    """The arm as an agent that begins at its own pose."""
     substeps = max(1, round(dt / model.opt.timestep))
     dt = substeps * model.opt.timestep
     pose = own_pose(path, model.nq) if "robosuite" in path.parts else None
-    qpos = start(model) if pose is None else pose
-    state = ("joint_pos", "joint_vel", *(("activation",) if model.na else ()))
-    config = MujocoConfig(
+    return MujocoConfig(
         model=str(path),
         T=round(SECONDS / dt),
         dt=dt,
         substeps=substeps,
-        qpos=tuple(qpos),
-        state=state,
-    )
-    agent = config.build()
+        qpos=tuple(start(model) if pose is None else pose),
+        state=("joint_pos", "joint_vel", *(("activation",) if model.na else ())),
+    ).build()
+
+
+def measure(agent: MujocoAgent, samples: int, which: np.ndarray) -> Held:
+    """How `HoldConfig()` holds an agent's start; which: values of the state that are to stay."""
     begin = time.perf_counter()
     controller, _ = initial_controller(HoldConfig(model=True), agent, 0)
     begin = time.perf_counter() - begin
-    which = np.flatnonzero(driven(model))
     rest = agent.start_state(0)[which]
     noise = np.random.default_rng(0).normal(size=(samples, agent.T, agent.nu))
     still = agent.rollout(controller, 0, np.zeros((1, agent.T, agent.nu)))
     noisy = agent.rollout(controller, 0, noise)
-    off = np.abs(still.X[:, :, which] - rest).max()
-    far = np.abs(noisy.X[:, :, which] - rest).max()
-    std = noisy.X[:, agent.T // 2 :, which].std(axis=(0, 1))
     low, high = agent.control_range
-    clipped = (np.minimum(noisy.U - low, high - noisy.U) <= 0).mean(axis=(0, 1)).max()
-    lin = agent.linearise(0)
+    lin, nv = agent.linearise(0), agent.model.nv
     after = lin.F @ np.concatenate((lin.x, lin.u)) + lin.f
-    moving = np.abs(after[model.nv : 2 * model.nv][which]).max() > 1e-3
-    held = off <= NOISE_FREE and far <= NOISY
-    return (
-        f"{off:9.4f} {far:9.3f} {np.median(std):9.3f} {std.max():9.3f} {clipped:8.0%} {begin:8.2f}"
-        f"  "
-        f"{'holds' if held else 'no control within limits holds it' if moving else 'strays'}"
+    return Held(
+        still=np.abs(still.X[:, :, which] - rest).max(),
+        noisy=np.abs(noisy.X[:, :, which] - rest).max(),
+        std=noisy.X[:, agent.T // 2 :, which].std(axis=(0, 1)),
+        clipped=(np.minimum(noisy.U - low, high - noisy.U) <= 0).mean(axis=(0, 1)).max(),
+        seconds=begin,
+        moving=bool((np.abs(after[nv : 2 * nv][which[which < nv]]) > 1e-3).any()),
     )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="where the packages are unpacked")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=FOLDER, help="where the packages were installed"
+    )
     parser.add_argument("--only", default="", help="text that the path contains")
     parser.add_argument("--samples", type=int, default=10)
-    parser.add_argument("--dt", type=float, default=0.04, help="control step in seconds, about")
+    parser.add_argument("--dt", type=float, default=DT, help="control step in seconds, about")
     args = parser.parse_args()
     print(
         f"{'arm':58} {'still':>9} {'noisy':>9} {'std med.':>9} {'largest':>9} {'clipped':>8}"
@@ -151,7 +182,8 @@ def main() -> None:
             continue
         name = str(path.relative_to(args.folder)).replace("assets/", "")[-58:]
         try:
-            line = measure(path, model, args.samples, args.dt)
+            which = np.flatnonzero(driven(model))
+            line = str(measure(agent_of(path, model, args.dt), args.samples, which))
         except GPSError as error:
             line = f"{type(error).__name__}: {str(error)[:150]}"
         held, total = held + line.endswith("holds"), total + 1

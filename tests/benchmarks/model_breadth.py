@@ -1,10 +1,11 @@
 """How many MuJoCo models that no one here wrote an agent is made of, with its defaults.
 
-    python tests/benchmarks/model_breadth.py                    # of the installed packages
-    python tests/benchmarks/model_breadth.py --folder ../models # of the packages in this folder
+    pip install --no-deps --target .breadth -r tests/breadth.txt
+    python tests/benchmarks/model_breadth.py
     python tests/benchmarks/model_breadth.py robot.xml other.xml --initial hold
 
-For every MJCF file of dm_control, gymnasium, gymnasium-robotics, robosuite, metaworld and
+The packages are looked for in --folder, then among the installed ones. tests/test_breadth.py runs
+this. For every MJCF file of dm_control, gymnasium, gymnasium-robotics, robosuite, metaworld and
 myosuite (myo_sim has its models):
 does plain MuJoCo compile it and step it, 3 samples of 50 control steps from its reference pose with
 random controls, without a warning? Then `MujocoConfig(model=file)` has to do the same, through the
@@ -12,9 +13,10 @@ same positions, and an iteration of trajectory optimisation has to end. Files th
 compile (parts that others include), and those with neither actuators nor a mocap body that is
 welded to another body, do not count.
 
-The table has a line for each file that counts, or with --refused only for those that fail, with the
-one line that says why; the last line is the count. Exit code 1 where one fails that plain MuJoCo
-can step. A file that takes longer than --timeout seconds, or ends its process, fails.
+The table has a line for each file that counts, or with --refused only for those that fail, with
+seconds of one core and the one line that says why; the last line is the count. Exit code 1 where
+one fails that plain MuJoCo can step. A file that takes longer than --timeout seconds, or ends its
+process, fails.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -52,6 +55,7 @@ PACKAGES = (
     "myosuite",
     "robosuite",
 )
+FOLDER = Path(__file__).parents[2] / ".breadth"
 N, T, SAMPLES = 3, 50, 5
 
 
@@ -61,6 +65,7 @@ class Verdict:
 
     kind: str  # skipped, plain, built, stepped, iterated
     reason: str = ""
+    seconds: float = 0.0  # of the process
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,12 @@ def serve(pipe: Connection, initial: str) -> None:
     """Verdicts of the paths that come, in a process that a model may end."""
     warnings.simplefilter("ignore")
     while (path := pipe.recv()) is not None:
+        begin = time.process_time()
         try:
-            pipe.send(verdict(path, initial))
+            found = verdict(path, initial)
         except Exception as error:
-            pipe.send(Verdict("bug", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            found = Verdict("bug", f"{type(error).__name__}: {' '.join(str(error).split())}")
+        pipe.send(replace(found, seconds=time.process_time() - begin))
 
 
 def verdicts(paths: list[Path], initial: str, timeout: float):
@@ -195,16 +202,15 @@ def verdicts(paths: list[Path], initial: str, timeout: float):
         yield path, found
 
 
-def files(folder: Path | None) -> list[Path]:
+def files(folder: Path, packages: Sequence[str] = PACKAGES) -> list[Path]:
     """All MJCF files of the packages."""
     found = []
-    for name in PACKAGES:
-        if folder is not None:
-            home = folder / name
-        else:
+    for name in packages:
+        home = folder / name
+        if not home.is_dir():
             spec = importlib.util.find_spec(name)
             if spec is None or spec.origin is None:
-                print(f"{name} is not installed", file=sys.stderr)
+                print(f"{name} is neither in {folder} nor installed", file=sys.stderr)
                 continue
             home = Path(spec.origin).parent
         found += sorted(p for p in home.rglob("*") if p.suffix.lower() in (".xml", ".mjb"))
@@ -215,23 +221,24 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="models, in place of the packages'")
-    parser.add_argument("--folder", type=Path, help="where the packages lie unpacked")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where they were installed")
+    parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=PACKAGES)
     parser.add_argument("--initial", choices=("open", "hold"), default="open")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for a file")
     parser.add_argument("--refused", action="store_true", help="only what fails")
     parser.add_argument("--skipped", action="store_true", help="also what does not count, and why")
     args = parser.parse_args()
     good = tried = 0
-    begin = time.monotonic()
-    paths = args.files or files(args.folder)
+    seconds, begin = 0.0, time.monotonic()
+    paths = args.files or files(args.folder, args.packages)
     for path, found in verdicts(paths, args.initial, args.timeout):
         counts, fine = found.kind != "skipped", found.kind == "iterated"
-        tried, good = tried + counts, good + fine
+        tried, good, seconds = tried + counts, good + fine, seconds + found.seconds
         if (counts and not (fine and args.refused)) or args.skipped:
-            print(f"{found.kind:9} {path} {found.reason[:300]}", flush=True)
+            print(f"{found.kind:9} {found.seconds:6.1f} s {path} {found.reason[:300]}", flush=True)
     print(
         f"{good} of {tried} models that MuJoCo compiles and steps; {len(paths)} files, "
-        f"{time.monotonic() - begin:.0f} s"
+        f"{time.monotonic() - begin:.0f} s, {seconds:.0f} s of one core"
     )
     return int(good < tried)
 

@@ -241,6 +241,12 @@ def test_less_noise_does_not_help_what_falls_without_it_or_is_asked_for():
 
 def test_deviations_that_noise_does_not_cause_lower_it_no_further_than_needed():
     lin = linearisation()
-    twice = model_of(lin, lambda off: 1.2 * off)
-    share = hold_linearised(lin, T, None, twice).chol / hold_linearised(lin, T).chol.clip(1e-300)
+    twice, asked = model_of(lin, lambda off: 1.2 * off), []
+
+    def counted(controller, noise):
+        asked.append(len(noise))
+        return twice(controller, noise)
+
+    share = hold_linearised(lin, T, None, counted).chol / hold_linearised(lin, T).chol.clip(1e-300)
     assert share[0, 0, 0] == 1.0
+    assert len(asked) == 4  # without noise, with it, and twice with less: a rollout has its price

@@ -8,7 +8,7 @@ from gps.agents import MujocoConfig
 from gps.control import ILQRConfig, ilqr, models
 from gps.control.models import MujocoModel
 from gps.costs import ActionCost, EndpointCost, StateCost, SumCost, WeightedCost, model_cost
-from gps.errors import ConfigError
+from gps.errors import ConfigError, ShapeError
 
 JOINTS = {
     "hinge": '<joint name="j" axis="0 1 0.2" damping="0.1"/>',
@@ -90,8 +90,29 @@ def test_rotation_vectors_and_quaternions_are_each_others_inverse():
     nv = known.model.nv
     qpos = known.qpos(X)
     np.testing.assert_allclose(known.state(qpos, X[:, nv:]), X, atol=1e-12)
+    # one of them, as in a simulator's data, or more axes
+    np.testing.assert_array_equal(known.qpos(X[7]), qpos[7])
+    np.testing.assert_array_equal(known.state(qpos[7], X[7, nv:]), known.state(qpos, X[:, nv:])[7])
+    folded = known.state(qpos.reshape(5, 10, -1), X[:, nv:].reshape(5, 10, -1))
+    np.testing.assert_array_equal(folded, known.state(qpos, X[:, nv:]).reshape(5, 10, -1))
+    np.testing.assert_array_equal(
+        known.qpos(folded), known.qpos(folded.reshape(50, -1)).reshape(5, 10, -1)
+    )
     qpos[:, 3:7] *= -1.0  # the same rotation
     np.testing.assert_allclose(known.state(qpos, X[:, nv:]), X, atol=1e-12)
+    with pytest.raises(
+        ShapeError, match=rf"qpos must have shape \(50, {nv + 1}\), got \(50, {nv}\)"
+    ):
+        known.state(qpos[:, 1:], X[:, nv:])
+    with pytest.raises(ShapeError, match=r"qvel must have shape"):
+        known.state(qpos[0], X[0])
+    with pytest.raises(
+        ShapeError, match=rf"states must have shape \(\.\.\., {known.nx}\), got \(3,\)"
+    ):
+        known.qpos(X[0, :3])
+    moving = MujocoModel(made("hinge", "Euler", "activations"))
+    x = moving.state([0.1, 0.2], [0.3, 0.4])  # without activations
+    np.testing.assert_array_equal(x, [0.1, 0.2, 0.3, 0.4, *np.zeros(moving.model.na)])
 
 
 def test_what_cannot_be_planned_with_says_so():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gps.agents import PointMassConfig
 from gps.algorithms.state import ConditionReport
 from gps.control import kl, lqr
 from gps.control.dual import DualConfig, minimise, minimise_per_step
@@ -68,7 +69,7 @@ def fake_run(
     rows=(), reports=None, seed=0, kind="a", name="task", label=None, updates=(), measure=None
 ):
     return SimpleNamespace(
-        experiment=SimpleNamespace(measure=measure),
+        experiment=SimpleNamespace(measure=measure, agent=PointMassConfig()),
         rows=rows,
         seed=seed,
         kind=kind,
@@ -310,12 +311,30 @@ def test_trajectory(run):
 def test_long_entries_are_spread_over_several_plots():
     context = PlotContext(SimpleNamespace(agent=SimpleNamespace(dt=0.1)), 1, 0)
     values, one = np.zeros((2, 3, 6)), np.ones((3, 6))
-    found = list(entry_plots(context, "q", "q", "policy", one, values))
+    labels = [f"q {i}" for i in range(6)]
+    found = list(entry_plots(context, ("q", "position"), labels, "policy", one, values))
+    assert {p.y_label for p in found} == {"position"}
     assert [p.name for p in found] == ["q_0-3", "q_4-5"]
     ends = "policy; mean and range of 2 samples"
     assert [p.title for p in found] == [f"q 0 to 3: {ends}", f"q 4 to 5: {ends}"]
     assert [float(one.y[0]) for one in found[1].lines] == [1, 0, 1, 0]
     assert [one.label for one in found[1].lines][::2] == ["q 4", "q 5"]
+
+
+def test_actions_have_the_names_that_the_agent_gives_them(run, monkeypatch):
+    agent = SimpleNamespace(action_names=("shoulder", "elbow"), dt=0.1)
+    monkeypatch.setattr(RunReader, "agent", agent)
+    r = run.rollouts(2, 1)
+    close(line(named(topic("trajectory", run, 2, 1, 3), "actions"), "elbow").y, r.U[3, :, 1])
+    found = topic("controller", run, 2, 1)
+    assert named(found, "gains").rows[0].startswith("shoulder <- position 0")
+    assert named(found, "correlation").rows == ("shoulder, elbow",)
+    found = topic("policy", run, 2, 1)
+    assert named(found, "action_1").y_label == "elbow"
+    # an agent that has changed since
+    monkeypatch.setattr(RunReader, "agent", SimpleNamespace(action_names=("grip",), dt=0.1))
+    found = topic("controller", run, 2, 1)
+    assert named(found, "correlation").rows == ("action 0, action 1",)
 
 
 def test_sampled_and_expected_costs(run):

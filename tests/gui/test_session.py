@@ -322,7 +322,8 @@ def test_a_running_run_is_monitored_and_steered(tmp_path):
     assert session.selection.iteration == 3
     lines = [line.split(" ", 2)[2] for line in session.monitor.log()]
     assert "command: change: samples 4" in lines
-    assert lines[0].startswith("process ")
+    assert lines[0].startswith("initial controller: HoldConfig: ")
+    assert lines[1].startswith("process ")
     stored = [
         line for line in lines if re.fullmatch(r"iteration \d is stored, after \d+\.\d s", line)
     ]

@@ -17,6 +17,7 @@ from gps.errors import ConfigError, SampleFailure, SimulationError, StoreError
 from gps.execution import stage, stage_of
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
+from gps.pipeline.changes import Change, Changes
 from gps.pipeline.steering import Command, Steering
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
@@ -315,6 +316,40 @@ def test_resume(experiment, tmp_path):
     assert len(lines(out)) == counts(first)[0] * 3 == 6
     assert RunFolder.open(out).iterations() == [0, 1, 2]
     assert list(resume_asynchronous(out, rollouts=24)) == []
+
+
+def test_a_resumed_run_takes_other_options_and_records_them(experiment, tmp_path):
+    out = tmp_path / "run"
+    drain(experiment, None, out, rollouts=24)
+    changes = {"algorithm.step.kl_max": 0.125, "seed": 7}
+    assert list(resume_asynchronous(out, rollouts=24, changes=changes)) == []
+    assert RunFolder.open(out).changes() == Changes()  # there was nothing to do
+    (more,) = resume_asynchronous(out, rollouts=36, changes=changes)
+    at_three = Changes(((3, Change({"algorithm.step.kl-max": "0.125"}, 7)),))
+    assert RunFolder.open(out).changes() == at_three
+    assert more.state.seed == 7
+    bounds = [r.kl_max / r.step_mult for r in more.report.conditions]
+    assert bounds == [0.125] * 3
+    (plain,) = resume_asynchronous(out, rollouts=48)  # they hold from then on
+    assert [r.kl_max / r.step_mult for r in plain.report.conditions] == bounds
+    # from before they were made they are gone, like the snapshots
+    first = next(resume_asynchronous(out, start=1, rollouts=36))
+    assert first.report.conditions[0].kl_max / first.report.conditions[0].step_mult != 0.125
+    assert RunFolder.open(out).changes() == Changes()
+
+
+def test_options_that_an_asynchronous_run_keeps_are_refused_with_the_reason(experiment, tmp_path):
+    out = tmp_path / "run"
+    drain(experiment, None, out, rollouts=24)
+    for name, why in (
+        ("samples", "counts its rollouts in batches"),
+        ("iterations", "limits of their own"),
+        ("cost.terms.0.weight", "compared by it"),
+        ("algorithm.network.hidden", "weights that have been learned"),
+    ):
+        with pytest.raises(ConfigError, match=rf"'{name}'.* cannot change .*: .*{why}"):
+            next(resume_asynchronous(out, rollouts=36, changes={name: "3"}))
+    assert RunFolder.open(out).iterations() == [0, 1, 2]
 
 
 def test_a_resumed_run_on_several_workers(experiment, tmp_path):

@@ -9,13 +9,14 @@ import pytest
 
 import gps
 from gps.agents import Condition, MujocoConfig, PointMassConfig
-from gps.algorithms import TrajOptConfig
+from gps.algorithms import MDGPSConfig, TrajOptConfig
 from gps.algorithms.planning import ILQRPlanningConfig
 from gps.control import HoldConfig, OpenLoopConfig
 from gps.costs import ActionCost, EndpointCost, StateCost, SumCost, WeightedCost
 from gps.errors import ConfigError
 from gps.pipeline import Experiment
 from gps.pipeline.experiment import initial_controller, initial_state
+from gps.policies import TrainingConfig
 
 ARM = """<mujoco><option timestep="0.01" integrator="{integrator}"/><worldbody>
   <body>{joint}<geom type="capsule" fromto="0 0 0 .3 0 0" size=".03" mass="1"/>
@@ -37,6 +38,11 @@ def experiment(agent, **changes):
         "iterations": 1,
     }
     return Experiment(**(given | changes))
+
+
+def with_policy(e):
+    training = TrainingConfig(steps=5)
+    return replace(e, algorithm=MDGPSConfig(training=training))
 
 
 class Hidden:
@@ -76,6 +82,43 @@ def test_the_log_says_where_initial_controllers_come_from(agent, initial, says, 
     assert line.startswith("initial controller: ")
     assert re.search(says, line)
     assert state.conditions[0].controller.T == 20
+
+
+def test_a_run_and_a_check_say_where_initial_controllers_come_from(tmp_path):
+    e = experiment(arm(conditions=(Condition(), Condition(qpos=(-1.5,)))))
+    for folder, reports in (
+        ("run", gps.run(e, out=tmp_path / "run")),
+        ("asynchronous", gps.run_asynchronous(with_policy(e), out=tmp_path / "asynchronous")),
+    ):
+        next(reports)
+        reports.close()
+        log = (tmp_path / folder / "log.txt").read_text()
+        said = [x for x in log.splitlines() if "initial controller" in x]
+        assert len(said) == 1
+        assert said[0].endswith(": HoldConfig: from the model's linearisation at the start")
+    found = gps.check(e)
+    assert found.initial == (
+        "initial controller: HoldConfig: from the model's linearisation at the start",
+    )
+    assert found.initial[0] in str(found).splitlines()
+
+
+def test_conditions_that_start_in_another_way_are_named(monkeypatch):
+    e = experiment(arm(conditions=tuple(Condition(qpos=(0.1 * m,)) for m in range(4))))
+    agent, said = e.validate(), []
+    known = agent.linearise
+
+    def some(condition, *, test=False):
+        if condition in (1, 2):
+            raise ConfigError("it falls")
+        return known(condition, test=test)
+
+    monkeypatch.setattr(agent, "linearise", some)
+    initial_state(e, agent, said.append)
+    assert [x.split(":")[0] for x in said] == [
+        "initial controller of conditions 0, 3",
+        "initial controller of conditions 1-2",
+    ]
 
 
 def test_a_model_that_is_asked_for_has_to_be_there():

@@ -20,7 +20,7 @@ import gps
 from gps import cli, kept_files
 from gps.agents import GymnasiumConfig, MujocoConfig, PointMassConfig
 from gps.agents._kept_model import kept
-from gps.agents._model import load_model
+from gps.agents._model import load_model, warn_once
 from gps.agents.mujoco import Condition
 from gps.agents.real_time import RealTimeConfig
 from gps.errors import ConfigError, ExperimentError, StoreError
@@ -174,21 +174,60 @@ URDF = """<robot name="bot"><!-- <mesh filename="package://bot/urdf/tip.stl"/> -
 </robot>"""
 
 
-def test_the_folder_of_a_ros_package_keeps_its_name(tmp_path):
+def test_the_folder_of_a_ros_package_keeps_its_name(tmp_path, caplog):
     (tmp_path / "bot" / "urdf").mkdir(parents=True)
     path = tmp_path / "bot" / "urdf" / "bot.xml"
     path.write_text(URDF)
     (path.parent / "tip.stl").write_bytes(stl())
+    warn_once.cache_clear()
     before = fields_of(load_model(str(path)))
+    assert "motors added on x (-5 to 5 N)" in caplog.text
     files = kept(str(path))
     assert [name for name, _ in files.files] == ["bot/urdf/bot.xml", "bot/urdf/tip.stl"]
     shutil.rmtree(tmp_path / "bot")
+    warn_once.cache_clear()
+    caplog.clear()
     assert fields_of(load_model(files)) == before
+    assert not caplog.records  # it has been said when the run was made
+
+
+def make_spec():
+    return mujoco.MjSpec.from_string(OWN)
 
 
 def test_kept_files_are_no_options(robot):
     experiment = loader.load(experiment_of(robot)).experiment
-    assert loader.options(keeping.kept(experiment)) == loader.options(experiment)
+    options = loader.options(experiment)
+    options.remove("--agent.model")  # a name is one as long as nothing is kept
+    assert loader.options(keeping.kept(experiment)) == options
+
+
+def test_a_run_takes_another_model_and_keeps_that(robot, tmp_path, capsys):
+    (tmp_path / "other.xml").write_text(OWN)
+    file = experiment_of(robot)
+    argv = ["run", str(file), "--executor", "serial", "--iterations", "1", "--out", "other"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert cli.main([*argv, "--agent.model", "other.xml"]) == 0  # from the current folder
+        (folder,) = (tmp_path / "other" / "model").iterdir()
+        assert [f.name for f in folder.iterdir()] == ["other.xml"]
+        capsys.readouterr()
+        for options, said in (
+            (["--agent.model", "gone.xml"], f"{tmp_path / 'gone.xml'}: no such file"),
+            (["--agent.model"], "--agent.model needs a value, text"),
+        ):
+            assert cli.main([*argv[:-1], "new", *options]) == 2
+            assert said in capsys.readouterr().err
+        assert cli.main(["resume", "other", "--agent.model", "other.xml"]) == 2
+        refusal = "'agent.model' cannot change between iterations: states, controllers and policy"
+        assert refusal in capsys.readouterr().err
+
+
+def test_long_texts_and_functions_are_no_options(robot):
+    experiment = loader.load(experiment_of(robot)).experiment
+    for model in (OWN + " " * 300, make_spec):
+        agent = replace(experiment.agent, model=model)
+        assert "--agent.model" not in loader.options(replace(experiment, agent=agent))
 
 
 def test_files_at_absolute_paths_are_kept_as_a_compiled_model(robot):

@@ -7,11 +7,12 @@ import pytest
 
 import gps
 from gps import cli
-from gps.agents import DMControlConfig
+from gps.agents import DMControlConfig, MujocoConfig
 from gps.agents.point_mass import PointMassAgent
 from gps.algorithms import MDGPSConfig, StepConfig, TrajOptConfig
 from gps.algorithms.state import ConditionReport
-from gps.control import DualConfig
+from gps.control import DualConfig, OpenLoopConfig
+from gps.costs import StateCost
 from gps.errors import (
     ConfigError,
     NotLearningError,
@@ -24,14 +25,19 @@ from gps.gui.run_monitor import RunMonitor
 from gps.gui.run_reader import RunReader
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.changes import Change, Changes, live_options
-from gps.pipeline.learning import Learning, joined, own_options
+from gps.pipeline.learning import Learning, in_own_terms, joined, own_terms
 from gps.pipeline.sampling import checked_rollouts, evaluate_condition
 from gps.pipeline.steering import Steering
 from gps.pipeline.store import RunFolder
+from gps.protocols import control_range_of
 from gps.types import Layout
 
 NEVER = DualConfig(eta_min=1e-17, eta_max=1e-16)  # no controller is within the bound
 STEP = StepConfig(kl_max=0.01)
+POINT = gps.load("point_mass").agent.build()
+WEAK = """<mujoco><worldbody><body><joint name="a" axis="0 1 0"/>
+  <geom type="capsule" fromto="0 0 0 .3 0 0" size=".03" mass="1.2"/></body></worldbody>
+  <actuator><motor name="lift" joint="a" ctrlrange="-.01 .01"/></actuator></mujoco>"""
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ def test_an_algorithm_that_does_not_say_is_not_ended():
     assert not learning.over
 
 
-def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
+def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path, capsys):
     out = tmp_path / "run"
     seen, error = until_it_ends(run_asynchronous(stuck_policy, out=out))
     state = seen[-1].state.asynchronous
@@ -145,16 +151,20 @@ def test_an_asynchronous_run_ends_too(stuck_policy, tmp_path):
     more, error = until_it_ends(resume_asynchronous(out))
     assert more[-1].state.asynchronous.counts == (6, 6, 6, 6)
     # what the message says works, and it names no option that such a run refuses
-    advice = f"go on all the same with: gps resume {out} --max-without-update None; another "
+    advice = f"go on all the same with: gps resume {out} --max-without-update None, or with "
     assert advice in str(error)
-    assert " VALUE" not in str(error)
+    assert f"gps resume {out} --algorithm.step.kl-max VALUE; another samples needs" in str(error)
+    assert cli.main(["resume", str(out), "--help"]) == 0
+    known = capsys.readouterr().out
+    assert "--algorithm.step.kl-max (now: " in known
+    assert "--samples" not in known
     argv = ["--max-without-update", "None", "--executor", "serial"]
     argv += ["--rollouts", str(28 * stuck_policy.samples)]
     assert cli.main(["resume", str(out), *argv]) == 0
     limit = {"rollouts": 40 * stuck_policy.samples}
     *_, last = resume_asynchronous(out, **limit, changes={"max_without_update": None})
     assert last.state.asynchronous.local_updates == 40
-    with pytest.raises(ConfigError, match="'samples' cannot change: an asynchronous run keeps"):
+    with pytest.raises(ConfigError, match="'samples' cannot change in an asynchronous run: it"):
         next(resume_asynchronous(out, changes={"max_without_update": None, "samples": 9}))
     on = replace(stuck_policy, max_without_update=None)
     config = AsynchronousConfig(rollouts=5 * 4 * on.samples)
@@ -233,17 +243,40 @@ def test_messages_name_the_options_that_the_experiment_has():
     pi2 = gps.load("point_mass_pi2")
     other = replace(pi2, agent=DMControlConfig(domain="reacher", task="easy"))
     for experiment, missing in ((gps.load("point_mass"), []), (other, others)):
-        learning = Learning(1, 1, "runs/x", named=own_options(experiment))
-        learning.count([ill])
+        learning = Learning(1, 1, "runs/x")
+        told = in_own_terms(ill, own_terms(experiment, POINT))
+        learning.count([told])
         expected = text
         for name in missing:
             expected = expected.replace(name, others[name])
-        assert learning.events([ill]) == (f"condition 0: {expected}",)
+        assert learning.events([told]) == (f"condition 0: {expected}",)
         error = str(learning.error())
         assert expected in error
         live = "algorithm.pi2.kl-max" if missing else "algorithm.step.kl-max"
         assert f"gps resume runs/x --{live} VALUE" in error
         assert ("another agent.dt needs a new run" in error) is not bool(missing)
+
+
+def test_a_run_names_its_own_actions_and_keeps_them_so(tmp_path):
+    experiment = gps.Experiment(
+        name="weak",
+        agent=MujocoConfig(model=WEAK, T=10, dt=0.02),
+        cost=StateCost(entry="joint_pos", target=0.0, l2=1.0),
+        initial=OpenLoopConfig(mean=(1.0,), variance=1e-8),
+        algorithm=TrajOptConfig(),
+        max_without_update=2,
+    )
+    seen, error = until_it_ends(gps.run(experiment, out=tmp_path / "run"))
+    assert "lift to the same end in all samples in 100 % of the steps" in str(error)
+    stored = RunFolder.open(tmp_path / "run").read(2)
+    for r in (stored.report.conditions[0], stored.state.conditions[0].report):
+        assert "lift to the same end" in r.advice
+    assert seen[-1].report.conditions == stored.report.conditions
+    names = own_terms(experiment, experiment.validate())
+    assert names("action 0, x.action 0, action 0.5, action 7.") == (
+        "lift, x.action 0, action 0.5, action 7."
+    )
+    assert own_terms(experiment, POINT)("action 1") == "action 1"  # an agent without names
 
 
 def test_advice_needs_most_conditions_and_two_iterations_in_a_row():
@@ -319,6 +352,12 @@ class FaultyAgent(PointMassAgent):
                 return replace(r, U=U)
             case "array":
                 return X
+            case "lists":
+                arrays = {name: getattr(r, name).tolist() for name in ("X", "U", "obs", "noise")}
+                J = np.zeros((r.N, r.T, 2, 4)).tolist()
+                return replace(r, **arrays, jacobians={"position": J})
+            case "text":
+                return replace(r, jacobians={"position": "text"})
         return r
 
 
@@ -332,6 +371,7 @@ class FaultyAgent(PointMassAgent):
         ("observation", ShapeError, r"gave obs of shape \(\d, 12, 3\).*promises \(\d, 12, 4\)"),
         ("nan", SimulationError, r"sample \d, t=4: FaultyAgent.rollout gave X that is NaN"),
         ("commanded", ConfigError, r"gave 11 for action 1 at t=3; .*within .* -10 to 10"),
+        ("text", ShapeError, r"jacobians\['position'\] must be an array of numbers: real numbers"),
         ("array", ShapeError, r"must return gps.types.Rollouts, got ndarray"),
     ],
 )
@@ -349,8 +389,38 @@ def test_rollouts_that_an_agent_did_not_promise_are_refused(stuck, fault, error,
 
     with pytest.raises(error, match=text) as found:
         make()
-    assert "FaultyAgent" in str(found.value)
+    assert fault == "text" or "FaultyAgent" in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_lists_in_an_agents_rollouts_become_arrays_in_all_of_them(stuck):
+    values = {f: getattr(stuck.agent, f) for f in ("T", "dt", "starts", "force_limit")}
+    lists = replace(stuck, agent=Faulty(fault="lists", **values), max_without_update=None)
+    (found,) = gps.run(lists, iterations=1)
+    (expected,) = gps.run(replace(stuck, max_without_update=None), iterations=1)
+    for r, e in zip(found.rollouts, expected.rollouts, strict=True):
+        for name in ("X", "U", "obs", "noise"):
+            np.testing.assert_array_equal(getattr(r, name), getattr(e, name))
+        assert r.jacobians["position"].shape == (5, 12, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (([-1.0], [1.0, 1.0, 1.0]), r"of 2 actions, got shapes \(1,\), \(3,\)"),
+        ((-1.0,), r"two arrays, .* got shapes \(\)$"),
+        (("low", "high"), r"an array of numbers: real numbers are needed"),
+    ],
+)
+def test_a_control_range_of_another_kind_is_refused(limits, text):
+    agent = PointMassAgent(gps.load("point_mass").agent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PointMassAgent, "control_range", limits)
+        with pytest.raises(ShapeError, match=rf"^PointMassAgent\.control_range must be .*{text}"):
+            control_range_of(agent)
+        patch.setattr(PointMassAgent, "control_range", ([-1, -2], 3))
+        low, high = control_range_of(agent)
+    assert (low.tolist(), high.tolist()) == ([-1.0, -2.0], [3.0, 3.0])
 
 
 def _hold(experiment):

@@ -11,6 +11,7 @@ import numpy as np
 
 from gps.errors import GPSError
 from gps.gui.plots.types import HeatMap, Line, LinePlot
+from gps.protocols import action_names_of
 from gps.types import Array, Layout, Rollouts
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ class PlotContext:
         except GPSError:
             names = ()
         return names if len(names) == nx else tuple(f"x {i}" for i in range(nx))
+
+    def action_names(self, nu: int) -> tuple[str, ...]:
+        """A name for each of nu actions."""
+        try:
+            names = action_names_of(self.run.agent)
+        except GPSError:
+            names = ()
+        return names if len(names) == nu else tuple(f"action {i}" for i in range(nu))
 
     def time_plot(
         self, name: str, title: str, y_label: str, lines: Sequence[Line], *, log: bool = False
@@ -105,9 +114,4 @@ def names_of(layout: Layout) -> tuple[str, ...]:
     )
 
 
-def action_names(nu: int) -> tuple[str, ...]:
-    """A name for each of nu actions."""
-    return tuple(f"action {j}" for j in range(nu))
-
-
-__all__ = ["PlotContext", "action_names", "names_of", "spread_line", "time_line"]
+__all__ = ["PlotContext", "names_of", "spread_line", "time_line"]

@@ -11,7 +11,7 @@ import numpy as np
 from gps.control import lqr
 from gps.control.kl import penalised
 from gps.errors import GPSError
-from gps.gui.plots.context import PlotContext, action_names
+from gps.gui.plots.context import PlotContext
 from gps.gui.plots.types import Line, LinePlot, Plot, Table, number_text
 from gps.protocols import needs_images
 from gps.types import Array, LinearDynamics, LinearGaussianController, QuadraticCost
@@ -43,7 +43,7 @@ def _gain_plots(
 ) -> Iterator[Plot]:
     """Gains, offsets and exploration over time."""
     T, nu, nx = controller.K.shape
-    states, actions = context.state_names(nx), action_names(nu)
+    states, actions = context.state_names(nx), context.action_names(nu)
     rows = [f"{a} <- {x}" for a in actions for x in states]
     gains = controller.K.reshape(T, nu * nx).T
     unit = "action per unit of state"
@@ -141,14 +141,14 @@ def _step_table(
     ]
     for i, name in enumerate(context.state_names(controller.nx)):
         rows.append((f"gain of {name}", *map(number_text, controller.K[t, :, i])))
-    for j in range(controller.nu):
-        rows.append((f"covariance with action {j}", *map(number_text, controller.Sigma[t, j])))
+    for j, name in enumerate(context.action_names(controller.nu)):
+        rows.append((f"covariance with {name}", *map(number_text, controller.Sigma[t, j])))
     for q in found:
         if q.eigenvalues is not None:
             values = map(number_text, q.eigenvalues[t])
             rows.append((f"eigenvalues of Q_uu under {q.objective}", *values))
     title = f"The controller after the update at t = {t}"
-    return Table("at_step", title, ("", *action_names(controller.nu)), tuple(rows))
+    return Table("at_step", title, ("", *context.action_names(controller.nu)), tuple(rows))
 
 
 def policy_plots(context: PlotContext) -> Iterator[Plot]:
@@ -162,16 +162,17 @@ def policy_plots(context: PlotContext) -> Iterator[Plot]:
             if controller is not None:
                 columns["local controller"] = controller.mean_action(r.X[context.sample])
             columns["sampled"] = r.U[context.sample]
-            for j in range(r.nu):
-                title = f"Action {j} in the states of sample {context.sample}, after the update"
+            for j, label in enumerate(context.action_names(r.nu)):
+                title = (
+                    f"Action: {label}, in the states of sample {context.sample}, after the update"
+                )
                 values = np.stack([v[:, j] for v in columns.values()], axis=1)
-                label = f"action {j}"
                 yield context.columns(f"action_{j}", title, label, values, list(columns))
         if controller is not None and not needs_images(policy):
             gap = policy.mean(r.obs) - controller.mean_action(r.X)
             values = np.sqrt((gap**2).mean(axis=0))
             title = "Mean action of the policy less the controller's, root mean square over samples"
-            names = action_names(r.nu)
+            names = context.action_names(r.nu)
             yield context.columns("difference", title, "action", values, names, log=True)
     linearised = run.linearised(*context.at)
     if linearised is not None:

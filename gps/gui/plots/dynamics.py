@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from gps.fields import Shape
-from gps.gui.plots.context import PlotContext, action_names, time_line
+from gps.gui.plots.context import PlotContext, time_line
 from gps.gui.plots.types import HeatMap, Line, LinePlot, Plot, Table, file_name, number_text
 from gps.types import Array, Layout, LinearDynamics, Record, Rollouts
 
@@ -171,7 +171,7 @@ def _transition_names(context: PlotContext, D: int) -> tuple[str, ...]:
     if nu < 0:
         return tuple(f"value {i}" for i in range(D))
     x = context.state_names(nx)
-    return (*x, *action_names(nu), *(f"next {name}" for name in x))
+    return (*x, *context.action_names(nu), *(f"next {name}" for name in x))
 
 
 __all__ = ["HORIZONS", "PredictionErrors", "dynamics_plots", "open_loop", "prediction_errors"]

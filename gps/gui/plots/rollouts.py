@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gps.control import lqr
 from gps.costs import Cost
 from gps.errors import GPSError
-from gps.gui.plots.context import PlotContext, spread_line, time_line
+from gps.gui.plots.context import PlotContext, names_of, spread_line, time_line
 from gps.gui.plots.types import Plot, Table, file_name, number_text
 from gps.protocols import HasEntry, HasTerms
-from gps.types import Array, Rollouts
+from gps.types import Array, Layout, Rollouts
 
 _ENTRIES = 4  # of one state entry in a plot; each has its mean and range too
 
@@ -26,29 +26,38 @@ def trajectory_plots(context: PlotContext) -> Iterator[Plot]:
     name, shown, i = f"sample {context.sample}", r, context.sample
     if context.evaluation is not None:
         (name, shown), i = context.evaluation, 0
-    for entry, _ in r.layout.entries:
-        at = r.layout.slice(entry)
-        yield from entry_plots(context, entry, entry, name, shown.X[i, :, at], r.X[:, :, at])
-    yield from entry_plots(context, "actions", "action", name, shown.U[i], r.U)
+    for entry, size in r.layout.entries:
+        at, labels = r.layout.slice(entry), names_of(Layout(((entry, size),)))
+        one, values = shown.X[i, :, at], r.X[:, :, at]
+        yield from entry_plots(context, (entry, entry), labels, name, one, values)
+    labels = context.action_names(r.nu)
+    yield from entry_plots(context, ("actions", "action"), labels, name, shown.U[i], r.U)
 
 
 def entry_plots(
-    context: PlotContext, name: str, entry: str, rollout: str, one: Array, values: Array
+    context: PlotContext,
+    names: tuple[str, str],
+    labels: Sequence[str],
+    rollout: str,
+    one: Array,
+    values: Array,
 ) -> Iterator[Plot]:
-    """One rollout's values (T, size) of an entry among those of all samples, (N, T, size)."""
-    size = values.shape[2]
+    """One rollout's values (T, size) of an entry among those of all samples, (N, T, size).
+
+    names: of the plot, and of its vertical axis; labels: of the values.
+    """
+    (name, axis), size = names, values.shape[2]
     for first in range(0, size, _ENTRIES):
         numbers = range(first, min(first + _ENTRIES, size))
         lines = []
         for k in numbers:
-            label = f"{entry} {k}" if size > 1 else entry
-            lines.append(time_line(label, one[:, k]))
-            lines.append(spread_line(f"{label}, mean and range", values[:, :, k]))
+            lines.append(time_line(labels[k], one[:, k]))
+            lines.append(spread_line(f"{labels[k]}, mean and range", values[:, :, k]))
         part, of = "", ""
         if size > _ENTRIES:
             part, of = f"_{numbers[0]}-{numbers[-1]}", f" {numbers[0]} to {numbers[-1]}"
         title = f"{name}{of}: {rollout}; mean and range of {len(values)} samples"
-        yield context.time_plot(file_name(name) + part, title, entry, lines)
+        yield context.time_plot(file_name(name) + part, title, axis, lines)
 
 
 def cost_plots(context: PlotContext) -> Iterator[Plot]:

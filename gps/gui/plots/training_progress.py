@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gps.errors import StoreError, ranges
+from gps.costs.measure import EndpointMeasure
+from gps.errors import GPSError, StoreError, ranges
 from gps.gui.plots.types import Line, LinePlot, Plot, Table
+from gps.pipeline.checking import distance_label
+from gps.pipeline.experiment import AgentConfig
 from gps.pipeline.learning import joined
+from gps.pipeline.sampling import agent_of
 from gps.types import Array, iter_fields
 
 if TYPE_CHECKING:
@@ -257,11 +262,22 @@ def _distance_label(runs: Sequence[RunReader]) -> str:
     """The label of the runs' distances; without a unit where they differ, or where an experiment
     cannot be loaded on this machine: its rows can be shown all the same."""
     try:
-        measures = [run.experiment.measure for run in runs]
+        labels = {_label(run.experiment.measure, run.experiment.agent) for run in runs}
     except StoreError:
         return "distance"
-    labels = {"distance" if measure is None else measure.distance_label for measure in measures}
     return labels.pop() if len(labels) == 1 else "distance"
+
+
+@lru_cache(maxsize=32)
+def _label(measure: EndpointMeasure | None, config: AgentConfig) -> str:
+    """The label of the distances of a measure, which depends on the agent where it names no unit
+    for end points: models have other units of length than m."""
+    if measure is None or measure.unit is not None or measure.entry != "end_points":
+        return "distance" if measure is None else measure.distance_label
+    try:
+        return distance_label(measure, agent_of(config))
+    except GPSError:  # an agent that cannot be built on this machine
+        return measure.distance_label
 
 
 __all__ = ["progress", "run_labels"]
