@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         peg_insertion,
         peg_insertion_blind,
         pendulum,
+        pilco_cartpole,
         reacher,
     )
     from gps.agents.randomise import Randomise
@@ -82,6 +83,7 @@ _HOME = {
     "peg_insertion": "presets",
     "peg_insertion_blind": "presets",
     "pendulum": "presets",
+    "pilco_cartpole": "presets",
     "random_conditions": "mujoco",
     "random_episodes": "dm_control",
     "random_starts": "gymnasium_agent",
@@ -121,6 +123,7 @@ __all__ = [
     "peg_insertion",
     "peg_insertion_blind",
     "pendulum",
+    "pilco_cartpole",
     "random_conditions",
     "random_episodes",
     "random_starts",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any
 
 import mujoco
@@ -55,6 +56,7 @@ from gps.agents._run import (
     warnings_to_log,
 )
 from gps.agents._starts import Models
+from gps.agents._structure import structure_of
 from gps.agents.actions import (
     HISTORY,
     MOCAP,
@@ -90,6 +92,7 @@ from gps.types import (
     LinearGaussianController,
     Linearisation,
     Rollouts,
+    StateStructure,
 )
 
 _KEPT_BATCHES = 4
@@ -602,6 +605,11 @@ class MujocoAgent(SimulatedAgent[Start]):
             dt=self.dt,
             response_time=time,
         )
+
+    @cached_property
+    def state_structure(self) -> StateStructure:
+        """Angles of hinges without limits, and the velocities of positions."""
+        return structure_of(self.model, self.layout)
 
     @property
     def model_entries(self) -> tuple[str, ...]:

@@ -96,6 +96,26 @@ def cartpole() -> MujocoConfig:
     )
 
 
+def pilco_cartpole(*, spread: float = 0.0, n_test: int = 0, seed: int = 0) -> MujocoConfig:
+    """PILCO's cart-pole: 4 s at 10 Hz, cart and pole of 0.5 kg, 10 N at most, no end of the rail.
+
+    The state is that of `cartpole`. With a `spread` there are four starts, cart and pole displaced
+    by so many m and rad to either side, and `n_test` others drawn from between; without, the one
+    start of the paper. Every start varies by 0.02 m and rad.
+    """
+    rng = stream(seed, "test conditions")
+    test = rng.uniform(-spread, spread, (n_test, 2))
+    corners = [(a, b) for a in (-spread, spread) for b in (-spread, spread)]
+    return MujocoConfig(
+        model="pilco_cartpole",
+        T=40,
+        dt=0.1,
+        start_qpos_std=0.02,
+        conditions=tuple(Condition(qpos_offset=o) for o in (corners if spread else [(0.0, 0.0)])),
+        test_conditions=tuple(Condition(qpos_offset=tuple(map(float, o))) for o in test),
+    )
+
+
 def acrobot() -> MujocoConfig:
     """Two links with a motor at the elbow only swing up from hanging, from three starts.
 

@@ -21,6 +21,7 @@ from gps.types import (
     LinearGaussianController,
     Linearisation,
     Rollouts,
+    StateStructure,
 )
 
 
@@ -324,6 +325,23 @@ class Linearises(Protocol):
         SimulationError where a simulation near the start fails.
         """
         ...
+
+
+@runtime_checkable
+class HasStateStructure(Protocol):
+    """An agent that knows which entries of its state are angles, and which integrate others."""
+
+    @property
+    def state_structure(self) -> StateStructure:
+        """Of all entries of the state."""
+        ...
+
+
+def state_structure_of(agent: Agent) -> StateStructure:
+    """The agent's; of one that says none, that nothing is known."""
+    if isinstance(agent, HasStateStructure):
+        return agent.state_structure
+    return StateStructure.unknown(agent.layout.size)
 
 
 @runtime_checkable

@@ -146,6 +146,10 @@ class Layout:
             start += n
         raise ShapeError(choices("state entry", name, self.names))
 
+    def columns(self, names: Sequence[str]) -> npt.NDArray[np.intp]:
+        """Where the values of some entries lie in the vector, one entry after another."""
+        return np.concatenate([np.arange(self.size)[self.slice(name)] for name in names])
+
     def length(self, name: str) -> int:
         """Number of values of the entry."""
         where = self.slice(name)
@@ -422,6 +426,40 @@ class Marginals(Record):
     """Expectation at each step."""
     cov: Annotated[Array, Shape("T nz nz")]
     """Covariance at each step, symmetric positive semi-definite."""
+
+
+@dataclass(frozen=True)
+class StateStructure:
+    """What is known of each of a state's nx entries before any data."""
+
+    periodic: tuple[bool, ...]
+    """Whether it is an angle, of which 2 pi more is the same, in rad."""
+    velocity: tuple[int, ...]
+    """Index of the entry whose integral over time it is, or -1."""
+
+    def __post_init__(self) -> None:
+        n = len(self.periodic)
+        if len(self.velocity) != n:
+            raise ShapeError(f"velocity must have {n} values, got {len(self.velocity)}")
+        for i, j in enumerate(self.velocity):
+            if not -1 <= j < n or j == i or (j >= 0 and self.velocity[j] >= 0):
+                raise ShapeError(
+                    f"velocity[{i}] must be -1 or the index of another entry that integrates none, "
+                    f"got {j}"
+                )
+
+    def select(self, columns: npt.NDArray[np.intp]) -> StateStructure:
+        """Of some of the entries, (ns,), alone; a velocity that is left out is not known of."""
+        place = {int(old): new for new, old in enumerate(columns)}
+        return StateStructure(
+            tuple(self.periodic[i] for i in columns),
+            tuple(place.get(self.velocity[i], -1) for i in columns),
+        )
+
+    @classmethod
+    def unknown(cls, nx: int) -> StateStructure:
+        """That nothing is known of nx entries."""
+        return cls((False,) * nx, (-1,) * nx)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from gps.algorithms.badmm import BADMMConfig
 from gps.algorithms.exploration import ExplorationConfig
+from gps.algorithms.global_model import GlobalModelConfig
 from gps.algorithms.mdgps import MDGPSConfig
 from gps.algorithms.mdgps_pilqr import MDGPSPILQRConfig
 from gps.algorithms.pi2 import PI2TrajOptConfig
@@ -18,6 +19,7 @@ __all__ = [
     "ConditionState",
     "ExplorationConfig",
     "GPSState",
+    "GlobalModelConfig",
     "GuardConfig",
     "ILQRPlanningConfig",
     "MDGPSConfig",

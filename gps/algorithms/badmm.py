@@ -137,7 +137,7 @@ def iterate(
     ex = executor or Serial()
     it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     fitted = samples, over(costs), over(models)
     rules = config.guard, config.step, config.dual.entropy_weight
     checks = each(ex, stages.assess_own, cond, *fitted, *rules)

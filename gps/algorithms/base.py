@@ -12,6 +12,7 @@ from gps.algorithms import stages
 from gps.algorithms.exploration import ExplorationConfig, action_scale
 from gps.algorithms.state import (
     ConditionState,
+    DynamicsModel,
     GPSState,
     PolicyState,
     Report,
@@ -21,6 +22,7 @@ from gps.algorithms.state import (
 from gps.algorithms.step_size import GuardConfig, StepConfig
 from gps.control.kl import raised
 from gps.costs.base import Cost
+from gps.dynamics.global_model import GlobalDynamics, GlobalPriorConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
 from gps.execution import Deferred, Executor, each, over
@@ -30,7 +32,7 @@ from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.policy import Network, Sizes
 from gps.policies.sgd import SGDConfig
 from gps.policies.training import TrainingConfig, TrainingData
-from gps.protocols import Agent, ChecksImages, control_range_of
+from gps.protocols import Agent, ChecksImages, control_range_of, state_structure_of
 from gps.rng import stream
 from gps.types import LinearGaussianController, Record, Rollouts
 
@@ -107,6 +109,43 @@ class FittedAlgorithm(GuardedAlgorithm):
     step: StepConfig = field(default_factory=StepConfig)
     """KL bound and its adaptation."""
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs."""
+        return self.dynamics.min_samples
+
+    def start(
+        self,
+        costs: tuple[Cost, ...],
+        controllers: tuple[LinearGaussianController, ...],
+        agent: Agent,
+        seed: int,
+    ) -> GPSState:
+        """The state before the first iteration, with an unfitted global model where that is the
+        dynamics' prior."""
+        state = super().start(costs, controllers, agent, seed)
+        if not isinstance(self.dynamics.prior, GlobalPriorConfig):
+            return state
+        return replace(state, dynamics=unfitted(agent))
+
+    def fit_dynamics(
+        self, ex: Executor, state: GPSState, rollouts: Sequence[Deferred[Rollouts]]
+    ) -> tuple[list[Deferred[DynamicsModel]], GPSState]:
+        """Dynamics of every condition; the state with the global model, where that is their
+        prior."""
+        shared, prior = state.dynamics, self.dynamics.prior
+        if isinstance(prior, GlobalPriorConfig):
+            assert shared is not None
+            shared = ex.call(stages.fit_global_dynamics, shared, list(rollouts), prior.model)
+        at = self.dynamics, state.seed, state.iteration, shared
+        models = each(ex, stages.fit_dynamics, over(rollouts), over(state.conditions), *at)
+        return models, replace(state, dynamics=shared)
+
+
+def unfitted(agent: Agent) -> GlobalDynamics:
+    """The global model before the first rollout."""
+    return GlobalDynamics.unfitted(state_structure_of(agent), agent.nu, agent.dt)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyAlgorithm(LocalAlgorithm):
@@ -139,6 +178,11 @@ class PolicyAlgorithm(LocalAlgorithm):
                 f"{type(self).__name__}.network must be a configuration like MLPConfig(), "
                 f"got {self.network!r}"
             )
+
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs."""
+        return max(super().min_samples, self.linearise.min_samples)
 
     def without_images(self, sources: Sequence[Deferred[Source]]) -> tuple[Deferred[Source], ...]:
         """The sources, marked where the policy needs no images."""

@@ -242,7 +242,7 @@ def blind(f: Figures) -> Finding | None:
     limited = f.clipped[np.isfinite(f.clipped)]
     if limited.size and limited.size == f.clipped.size and limited.min() >= _CLIPPED:
         return _clipped(f)
-    if not f.cost_spread >= _FLAT and math.isfinite(f.cost_spread):
+    if f.samples > 1 and not f.cost_spread >= _FLAT and math.isfinite(f.cost_spread):
         return _flat(f)
     ratio = upper_median(f.prediction)
     if ratio >= 1.0:

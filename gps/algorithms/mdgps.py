@@ -96,6 +96,11 @@ class MDGPSConfig(PolicyAlgorithm, FittedAlgorithm):
                 "MDGPSConfig.sample_from='policy' cannot run asynchronously: the policy that was "
                 "sampled has been replaced when the update starts; use 'controllers'"
             )
+        if self.dynamics.min_samples < 2:
+            raise ConfigError(
+                "MDGPSConfig.dynamics.prior=GlobalPriorConfig cannot run asynchronously: its model "
+                "is of the rollouts of all conditions at once; use a mixture prior"
+            )
         if self.sgd.mode == "asynchronous":
             raise ConfigError(
                 "MDGPSConfig.sgd.mode='asynchronous' cannot be used in an asynchronous run: it is "
@@ -137,7 +142,7 @@ def iterate(
     ex = executor or Serial()
     it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     policy = state.policy
     if it == 0:  # there is no policy to be near to yet: start from the initial controllers
         policy = config.train_policy_at(ex, state, rollouts, state.conditions)

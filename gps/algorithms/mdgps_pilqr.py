@@ -51,6 +51,11 @@ class MDGPSPILQRConfig(PolicyAlgorithm, FittedAlgorithm):
         """The policy, once it has been trained."""
         return self.without_images(sample_policy(state))
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs: PI2 compares them."""
+        return max(2, super().min_samples)
+
     def iterate(
         self,
         state: GPSState,
@@ -71,7 +76,7 @@ def iterate(
     ex = executor or Serial()
     it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     sampled = state.policy if it > 0 else None
     linearise = config.linearise, seed, it
     linearised = each(ex, stages.linearise_sampled, sampled, samples, cond, *linearise)

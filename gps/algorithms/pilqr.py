@@ -61,6 +61,11 @@ class PILQRTrajOptConfig(FittedAlgorithm):
     pilqr: PILQRConfig = field(default_factory=PILQRConfig)
     """The update."""
 
+    @property
+    def min_samples(self) -> int:  # type: ignore[override]
+        """Rollouts of a condition that an iteration needs: PI2 compares them."""
+        return max(2, super().min_samples)
+
     def iterate(
         self,
         state: GPSState,
@@ -79,9 +84,9 @@ def iterate(
 ) -> tuple[GPSState, Report]:
     """One iteration: expand costs, fit dynamics, PILQR, every condition by itself."""
     ex = executor or Serial()
-    it, seed, cond, samples = state.iteration, state.seed, over(state.conditions), over(rollouts)
+    cond, samples = over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     rules = config.guard, config.step, config.pilqr.dual.entropy_weight
     checks = each(ex, stages.assess_own, cond, samples, over(costs), over(models), *rules)
     new = each(ex, _improve, cond, samples, over(costs), over(models), over(checks), config)

@@ -78,7 +78,7 @@ class ILQRPlanningConfig(Algorithm):
 
     def check(self, agent: Agent) -> None:
         """ConfigError where no condition of `agent` can be planned with the model."""
-        self._check_alike(_agent_of(self.model), agent)
+        self._check_alike(agent_of(self.model), agent)
         self._noise_std(agent.nu)
         for m in range(agent.n_conditions):
             _known(self, m)
@@ -259,7 +259,7 @@ class _Problem:
     @classmethod
     def of(cls, config: ILQRPlanningConfig, cost: Cost, m: int) -> _Problem:
         """The problem of condition `m`; ConfigError where the agent lacks something."""
-        agent, name = _agent_of(config.model), type(config.model).__name__
+        agent, name = agent_of(config.model), type(config.model).__name__
         model, columns = _known(config, m)
         limits = np.full(agent.nu, -np.inf), np.full(agent.nu, np.inf)
         if config.limits:
@@ -302,7 +302,7 @@ class _Problem:
 
 def _known(config: ILQRPlanningConfig, m: int) -> tuple[models.Model, np.ndarray]:
     """The model of a condition, and where its state lies in the agent's; ConfigError."""
-    agent, name = _agent_of(config.model), type(config.model).__name__
+    agent, name = agent_of(config.model), type(config.model).__name__
     columns = _columns(agent, name)
     # agents do not import gps.control, and are given its classes
     model: models.Model = agent.known_model(m, models)
@@ -333,7 +333,7 @@ def _columns(agent: Agent, name: str) -> np.ndarray:
             f"ILQRPlanningConfig.model: a plan for {name} needs the state {', '.join(needed)} and "
             f"no more, or a method whole_states; the state holds {', '.join(layout.names)}"
         )
-    return np.concatenate([np.arange(s.start, s.stop) for s in map(layout.slice, needed)])
+    return layout.columns(needed)
 
 
 def _names(layout: Layout, columns: np.ndarray) -> str:
@@ -351,6 +351,6 @@ class _Agents(threading.local):
 _agents = _Agents()
 
 
-def _agent_of(agent_config: Any) -> Any:
+def agent_of(agent_config: Any) -> Any:
     """The agent of a configuration, built once in every thread."""
     return _agents.of(agent_config)

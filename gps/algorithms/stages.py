@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gps.algorithms import diagnosis
 from gps.algorithms.diagnosis import Finding, figures
@@ -26,8 +27,14 @@ from gps.algorithms.step_size import GuardConfig, StepConfig, adjust_steps, impr
 from gps.control import dual, kl, lqr
 from gps.control.dual import DualConfig, DualResult
 from gps.costs.base import Cost, expand
-from gps.distributions.regression import MixturePrior, update_prior
+from gps.distributions.regression import MixturePrior, MixturePriorConfig, update_prior
 from gps.dynamics import linear
+from gps.dynamics.global_model import (
+    GlobalDynamics,
+    GlobalDynamicsConfig,
+    Transitions,
+    fit_global,
+)
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import DualError, FitError, GPSError, NonFiniteError, NotPositiveDefiniteError
 from gps.execution import Deferred, Executor, stage
@@ -53,10 +60,14 @@ def fit_dynamics(
     config: DynamicsConfig,
     seed: int,
     iteration: int,
+    shared: GlobalDynamics | None = None,
 ) -> DynamicsModel:
-    """Time-varying linear-Gaussian dynamics with the condition's own mixture prior."""
+    """Time-varying linear-Gaussian dynamics with the condition's own mixture prior, or with the
+    model that it shares with all conditions."""
+    if shared is not None:
+        return DynamicsModel(fit=linear.fit(rollouts, shared, config), prior=None)
     prior: MixturePrior | None = None
-    if config.prior is not None:
+    if isinstance(config.prior, MixturePriorConfig):
         prior = update_prior(
             condition.dynamics_prior,
             linear.points(rollouts.X, rollouts.U),
@@ -65,6 +76,19 @@ def fit_dynamics(
             sizes=linear.point_sizes(rollouts),
         )
     return DynamicsModel(fit=linear.fit(rollouts, prior, config), prior=prior)
+
+
+@stage("fit_global")
+def fit_global_dynamics(
+    model: GlobalDynamics,
+    rollouts: list[Rollouts],
+    config: GlobalDynamicsConfig,
+    columns: npt.NDArray[np.intp] | None = None,
+) -> GlobalDynamics:
+    """The model of all conditions with the transitions of an iteration; columns: the entries of the
+    state that it is of, all where None."""
+    first, *others = (Transitions.of(r, columns) for r in rollouts)
+    return fit_global(model, first.joined(*others), config)
 
 
 def linearise_policy(

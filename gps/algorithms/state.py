@@ -13,6 +13,7 @@ from gps.control.pi2 import PI2Result
 from gps.control.pilqr import PILQRResult
 from gps.costs.base import Cost
 from gps.distributions.regression import MixturePrior
+from gps.dynamics.global_model import GlobalDynamics
 from gps.dynamics.linear import DynamicsFit
 from gps.execution import Deferred
 from gps.fields import Shape
@@ -302,6 +303,8 @@ class GPSState(Record):
     """None for algorithms without a global policy."""
     asynchronous: AsynchronousState | None = None
     """Of an asynchronous run, whose iterations are snapshots."""
+    dynamics: Deferred[GlobalDynamics] | None = optional()  # noqa: RUF009
+    """The model of all conditions, where the algorithm has one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ def iterate(
     ex = executor or Serial()
     it, cond, samples = state.iteration, over(state.conditions), over(rollouts)
     costs = each(ex, stages.expand_cost, over(state.costs), samples)
-    models = each(ex, stages.fit_dynamics, samples, cond, config.dynamics, state.seed, it)
+    models, state = config.fit_dynamics(ex, state, rollouts)
     rules = config.guard, config.step, config.dual.entropy_weight
     checks = each(ex, stages.assess_own, cond, samples, over(costs), over(models), *rules)
     mults = ex.call(stages.set_steps, checks, config.step, config.guard, it, False, False)

@@ -83,10 +83,8 @@ class _ModelCost(CostOf):
     def __init__(self, cost: Cost, agent: Agent, condition: int) -> None:
         super().__init__(cost, agent.layout, agent.nu, agent.T)
         assert isinstance(agent, DerivedState)
-        self._agent, self._condition, layout = agent, condition, agent.layout
-        self._columns = np.concatenate(
-            [np.arange(layout.size)[layout.slice(n)] for n in agent.model_entries]
-        )
+        self._agent, self._condition = agent, condition
+        self._columns = agent.layout.columns(agent.model_entries)
 
     def _rollouts(self, X: Array, U: Array) -> Rollouts:
         B, T, ns = X.shape

@@ -31,6 +31,22 @@ class NIW(Record):
             raise FitError(f"NIW counts must not be negative, got {self.kappa0}, {self.nu0}")
 
 
+@dataclass(frozen=True, eq=False)
+class StepwiseNIW(Record):
+    """A normal-inverse-Wishart prior for each of Tp steps."""
+
+    mu0: Annotated[Array, Shape("Tp D")]
+    Psi: Annotated[Array, Shape("Tp D D")]
+    """Symmetric positive semi-definite; scatters, not covariances."""
+    kappa0: float
+    nu0: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kappa0 < 0 or self.nu0 < 0:
+            raise FitError(f"NIW counts must not be negative, got {self.kappa0}, {self.nu0}")
+
+
 def mixture_moments(mixture: Mixture, weights: npt.ArrayLike) -> tuple[Array, Array]:
     """Mean (D,) and covariance (D, D) of the mixture with other weights (J,)."""
     w = np.ascontiguousarray(weights, dtype=np.float64)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gps.distributions import _kernels
 from gps.distributions.gmm import GMMConfig, Mixture, fit, responsibilities, spread
-from gps.distributions.niw import NIW, prior_counts
+from gps.distributions.niw import NIW, StepwiseNIW, prior_counts
 from gps.errors import ConfigError, FitError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 from gps.fields import Config, Count, Positive, Range, Shape
 from gps.types import Array, Record
@@ -122,7 +122,7 @@ def update_prior(
 def fit_linear_gaussian(
     inputs: npt.ArrayLike,
     outputs: npt.ArrayLike,
-    prior: MixturePrior | NIW | None,
+    prior: MixturePrior | NIW | StepwiseNIW | None,
     *,
     strength: float = 1.0,
     ridge: float = 1e-5,
@@ -139,9 +139,11 @@ def fit_linear_gaussian(
     gain = P_oi P_ii^-1, offset = ybar_o - gain ybar_i (the sample mean, not the posterior's, so
     that the model passes through the data), cov = P_oo - gain P_io. A mixture prior is worth
     `strength` samples: moments under the step's averaged responsibilities; an NIW prior is used as
-    it is at every step; without prior P = S, that is, ridge regression. sizes (ni,): of the entries
-    that the inputs are of; an input that varies by rounding only, in comparison, has no gain.
-    Raises FitError for N = 1, NonFiniteError, NotPositiveDefiniteError, ShapeError.
+    it is, at every step or with one for each; without prior P = S, that is, ridge regression. sizes
+    (ni,): of the entries that the inputs are of; an input that varies by rounding only, in
+    comparison, has no gain.
+    Raises FitError for N = 1, which a StepwiseNIW alone allows, NonFiniteError,
+    NotPositiveDefiniteError, ShapeError.
     """
     X, Z = np.asarray(inputs, dtype=np.float64), np.asarray(outputs, dtype=np.float64)
     if X.ndim != 3 or Z.ndim != 3 or X.shape[:2] != Z.shape[:2]:
@@ -153,7 +155,7 @@ def fit_linear_gaussian(
             f"ridge must be at least 0 and strength above 0, got {ridge} and {strength}"
         )
     N, Tp, n_in = X.shape
-    if N < 2:
+    if N < 2 and not isinstance(prior, StepwiseNIW):
         raise FitError(f"a linear model of each step cannot be fitted to {N} sample; use 2 or more")
     _check_finite(X, "inputs")
     _check_finite(Z, "outputs")
@@ -188,19 +190,24 @@ def fit_linear_gaussian(
 
 
 def _prior_arrays(
-    prior: MixturePrior | NIW | None, Y: Array, strength: float
+    prior: MixturePrior | NIW | StepwiseNIW | None, Y: Array, strength: float
 ) -> tuple[Array, Array, Array, float, float, float]:
     """Any prior as (means, scales, weights per step, psi, kappa0, nu0) of the kernel."""
     N, Tp, D = Y.shape
     if prior is None:
         return np.zeros((1, D)), np.zeros((1, D, D)), np.zeros((Tp, 1)), 0.0, 0.0, 0.0
-    size = prior.mu0.size if isinstance(prior, NIW) else prior.mixture.D
+    size = prior.mixture.D if isinstance(prior, MixturePrior) else prior.mu0.shape[-1]
     if size != D:
         raise ShapeError(f"prior is over points of size {size}, inputs and outputs give {D}")
     if isinstance(prior, NIW):
         one = np.ones((Tp, 1))
         mu0, Psi = np.array(prior.mu0[None]), np.array(prior.Psi[None])
         return mu0, Psi, one, 1.0, float(prior.kappa0), float(prior.nu0)
+    if isinstance(prior, StepwiseNIW):
+        if len(prior.mu0) != Tp:
+            raise ShapeError(f"prior is of {len(prior.mu0)} steps, inputs and outputs are of {Tp}")
+        one_each = np.array(prior.mu0), np.array(prior.Psi), np.eye(Tp)
+        return *one_each, 1.0, float(prior.kappa0), float(prior.nu0)
     mixture = prior.mixture
     weights = np.empty((Tp, mixture.J))
     resp = responsibilities(mixture, Y.reshape(-1, D))

@@ -8,13 +8,14 @@ from typing import Annotated
 import numpy as np
 
 from gps.distributions.gmm import entry_sizes, spread
-from gps.distributions.niw import prior_counts
+from gps.distributions.niw import StepwiseNIW, prior_counts
 from gps.distributions.regression import (
     LinearGaussianFit,
     MixturePrior,
     MixturePriorConfig,
     fit_linear_gaussian,
 )
+from gps.dynamics.global_model import GlobalDynamics, GlobalPriorConfig, step_priors
 from gps.errors import FitError, NonFiniteError, ShapeError
 from gps.fields import Config, NonNegative, Positive, Shape, readonly
 from gps.types import Array, Gaussian, LinearDynamics, Record, Rollouts, optional
@@ -39,8 +40,14 @@ class DynamicsConfig(Config):
     x0_strength: NonNegative = 1.0
     """Samples that the start states of the prior's history are worth; 0 leaves them out, which is
     right for a prior that pools conditions with different starts."""
-    prior: MixturePriorConfig | None = field(default_factory=MixturePriorConfig)
-    """The mixture prior, or None for plain ridge regression."""
+    prior: MixturePriorConfig | GlobalPriorConfig | None = field(default_factory=MixturePriorConfig)
+    """The mixture prior of the condition, or the global model of all conditions, with which one
+    sample is enough, or None for plain ridge regression."""
+
+    @property
+    def min_samples(self) -> int:
+        """Rollouts of a condition that a fit needs."""
+        return 1 if isinstance(self.prior, GlobalPriorConfig) else 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +75,22 @@ def point_sizes(rollouts: Rollouts) -> Array:
     return np.concatenate([sizes, np.zeros(rollouts.nu), sizes])
 
 
-def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) -> DynamicsFit:
-    """Fit x[t+1] ~ N(F [x; u] + f, W) at each step to the N >= 2 rollouts of one condition.
+def fit(
+    rollouts: Rollouts, prior: MixturePrior | GlobalDynamics | None, config: DynamicsConfig
+) -> DynamicsFit:
+    """Fit x[t+1] ~ N(F [x; u] + f, W) at each step to the rollouts of one condition, N >= 2 of them
+    or, with a global model, one.
 
-    `prior` is a mixture over `points`, worth `config.prior.strength` samples (1 if that is None).
+    `prior` is a mixture over `points`, or a global model; worth `config.prior.strength` samples (1
+    if that is None).
     The start is the sample mean; its covariance is `start_covariance`.
     Raises FitError (one sample, one step), NonFiniteError, NotPositiveDefiniteError, ShapeError.
     """
     X, U = rollouts.X, rollouts.U
     N, T, nx = X.shape
-    if N < 2 or T < 2:
+    shared = prior if isinstance(prior, GlobalDynamics) else None
+    mixture = prior if isinstance(prior, MixturePrior) else None
+    if (N < 2 and shared is None) or T < 2:
         raise FitError(
             f"dynamics of condition {rollouts.condition} cannot be fitted to {N} sample(s) of {T}"
             " step(s); use 2 or more of each"
@@ -90,25 +103,32 @@ def fit(rollouts: Rollouts, prior: MixturePrior | None, config: DynamicsConfig) 
             )
     strength = 1.0 if config.prior is None else config.prior.strength
     inputs = np.concatenate([X[:, :-1], U[:, :-1]], axis=2)
+    known: MixturePrior | StepwiseNIW | None = mixture
+    ridge = config.ridge
+    if shared is not None:
+        # the ridge draws slopes to the model's, and not to zero
+        scale_of = spread(inputs.reshape(-1, inputs.shape[2])) if config.standardise else 1.0
+        least = np.broadcast_to(ridge * scale_of**2, inputs.shape[2:])
+        known, ridge = step_priors(shared, X, U, least, strength), 0.0
     model = fit_linear_gaussian(
-        *(inputs, X[:, 1:], prior),
+        *(inputs, X[:, 1:], known),
         strength=strength,
-        ridge=config.ridge,
+        ridge=ridge,
         standardise=config.standardise,
         sizes=point_sizes(rollouts)[: nx + U.shape[2]],
     )
-    past = None if prior is None else prior.history[:, :, :nx]
+    past = None if mixture is None else mixture.history[:, :, :nx]
     scale = None
     if config.standardise:
         scale = spread(X.reshape(-1, nx), None if past is None else past.reshape(-1, nx))
     x0_cov = start_covariance(X[:, 0], None if past is None else past[:, 0], config, scale)
-    nu0 = 0.0
-    if prior is not None:
-        nu0 = prior_counts(prior.n_points, 2 * nx + U.shape[2], strength)[1]
+    nu0 = 0.0 if shared is None else strength
+    if mixture is not None:
+        nu0 = prior_counts(mixture.n_points, 2 * nx + U.shape[2], strength)[1]
     return DynamicsFit(
         LinearDynamics(model.gain, model.offset, model.cov),
         Gaussian(X[:, 0].mean(axis=0), x0_cov),
-        error_ratio(model, inputs, X, nu0),
+        None if N < 2 else error_ratio(model, inputs, X, nu0),
     )
 
 

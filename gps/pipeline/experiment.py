@@ -60,8 +60,11 @@ class AlgorithmConfig(Protocol):
 
     trains_policy: ClassVar[bool]
     """Whether the algorithm learns a global policy."""
-    min_samples: ClassVar[int]
-    """Minimum number of rollouts per condition that its fits need."""
+
+    @property
+    def min_samples(self) -> int:
+        """Minimum number of rollouts per condition that its fits need."""
+        ...
 
     def start(
         self,

@@ -385,7 +385,7 @@ def _loop(
             row["seconds"] = time.perf_counter() - begin
             row |= {f"seconds_{name}": s for name, s in stage_seconds.items()}
             # handles: on a cluster the data stays on its workers
-            ex.keep((live_state.conditions, live_state.policy))
+            ex.keep((live_state.conditions, live_state.policy, live_state.dynamics))
             state, live = live_state, None
             del live_report
             following = run.experiment(state.iteration + 1)

@@ -81,6 +81,11 @@ class LineariseConfig(Config):
     """'samples': mixture over [x; pi(o)] that regularises the regression where samples are few;
     None for plain regression."""
 
+    @property
+    def min_samples(self) -> int:
+        """Rollouts that a linearisation needs."""
+        return 2 if self.method == "samples" else 1
+
 
 @dataclass(frozen=True, eq=False)
 class PolicyPrior(MixturePrior):
