@@ -393,7 +393,9 @@ def test_a_file_for_an_environment(here):
     formatted(text)
     experiment = gps.load(made.path)
     agent = experiment.validate()
-    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, scaffold._CONDITIONS)
+    assert (agent.T, agent.nu, agent.n_conditions) == (200, 1, scaffold._CONDITIONS)
+    assert experiment.agent.termination == "end"
+    assert experiment.evaluation_steps is None  # rollouts are whole episodes
     assert "The environment's own limit is 200." in text
     assert experiment.initial.variance == pytest.approx((0.3 * 2.0) ** 2)
     assert "reward" in agent.layout.names
@@ -427,7 +429,10 @@ def test_rollouts_are_not_much_longer_than_an_environment_lasts():
         made = scaffold.new("falls", env="Falls-v0")
         text = " ".join(made.path.read_text().replace("#", "").split())
         assert "Half of the first samples would end by step 24." in text
-        assert gps.load(made.path).agent.T == 36
+        experiment = gps.load(made.path)
+        assert experiment.agent.T == 96  # so that to fall costs more than the last steps
+        assert experiment.evaluation_steps == 501
+        assert "by episodes of 500 actions" in text
     finally:
         del gymnasium.registry["Falls-v0"]
 

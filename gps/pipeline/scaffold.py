@@ -44,8 +44,11 @@ _FAR = 2.0
 """Cost of a step as far from the target as the start is."""
 _EFFORT = 0.025
 """Cost of a step in which an action is at its limit."""
-_ENV_T = 100
-"""Most steps of a rollout in an environment."""
+_ENV_T = 400
+"""Most steps of a rollout in an environment. Within 100 it pays a walker to throw itself forward,
+since it falls after them, and so does what the rest of an episode of 1000 would have brought."""
+_FALLS = 4
+"""Steps of a rollout for each step that the first samples stand, where half of them fall."""
 _DM_STEP, _DM_T = 0.04, 100
 """Duration of a step of dm_control's tasks, in s, which take actions up to a hundred times a second
 for 10 s or more, and steps of a rollout."""
@@ -93,6 +96,8 @@ class _Draft:
     """Initial controllers, in the order in which they are tried."""
     samples: int
     iterations: int
+    episode: int | None = None
+    """Actions of an episode by which the policy is judged, where rollouts are shorter."""
     shorter: Callable[[Experiment], _Draft | None] | None = None
     """The draft with a horizon that the experiment's first rollouts reach; None where they do."""
 
@@ -107,6 +112,7 @@ class _Draft:
             Argument(Call("MDGPSConfig"), "algorithm"),
             Argument(self.samples, "samples", after="rollouts per condition and iteration"),
             Argument(self.iterations, "iterations"),
+            *([] if self.episode is None else [_judged_by(self.episode)]),
         )
         body = [
             *comment(self.notes),
@@ -614,20 +620,30 @@ def _of_env(env: str) -> _Draft:
             Argument((*agent.layout.names, "reward"), "state"),
             Argument(starts[0], "conditions", above="Starts that the environment draws."),
             Argument(starts[1], "test_conditions"),
+            Argument(
+                "end", "termination", above="Where it ends the episode, there is no more reward."
+            ),
         )
         title = f"{env}: the environment's own reward"
-        return _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+        made = _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+        return made if not limit or limit == T else replace(made, episode=limit)
 
     def shorter(experiment: Experiment) -> _Draft | None:
         ended = _ended(experiment)
         if ended is None:
             return None
         early = f"{why} Half of the first samples would end by step {ended}."
-        return draft(min(T, max(20, ended * 3 // 2)), early)
+        return draft(min(T, max(20, ended * _FALLS)), early)
 
     T = min(limit or _ENV_T, _ENV_T)
     why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
     return replace(draft(T, why), shorter=shorter)
+
+
+def _judged_by(episode: int) -> Argument:
+    """Whole episodes; T steps hold the rewards of T - 1 actions."""
+    why = f"The policy is judged, and the best iteration chosen, by episodes of {episode} actions."
+    return Argument(episode + 1, "evaluation_steps", above=why)
 
 
 def _ended(experiment: Experiment) -> int | None:
