@@ -126,9 +126,11 @@ class PolicyAlgorithm(LocalAlgorithm):
     can be rewritten for the units of new data, as perceptrons can (`NetworkPolicy.renormalised`);
     any other would keep those of its first data, hold-still rollouts that differ from later ones,
     and is trained afresh. A comparison of both: docs/stability.md."""
-    replay: Whole = 0
+    replay: Whole = 16
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
-    the newest controllers' actions; never fewer than the newest ones."""
+    the newest controllers' actions; never fewer than the newest ones, and 0 for these alone, which
+    near the optimum lie close together: a policy that has seen nothing else is wrong beside them.
+    Each is stored with every iteration, its images too."""
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
     """Linearisation of the policy."""
 
