@@ -393,9 +393,10 @@ def test_a_file_for_an_environment(here):
     formatted(text)
     experiment = gps.load(made.path)
     agent = experiment.validate()
-    assert (agent.T, agent.nu, agent.n_conditions) == (200, 1, scaffold._CONDITIONS)
+    assert (agent.T, agent.nu, agent.n_conditions) == (100, 1, scaffold._CONDITIONS)
     assert experiment.agent.termination == "end"
-    assert experiment.evaluation_steps is None  # rollouts are whole episodes
+    assert experiment.evaluation_steps == 201
+    assert experiment.algorithm.train_until < 1
     assert "The environment's own limit is 200." in text
     assert experiment.initial.variance == pytest.approx((0.3 * 2.0) ** 2)
     assert "reward" in agent.layout.names

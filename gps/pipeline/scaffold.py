@@ -44,14 +44,16 @@ _FAR = 2.0
 """Cost of a step as far from the target as the start is."""
 _EFFORT = 0.025
 """Cost of a step in which an action is at its limit."""
-_ENV_T = 400
-"""Most steps of a rollout in an environment. Within 100 it pays a walker to throw itself forward,
-since it falls after them, and so does what the rest of an episode of 1000 would have brought."""
+_ENV_T, _ENV_DURATION = (100, 400), 5.0
+"""Least and most steps of a rollout in an environment, and its duration in s in between. Within
+100 steps of 8 ms it pays a walker to throw itself forward, since it falls after them only."""
 _FALLS = 4
 """Steps of a rollout for each step that the first samples stand, where half of them fall."""
 _DM_STEP, _DM_T = 0.04, 100
 """Duration of a step of dm_control's tasks, in s, which take actions up to a hundred times a second
 for 10 s or more, and steps of a rollout."""
+_TRAINED = 0.7
+"""Share of a rollout that the policy learns, where episodes are longer."""
 _SPEED = 0.05
 """Cost of a step at the speed that takes the way in a quarter of the rollout."""
 
@@ -109,7 +111,7 @@ class _Draft:
             Argument(Name("cost"), "cost"),
             replace(initial, keyword="initial"),
             *([self.measure] if self.measure is not None else []),
-            Argument(Call("MDGPSConfig"), "algorithm"),
+            _algorithm(self.episode is not None),
             Argument(self.samples, "samples", after="rollouts per condition and iteration"),
             Argument(self.iterations, "iterations"),
             *([] if self.episode is None else [_judged_by(self.episode)]),
@@ -635,7 +637,8 @@ def _of_env(env: str) -> _Draft:
         early = f"{why} Half of the first samples would end by step {ended}."
         return draft(min(T, max(20, ended * _FALLS)), early)
 
-    T = min(limit or _ENV_T, _ENV_T)
+    T = int(np.clip(round(_ENV_DURATION / agent.dt), *_ENV_T))
+    T = min(limit or T, T)
     why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
     return replace(draft(T, why), shorter=shorter)
 
@@ -644,6 +647,14 @@ def _judged_by(episode: int) -> Argument:
     """Whole episodes; T steps hold the rewards of T - 1 actions."""
     why = f"The policy is judged, and the best iteration chosen, by episodes of {episode} actions."
     return Argument(episode + 1, "evaluation_steps", above=why)
+
+
+def _algorithm(goes_on: bool) -> Argument:
+    """MDGPS; goes_on: whether the task lasts for longer than the rollouts."""
+    if not goes_on:
+        return Argument(Call("MDGPSConfig"), "algorithm")
+    why = "Near the end controllers act as if nothing came after. The policy does not learn that."
+    return Argument(Call.of("MDGPSConfig", train_until=_TRAINED), "algorithm", above=why)
 
 
 def _ended(experiment: Experiment) -> int | None:
