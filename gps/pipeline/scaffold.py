@@ -47,8 +47,9 @@ _EFFORT = 0.025
 _ENV_T, _ENV_DURATION = (100, 400), 5.0
 """Least and most steps of a rollout in an environment, and its duration in s in between. Within
 100 steps of 8 ms it pays a walker to throw itself forward, since it falls after them only."""
-_FALLS = 4
-"""Steps of a rollout for each step that the first samples stand, where half of them fall."""
+_FALLS, _FALL_DURATION = 4, 2.0
+"""Rollouts where half of the first samples fall: in times as long as they stand, and in s; of the
+two the longer one."""
 _DM_STEP, _DM_T = 0.04, 100
 """Duration of a step of dm_control's tasks, in s, which take actions up to a hundred times a second
 for 10 s or more, and steps of a rollout."""
@@ -635,7 +636,8 @@ def _of_env(env: str) -> _Draft:
         if ended is None:
             return None
         early = f"{why} Half of the first samples would end by step {ended}."
-        return draft(min(T, max(20, ended * _FALLS)), early)
+        enough = max(20, ended * _FALLS, round(_FALL_DURATION / agent.dt))
+        return draft(min(T, enough), early)
 
     T = int(np.clip(round(_ENV_DURATION / agent.dt), *_ENV_T))
     T = min(limit or T, T)
