@@ -48,7 +48,7 @@ from gps.rng import stream
 from gps.types import Array, Layout, Linearisation, Rollouts
 
 ENTRIES = ("joint_pos", "joint_vel", "obs", "reward", "terminated")
-Termination = Literal["ignore", "failure"]
+Termination = Literal["ignore", "end", "failure"]
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,8 @@ class GymnasiumConfig(Config):
     start_qvel_std: Std = 0.0
     """MuJoCo: standard deviation of the start velocities, rad/s or m/s; one for all or (nv,)."""
     termination: Termination = "ignore"
-    """Where the environment would end the episode: "ignore" continues, "failure" fails a sample."""
+    """Where the environment would end the episode: "ignore" continues, "end" too but without
+    reward, so that a rollout has the sum of an episode, "failure" fails a sample."""
     noise_sigma: NonNegative = 0.0
     """Width in steps of the Gaussian that smooths action noise over time; 0 leaves it white."""
     noise_renormalise: bool = True
@@ -410,7 +411,9 @@ class GymnasiumAgent(SimulatedAgent[GymnasiumStart]):
     def _warn_of_early_ends(self, ended: Sequence[float]) -> None:
         """A warning, once: most samples go on for long after the environment would have stopped."""
         half, steps = self.T / 2, sorted(ended)
-        if self._warned_of_ends or sum(t < half for t in steps) <= len(steps) / 2:
+        if self._warned_of_ends or self.config.termination == "end":
+            return
+        if sum(t < half for t in steps) <= len(steps) / 2:
             return
         self._warned_of_ends = True
         goes_on = "; it goes on from there (termination='ignore'), which its task does not mean"
@@ -720,6 +723,8 @@ class _Run:
             if instance.terminated:
                 self.ended[i] = min(self.ended[i], t)
             instance.write(self._windows[i])
+            if t > self.ended[i] and self._config.termination == "end":
+                self._windows[i][-1][:] = 0.0, 1.0  # reward, terminated
             if instance.warned():
                 # after such a warning the simulator continues from its reset state, which is finite
                 counts = np.zeros((len(instance.warning), 2), dtype=int)

@@ -37,7 +37,6 @@ experiment = Experiment(
         network=MLPConfig(hidden=(100, 100), activation="tanh"),
         restart=True,
         training=TrainingConfig(steps=15000, batch_size=100, learning_rate=3e-3, weight_decay=3e-4),
-        replay=16,
         dynamics=DynamicsConfig(ridge=1e-4),
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),

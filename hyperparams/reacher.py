@@ -40,7 +40,6 @@ experiment = Experiment(
         # is trained on.
         restart=True,
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
-        replay=16,
         dynamics=DynamicsConfig(ridge=1e-4),
         linearise=LineariseConfig(
             standardise=STANDARDISE,

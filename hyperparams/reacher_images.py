@@ -35,7 +35,6 @@ experiment = replace(
         ),
         restart=True,  # as in reacher.py
         training=TrainingConfig(steps=6000, batch_size=25, learning_rate=6e-3, weight_decay=3e-4),
-        replay=16,
         step=StepConfig(kl_max=2.0, max_mult=1.0),
     ),
     samples=8,

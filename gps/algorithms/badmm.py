@@ -155,7 +155,8 @@ def iterate(
         linearised = each(ex, stages.linearise_policy, policy, samples, cond, *linearise)
         ties = over(linearised), over(duals)
         new = each(ex, _improve, cond, *fitted, *ties, over(checks), mults, m, over(new), config)
-        data = each(ex, _targets, samples, over(new), over(duals), config.network.has_memory)
+        how = config.network.has_memory, config.train_until
+        data = each(ex, _targets, samples, over(new), over(duals), *how)
         policy = config.train_policy(ex, policy, data, seed, it, 1 + inner)
         last = inner == config.inner - 1
         step = config, it if last else None
@@ -236,19 +237,24 @@ def _improve(
 
 
 def _targets(
-    rollouts: Rollouts, condition: ConditionState, duals: Duals, whole_trajectories: bool = False
+    rollouts: Rollouts,
+    condition: ConditionState,
+    duals: Duals,
+    whole_trajectories: bool = False,
+    share: float = 1.0,
 ) -> TrainingData:
     """The S-step's targets: where the policy minimises lambda'u + w KL(pi || p) at each state.
 
     u = K x + k - Sigma lambda / w, with precision Sigma^-1 and weight w.
     """
-    data = stages.targets(rollouts, condition, whole_trajectories)
-    samples = data.n // rollouts.T
+    data = stages.targets(rollouts, condition, whole_trajectories, share)
+    T = stages.trained_steps(rollouts.T, share)
+    samples = data.n // T
     shift = np.einsum("tij,tj->ti", condition.controller.Sigma, duals.lam) / duals.weight[:, None]
     return replace(
         data,
-        target=data.target - np.tile(shift, (samples, 1)),
-        weight=np.tile(duals.weight, samples),
+        target=data.target - np.tile(shift[:T], (samples, 1)),
+        weight=np.tile(duals.weight[:T], samples),
     )
 
 

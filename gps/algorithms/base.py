@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from gps.dynamics.global_model import GlobalDynamics, GlobalPriorConfig
 from gps.dynamics.linear import DynamicsConfig
 from gps.errors import ConfigError
 from gps.execution import Deferred, Executor, each, over
-from gps.fields import Config, Whole
+from gps.fields import Config, Range, Whole
 from gps.policies import MLPConfig
 from gps.policies.linearise import LineariseConfig, check_derivatives
 from gps.policies.policy import Network, Sizes
@@ -165,9 +165,15 @@ class PolicyAlgorithm(LocalAlgorithm):
     can be rewritten for the units of new data, as perceptrons can (`NetworkPolicy.renormalised`);
     any other would keep those of its first data, hold-still rollouts that differ from later ones,
     and is trained afresh. A comparison of both: docs/stability.md."""
-    replay: Whole = 0
+    replay: Whole = 16
     """Rollouts per condition, counting earlier iterations, at whose states the policy is trained on
-    the newest controllers' actions; never fewer than the newest ones."""
+    the newest controllers' actions; never fewer than the newest ones, and 0 for these alone, which
+    near the optimum lie close together: a policy that has seen nothing else is wrong beside them.
+    Each is stored with every iteration, its images too."""
+    train_until: Annotated[float, Range(above=0, at_most=1)] = 1.0
+    """Share of each rollout, from its start on, at whose states the policy is trained. Less than 1
+    where the task goes on for longer: near the end of a rollout controllers act as if nothing came
+    after it, so that a walker throws itself forward, and a policy that learns that falls."""
     linearise: LineariseConfig = field(default_factory=LineariseConfig)
     """Linearisation of the policy."""
 
@@ -243,7 +249,8 @@ class PolicyAlgorithm(LocalAlgorithm):
     ) -> Deferred[PolicyState]:
         """The S-step from the state's policy: the controllers' actions at the rollouts' states."""
         assert state.policy is not None
-        data = each(ex, stages.targets, over(rollouts), over(conditions), self.network.has_memory)
+        how = self.network.has_memory, self.train_until
+        data = each(ex, stages.targets, over(rollouts), over(conditions), *how)
         return self.train_policy(ex, state.policy, data, state.seed, state.iteration, call)
 
 

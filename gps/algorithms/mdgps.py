@@ -188,12 +188,12 @@ def update_condition(
     fitted = (condition, rollouts, expanded, dynamics, linearised)
     checked = ex.call(_assess, *fitted, False, config, condition=m)
     mults = ex.call(adjust_steps, [checked], config.step, config.guard, condition=m)
-    alone = replace(config, replay=0)
+    alone, trained = replace(config, replay=0), (config.network.has_memory, config.train_until)
     new = ex.call(_improve, *fitted, checked, mults, 0, alone, False, condition=m)
     return ConditionUpdate(
         state=new,
         models={"cost": expanded, "dynamics": dynamics, "linearised": linearised},
-        targets=ex.call(stages.targets, rollouts, new, config.network.has_memory, condition=m),
+        targets=ex.call(stages.targets, rollouts, new, *trained, condition=m),
     )
 
 

@@ -574,25 +574,34 @@ def _report(
     )
 
 
+def trained_steps(T: int, share: float) -> int:
+    """Steps of T, from the first on, whose states are trained on; see `train_until`."""
+    return math.ceil(share * T)
+
+
 def targets(
-    rollouts: Rollouts, condition: ConditionState, whole_trajectories: bool = False
+    rollouts: Rollouts,
+    condition: ConditionState,
+    whole_trajectories: bool = False,
+    share: float = 1.0,
 ) -> TrainingData:
     """Training data from one condition: its controller's mean actions at the sampled states.
 
     whole_trajectories: the samples are trained on by trajectory, as policies with memory are.
+    share: of the steps, from the first on.
     """
     where = condition.replay or rollouts  # before the first update there is nothing to replay
-    S, T, nx = where.X.shape
+    S, T, nx = len(where.X), trained_steps(where.X.shape[1], share), where.X.shape[2]
     images = where.images
     if images is not None:
-        images = images.reshape(S * T, *images.shape[2:])
+        images = images[:, :T].reshape(S * T, *images.shape[2:])
     return TrainingData(
-        obs=where.obs.reshape(S * T, -1),
-        target=condition.controller.mean_action(where.X).reshape(S * T, -1),
-        precision=np.tile(condition.controller.precision, (S, 1, 1)),
+        obs=where.obs[:, :T].reshape(S * T, -1),
+        target=condition.controller.mean_action(where.X)[:, :T].reshape(S * T, -1),
+        precision=np.tile(condition.controller.precision[:T], (S, 1, 1)),
         weight=np.ones(S * T),
         images=images,
-        state=None if images is None else where.X.reshape(S * T, nx),
+        state=None if images is None else where.X[:, :T].reshape(S * T, nx),
         layout=None if images is None else rollouts.layout,
         T=T if whole_trajectories else None,
     )

@@ -445,7 +445,8 @@ class RunReader:
     ) -> Evaluation | None:
         """The noise-free rollout of the policy or the local controller after iteration `n`.
 
-        It is simulated on first use, as for metrics.csv. test: `m` counts test conditions. Raises
+        It is simulated on first use, over the agent's T steps, as for metrics.csv (there the policy
+        goes on for `evaluation_steps`). test: `m` counts test conditions. Raises
         SimulationError.
         """
         policy = self.policy(n) if actor == "policy" else self.controller(n, m)

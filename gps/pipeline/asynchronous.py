@@ -797,11 +797,12 @@ class _Driver:
             asynchronous=known,
         )
         sources: list[Source] = [*(Acting(n.state.actor) for n in newest), *[self.policy] * self.M]
+        judges = [e.agent] * self.M + [e.evaluation_agent] * self.M
         try:
             # without a condition: a worker that samples is not held up
             scores = tuple(
-                self.ex.call(sampling.score, e.agent, e.cost, e.measure, source, i % self.M)
-                for i, source in enumerate(sources)
+                self.ex.call(sampling.score, judge, e.cost, e.measure, source, i % self.M)
+                for i, (judge, source) in enumerate(zip(judges, sources, strict=True))
             )
         except Exception as error:  # of an executor that runs it at once
             scores = self._without_scores(error)

@@ -34,6 +34,7 @@ _WHY = {
     "agent": "states, controllers and policy are those of this agent",
     "cost": "the iterations of a run are compared by it",
     "measure": "the iterations of a run are compared by it",
+    "evaluation-steps": "the iterations of a run are compared by it",
     "initial": "only the first iteration begins with it",
     "name": "it names the run's folder",
     "description": "it says what the run is",

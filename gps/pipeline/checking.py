@@ -336,6 +336,8 @@ def _stored(experiment: Experiment, agent: Agent, rollouts: Sequence[Rollouts]) 
     if "network" in options:
         replay = max(experiment.samples, options.get("replay", 0))
         numbers += 2 * controller + replay * T * (nx + no)
+        if rollouts[0].images is not None:
+            samples += replay * rollouts[0].images[0].nbytes
     return float(agent.n_conditions * (samples + 8 * numbers))
 
 

@@ -21,6 +21,8 @@ from gps.types import Array
 
 CONDITIONS, TESTS = 4, 10
 """Training conditions, and those kept for evaluation."""
+_TRAINED = 0.7
+"""Share of a rollout that the policy learns, where episodes are longer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Draft:
     """Initial controllers, in the order in which they are tried."""
     samples: int
     iterations: int
+    episode: int | None = None
+    """Actions of an episode by which the policy is judged, where rollouts are shorter."""
     shorter: Callable[[Experiment], Draft | None] | None = None
     """The draft with a horizon that the experiment's first rollouts reach; None where they do."""
 
@@ -51,9 +55,10 @@ class Draft:
             Argument(Name("cost"), "cost"),
             replace(initial, keyword="initial"),
             *([self.measure] if self.measure is not None else []),
-            Argument(Call("MDGPSConfig"), "algorithm"),
+            _algorithm(self.episode is not None),
             Argument(self.samples, "samples", after="rollouts per condition and iteration"),
             Argument(self.iterations, "iterations"),
+            *([] if self.episode is None else [_judged_by(self.episode)]),
         )
         body = [
             *comment(self.notes),
@@ -96,6 +101,20 @@ _HOMES = {
     "Experiment": "gps.pipeline",
 }
 """Where the names that a file may use come from, in the order of its imports."""
+
+
+def _judged_by(episode: int) -> Argument:
+    """Whole episodes; T steps hold the rewards of T - 1 actions."""
+    why = f"The policy is judged, and the best iteration chosen, by episodes of {episode} actions."
+    return Argument(episode + 1, "evaluation_steps", above=why)
+
+
+def _algorithm(goes_on: bool) -> Argument:
+    """MDGPS; goes_on: whether the task lasts for longer than the rollouts."""
+    if not goes_on:
+        return Argument(Call("MDGPSConfig"), "algorithm")
+    why = "Near the end controllers act as if nothing came after. The policy does not learn that."
+    return Argument(Call.of("MDGPSConfig", train_until=_TRAINED), "algorithm", above=why)
 
 
 def plain(values: Sequence[float] | Array) -> tuple[float, ...]:

@@ -15,8 +15,12 @@ from gps.pipeline.source_text import Argument, Call
 from gps.protocols import Agent, control_limits_of, control_range_of
 from gps.types import Array
 
-_ENV_T = 100
-"""Most steps of a rollout in an environment."""
+_ENV_T, _ENV_DURATION = (100, 400), 5.0
+"""Least and most steps of a rollout in an environment, and its duration in s in between. Within
+100 steps of 8 ms it pays a walker to throw itself forward, since it falls after them only."""
+_FALLS, _FALL_DURATION = 4, 2.0
+"""Rollouts where half of the first samples fall: in times as long as they stand, and in s; of the
+two the longer one."""
 _DM_STEP, _DM_T = 0.04, 100
 """Duration of a step of dm_control's tasks, in s, which take actions up to a hundred times a second
 for 10 s or more, and steps of a rollout."""
@@ -50,22 +54,24 @@ def of_env(env: str) -> Draft:
             Argument((*agent.layout.names, "reward"), "state"),
             Argument(starts[0], "conditions", above="Starts that the environment draws."),
             Argument(starts[1], "test_conditions"),
+            Argument(
+                "end", "termination", above="Where it ends the episode, there is no more reward."
+            ),
         )
         title = f"{env}: the environment's own reward"
-        return _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+        made = _environment(title, agent, Call("GymnasiumConfig", options, split=True))
+        return made if not limit or limit == T else replace(made, episode=limit)
 
     def shorter(experiment: Experiment) -> Draft | None:
         ended = _ended(experiment)
         if ended is None:
             return None
-        # what the environment means, and a little of what comes of failing
-        fits = max(5, min(T, 2 * ended, max(20, ended * 3 // 2)))
-        early = (
-            f"{why} Half of the first samples would end by step {ended}: raise it once they do not."
-        )
-        return draft(fits, early)
+        early = f"{why} Half of the first samples would end by step {ended}."
+        enough = max(20, ended * _FALLS, round(_FALL_DURATION / agent.dt))
+        return draft(min(T, enough), early)
 
-    T = min(limit or _ENV_T, _ENV_T)
+    T = int(np.clip(round(_ENV_DURATION / agent.dt), *_ENV_T))
+    T = min(limit or T, T)
     why = f"The environment's own limit is {limit}." if limit else "It has no limit of its own."
     return replace(draft(T, why), shorter=shorter)
 

@@ -16,7 +16,7 @@ from gps.algorithms.state import GPSState
 from gps.errors import ConfigError, SimulationError, StoreError
 from gps.fields import Kind, Shape, checked_arguments
 from gps.pipeline import progress, sampling
-from gps.pipeline.experiment import Experiment, Samples, Seed, initial_state
+from gps.pipeline.experiment import AgentConfig, Experiment, Samples, Seed, initial_state
 from gps.pipeline.files import write_whole
 from gps.pipeline.store import RunFolder
 from gps.pipeline.tables import EVALUATION, evaluated
@@ -137,15 +137,18 @@ def evaluate(
     policy = local = None
     with one_thread():
         if state.policy is not None:
-            policy = _judged(experiment, [state.policy.actor] * count, *how)
+            judge = experiment.evaluation_agent
+            policy = _judged(experiment, judge, [state.policy.actor] * count, *how)
         if not test:
-            local = _judged(experiment, [c.actor for c in state.conditions], *how)
+            actors = [c.actor for c in state.conditions]
+            local = _judged(experiment, experiment.agent, actors, *how)
     report = EvaluationReport(experiment, state.iteration, test, policy, local)
     return report if path is None else _saved(report, path)
 
 
 def _judged(
     experiment: Experiment,
+    config: AgentConfig,
     actors: Sequence[Policy],
     samples: int,
     seed: int,
@@ -160,7 +163,7 @@ def _judged(
         e = experiment
         try:
             found = sampling.evaluate_condition(
-                e.agent, e.cost, e.measure, actor, m, samples, seed, noise=noise, test=test
+                config, e.cost, e.measure, actor, m, samples, seed, noise=noise, test=test
             )
         except SimulationError as error:
             log.warning("%s", error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -192,6 +192,11 @@ class Experiment(Config):
     learning, with what is wrong (`NotLearningError`, exit code 3); it can be resumed. None to go
     on. Iterations in which every condition succeeds do not count."""
 
+    evaluation_steps: Count | None = None
+    """Steps of the noise-free rollouts by which the global policy is judged: the columns policy_...
+    of metrics.csv, the best iteration, `gps evaluate`. None: those of the agent's rollouts. For
+    tasks that go on for longer than the rollouts that are learned from."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.samples < self.algorithm.min_samples:
@@ -199,6 +204,18 @@ class Experiment(Config):
                 f"Experiment.samples must be at least {self.algorithm.min_samples} for "
                 f"{type(self.algorithm).__name__}, got {self.samples}"
             )
+
+    @property
+    def evaluation_agent(self) -> AgentConfig:
+        """The agent whose rollouts judge the global policy; ConfigError where it has no T."""
+        steps, agent = self.evaluation_steps, self.agent
+        if steps is None:
+            return agent
+        if not is_dataclass(agent) or "T" not in (f.name for f in fields(agent)):
+            raise ConfigError(
+                f"Experiment.evaluation_steps must be None: {type(agent).__name__} has no field T"
+            )
+        return replace(agent, T=steps)
 
     def validate(self) -> Agent:
         """Build the agent and check that cost, measure and initial controllers fit it.
@@ -215,6 +232,14 @@ class Experiment(Config):
         self.cost.check(agent.layout, agent.nu, agent.T)
         if self.measure is not None:
             self.measure.check(agent.layout)
+        if self.evaluation_steps is not None and self.algorithm.trains_policy:
+            longer = self.evaluation_agent.build()
+            try:
+                self.cost.check(longer.layout, longer.nu, longer.T)
+            except GPSError as error:
+                raise ConfigError(
+                    f"Experiment.evaluation_steps: the cost does not fit {longer.T} steps: {error}"
+                ) from error
         if isinstance(self.algorithm, ChecksAgent):
             self.algorithm.check(agent)
         try:

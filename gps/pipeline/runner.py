@@ -23,7 +23,7 @@ from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
 from gps.pipeline import keeping, progress, sampling, sending
 from gps.pipeline.changes import Change, Changes, change_of
-from gps.pipeline.experiment import Experiment, initial_state
+from gps.pipeline.experiment import AgentConfig, Experiment, initial_state
 from gps.pipeline.files import AnyPath
 from gps.pipeline.learning import Learning, in_own_terms, own_terms, unrewarded
 from gps.pipeline.steering import NOT_LEARNING, Steering
@@ -362,7 +362,7 @@ def _loop(
                     live_state, live_report = experiment.algorithm.iterate(state, live, ex)
                     local = [_score(experiment, ex, live_state.conditions[m], m) for m in M]
                     policy = [
-                        _score(experiment, ex, live_state.policy, m)
+                        _score(experiment, ex, live_state.policy, m, experiment.evaluation_agent)
                         for m in M
                         if live_state.policy is not None
                     ]
@@ -485,9 +485,10 @@ def _rollouts(experiment: Experiment, state: GPSState, ex: Executor, M: range) -
     ]
 
 
-def _score(experiment: Experiment, ex: Executor, source: Any, m: int) -> Any:
-    e = experiment
-    return ex.call(sampling.score, e.agent, e.cost, e.measure, source, m, condition=m)
+def _score(
+    e: Experiment, ex: Executor, source: Any, m: int, agent: AgentConfig | None = None
+) -> Any:
+    return ex.call(sampling.score, agent or e.agent, e.cost, e.measure, source, m, condition=m)
 
 
 def metrics_row(

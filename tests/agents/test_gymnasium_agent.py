@@ -227,6 +227,22 @@ def test_a_termination_is_recorded_or_fails_the_sample():
     assert {f.sample: f.t for f in caught.value.failures} == first
 
 
+def test_after_the_end_of_an_episode_there_is_no_reward():
+    config = replace(AGENTS["double_pendulum"], T=40)
+    config = replace(config, state=("joint_pos", "reward", "terminated"), termination="ignore")
+    noise, _ = draw(config.build())
+    goes_on = config.build().rollout(NoisyDamping(2.0), 0, noise)
+    ends = replace(config, termination="end").build().rollout(NoisyDamping(2.0), 0, noise)
+    np.testing.assert_array_equal(ends.U, goes_on.U)
+    np.testing.assert_array_equal(ends.entry("joint_pos"), goes_on.entry("joint_pos"))
+    before = np.cumsum(goes_on.entry("terminated"), axis=1) - goes_on.entry("terminated") == 0
+    assert not before.all()
+    assert np.abs(goes_on.entry("reward")[~before]).min() > 0
+    want = np.where(before, goes_on.entry("reward"), 0.0)
+    np.testing.assert_array_equal(ends.entry("reward"), want)
+    np.testing.assert_array_equal(ends.entry("terminated")[~before], 1.0)
+
+
 def test_an_unstable_simulation_is_a_failure_and_leaves_nothing_behind():
     wild = GymnasiumStart(qvel=(1e9,) * 9)
     config = GymnasiumConfig(env="HalfCheetah-v5", T=8, conditions=(GymnasiumStart(), wild))
@@ -593,6 +609,7 @@ def test_episodes_that_end_early_are_mentioned_once_with_a_horizon(termination, 
     caplog.clear()
     replace(config, T=6).build().rollout(NoisyDamping(), 0, noise[:, :6])
     replace(config, T=12, termination="ignore").build().rollout(NoisyDamping(), 0, noise[:, :12])
+    replace(config, termination="end").build().rollout(NoisyDamping(), 0, noise)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
@@ -638,7 +655,7 @@ def test_episodes_that_end_early_are_mentioned_once_with_a_horizon(termination, 
         (lambda: replace(AGENTS["swimmer"], conditions=(3,)), "GymnasiumStart"),
         (lambda: replace(AGENTS["swimmer"], start_qpos_std=-1.0), "number of at least 0"),
         (lambda: replace(AGENTS["swimmer"], start_qvel_std=(0.1,)), "must have 5 values"),
-        (lambda: replace(AGENTS["swimmer"], termination="stop"), "be 'ignore' or 'failure'"),
+        (lambda: replace(AGENTS["swimmer"], termination="stop"), "be 'ignore', 'end' or 'failure'"),
         (lambda: replace(AGENTS["swimmer"], noise_sigma=-1.0), "noise_sigma"),
         (lambda: replace(AGENTS["swimmer"], limit=0.0), "limit"),
         (lambda: replace(AGENTS["pendulum"], state=JOINTS), "not a MuJoCo environment"),

@@ -1,5 +1,6 @@
 """BADMM's own steps against recorded outputs and direct minimisation."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,9 @@ def test_the_s_steps_targets_minimise_the_lagrangian():
     pull = np.einsum("tij,ntj->nti", condition.controller.precision, gap)
     np.testing.assert_allclose(duals.weight[:, None] * pull, -np.tile(duals.lam, (5, 1, 1)))
     np.testing.assert_array_equal(data.weight.reshape(5, T)[2], duals.weight)
+    part, first = badmm._targets(rollouts, condition, duals, share=0.7), math.ceil(0.7 * T)
+    np.testing.assert_array_equal(part.target.reshape(5, first, 2), u[:, :first])
+    np.testing.assert_array_equal(part.weight.reshape(5, first)[2], duals.weight[:first])
 
 
 def test_the_dual_step_draws_both_together():

@@ -39,6 +39,13 @@ def test_replay_and_its_targets():
     data = targets(rollouts(3), condition)
     np.testing.assert_array_equal(brightness(data.images), data.state[:, 0])
     np.testing.assert_array_equal(data.obs[:, 0], data.state[:, 1])
+    part = targets(rollouts(3), condition, True, 0.5)
+    first = -(-T // 2)
+    assert first == part.T
+    for name in ("obs", "target", "precision", "weight", "images", "state"):
+        whole = getattr(data, name)
+        want = whole.reshape(5, T, *whole.shape[1:])[:, :first].reshape(-1, *whole.shape[1:])
+        np.testing.assert_array_equal(getattr(part, name), want)
 
 
 class Sees:

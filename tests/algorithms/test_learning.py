@@ -1,5 +1,6 @@
 """All algorithms on an agent whose optimum is known, called as in a notebook."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from gps.algorithms import (
     Report,
     StepConfig,
     TrajOptConfig,
+    stages,
 )
 from gps.control import DualConfig, PI2Config, PILQRConfig, kl_per_step, lqr
 from gps.errors import ConfigError
@@ -206,6 +208,27 @@ def test_replay_keeps_the_newest_rollouts():
     rollouts = sample(agent, SMALL.sampling(state), state.iteration)
     state, _ = fewer.iterate(state, rollouts)
     np.testing.assert_array_equal(state.conditions[1].replay.X, rollouts[1].X)
+
+
+@pytest.mark.parametrize("name", ["mdgps", "pigps", "mdgps-pilqr", "badmm"])
+def test_the_policy_is_trained_at_the_first_steps_only(name, monkeypatch):
+    config, seen, fit = ALL[name], [], stages.fit_pooled
+
+    def noted(start, data, *rest):
+        seen.append(data)
+        return fit(start, data, *rest)
+
+    monkeypatch.setattr(stages, "fit_pooled", noted)
+    config = replace(config, training=replace(config.training, steps=10))
+    agent, state = begin(config)
+    rollouts = sample(agent, config.sampling(state), 0)
+    for share, steps in ((1.0, agent.T), (0.3, math.ceil(0.3 * agent.T))):
+        seen.clear()
+        replace(config, train_until=share).iterate(state, rollouts)
+        assert seen
+        for data in seen:
+            for d, r in zip(data, rollouts, strict=True):
+                np.testing.assert_array_equal(d.obs, r.obs[:, :steps].reshape(-1, r.obs.shape[2]))
 
 
 def test_conditions_do_not_influence_each_other_without_a_policy():

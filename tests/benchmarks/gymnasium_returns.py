@@ -32,7 +32,6 @@ LEARN = MDGPSConfig(
     network=MLPConfig(hidden=(64, 64), activation="tanh"),
     restart=True,
     training=TrainingConfig(steps=12_000, batch_size=50, weight_decay=3e-4),
-    replay=16,
     dynamics=DynamicsConfig(ridge=1e-4),
     step=StepConfig(kl_max=6.0, max_mult=1.0),
 )

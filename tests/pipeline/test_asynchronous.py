@@ -18,6 +18,7 @@ from gps.execution import stage, stage_of
 from gps.pipeline import asynchronous
 from gps.pipeline.asynchronous import AsynchronousConfig, resume_asynchronous, run_asynchronous
 from gps.pipeline.changes import Change, Changes
+from gps.pipeline.sampling import evaluate_condition
 from gps.pipeline.steering import Command, Steering
 from gps.pipeline.store import RunFolder
 from gps.policies.sgd import SGDConfig
@@ -96,6 +97,19 @@ def test_a_run_ends_after_policy_updates(experiment):
     # what was under way is not thrown away
     done = sum(stage == "improve" for stage, *_ in ex.log)
     assert sum(counts(reports[-1])) == done == sum(s == "closing" for s, *_ in ex.log)
+
+
+def test_the_policy_is_judged_over_the_steps_that_are_asked_for(experiment):
+    *_, plain = drain(experiment, virtual(), updates=2)
+    *_, longer = drain(replace(experiment, evaluation_steps=20), virtual(), updates=2)
+    assert longer.row["local_cost_mean"] == plain.row["local_cost_mean"]
+    assert longer.row["policy_cost_mean"] != plain.row["policy_cost_mean"]
+    policy = longer.state.policy.policy
+    agent = replace(experiment.agent, T=20)
+    want = [
+        evaluate_condition(agent, experiment.cost, None, policy, m, 1, 0).cost[0] for m in range(3)
+    ]
+    assert longer.row["policy_cost_mean"] == pytest.approx(np.mean(want), rel=1e-12)
 
 
 def test_every_condition_is_sampled_once_at_least(experiment):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import gps
+from gps.agents import RealTimeConfig
+from gps.costs import WaypointCost
 from gps.errors import ConfigError, SimulationError, StoreError
 from gps.pipeline import sampling
 from gps.pipeline.experiment import initial_state
@@ -55,6 +57,39 @@ def test_it_is_what_the_conditions_give_one_by_one(made):
             np.testing.assert_array_equal(judged.success[m], want.success)
             np.testing.assert_array_equal(judged.rollouts[m].X, want.rollouts.X)
     assert not np.array_equal(report.policy.cost, report.local.cost)
+
+
+def test_the_policy_is_judged_over_the_steps_that_are_asked_for(made, tmp_path):
+    experiment, _, _ = made
+    longer = replace(experiment, evaluation_steps=30, iterations=1)
+    (plain,) = gps.run(replace(experiment, iterations=1))
+    (report,) = gps.run(longer, out=tmp_path / "run")
+    rest = experiment.cost, experiment.measure, report.state.policy.actor
+    agents = experiment.agent, replace(experiment.agent, T=30)
+    short, long = (
+        np.array([sampling.evaluate_condition(a, *rest, m, 1, 0).cost[0] for m in range(4)])
+        for a in agents
+    )
+    assert report.row["policy_cost_mean"] == long.mean() != short.mean()
+    assert plain.row["policy_cost_mean"] == short.mean()
+    assert report.row["local_cost_mean"] == plain.row["local_cost_mean"]  # controllers end at T
+    judged = gps.evaluate(tmp_path / "run")
+    np.testing.assert_array_equal(judged.policy.cost[:, 0], long)
+    assert judged.policy.rollouts[0].T == 30
+    assert judged.local.rollouts[0].T == 12
+
+
+def test_steps_to_judge_by_that_nothing_can_take_are_refused(made):
+    experiment, _, _ = made
+    with pytest.raises(ConfigError, match="evaluation_steps must be a whole number"):
+        replace(experiment, evaluation_steps=0)
+    slow = RealTimeConfig(agent=experiment.agent)
+    with pytest.raises(ConfigError, match="evaluation_steps must be None: RealTimeConfig has no"):
+        replace(experiment, agent=slow, evaluation_steps=30).validate()
+    path = WaypointCost(entry="position", steps=(0, 11), targets=((1.0, 1.0), (0.0, 0.0)), l2=1.0)
+    replace(experiment, cost=path, evaluation_steps=12).validate()
+    with pytest.raises(ConfigError, match="evaluation_steps: the cost does not fit 11 steps"):
+        replace(experiment, cost=path, evaluation_steps=11).validate()
 
 
 def test_an_experiment_with_its_state_gives_what_its_folder_gives(made):

@@ -170,6 +170,7 @@ def test_values_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match=r"gps\.load"):
         list(gps.run("point_mass"))
     assert MDGPSConfig().restart is None
+    assert MDGPSConfig().replay == 16
 
 
 @pytest.mark.parametrize(
