@@ -172,6 +172,14 @@ def test_written_values_are_read_back_and_formatted():
     formatted("\n".join(written).rstrip() + "\n")
 
 
+def test_a_tuple_of_one_item_stands_at_any_width():
+    """Its comma is no reason for a formatter to keep its lines."""
+    inner = ("lhmf", True, None, None, -108000.0, 0.0, False, 983000.0, "a word or two")
+    lines = source.assigned("found", (((-6.58e-160,), inner),))
+    assert max(map(len, lines)) <= 88 < len("".join(line.strip() + " " for line in lines))
+    formatted("\n".join([*lines, ""]))
+
+
 def test_sums_and_items_with_their_comments():
     terms = [
         Argument(Call.of("int", x=3), above="first"),

@@ -116,12 +116,26 @@ def _whole(value: Any) -> bool:
     return not value.split and all(not (a.above or a.after) and _whole(a.value) for a in parts)
 
 
-def _put(value: Any, before: str, end: str, indent: int, after: str = "") -> list[str]:
-    """Lines of a value behind `before`, which has the indentation, and in front of `end`."""
+def _splits(value: Any) -> bool:
+    """Whether a value may have an item a line; a tuple that is repeated is short, and may not."""
+    if isinstance(value, Call):
+        return bool(value.arguments)
+    if isinstance(value, tuple):
+        return len(value) > 0 and _inline(value)[-1] == ")"
+    return isinstance(value, Items)
+
+
+def _put(
+    value: Any, before: str, end: str, indent: int, after: str = "", *, split: bool = False
+) -> list[str]:
+    """Lines of a value behind `before`, which has the indentation, and in front of `end`.
+
+    split: an item a line, however short, where that is possible.
+    """
     note = f"  # {after}" if after else ""
     line = f"{before}{_inline(value)}{end}"
-    # a tuple that is repeated is short, and could not be split like the others
-    if _whole(value) and (len(line) <= WIDTH or not isinstance(value, Call | tuple | Items)):
+    fits = len(line) <= WIDTH and not (split and _splits(value))
+    if _whole(value) and (fits or not isinstance(value, Call | tuple | Items)):
         return _noted(line, after, indent)
     inner = indent + 4
     if isinstance(value, Call):
@@ -146,5 +160,7 @@ def _noted(line: str, after: str, indent: int) -> list[str]:
 def _items(value: Any, indent: int) -> Iterator[str]:
     values = value.values if isinstance(value, Items) else value
     comments = value.comments if isinstance(value, Items) else ("",) * len(values)
+    # the comma of a single item is no reason for a formatter to keep the lines, those within it are
+    alone = len(values) == 1
     for item, note in zip(values, comments, strict=True):
-        yield from _put(item, " " * indent, ",", indent, note)
+        yield from _put(item, " " * indent, ",", indent, note, split=alone)
