@@ -22,7 +22,7 @@ import numpy.typing as npt
 from gps.algorithms import stages
 from gps.algorithms.base import LocalAlgorithm, finish_iteration, unfitted
 from gps.algorithms.exploration import ExplorationConfig
-from gps.algorithms.planning import agent_of
+from gps.algorithms.planning import agent_of, require_agent_config
 from gps.algorithms.state import (
     ConditionReport,
     ConditionState,
@@ -89,15 +89,22 @@ class GlobalModelConfig(LocalAlgorithm):
     data, in units of the sampled cost of a step. 0 plans as if the model were right."""
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(floor=1e-3))
     """Noise of the plans' rollouts, all of it. Changing plans explore; noise is for several
-    samples, and for the policy, which learns from where it leads."""
+    samples of one plan."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kinematics is not None:
+            require_agent_config("GlobalModelConfig.kinematics", self.kinematics)
         if self.exploration.floor == 0:
             raise ConfigError(
                 f"{type(self).__name__}.exploration.floor must be above 0: a controller has noise, "
                 "be it 1e-6"
             )
+
+    def check(self, agent: Agent) -> None:
+        """ConfigError where `kinematics` is not of the agent's states."""
+        super().check(agent)
+        _Space.of(self, agent.layout)
 
     def start(
         self,
@@ -177,8 +184,8 @@ class _Space:
             self.cost(cost, agent.nu, agent.T, m).derivatives(x0, np.zeros((agent.T, agent.nu)))
         except ConfigError as error:
             raise ConfigError(
-                f"GlobalModelConfig.kinematics: {error}; give the experiment's agent, if it knows "
-                "where its end points are"
+                "GlobalModelConfig.kinematics: a cost needs more than the state: give the "
+                f"experiment's agent, if it knows where its end points are ({error})"
             ) from error
 
     def reduced(self, controller: LinearGaussianController) -> LinearGaussianController:

@@ -66,13 +66,7 @@ class ILQRPlanningConfig(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.model, type) or not isinstance(self.model, BuildsAgent):
-            raise ConfigError(
-                "ILQRPlanningConfig.model must be the configuration of an agent, such as the "
-                f"experiment's own, got {self.model!r}"
-            )
-        if not isinstance(self.model, Hashable):
-            raise ConfigError(f"ILQRPlanningConfig.model must be hashable, got {self.model!r}")
+        require_agent_config("ILQRPlanningConfig.model", self.model)
         if self.exploration == ():
             raise ConfigError("ILQRPlanningConfig.exploration must be one number or one per action")
 
@@ -339,6 +333,17 @@ def _columns(agent: Agent, name: str) -> np.ndarray:
 def _names(layout: Layout, columns: np.ndarray) -> str:
     """The entries that the columns belong to."""
     return " and ".join(n for n in layout.names if layout.slice(n).start in columns)
+
+
+def require_agent_config(name: str, value: Any) -> None:
+    """ConfigError where an option, by its name, is not the configuration of an agent."""
+    if isinstance(value, type) or not isinstance(value, BuildsAgent):
+        raise ConfigError(
+            f"{name} must be the configuration of an agent, such as the experiment's own, got "
+            f"{value!r}"
+        )
+    if not isinstance(value, Hashable):
+        raise ConfigError(f"{name} must be hashable, got {value!r}")
 
 
 class _Agents(threading.local):

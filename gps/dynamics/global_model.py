@@ -122,8 +122,17 @@ class GlobalDynamics(Record):
         )
 
     def step(self, x: Array, u: Array) -> Array:
-        """Expected states (B, nx) after states (B, nx) and actions (B, nu)."""
+        """Expected states (B, nx) after states (B, nx) and actions (B, nu); ShapeError."""
+        self._require(x, u)
         return _after(x, self.process.mean(features(x, u, self.structure)), self.structure, self.dt)
+
+    def _require(self, x: Array, u: Array) -> None:
+        B = x.shape[:1]
+        if x.shape != (*B, self.nx) or u.shape != (*B, self.nu):
+            raise ShapeError(
+                f"states and actions must be (B, {self.nx}) and (B, {self.nu}), got {x.shape} and "
+                f"{u.shape}"
+            )
 
     def rollout(
         self, X: Array, U: Array, k: Array, K: Array, sizes: Array, low: Array, high: Array
@@ -161,6 +170,7 @@ class GlobalDynamics(Record):
     def linearised(self, X: Array, U: Array) -> tuple[Array, Array, Array]:
         """At states (B, nx) and actions (B, nu): d x[t+1] / d [x; u] (B, nx, nz), `variances`
         (B, nx), and their derivatives (B, nx, nz)."""
+        self._require(X, U)
         s, nx = self.structure, self.nx
         found = self.process.predict(features(X, U, s))
         slopes = _feature_slopes(X, U, s)

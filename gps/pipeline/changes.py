@@ -28,9 +28,13 @@ from gps.types import iter_fields
 
 SCHEMA, SCHEMA_VERSION = "gps changes", 1
 _ALWAYS = ("samples", "iterations", "max-resamples", "max-without-update")
-_FIXED = ("algorithm.network.",)  # what has been made with them is in the state already
+_FIXED = (
+    "algorithm.network.",
+    "algorithm.kinematics",
+)  # what has been made with them is in the state already
 _WHY = {
     "algorithm.network": "the weights that have been learned are those of this network",
+    "algorithm.kinematics": "the states that are planned in are those of this agent",
     "agent": "states, controllers and policy are those of this agent",
     "cost": "the iterations of a run are compared by it",
     "measure": "the iterations of a run are compared by it",

@@ -40,7 +40,7 @@ def of_env(env: str) -> Draft:
             raise
         dt = 0.05
         agent = replace(config, dt=dt).build()
-    limit = gymnasium.spec(env).max_episode_steps
+    limit = gymnasium.spec(env.rpartition(":")[2]).max_episode_steps  # its module is imported now
     starts = [
         Call("random_starts", (Argument(n), Argument(0, "seed"), *purpose))
         for n, purpose in ((CONDITIONS, (Argument("training", "purpose"),)), (TESTS, ()))

@@ -18,7 +18,7 @@ import numpy as np
 from gps import process_memory
 from gps.algorithms.diagnosis import upper_median
 from gps.algorithms.state import ConditionReport, GPSState, Report
-from gps.errors import NotLearningError, StoreError
+from gps.errors import ConfigError, NotLearningError, StoreError
 from gps.execution import Executor, Serial
 from gps.fields import Kind, checked_arguments
 from gps.pipeline import keeping, progress, sampling, sending
@@ -156,8 +156,8 @@ def resume(
     had been changed during the run change again, in the same iterations. changes: options that are
     different from now on, `{"samples": 9, "algorithm.step.kl_max": 0.5, "seed": 3}`, by their names
     on the command line; they are recorded in RUN/changes.json, unless there is nothing to do, and
-    what cannot change in a run is refused before anything is deleted. Raises StoreError,
-    ConfigError, ExperimentError.
+    what cannot change in a run is refused before anything is deleted, and so is a start after which
+    there is nothing to do. Raises StoreError, ConfigError, ExperimentError.
 
     The run uses the files that it has stored; what differs outside is a warning in the log.
     """
@@ -177,10 +177,19 @@ def resume(
         with one_thread():
             following = made.apply(experiment, start + 1)
             agent = following.validate()
-            folder.truncate(start)
             total = following.iterations if iterations is None else iterations
-            rows = folder.results() if until_converged else []
-            idle = start >= total or (until_converged and progress.converged(rows))
+            rows = []
+            if until_converged:
+                rows = [r for r in folder.results() if r["iteration"] <= start]
+            converged = until_converged and progress.converged(rows)
+            if start < folder.last() and (start > total or converged):
+                raise ConfigError(
+                    f"there is nothing to do from iteration {start} to {total}: iterations "
+                    f"{start + 1} to {folder.last()} of {folder.path} would be lost for nothing; "
+                    "give more iterations, or another one to resume from"
+                )
+            idle = start >= total or converged
+            folder.truncate(start)
             if changes and not idle:  # else they would hold later, in a run resumed without them
                 folder.write_changes(made)
             stored = folder.read_state(start)

@@ -25,6 +25,7 @@ from gps.costs import CostOf
 from gps.dynamics import DynamicsConfig, GlobalDynamics, GlobalPriorConfig, Transitions, fit_global
 from gps.errors import ConfigError
 from gps.parallel import Dask
+from gps.pipeline import changes
 from gps.pipeline.experiment import Experiment
 from gps.pipeline.store import RunFolder
 from gps.policies import MLPConfig
@@ -147,13 +148,18 @@ def test_end_points_are_computed_where_the_agent_can():
 
 def test_end_points_without_kinematics_are_refused():
     one = replace(ARM, samples=1, iterations=2, algorithm=REACH)
-    with pytest.raises(
-        ConfigError, match=r"GlobalModelConfig\.kinematics: EndpointCost\.through is"
-    ):
+    with pytest.raises(ConfigError, match=r"GlobalModelConfig\.kinematics: a cost needs more than"):
         next(gps.run(one))
     other = replace(one, algorithm=replace(REACH, kinematics=PENDULUM))
     with pytest.raises(ConfigError, match="kinematics must be the configuration of an agent with"):
-        next(gps.run(other))
+        other.validate()
+    for wrong in ("arm.xml", ARM.agent.build(), type(PENDULUM)):
+        with pytest.raises(ConfigError, match=r"kinematics must be the configuration of an agent,"):
+            replace(REACH, kinematics=wrong)
+    known = replace(one, algorithm=replace(REACH, kinematics=ARM.agent))
+    assert not [n for n in changes.live_options(known) if "kinematics" in n]
+    with pytest.raises(ConfigError, match="cannot change between iterations: the states that are"):
+        changes.changed(known, {"algorithm.kinematics.T": "10"})
 
 
 def test_a_part_of_a_state_keeps_what_is_known_of_it():

@@ -162,6 +162,10 @@ def test_features_keep_actions_and_sizes():
 def test_what_cannot_be_is_named(model):
     with pytest.raises(FitError, match="not been fitted"):
         GlobalDynamics.unfitted(STRUCTURE, 1, DT).step(np.zeros((1, 3)), np.zeros((1, 1)))
+    for x, u in ((np.zeros((2, 3)), np.zeros((3, 1))), (np.zeros(3), np.zeros(1))):
+        for call in (model.step, model.linearised):
+            with pytest.raises(ShapeError, match=r"must be \(B, 3\) and \(B, 1\), got"):
+                call(x, u)
     wrong = Transitions(np.zeros((4, 2)), np.zeros((4, 1)), np.zeros((4, 2)))
     with pytest.raises(ShapeError, match="of nx=2 and nu=1, the model of nx=3 and nu=1"):
         fit_global(model, wrong)

@@ -344,6 +344,19 @@ def test_resume_stops_at_what_is_not_stored(experiment, tmp_path):
         next(gps.resume(tmp_path / "nowhere"))
 
 
+def test_a_start_after_which_there_is_nothing_to_do_deletes_nothing(experiment, tmp_path):
+    run = tmp_path / "run"
+    drain(gps.run(experiment, iterations=3, out=run))
+    whole = hashes(run)
+    with pytest.raises(ConfigError, match="nothing to do from iteration 2 to 1: iterations 3 to 3"):
+        next(gps.resume(run, start=2, iterations=1))
+    assert hashes(run) == whole
+    assert RunFolder.open(run).iterations() == [0, 1, 2, 3]
+    # to cut a run is another thing
+    assert drain(gps.resume(run, start=2, iterations=2)) == []
+    assert RunFolder.open(run).iterations() == [0, 1, 2]
+
+
 def test_a_damaged_last_iteration_is_done_again(experiment, tmp_path):
     run = tmp_path / "run"
     drain(gps.run(experiment, out=run))
