@@ -350,3 +350,9 @@ def test_less_noise_is_no_advice_for_an_action_at_its_limit():
     held = replace(cart, initial=OpenLoopConfig(variance=(0.01, 1e-6), mean=(2.0, 0.0)))
     (line,) = (line for line in gps.check(held).advice if "clipped" in line)
     assert "less noise alone does not help" in line
+
+
+def test_less_noise_is_the_advice_where_the_noise_alone_fills_the_range():
+    wide = replace(cart, initial=OpenLoopConfig(variance=(400.0, 1e-6)))
+    (line,) = (line for line in gps.check(wide).advice if "clipped" in line)
+    assert "less exploration (initial.variance)" in line

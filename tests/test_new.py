@@ -462,6 +462,23 @@ def test_rollouts_are_some_times_as_long_as_an_environment_lasts(lasts, T, caplo
         del gymnasium.registry["Falls-v0"]
 
 
+def test_an_environment_by_its_module(here, monkeypatch):
+    """As Gymnasium names one that is registered when its module is imported."""
+    gymnasium = pytest.importorskip("gymnasium")
+    (here / "my_environments.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "gymnasium.register('Mine-v0', PendulumEnv, max_episode_steps=90)\n"
+    )
+    monkeypatch.syspath_prepend(here)
+    try:
+        made = scaffold.new("mine", env="my_environments:Mine-v0")
+        assert "The environment's own limit is 90." in made.path.read_text()
+    finally:
+        gymnasium.registry.pop("Mine-v0", None)
+        sys.modules.pop("my_environments", None)
+
+
 def test_an_environment_that_rewards_nothing_near_its_start_is_named_so():
     gymnasium = pytest.importorskip("gymnasium")
 

@@ -570,7 +570,12 @@ def _advice(
 def _clipped(found: Check) -> Iterator[str]:
     """What to do about clipped actions: what is at its limit on average is so without noise."""
     much = found.often_clipped
-    ends = [a for a in much if min(a.high - a.mean, a.mean - a.low) <= a.std]
+    # noise as wide as the range has a mean in its middle, whatever its spread
+    ends = [
+        a
+        for a in much
+        if min(a.high - a.mean, a.mean - a.low) <= min(a.std, 0.25 * (a.high - a.low))
+    ]
     if much:
         worst = max(much, key=lambda a: a.clipped)
         remedy = "less exploration (initial.variance), or softer gains"
