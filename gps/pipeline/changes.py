@@ -28,10 +28,8 @@ from gps.types import iter_fields
 
 SCHEMA, SCHEMA_VERSION = "gps changes", 1
 _ALWAYS = ("samples", "iterations", "max-resamples", "max-without-update")
-_FIXED = (
-    "algorithm.network.",
-    "algorithm.kinematics",
-)  # what has been made with them is in the state already
+# what has been made with them is in the state already
+_FIXED = ("algorithm.network.", "algorithm.kinematics")
 _WHY = {
     "algorithm.network": "the weights that have been learned are those of this network",
     "algorithm.kinematics": "the states that are planned in are those of this agent",

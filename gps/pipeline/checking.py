@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gps.algorithms.diagnosis import clipped_share
 from gps.costs.base import Cost
 from gps.costs.measure import EndpointMeasure
+from gps.dynamics import DynamicsConfig, GlobalDynamicsConfig, GlobalPriorConfig
 from gps.errors import GPSError, SampleFailure, SimulationError
 from gps.fields import Count, checked_arguments
 from gps.pipeline.experiment import Experiment, initial_state
@@ -321,7 +322,8 @@ def _stored(experiment: Experiment, agent: Agent, rollouts: Sequence[Rollouts]) 
     """Bytes of an iteration, from the sizes of its arrays; NaN where no rollout ends.
 
     Per condition: rollouts, the controller, the last one and the one that was found, and where the
-    algorithm has them dynamics, cost, linearised policy and the samples of the replay buffer.
+    algorithm has them dynamics, cost, linearised policy and the samples of the replay buffer; of
+    all together the transitions of a global model, as many as there are at the end.
     """
     if not rollouts:
         return math.nan
@@ -338,7 +340,14 @@ def _stored(experiment: Experiment, agent: Agent, rollouts: Sequence[Rollouts]) 
         numbers += 2 * controller + replay * T * (nx + no)
         if rollouts[0].images is not None:
             samples += replay * rollouts[0].images[0].nbytes
-    return float(agent.n_conditions * (samples + 8 * numbers))
+    shared = 0
+    dynamics = options.get("dynamics")
+    if isinstance(dynamics, DynamicsConfig) and isinstance(dynamics.prior, GlobalPriorConfig):
+        dynamics = dynamics.prior.model
+    if isinstance(dynamics, GlobalDynamicsConfig):
+        seen = experiment.iterations * agent.n_conditions * experiment.samples * (T - 1)
+        shared = min(seen, dynamics.max_points) * (2 * nx + nu)
+    return float(agent.n_conditions * (samples + 8 * numbers) + 8 * shared)
 
 
 # --- what they show ------------------------------------------------------------------------------

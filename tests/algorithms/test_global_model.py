@@ -1,7 +1,7 @@
 """Planning with the global model: it learns from single rollouts, doubts what it has not seen, and
 leaves the same bytes behind wherever it runs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import pi
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from algorithm_problems import AGENT, COST, Reward, advance, begin, noise_free_cost, optimal_costs
 
 import gps
-from gps.agents import pendulum, pilco_cartpole
+from gps.agents import MujocoConfig, pendulum, pilco_cartpole
 from gps.algorithms import (
     BADMMConfig,
     ExplorationConfig,
@@ -18,12 +18,14 @@ from gps.algorithms import (
     MDGPSPILQRConfig,
     PILQRTrajOptConfig,
     TrajOptConfig,
+    global_model,
 )
-from gps.algorithms.global_model import Doubtful
-from gps.control import ILQRConfig, OpenLoopConfig
+from gps.algorithms.global_model import Doubtful, _chosen
+from gps.control import ILQRConfig, OpenLoopConfig, ilqr
 from gps.costs import CostOf
 from gps.dynamics import DynamicsConfig, GlobalDynamics, GlobalPriorConfig, Transitions, fit_global
 from gps.errors import ConfigError
+from gps.execution import Serial
 from gps.parallel import Dask
 from gps.pipeline import changes
 from gps.pipeline.experiment import Experiment
@@ -169,6 +171,84 @@ def test_a_part_of_a_state_keeps_what_is_known_of_it():
     assert list(Layout((("a", 2), ("b", 1), ("c", 2))).columns(("c", "a"))) == [3, 4, 0, 1]
 
 
+def test_a_free_joint_is_moved_by_its_velocity_but_not_turned():
+    text = (
+        '<mujoco><worldbody><body><freejoint/><geom size=".1"/><site name="s"/></body></worldbody>'
+        '<actuator><general site="s" gear="0 0 1 0 0 0"/></actuator></mujoco>'
+    )
+    structure = MujocoConfig(model=text, T=5).build().state_structure
+    assert structure.velocity == (6, 7, 8, *(-1,) * 9)
+    assert not any(structure.periodic)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Of a plan, its cost."""
+
+    cost: float
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "wanted"),
+    [
+        ([1.0, 0.9], [0.85], 0.9),
+        ([1.0, 0.9], [0.95, 0.7], 0.7),
+        ([-1.0], [-1.05], -1.0),
+        ([-1.0], [-1.2], -1.2),
+        ([], [3.0, 2.0], 2.0),
+        ([3.0], [], 3.0),
+    ],
+)
+def test_a_plan_that_was_not_tried_has_to_be_clearly_cheaper(known, new, wanted):
+    plans = [list(map(Priced, costs)) for costs in (known, new)]
+    assert _chosen(*plans, 0.1).cost == wanted
+
+
+def test_plans_begin_at_the_last_one_and_at_the_best(monkeypatch):
+    """The best is known by its sampled cost; where the last is the best, it is one plan less."""
+    began, real = [], ilqr.minimise
+
+    def minimise(*args, controller, **kwargs):
+        began.append(controller)
+        return real(*args, controller=controller, **kwargs)
+
+    monkeypatch.setattr(global_model.ilqr, "minimise", minimise)
+    config = GlobalModelConfig(starts=1, planner=ILQRConfig(iterations=1))
+    agent, state = begin(config)
+    state, *_ = advance(config, agent, state, 1)
+    assert [c is None for c in began] == [True] * 2
+    began.clear()
+    best = tuple(replace(c, sampled_cost=-1.0) for c in state.conditions)
+    worse, *_ = advance(config, agent, replace(state, conditions=best), 1)
+    first = best[0]
+    for found, wanted in zip(began, (first.controller, first.previous, None), strict=False):
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            np.testing.assert_array_equal(found.k, wanted.k)
+    assert len(began) == 6
+    assert worse.conditions[0].previous is first.previous
+    assert worse.conditions[0].sampled_cost == -1.0
+    began.clear()
+    beaten = tuple(replace(c, sampled_cost=1e9) for c in state.conditions)
+    better, *_ = advance(config, agent, replace(state, conditions=beaten), 1)
+    assert [c is None for c in began] == [False, True] * 2
+    assert better.conditions[0].previous is state.conditions[0].controller
+    assert better.conditions[0].sampled_cost == better.conditions[0].report.cost_mean
+
+
+def test_the_model_is_kept_on_the_workers_with_the_rest():
+    """Else its lineage grows with every iteration."""
+    kept = []
+
+    class Spy(Serial):
+        def keep(self, tree):
+            kept.append(tree)
+            return tree
+
+    (report,) = gps.run(point_mass(GlobalModelConfig(**QUICK), 1), executor=Spy())
+    assert any(part is report.state.dynamics for part in kept[-1])
+
+
 def test_noise_of_zero_is_refused():
     with pytest.raises(ConfigError, match=r"GlobalModelConfig\.exploration\.floor must be above 0"):
         GlobalModelConfig(exploration=ExplorationConfig(floor=0))
@@ -249,7 +329,10 @@ def test_a_policy_learns_from_single_rollouts():
     """Of each of two starts; by the mixture prior two samples are needed, and four iterations."""
     algorithm = MDGPSConfig(dynamics=ONE_MODEL, linearise=POLICY["linearise"])
     experiment = replace(point_mass(algorithm, 5), initial=OpenLoopConfig(variance=4.0))
-    *_, report = gps.run(experiment, seed=3)
+    reports = list(gps.run(experiment, seed=3))
+    # that one sample does not differ from itself is no want of noise
+    assert {c.cause for r in reports for c in r.report.conditions} & {"noise", "flat cost"} == set()
     agent, best = AGENT.build(), optimal_costs()
+    policy = reports[-1].state.policy.policy
     for m in range(2):
-        assert noise_free_cost(agent, report.state.policy.policy, m) < 1.2 * best[m]
+        assert noise_free_cost(agent, policy, m) < 1.2 * best[m]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from gps.control.models import Model
-from gps.dynamics import GlobalDynamics, GlobalDynamicsConfig, Transitions, fit_global
+from gps.dynamics import (
+    GaussianProcessConfig,
+    GlobalDynamics,
+    GlobalDynamicsConfig,
+    Transitions,
+    fit_global,
+)
 from gps.dynamics.global_model import features, spread_out
 from gps.errors import FitError, ShapeError
 from gps.types import Layout, Rollouts, StateStructure
@@ -117,6 +123,18 @@ def test_more_data_join_the_old():
     test = transitions(200, seed=2)
     off = [np.abs(m.step(test.X, test.U) - test.X_next)[:, 1].mean() for m in (first, both)]
     assert off[1] < off[0]
+
+
+def test_a_search_goes_on_from_the_last_models():
+    """With one step of it the hyperparameters of a fitted model are better than none."""
+    first, more = fitted(transitions(60)), transitions(5, seed=1)
+    one_step = GlobalDynamicsConfig(process=GaussianProcessConfig(iterations=1))
+    unfitted = GlobalDynamics.unfitted(STRUCTURE, 1, DT)
+    warm = fit_global(first, more, one_step)
+    cold = fit_global(unfitted, first.transitions.joined(more), one_step)
+    test = transitions(200, seed=2)
+    off = [np.abs(m.step(test.X, test.U) - test.X_next)[:, 1].mean() for m in (warm, cold)]
+    assert off[0] < 0.5 * off[1]
 
 
 def test_the_same_data_give_the_same_bytes():
