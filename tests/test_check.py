@@ -160,7 +160,10 @@ def test_conditions_are_as_many_as_asked_for_and_time_is_that_of_all():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["point_mass", "arm_reach", "peg_insertion", "point_mass_pigps"])
+@pytest.mark.parametrize(
+    "name",
+    ["point_mass", "arm_reach", "peg_insertion", "point_mass_pigps", "cartpole_unknown"],
+)
 def test_the_estimate_of_what_is_stored_is_about_right(name):
     experiment = gps.load(name)
     guess, made = gps.check(experiment), gps.check(experiment, iterate=True)
